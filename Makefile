@@ -1,0 +1,53 @@
+# make demo    everything from nothing: data, teacher, labels, two students, one table
+# make test    format, lints, unit and end-to-end tests, readers that are not ours
+# make teacher-labels RECIPE=… [DEVICE=cpu]     stage 1 of a real run
+# make train-student  RECIPE=… [DEVICE=cpu]     stage 2 of a real run
+# make bench   ratios against PyTorch on this machine
+# make peers   golden files made again with PyTorch, and our files read by it
+.PHONY: build demo test lint teacher-labels train-student bench peers
+
+CARGO_TARGET_DIR ?= target
+export CARGO_TARGET_DIR
+SOFTSHARD := $(CARGO_TARGET_DIR)/debug/softshard
+DEVICE ?= cpu
+
+build:
+	cargo build --locked --workspace --bins
+
+demo: build
+	$(SOFTSHARD) demo-data runs/demo/data
+	@echo "── the teacher learns the task ──"
+	$(SOFTSHARD) prepare pipelines/demo.toml
+	$(SOFTSHARD) finetune pipelines/demo.toml
+	@echo "── stage 1: the teacher writes labels ──"
+	$(SOFTSHARD) teacher-labels pipelines/demo.toml
+	@echo "── a smaller model learns the language ──"
+	$(SOFTSHARD) prepare pipelines/demo-start.toml
+	$(SOFTSHARD) train-student pipelines/demo-start.toml
+	@echo "── stage 2: it learns the task twice, without and with the labels, never from the teacher ──"
+	$(SOFTSHARD) train-student pipelines/demo.toml --set student.loss.alpha=0 --set output.student=student-alpha-0
+	$(SOFTSHARD) train-student pipelines/demo.toml
+	@echo "── scores on held-out articles ──"
+	$(SOFTSHARD) evaluate pipelines/demo.toml --set evaluate.name=teacher --set evaluate.model=../runs/demo/teacher/model
+	$(SOFTSHARD) evaluate pipelines/demo.toml --set evaluate.name=student-alpha-0 --set output.student=student-alpha-0
+	$(SOFTSHARD) evaluate pipelines/demo.toml --set evaluate.name=student-alpha-1
+	@echo
+	@$(SOFTSHARD) report pipelines/demo.toml
+
+test: lint
+	cargo test --locked --workspace
+	tests/peers/ci.sh
+
+lint:
+	cargo fmt --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+teacher-labels train-student: build
+	@test -n "$(RECIPE)" || { echo "usage: make $@ RECIPE=pipelines/<name>.toml [DEVICE=cpu]"; exit 2; }
+	$(SOFTSHARD) $@ $(RECIPE) --device $(DEVICE)
+
+bench: build
+	$$(tests/peers/venv.sh torch) tests/peers/bench.py $(SOFTSHARD)
+
+peers: build
+	tests/peers/peers.sh $(SOFTSHARD)

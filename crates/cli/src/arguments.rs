@@ -1,0 +1,87 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const MAP: &str = "\
+The way of the data:
+
+  instructions.jsonl ─ prepare ─► sequences/ ─ teacher-labels ─► labels/ ─ train-student ─► adapter/ ─ evaluate ─► scores
+                                      ▲                            │
+                 teacher = base model (+ adapter made              └─ self-contained: all that a student needs
+                 by `finetune` on the same data)
+
+Every stage reads one recipe (TOML), writes beside its outputs what it did, and goes on where it was interrupted.
+
+Exit codes: 0 done, 1 failed, 2 bad usage or recipe, 3 bad or mismatched data, 4 device or memory,
+75 interrupted: run again.";
+
+/// Offline knowledge distillation of language models: a teacher writes label shards, a student learns from them without it.
+#[derive(Parser)]
+#[command(name = "softshard", version, about, after_help = MAP, disable_help_subcommand = true)]
+pub(crate) struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// How events are written to stderr.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+}
+
+/// How events are written to stderr.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people: bars on a terminal, plain lines elsewhere.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// One stage each, in the order of the data.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Write a small world of checkable articles and summaries, and its tokenizer
+    DemoData(DemoData),
+    /// Instruction JSONL to token ids and loss masks: sequences/
+    Prepare(Stage),
+    /// Train the teacher on the sequences first (section [finetune])
+    Finetune(Stage),
+    /// Stage 1: the teacher reads each sequence once and writes label shards: labels/
+    TeacherLabels(Stage),
+    /// Stage 2: a student learns from label shards, without the teacher: adapter/ or model/
+    TrainStudent(Stage),
+    /// Answers of a trained model and their scores: evaluations/NAME.json
+    Evaluate(Stage),
+    /// All evaluations of a recipe's output as one table
+    Report(Stage),
+}
+
+/// What every stage takes.
+#[derive(Args)]
+pub(crate) struct Stage {
+    /// The run's recipe (TOML)
+    pub(crate) recipe: PathBuf,
+    /// Override one value of the recipe by its path, such as student.loss.alpha=0.1
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// Where tensors live: cpu, or cuda:0
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: String,
+}
+
+/// Arguments of `demo-data`.
+#[derive(Args, Clone)]
+pub(crate) struct DemoData {
+    /// Folder to write to
+    pub(crate) output: PathBuf,
+    /// Seed of the small world
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Articles with their summaries
+    #[arg(long, default_value_t = 8_000)]
+    pub(crate) rows: usize,
+    /// Entries of the tokenizer's vocabulary
+    #[arg(long, default_value_t = 768)]
+    pub(crate) vocab_size: usize,
+}

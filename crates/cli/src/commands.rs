@@ -1,0 +1,212 @@
+//! Every command as one short function: load the recipe, run the stage, say what came out.
+
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Result;
+use burn::tensor::Device;
+use softshard_evaluate::EvaluateInputs;
+use softshard_prepare::{Tokenizer, demo};
+use softshard_student::{Objective, TrainInputs};
+use softshard_teacher::TeacherInputs;
+
+use crate::{
+    arguments::{Arguments, Command, DemoData, Stage},
+    progress::grouped,
+    recipe::{Recipe, RecipeError},
+};
+
+/// A device that this build or machine does not have: exit code 4.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct DeviceError(String);
+
+/// Runs the command.
+///
+/// # Errors
+/// Whatever stopped it; see [`crate::exit`] for the exit codes.
+pub(crate) fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
+    match &arguments.command {
+        Command::DemoData(options) => demo_data(options),
+        Command::Prepare(stage) => prepare(stage, stop),
+        Command::Finetune(stage) => finetune(stage, stop),
+        Command::TeacherLabels(stage) => teacher_labels(stage, stop),
+        Command::TrainStudent(stage) => train_student(stage, stop),
+        Command::Evaluate(stage) => evaluate(stage, stop),
+        Command::Report(stage) => report(stage),
+    }
+}
+
+fn demo_data(options: &DemoData) -> Result<()> {
+    let DemoData { output, seed, rows, vocab_size } = options.clone();
+    demo::write_all(&output, &demo::DemoOptions { seed, rows, vocab_size })?;
+    println!("demo data: {rows} articles with their summaries, and a tokenizer: {}", output.display());
+    Ok(())
+}
+
+fn prepare(stage: &Stage, stop: &AtomicBool) -> Result<()> {
+    let recipe = Recipe::load(&stage.recipe, &stage.overrides)?;
+    let summary = softshard_prepare::run(&recipe.data, &recipe.tokenizer, &recipe.output.sequences, stop)?;
+    recipe.write_beside(&recipe.output.sequences)?;
+    println!("{summary}");
+    println!("sequences: {}", recipe.output.sequences.display());
+    Ok(())
+}
+
+fn finetune(stage: &Stage, stop: &AtomicBool) -> Result<()> {
+    let recipe = Recipe::load(&stage.recipe, &stage.overrides)?;
+    let config = Recipe::section(recipe.finetune.as_ref(), "finetune", "finetune")?;
+    if config.objective == Some(Objective::Distill) {
+        let message = "recipe: `finetune.objective`: expected \"supervised\", found \"distill\"\nhint: that is `train-student`";
+        return Err(RecipeError(message.to_owned()).into());
+    }
+    let data = recipe.output.sequences.join("train");
+    train(&recipe, stage, stop, ("finetune", config, Objective::Supervised), &data, &recipe.output.teacher)
+}
+
+fn train_student(stage: &Stage, stop: &AtomicBool) -> Result<()> {
+    let recipe = Recipe::load(&stage.recipe, &stage.overrides)?;
+    let config = Recipe::section(recipe.student.as_ref(), "student", "train-student")?;
+    let objective = config.objective.unwrap_or(Objective::Distill);
+    let data = match objective {
+        Objective::Distill => recipe.output.labels.join("train"),
+        Objective::Supervised => recipe.output.sequences.join("train"),
+    };
+    train(&recipe, stage, stop, ("train-student", config, objective), &data, &recipe.output.student)
+}
+
+/// The training loop, for either model.
+fn train(
+    recipe: &Recipe,
+    stage: &Stage,
+    stop: &AtomicBool,
+    (name, config, objective): (&'static str, &softshard_student::TrainConfig, Objective),
+    data: &std::path::Path,
+    output: &std::path::Path,
+) -> Result<()> {
+    let device = device(&stage.device)?;
+    let tokenizer = Tokenizer::load(&recipe.tokenizer.path)?.fingerprint().clone();
+    recipe.write_beside(output)?;
+    let summary = softshard_student::run(&TrainInputs {
+        config,
+        objective,
+        stage: name,
+        data,
+        tokenizer_folder: &recipe.tokenizer.path,
+        tokenizer: &tokenizer,
+        output,
+        device: &device,
+        stop,
+    })?;
+    let softshard_student::Summary { steps, sequences, trained_parameters, parameters, tokens, seconds, .. } = &summary;
+    println!(
+        "{name}: {steps} steps over {sequences} sequences, {} of {} parameters trained",
+        grouped(*trained_parameters as f64),
+        grouped(*parameters as f64)
+    );
+    if let Some(loss) = summary.last_loss {
+        let busy = seconds.forward + seconds.head + seconds.backward + seconds.update;
+        println!(
+            "  {} tokens, {} tokens/s, last loss {loss:.4} nats per labelled token",
+            grouped(*tokens as f64),
+            grouped(*tokens as f64 / (busy + seconds.read + seconds.write))
+        );
+        println!(
+            "  seconds: read {:.1}, forward {:.1}, head {:.1}, backward {:.1}, update {:.1}, write {:.1}",
+            seconds.read, seconds.forward, seconds.head, seconds.backward, seconds.update, seconds.write
+        );
+    }
+    println!("{}: {}", if config.lora.is_some() { "adapter" } else { "model" }, summary.output.display());
+    Ok(())
+}
+
+fn teacher_labels(stage: &Stage, stop: &AtomicBool) -> Result<()> {
+    let recipe = Recipe::load(&stage.recipe, &stage.overrides)?;
+    let teacher = Recipe::section(recipe.teacher.as_ref(), "teacher", "teacher-labels")?;
+    let device = device(&stage.device)?;
+    let tokenizer = Tokenizer::load(&recipe.tokenizer.path)?.fingerprint().clone();
+    recipe.write_beside(&recipe.output.labels)?;
+    for split in ["train", "valid"] {
+        let sequences = recipe.output.sequences.join(split);
+        if split == "valid" && !sequences.exists() {
+            continue; // nothing was held out
+        }
+        let output = recipe.output.labels.join(split);
+        let summary = softshard_teacher::run(&TeacherInputs {
+            teacher,
+            labels: &recipe.labels,
+            sequences: &sequences,
+            tokenizer: &tokenizer,
+            output: &output,
+            device: &device,
+            stop,
+        })?;
+        println!("{}", labelled(split, &summary));
+        println!("labels: {}", output.display());
+    }
+    Ok(())
+}
+
+fn labelled(split: &str, summary: &softshard_teacher::Summary) -> String {
+    let softshard_teacher::Summary { shards, new_shards, seconds, .. } = summary;
+    let bytes_per_token = summary.bytes as f64 / (summary.dataset_labelled_tokens.max(1)) as f64;
+    let mut text = format!(
+        "teacher-labels {split}: {shards} shards ({} there before), {} labelled tokens, {:.1} bytes per labelled token",
+        shards - new_shards,
+        grouped(summary.dataset_labelled_tokens as f64),
+        bytes_per_token
+    );
+    if *new_shards > 0 {
+        let working = seconds.total - seconds.load;
+        text += &format!(
+            "\n  {} tokens/s ({} labelled), padding {:.1} %",
+            grouped(summary.tokens as f64 / working),
+            grouped(summary.labelled_tokens as f64 / working),
+            100.0 * (1.0 - summary.tokens as f64 / summary.padded_tokens.max(1) as f64)
+        );
+        text += &format!(
+            "\n  seconds: load {:.1}, read {:.1}, forward {:.1}, head {:.1}, write {:.1} beside them",
+            seconds.load, seconds.read, seconds.forward, seconds.head, seconds.write
+        );
+    }
+    text
+}
+
+fn evaluate(stage: &Stage, stop: &AtomicBool) -> Result<()> {
+    let recipe = Recipe::load(&stage.recipe, &stage.overrides)?;
+    let device = device(&stage.device)?;
+    let base = recipe.student.as_ref().map(|student| student.model.as_path());
+    let evaluation = softshard_evaluate::run(&EvaluateInputs {
+        config: &recipe.evaluate,
+        data: &recipe.data,
+        tokenizer: &recipe.tokenizer,
+        student_base: base,
+        student: &recipe.output.student,
+        sequences: &recipe.output.sequences.join("valid"),
+        labels: &recipe.output.labels.join("valid"),
+        output: &recipe.output.evaluations,
+        device: &device,
+        stop,
+    })?;
+    println!("{evaluation}");
+    Ok(())
+}
+
+fn report(stage: &Stage) -> Result<()> {
+    let recipe = Recipe::load(&stage.recipe, &stage.overrides)?;
+    println!("{}", softshard_evaluate::table(&recipe.output.evaluations)?);
+    Ok(())
+}
+
+/// The device called `name`.
+fn device(name: &str) -> Result<Device, DeviceError> {
+    if name == "cpu" {
+        return Ok(Device::flex());
+    }
+    let hint = "use `--device cpu`";
+    if name.strip_prefix("cuda:").is_some_and(|index| index.parse::<u32>().is_ok()) {
+        return Err(DeviceError(format!(
+            "device `{name}`: expected a device of this build, which is `cpu` alone, found a GPU\nhint: {hint}"
+        )));
+    }
+    Err(DeviceError(format!("device `{name}`: expected `cpu` or `cuda:<index>`\nhint: {hint}")))
+}

@@ -1,0 +1,31 @@
+//! Events to stderr: text for people, JSON lines for machines.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::{EnvFilter, Layer, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::{arguments::LogFormat, progress};
+
+/// Installs the subscriber. `RUST_LOG` filters as usual; the default is `info`.
+pub(crate) fn start(format: LogFormat) {
+    let filter = || EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    match format {
+        LogFormat::Json => {
+            tracing_subscriber::registry()
+                .with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).with_filter(filter()))
+                .init();
+        }
+        LogFormat::Text => {
+            let not_progress =
+                tracing_subscriber::filter::filter_fn(|metadata| metadata.target() != progress::TARGET);
+            let lines = fmt::layer()
+                .without_time()
+                .with_target(false)
+                .with_ansi(std::io::stderr().is_terminal())
+                .with_writer(progress::AboveBars)
+                .with_filter(filter())
+                .with_filter(not_progress);
+            tracing_subscriber::registry().with(lines).with(progress::Bars::default()).init();
+        }
+    }
+}

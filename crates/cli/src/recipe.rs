@@ -1,0 +1,232 @@
+//! One recipe describes one whole run: parsed strictly, checked once, paths made absolute.
+
+use std::path::{Component, Path, PathBuf};
+
+use fs_err as fs;
+use serde::{Deserialize, Serialize};
+use softshard_evaluate::EvaluateConfig;
+use softshard_prepare::{DataConfig, TokenizerConfig};
+use softshard_student::TrainConfig;
+use softshard_teacher::{LabelsConfig, TeacherConfig};
+
+/// A recipe that cannot be used: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct RecipeError(pub(crate) String);
+
+/// A whole run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Recipe {
+    /// What is learnt from, and how it is cut.
+    pub(crate) data: DataConfig,
+    /// The tokenizer of teacher and student.
+    pub(crate) tokenizer: TokenizerConfig,
+    /// Training of the teacher before it labels.
+    pub(crate) finetune: Option<TrainConfig>,
+    /// The model that labels.
+    pub(crate) teacher: Option<TeacherConfig>,
+    /// What is kept of its distributions.
+    #[serde(default)]
+    pub(crate) labels: LabelsConfig,
+    /// The model that learns from the labels.
+    pub(crate) student: Option<TrainConfig>,
+    /// How answers are made and scored.
+    #[serde(default)]
+    pub(crate) evaluate: EvaluateConfig,
+    /// Where everything is written.
+    pub(crate) output: OutputConfig,
+}
+
+/// Where everything is written. All but `dir` are below `dir` unless absolute.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OutputConfig {
+    /// Folder of the run.
+    pub(crate) dir: PathBuf,
+    /// Sequence datasets `train/` and `valid/`.
+    #[serde(default = "default_sequences")]
+    pub(crate) sequences: PathBuf,
+    /// What `finetune` makes.
+    #[serde(default = "default_teacher")]
+    pub(crate) teacher: PathBuf,
+    /// Label datasets `train/` and `valid/`.
+    #[serde(default = "default_labels")]
+    pub(crate) labels: PathBuf,
+    /// What `train-student` makes.
+    #[serde(default = "default_student")]
+    pub(crate) student: PathBuf,
+    /// One JSON file for each evaluation.
+    #[serde(default = "default_evaluations")]
+    pub(crate) evaluations: PathBuf,
+}
+
+impl Recipe {
+    /// Reads `path`, applies `key=value` overrides, resolves paths against the recipe's folder, and checks the values.
+    ///
+    /// # Errors
+    /// Names the file and line (or the override), what was expected and what was found.
+    pub(crate) fn load(path: &Path, overrides: &[String]) -> Result<Self, RecipeError> {
+        let bad = |problem: String| RecipeError(format!("recipe `{}`: {problem}", path.display()));
+        let text = fs::read_to_string(path).map_err(|error| RecipeError(format!("recipe: {error}")))?;
+        // The file alone first: errors of the parser name its line and column.
+        let mut recipe: Recipe = toml::from_str(&text).map_err(|error| bad(error.to_string().trim().to_owned()))?;
+        if !overrides.is_empty() {
+            let mut table: toml::Table = toml::from_str(&text).map_err(|error| bad(error.to_string()))?;
+            for assignment in overrides {
+                set(&mut table, assignment).map_err(|problem| bad(format!("--set {assignment}: {problem}")))?;
+            }
+            recipe = Recipe::deserialize(table)
+                .map_err(|error| bad(format!("with --set {}: {}", overrides.join(" --set "), error.message())))?;
+        }
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let folder = fs::canonicalize(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
+            .map_err(|error| bad(error.to_string()))?;
+        recipe.resolve(&folder);
+        recipe.check().map_err(bad)?;
+        Ok(recipe)
+    }
+
+    fn resolve(&mut self, base: &Path) {
+        let resolve = |path: &mut PathBuf| *path = absolute(base, path);
+        self.data.instructions.iter_mut().chain(&mut self.data.text).for_each(resolve);
+        resolve(&mut self.tokenizer.path);
+        self.finetune.iter_mut().chain(&mut self.student).map(|train| &mut train.model).for_each(resolve);
+        if let Some(teacher) = &mut self.teacher {
+            resolve(&mut teacher.model);
+            teacher.adapter.iter_mut().for_each(resolve);
+        }
+        self.evaluate.model.iter_mut().chain(&mut self.evaluate.adapter).for_each(resolve);
+        let OutputConfig { dir, sequences, teacher, labels, student, evaluations } = &mut self.output;
+        resolve(dir);
+        for path in [sequences, teacher, labels, student, evaluations] {
+            *path = absolute(dir, path);
+        }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        self.data.validate().map_err(|error| error.to_string())?;
+        for (section, train) in [("finetune", &self.finetune), ("student", &self.student)] {
+            if let Some(train) = train {
+                train.check(section)?;
+            }
+        }
+        if let Some(teacher) = &self.teacher {
+            teacher.check()?;
+        }
+        self.labels.check()
+    }
+
+    /// Section `[name]`, or an error that says which stage needs it.
+    pub(crate) fn section<'a, T>(section: Option<&'a T>, name: &str, stage: &str) -> Result<&'a T, RecipeError> {
+        section.ok_or_else(|| RecipeError(format!("recipe: `{stage}` expected a section [{name}], found none")))
+    }
+
+    /// Writes the resolved recipe as `recipe.toml` into `folder`.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub(crate) fn write_beside(&self, folder: &Path) -> anyhow::Result<()> {
+        fs::create_dir_all(folder)?;
+        Ok(fs::write(folder.join("recipe.toml"), toml::to_string_pretty(self)?)?)
+    }
+}
+
+/// `path` from `base`, without `.` and `..`, so that messages are short to read.
+fn absolute(base: &Path, path: &Path) -> PathBuf {
+    let mut absolute = PathBuf::new();
+    for component in base.join(path).components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => drop(absolute.pop()),
+            component => absolute.push(component),
+        }
+    }
+    absolute
+}
+
+/// Sets `a.b.c=value`; the value is TOML, or a string where it is no TOML value.
+fn set(table: &mut toml::Table, assignment: &str) -> Result<(), String> {
+    let (path, text) = assignment.split_once('=').ok_or("expected KEY=VALUE, found no `=`")?;
+    let value = match toml::from_str::<toml::Table>(&format!("value = {text}")) {
+        Ok(mut parsed) => parsed.remove("value").ok_or("expected a value")?,
+        Err(_) => toml::Value::String(text.to_owned()),
+    };
+    let (parents, last) = path.rsplit_once('.').map_or(("", path), |(parents, last)| (parents, last));
+    let mut table = table;
+    for parent in parents.split('.').filter(|parent| !parent.is_empty()) {
+        let entry = table.entry(parent).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        table = entry.as_table_mut().ok_or_else(|| format!("`{parent}` is a value, not a section"))?;
+    }
+    table.insert(last.to_owned(), value);
+    Ok(())
+}
+
+fn default_sequences() -> PathBuf {
+    "sequences".into()
+}
+fn default_teacher() -> PathBuf {
+    "teacher".into()
+}
+fn default_labels() -> PathBuf {
+    "labels".into()
+}
+fn default_student() -> PathBuf {
+    "student".into()
+}
+fn default_evaluations() -> PathBuf {
+    "evaluations".into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RECIPE: &str = r#"
+[data]
+instructions = "train.jsonl"
+[tokenizer]
+path = "tokenizer"
+[student]
+model = "../models/student"
+[student.loss]
+alpha = 0.5
+[output]
+dir = "run"
+"#;
+
+    fn load(text: &str, overrides: &[&str]) -> Result<Recipe, RecipeError> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("recipe.toml");
+        fs::write(&path, text).expect("the recipe is written");
+        let overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();
+        Recipe::load(&path, &overrides)
+    }
+
+    #[test]
+    fn overrides_reach_nested_values_and_paths_become_absolute() {
+        let recipe = load(RECIPE, &["student.loss.alpha=10", "output.student=sft"]).expect("a good recipe");
+        let student = recipe.student.expect("the section is there");
+        assert!((student.loss.alpha - 10.0).abs() < 1e-12);
+        assert!(student.model.is_absolute());
+        assert!(recipe.output.student.ends_with("run/sft"));
+        assert!(recipe.output.labels.ends_with("run/labels"));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name_and_place() {
+        let error = load(&RECIPE.replace("alpha", "alhpa"), &[]).expect_err("a misspelt key").to_string();
+        assert!(error.contains("unknown field `alhpa`"), "{error}");
+        assert!(error.contains("line 9, column 1"), "{error}");
+        let error = load(RECIPE, &["student.los.alpha=1"]).expect_err("a misspelt override").to_string();
+        assert!(error.contains("unknown field `los`"), "{error}");
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_by_key() {
+        let error = load(RECIPE, &["student.loss.alpha=-1"]).expect_err("a negative weight").to_string();
+        assert!(error.contains("`student.loss.alpha`: expected a number of at least 0, found -1"), "{error}");
+        let error = load(RECIPE, &["labels.mantissa_bits=24"]).expect_err("too many bits").to_string();
+        assert!(error.contains("`labels.mantissa_bits`: expected 1 to 23, found 24"), "{error}");
+    }
+}

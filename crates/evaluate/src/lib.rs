@@ -1,0 +1,15 @@
+//! Answers and scores: ROUGE-L, exact faithfulness, likelihood, calibration, distance to the teacher.
+//!
+//! [`run`] evaluates one model, [`table`] puts all evaluations of a run side by side.
+
+pub mod calibration;
+pub mod porter;
+pub mod rouge;
+
+mod config;
+mod run;
+mod table;
+
+pub use config::EvaluateConfig;
+pub use run::{AnswerScores, EvaluateInputs, Evaluation, HeldOutScores, run};
+pub use table::table;

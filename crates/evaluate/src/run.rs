@@ -1,0 +1,286 @@
+//! The evaluation of one model: answers to held-out prompts, and probabilities of held-out responses.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use burn::tensor::Device;
+use fs_err as fs;
+use serde::{Deserialize, Serialize};
+use softshard_labels::{LabelDataset, Sequence, SequenceDataset, SequenceLabels};
+use softshard_losses::{DistillLoss, Targets};
+use softshard_model::{Decoder, batches_by_length};
+use softshard_prepare::{DataConfig, Example, Split, Tokenizer, TokenizerConfig, demo};
+
+use crate::{EvaluateConfig, calibration::Calibration};
+
+/// Prompts that are answered between two looks at the stop flag.
+const ANSWERS_PER_STEP: usize = 64;
+/// Rows of hidden states that meet the vocabulary at a time.
+const ROWS_PER_CHUNK: usize = 256;
+
+/// What an evaluation reads and where it writes.
+pub struct EvaluateInputs<'a> {
+    /// Recipe section `[evaluate]`.
+    pub config: &'a EvaluateConfig,
+    /// Recipe section `[data]`: the held-out prompts.
+    pub data: &'a DataConfig,
+    /// Recipe section `[tokenizer]`.
+    pub tokenizer: &'a TokenizerConfig,
+    /// Base model of the student's adapter.
+    pub student_base: Option<&'a Path>,
+    /// What `train-student` made: holds `adapter/` or `model/`.
+    pub student: &'a Path,
+    /// Sequences of the held-out split.
+    pub sequences: &'a Path,
+    /// The teacher's labels of that split, where it was labelled.
+    pub labels: &'a Path,
+    /// Receives `<name>.json` and `<name>.answers.jsonl`.
+    pub output: &'a Path,
+    /// Where the model runs.
+    pub device: &'a Device,
+    /// Set to stop.
+    pub stop: &'a AtomicBool,
+}
+
+/// The scores of one model.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// Name of the result.
+    pub name: String,
+    /// Parameters of the model.
+    pub parameters: usize,
+    /// Scores of greedy answers; none for plain text, which has no prompts.
+    pub answers: Option<AnswerScores>,
+    /// Scores of held-out responses, teacher-forced.
+    pub held_out: HeldOutScores,
+}
+
+/// Scores of greedy answers to held-out prompts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AnswerScores {
+    /// Prompts answered.
+    pub answers: usize,
+    /// Mean F-measure, 0 to 1.
+    pub rouge_l: f64,
+    /// Share of answers that state facts of the article and nothing else, 0 to 1; only where rows carry their facts.
+    pub faithful: Option<f64>,
+    /// Share of stated facts that the article supports, 0 to 1; only where rows carry their facts.
+    pub supported_facts: Option<f64>,
+}
+
+/// Scores of the labelled tokens of held-out sequences.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HeldOutScores {
+    /// Labelled tokens.
+    pub tokens: usize,
+    /// Mean negative log-likelihood of the gold tokens, nats.
+    pub nll: f64,
+    /// Expected calibration error of the most probable token, 15 bins of equal width, 0 to 1.
+    pub ece: f64,
+    /// Mean KL(teacher ‖ model) with the tail bucket, nats; only where the teacher labelled the split.
+    pub kl_to_teacher: Option<f64>,
+}
+
+/// One line of `<name>.answers.jsonl`.
+#[derive(Serialize)]
+struct Answer<'a> {
+    source: &'a str,
+    prompt: &'a str,
+    reference: &'a str,
+    answer: &'a str,
+    rouge_l: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    faithfulness: Option<demo::Faithfulness>,
+}
+
+/// Evaluates a model and writes its scores and answers.
+///
+/// # Errors
+/// No trained model, a missing or damaged dataset, I/O. A stop that was asked for is an
+/// [`io::ErrorKind::Interrupted`]; nothing is written then.
+pub fn run(inputs: &EvaluateInputs) -> Result<Evaluation> {
+    let (model, adapter) = chosen_model(inputs)?;
+    let mut decoder = Decoder::load(&model, inputs.device)?;
+    if let Some(adapter) = &adapter {
+        decoder.load_adapter(adapter)?;
+    }
+    let tokenizer = Tokenizer::load(&inputs.tokenizer.path)?;
+    ensure!(
+        u64::from(tokenizer.fingerprint().vocab_size) <= decoder.config().vocab_size as u64,
+        "tokenizer `{}`: expected at most the {} ids of model `{}`, found {}",
+        inputs.tokenizer.path.display(),
+        decoder.config().vocab_size,
+        model.display(),
+        tokenizer.fingerprint().vocab_size
+    );
+    let held_out = score_held_out(inputs, &decoder)?;
+    let mut lines = Vec::new();
+    let answers = if inputs.data.text.is_empty() {
+        Some(score_answers(inputs, &decoder, &tokenizer, &mut lines)?)
+    } else {
+        None
+    };
+    let name = inputs.config.name.clone();
+    let evaluation = Evaluation { name, parameters: decoder.parameter_count(), answers, held_out };
+    fs::create_dir_all(inputs.output)?;
+    fs::write(inputs.output.join(format!("{}.answers.jsonl", inputs.config.name)), lines)?;
+    fs::write(
+        inputs.output.join(format!("{}.json", inputs.config.name)),
+        serde_json::to_vec_pretty(&evaluation)?,
+    )?;
+    Ok(evaluation)
+}
+
+/// The model folder and the adapter over it.
+fn chosen_model(inputs: &EvaluateInputs) -> Result<(PathBuf, Option<PathBuf>)> {
+    if let Some(model) = &inputs.config.model {
+        return Ok((model.clone(), inputs.config.adapter.clone()));
+    }
+    let (model, adapter) = (inputs.student.join("model"), inputs.student.join("adapter"));
+    match inputs.student_base {
+        _ if model.exists() => Ok((model, None)),
+        Some(base) if adapter.exists() => Ok((base.to_owned(), Some(adapter))),
+        _ => bail!(
+            "`{}`: expected `model/` or `adapter/`, found neither\nhint: run `softshard train-student` first, or set `evaluate.model`",
+            inputs.student.display()
+        ),
+    }
+}
+
+/// Negative log-likelihood, calibration and distance to the teacher on the held-out split.
+fn score_held_out(inputs: &EvaluateInputs, decoder: &Decoder) -> Result<HeldOutScores> {
+    let (examples, has_teacher) = held_out(inputs)?;
+    let lengths: Vec<usize> = examples.iter().map(|example| example.0.len()).collect();
+    // Weights do not matter to an evaluation: both terms are reported.
+    let loss = DistillLoss { alpha: 1.0, temperature: 1.0, normalise: false, rows_per_chunk: ROWS_PER_CHUNK };
+    let (mut cross_entropy, mut kl) = (0.0, 0.0);
+    let (mut confidences, mut correct) = (Vec::new(), Vec::new());
+    let mut done = 0;
+    for batch in batches_by_length(&lengths, inputs.config.max_tokens_per_batch) {
+        check_stop(inputs)?;
+        let ids: Vec<&[i32]> = batch.iter().map(|&index| examples[index].0.as_slice()).collect();
+        let positions: Vec<&[i32]> = batch.iter().map(|&index| examples[index].1.as_slice()).collect();
+        let mut targets = Targets::default();
+        for &index in &batch {
+            targets.append(examples[index].2.clone());
+        }
+        let scores = loss.evaluate(decoder.hidden_before(&ids, &positions), decoder.head(), &targets);
+        cross_entropy += scores.cross_entropy_sum;
+        kl += scores.kl_sum;
+        confidences.extend(scores.confidences);
+        correct.extend(scores.correct);
+        done += batch.len();
+        tracing::info!(target: "softshard::progress", stage = "held-out", done, total = examples.len(), unit = "sequences", tokens = confidences.len());
+    }
+    let tokens = confidences.len();
+    ensure!(tokens > 0, "`{}`: expected held-out sequences, found none\nhint: set `data.split`", inputs.sequences.display());
+    #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^53")]
+    let mean = |sum: f64| sum / tokens as f64;
+    Ok(HeldOutScores {
+        tokens,
+        nll: mean(cross_entropy),
+        ece: Calibration::of(&confidences, &correct).ece,
+        kl_to_teacher: has_teacher.then(|| mean(kl)),
+    })
+}
+
+/// Token ids, labelled positions and targets of a sequence.
+type HeldOut = (Vec<i32>, Vec<i32>, Targets);
+
+/// The held-out sequences, with the teacher's distributions where it labelled them.
+fn held_out(inputs: &EvaluateInputs) -> Result<(Vec<HeldOut>, bool)> {
+    if inputs.labels.join("manifest.json").exists() {
+        let dataset = LabelDataset::open(inputs.labels)?;
+        let read = |labels: SequenceLabels| {
+            let gold = labels.gold();
+            let SequenceLabels { input_ids, positions, counts, token_ids, log_probs, tail_log_mass, .. } = labels;
+            (input_ids, positions, Targets { gold, counts, token_ids, log_probs, tail_log_mass })
+        };
+        return Ok((dataset.iter().map(|labels| Ok(read(labels?))).collect::<Result<_>>()?, true));
+    }
+    let sequences = SequenceDataset::open(inputs.sequences)?.read_all()?;
+    let read = |sequence: Sequence| {
+        let targets = Targets::without_teacher(sequence.gold());
+        (sequence.input_ids, sequence.positions, targets)
+    };
+    Ok((sequences.into_iter().map(read).collect(), false))
+}
+
+/// Greedy answers to the held-out prompts and what they are worth; appends a line for each to `lines`.
+fn score_answers(
+    inputs: &EvaluateInputs,
+    decoder: &Decoder,
+    tokenizer: &Tokenizer,
+    lines: &mut Vec<u8>,
+) -> Result<AnswerScores> {
+    let mut examples = softshard_prepare::examples(inputs.data, inputs.tokenizer, tokenizer, Some(Split::Valid))?;
+    examples.truncate(inputs.config.max_answers.unwrap_or(usize::MAX));
+    ensure!(!examples.is_empty(), "expected held-out rows to answer, found none\nhint: set `data.split`");
+    let (mut rouge_sum, mut faithful, mut stated, mut supported, mut judged) = (0.0, 0, 0, 0, 0);
+    for (step, chunk) in examples.chunks(ANSWERS_PER_STEP).enumerate() {
+        check_stop(inputs)?;
+        for (example, text) in chunk.iter().zip(answer(inputs.config, decoder, tokenizer, chunk)?) {
+            let rouge_l = inputs.config.rouge.score(&example.response, &text).f_measure;
+            let faithfulness = faithfulness(example, &text)?;
+            rouge_sum += rouge_l;
+            if let Some(found) = &faithfulness {
+                judged += 1;
+                faithful += usize::from(found.faithful);
+                stated += found.stated;
+                supported += found.supported;
+            }
+            let Example { source, prompt, response, .. } = example;
+            let answer = Answer { source, prompt, reference: response, answer: &text, rouge_l, faithfulness };
+            serde_json::to_writer(&mut *lines, &answer)?;
+            lines.push(b'\n');
+        }
+        let done = step * ANSWERS_PER_STEP + chunk.len();
+        tracing::info!(target: "softshard::progress", stage = "answers", done, total = examples.len(), unit = "answers");
+    }
+    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
+    let share = |part: usize, whole: usize| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
+    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
+    Ok(AnswerScores {
+        answers: examples.len(),
+        rouge_l: rouge_sum / examples.len() as f64,
+        faithful: (judged > 0).then(|| share(faithful, judged)),
+        supported_facts: (judged > 0).then(|| share(supported, stated)),
+    })
+}
+
+fn answer(
+    config: &EvaluateConfig,
+    decoder: &Decoder,
+    tokenizer: &Tokenizer,
+    examples: &[Example],
+) -> Result<Vec<String>> {
+    let prompts: Vec<Vec<i32>> = examples.iter().map(|example| example.prompt_ids.clone()).collect();
+    let answers = decoder.generate(&prompts, config.max_new_tokens, tokenizer.stop_ids());
+    let mut texts = Vec::with_capacity(answers.len());
+    for ids in answers {
+        let text = tokenizer.decode(&ids)?;
+        let text = text.trim();
+        let end = if config.stop_at_newline { text.find('\n') } else { None };
+        texts.push(text[..end.unwrap_or(text.len())].to_owned());
+    }
+    Ok(texts)
+}
+
+/// How an answer agrees with the facts of its row, where the row has any.
+fn faithfulness(example: &Example, answer: &str) -> Result<Option<demo::Faithfulness>> {
+    let Some(facts) = &example.facts else { return Ok(None) };
+    let facts: demo::Facts =
+        serde_json::from_value(facts.clone()).with_context(|| format!("facts of row {}", example.source))?;
+    Ok(Some(demo::faithfulness(&facts, answer)))
+}
+
+fn check_stop(inputs: &EvaluateInputs) -> Result<()> {
+    if inputs.stop.load(Ordering::Relaxed) {
+        return Err(io::Error::new(io::ErrorKind::Interrupted, "evaluate stopped\nhint: run again").into());
+    }
+    Ok(())
+}

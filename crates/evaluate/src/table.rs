@@ -1,0 +1,82 @@
+//! Evaluations as a table for people.
+
+use std::{
+    fmt::{self, Display, Formatter},
+    path::Path,
+};
+
+use anyhow::{Context, Result, ensure};
+use fs_err as fs;
+
+use crate::Evaluation;
+
+const HEADER: [&str; 8] =
+    ["model", "parameters", "ROUGE-L", "faithful", "facts right", "NLL", "ECE", "KL to teacher"];
+
+/// All evaluations in `folder`, one row each, by name.
+///
+/// # Errors
+/// No evaluation in the folder, or one that cannot be read.
+pub fn table(folder: &Path) -> Result<String> {
+    let mut files = Vec::new();
+    if folder.exists() {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "json") {
+                files.push(path);
+            }
+        }
+    }
+    ensure!(
+        !files.is_empty(),
+        "`{}`: expected evaluations, found none\nhint: run `softshard evaluate` first",
+        folder.display()
+    );
+    files.sort();
+    let mut rows = vec![HEADER.map(str::to_owned)];
+    for path in files {
+        let evaluation: Evaluation = serde_json::from_slice(&fs::read(&path)?)
+            .with_context(|| format!("evaluation `{}`", path.display()))?;
+        rows.push(cells(&evaluation));
+    }
+    Ok(aligned(&rows))
+}
+
+fn cells(evaluation: &Evaluation) -> [String; 8] {
+    let percent = |share: Option<f64>| share.map_or("-".to_owned(), |share| format!("{:.1} %", 100.0 * share));
+    let answers = evaluation.answers.as_ref();
+    let held_out = &evaluation.held_out;
+    [
+        evaluation.name.clone(),
+        evaluation.parameters.to_string(),
+        percent(answers.map(|answers| answers.rouge_l)),
+        percent(answers.and_then(|answers| answers.faithful)),
+        percent(answers.and_then(|answers| answers.supported_facts)),
+        format!("{:.4}", held_out.nll),
+        percent(Some(held_out.ece)),
+        held_out.kl_to_teacher.map_or("-".to_owned(), |kl| format!("{kl:.4}")),
+    ]
+}
+
+/// Columns padded to their widest cell, the first to the left and numbers to the right.
+fn aligned(rows: &[[String; 8]]) -> String {
+    let widths: [usize; 8] =
+        std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
+    let line = |row: &[String; 8]| {
+        let cells = row.iter().zip(widths).enumerate();
+        let cells = cells.map(|(column, (cell, width))| {
+            if column == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+        });
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    let mut lines: Vec<String> = rows.iter().map(line).collect();
+    let rule = widths.iter().sum::<usize>() + 2 * (widths.len() - 1);
+    lines.insert(1, "─".repeat(rule));
+    lines.join("\n")
+}
+
+impl Display for Evaluation {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(&aligned(&[HEADER.map(str::to_owned), cells(self)]))
+    }
+}

@@ -1,0 +1,39 @@
+//! The dataset card: lets `load_dataset` of Hugging Face open the shards, and a person see what they are.
+
+use crate::{LabelsManifest, Selection};
+
+/// `README.md` of a finished label dataset.
+pub(crate) fn of(manifest: &LabelsManifest) -> String {
+    let plan = &manifest.plan;
+    let quote = |text: &str| serde_json::to_string(text).expect("a text");
+    let files: String = manifest
+        .shards
+        .iter()
+        .map(|shard| format!("    - {}\n", quote(&format!("data/{}", shard.file))))
+        .collect();
+    let selection = match &plan.selection {
+        Selection::TopK { k } => format!("the {k} most probable tokens"),
+        Selection::TopP { p, k } => format!("the most probable tokens up to a mass of {p}, at most {k}"),
+    };
+    format!(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: {split}\n    path:\n{files}\
+         tags:\n- softshard\n- knowledge-distillation\n---\n\
+         # Teacher labels\n\n\
+         Soft labels for knowledge distillation: at each labelled position {selection} of the teacher, with exact \
+         log-probabilities over the full vocabulary, the mass that was cut off, the log-sum-exp and the entropy.\n\n\
+         | | |\n|---|---|\n\
+         | sequences | {rows} |\n| tokens | {input_tokens} |\n| labelled tokens | {labelled_tokens} |\n\
+         | prompt template | {template} |\n| teacher weights (BLAKE3) | `{weights}` |\n\
+         | teacher vocabulary | {vocabulary} |\n| mantissa bits of `log_probs` | {bits} |\n\n\
+         `manifest.json` has the hashes of all files and everything the labels depend on. The columns are described in \
+         `docs/label-format.md` of softshard.\n",
+        split = quote(&plan.split),
+        rows = manifest.rows,
+        input_tokens = manifest.input_tokens,
+        labelled_tokens = manifest.labelled_tokens,
+        template = plan.template,
+        weights = plan.teacher.weights_blake3,
+        vocabulary = plan.teacher.vocab_size,
+        bits = plan.mantissa_bits,
+    )
+}

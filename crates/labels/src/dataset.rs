@@ -1,0 +1,240 @@
+//! Reads a finished label dataset: verified at open, found by key, decoded row group by row group.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::error::{HINT_DAMAGED, quoted};
+use crate::groups::{LabelGroup, RowSize, row_sizes};
+use crate::manifest::{check_files, read_manifest, totals};
+use crate::shard_reader::ShardReader;
+use crate::shard_schema::ShardSchema;
+use crate::{
+    Error, LabelLimits, LabelsManifest, ReadLimits, SequenceKey, SequenceLabels, ShardRecord, json, parallel,
+};
+
+/// Decoded row groups that are kept: about 7 MB each for top-64.
+const CACHED_GROUPS: usize = 16;
+
+/// A finished label dataset.
+///
+/// Memory: about 64 bytes per sequence for the index, and 16 decoded row groups; shards are memory-mapped.
+/// Reading takes `&self` and may be done from many threads.
+#[derive(Debug)]
+pub struct LabelDataset {
+    dir: PathBuf,
+    manifest: LabelsManifest,
+    manifest_blake3: String,
+    limits: ReadLimits,
+    label_limits: LabelLimits,
+    shards: Vec<ShardReader>,
+    rows: Vec<Row>,
+    by_key: HashMap<SequenceKey, usize>,
+    cache: Mutex<VecDeque<(GroupId, Arc<LabelGroup>)>>,
+}
+
+/// Shard and row group.
+type GroupId = (usize, usize);
+
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    size: RowSize,
+    group: GroupId,
+    row: usize,
+}
+
+impl LabelDataset {
+    /// Opens a dataset with the default limits.
+    ///
+    /// # Errors
+    /// See [`LabelDataset::open_with`].
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::open_with(dir, ReadLimits::default())
+    }
+
+    /// Opens a dataset: reads the manifest, hashes all shards in parallel, checks schema and limits, and builds the
+    /// index from the small columns.
+    ///
+    /// # Errors
+    /// [`Error::Bad`] naming what is wrong: not finished, a shard that is damaged, missing or too many, other columns,
+    /// a limit; I/O.
+    pub fn open_with(dir: impl AsRef<Path>, limits: ReadLimits) -> Result<Self, Error> {
+        let dir = dir.as_ref().to_owned();
+        let (path, bytes) = read_manifest(&dir)?;
+        let manifest: LabelsManifest =
+            json::parse(&path, &bytes, LabelsManifest::FORMAT, LabelsManifest::VERSION)?;
+        check_manifest(&path, &manifest, &limits)?;
+        check_files(&dir, "labels", &manifest.shards, &limits)?;
+        let schema = ShardSchema::labels(&manifest.plan);
+        let opened = parallel::map(manifest.shards.len(), |index| {
+            let record = &manifest.shards[index];
+            let shard = ShardReader::open(&dir.join("data").join(&record.file), record, &schema, &limits)?;
+            let rows = index_shard(&shard, index, record)?;
+            Ok((shard, rows))
+        })
+        .map_err(|error| error.within(quoted(&dir)))?;
+
+        let (mut shards, mut rows) = (Vec::with_capacity(opened.len()), Vec::new());
+        for (shard, shard_rows) in opened {
+            shards.push(shard);
+            rows.extend(shard_rows);
+        }
+        let mut by_key = HashMap::with_capacity(rows.len());
+        for (index, row) in rows.iter().enumerate() {
+            by_key.entry(row.size.key).or_insert(index);
+        }
+        let (manifest_blake3, label_limits) =
+            (blake3::hash(&bytes).to_hex().to_string(), manifest.plan.limits());
+        let cache = Mutex::default();
+        Ok(Self { dir, manifest, manifest_blake3, limits, label_limits, shards, rows, by_key, cache })
+    }
+
+    /// The manifest: plan, tokenizer, teacher, sizes, hashes.
+    pub fn manifest(&self) -> &LabelsManifest {
+        &self.manifest
+    }
+
+    /// BLAKE3 of the manifest file, hexadecimal: names this dataset in checkpoints.
+    pub fn manifest_blake3(&self) -> &str {
+        &self.manifest_blake3
+    }
+
+    /// Number of rows; a sequence that was labelled twice counts twice.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there are no rows: never, as every shard has one.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Keys of the rows, in stored order.
+    pub fn keys(&self) -> impl ExactSizeIterator<Item = SequenceKey> + '_ {
+        self.rows.iter().map(|row| row.size.key)
+    }
+
+    /// Key of a row.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn key(&self, row: usize) -> SequenceKey {
+        self.rows[row].size.key
+    }
+
+    /// Tokens of a row's sequence, and how many of them are labelled; from the index, without decoding.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn token_counts(&self, row: usize) -> (usize, usize) {
+        let size = self.rows[row].size;
+        (size.input_tokens, size.labelled_tokens)
+    }
+
+    /// Row of a sequence: the first, if it was labelled twice. Labels of equal sequences are equal.
+    pub fn find(&self, key: &SequenceKey) -> Option<usize> {
+        self.by_key.get(key).copied()
+    }
+
+    /// Labels of a sequence.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSequence`]; [`Error::Bad`] if its row group is damaged.
+    pub fn get(&self, key: &SequenceKey) -> Result<SequenceLabels, Error> {
+        let row =
+            self.find(key).ok_or_else(|| Error::UnknownSequence { dir: self.dir.clone(), key: *key })?;
+        self.read(row)
+    }
+
+    /// Labels of a row.
+    ///
+    /// # Errors
+    /// [`Error::Bad`] if its row group is damaged.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn read(&self, row: usize) -> Result<SequenceLabels, Error> {
+        let row = self.rows[row];
+        Ok(self.group(row.group)?.labels(row.row))
+    }
+
+    /// Labels of all rows, in stored order.
+    pub fn iter(&self) -> impl Iterator<Item = Result<SequenceLabels, Error>> + '_ {
+        (0..self.len()).map(|row| self.read(row))
+    }
+
+    /// A decoded row group, the last ones from memory.
+    fn group(&self, id: GroupId) -> Result<Arc<LabelGroup>, Error> {
+        let cache = || self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        {
+            let mut cache = cache();
+            if let Some(index) = cache.iter().position(|(cached, _)| *cached == id) {
+                let entry = cache.remove(index).expect("just found");
+                let group = entry.1.clone();
+                cache.push_front(entry);
+                return Ok(group);
+            }
+        }
+        let (shard, group) = id;
+        let group = LabelGroup::read(&self.shards[shard], group, &self.label_limits, &self.limits)
+            .map_err(|error| error.within(quoted(&self.dir)))?;
+        let group = Arc::new(group);
+        let mut cache = cache();
+        cache.truncate(CACHED_GROUPS - 1);
+        cache.push_front((id, group.clone()));
+        Ok(group)
+    }
+}
+
+/// What the manifest says about itself.
+fn check_manifest(path: &Path, manifest: &LabelsManifest, limits: &ReadLimits) -> Result<(), Error> {
+    let place = quoted(path);
+    manifest.plan.validate().map_err(|error| error.within(&place))?;
+    let plan_blake3 = manifest.plan.blake3();
+    if manifest.plan_blake3 != plan_blake3 {
+        return Err(Error::bad(format_args!("{place} plan_blake3"), plan_blake3, &manifest.plan_blake3));
+    }
+    let (planned, found) = (manifest.plan.shards.len(), manifest.shards.len());
+    if planned != found {
+        return Err(
+            Error::bad(place, format_args!("the {planned} shards of the plan"), found).hint(HINT_DAMAGED)
+        );
+    }
+    for (index, ([start, end], shard)) in manifest.plan.shards.iter().zip(&manifest.shards).enumerate() {
+        if shard.rows != end - start {
+            let place = format!("{place} shard {index}");
+            return Err(Error::bad(place, format_args!("{} rows, as planned", end - start), shard.rows));
+        }
+    }
+    let sums = [manifest.rows, manifest.input_tokens, manifest.labelled_tokens];
+    if totals(&manifest.shards) != Some(sums) {
+        return Err(Error::bad(
+            place,
+            "rows and tokens that are the sums of the shards",
+            format_args!("{sums:?}"),
+        ));
+    }
+    let [_, most] = manifest.plan.limits().entries_per_position;
+    if usize::try_from(most).map_or(true, |most| most > limits.entries_per_position) {
+        let expected = format!("at most {} entries per position", limits.entries_per_position);
+        return Err(Error::bad(place, expected, most));
+    }
+    Ok(())
+}
+
+/// Keys and sizes of a shard's rows, checked against the manifest.
+fn index_shard(shard: &ShardReader, index: usize, record: &ShardRecord) -> Result<Vec<Row>, Error> {
+    let mut rows = Vec::new();
+    for group in 0..shard.groups() {
+        let sizes = row_sizes(shard, group)?.into_iter().enumerate();
+        rows.extend(sizes.map(|(row, size)| Row { size, group: (index, group), row }));
+    }
+    let sum = |of: fn(&RowSize) -> usize| rows.iter().map(|row| of(&row.size)).sum::<usize>();
+    let found = [sum(|size| size.input_tokens), sum(|size| size.labelled_tokens)];
+    let expected = [record.input_tokens, record.labelled_tokens];
+    if found.map(u64::try_from) != expected.map(Ok) {
+        let place = format!("shard `{}` input and labelled tokens", record.file);
+        return Err(Error::bad(place, format_args!("{expected:?}"), format_args!("{found:?}")));
+    }
+    Ok(rows)
+}

@@ -1,0 +1,192 @@
+//! Files that are either whole and on the disk or not there at all.
+//!
+//! Everything is written below `_softshard/tmp`, synced, and then linked or renamed to its name. A failed sync is
+//! never tried again: the kernel may have dropped the pages and answer "fine" the second time.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use crate::Error;
+
+/// Private folder of a dataset.
+pub(crate) const PRIVATE: &str = "_softshard";
+
+/// A file below `_softshard/tmp`, removed when dropped.
+#[derive(Debug)]
+pub(crate) struct TempFile {
+    path: PathBuf,
+    nonce: String,
+}
+
+impl TempFile {
+    /// Creates an empty file in the dataset at `root`.
+    pub(crate) fn create(root: &Path) -> Result<(Self, fs_err::File), Error> {
+        let nonce = format!(
+            "{}-{}-{:016x}",
+            machine(),
+            std::process::id(),
+            RandomState::new().build_hasher().finish()
+        );
+        let path = root.join(PRIVATE).join("tmp").join(&nonce);
+        let file = fs_err::File::create_new(&path)?;
+        Ok((Self { path, nonce }, file))
+    }
+
+    /// Creates a file with this content and syncs it.
+    pub(crate) fn with(root: &Path, bytes: &[u8]) -> Result<Self, Error> {
+        let (temp, mut file) = Self::create(root)?;
+        file.write_all(bytes).map_err(|error| write_failed(&error, bytes.len()))?;
+        file.sync_all()?;
+        Ok(temp)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Names this attempt.
+    pub(crate) fn nonce(&self) -> &str {
+        &self.nonce
+    }
+
+    /// Gives the file its name, atomically; says `false` if the name is taken.
+    pub(crate) fn link(&self, to: &Path) -> io::Result<bool> {
+        // Not fs_err's: its message names the two paths the wrong way round.
+        match std::fs::hard_link(&self.path, to) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => {
+                let (from, to) = (self.path.display(), to.display());
+                let hint = match error.kind() {
+                    io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported => {
+                        "\nhint: the output folder must be on a file system with hard links"
+                    }
+                    _ => "",
+                };
+                Err(io::Error::new(
+                    error.kind(),
+                    format!("failed to link file `{from}` to `{to}`: {error}{hint}"),
+                ))
+            }
+        }
+    }
+
+    /// Gives the file its name, atomically, in place of what had it.
+    pub(crate) fn rename(&self, to: &Path) -> Result<(), Error> {
+        fs_err::rename(&self.path, to)?;
+        sync_parent(to)
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        if let Err(error) = remove_if_there(&self.path) {
+            tracing::warn!(%error, "a temporary file stays behind");
+        }
+    }
+}
+
+/// An error of a write, with the size that was asked for.
+pub(crate) fn write_failed(error: &io::Error, bytes: usize) -> io::Error {
+    io::Error::new(error.kind(), format!("{error} (writing {bytes} bytes)"))
+}
+
+/// Makes the folders of a dataset and sees to it that they stay.
+pub(crate) fn create_folders(root: &Path, folders: &[&str]) -> Result<(), Error> {
+    fs_err::create_dir_all(root)?;
+    for folder in folders {
+        fs_err::create_dir_all(root.join(folder))?;
+        sync_parent(&root.join(folder))?;
+    }
+    sync_parent(root)
+}
+
+/// Creates `to` with this content; says `false` if it is there already, whatever it holds.
+pub(crate) fn write_new(root: &Path, to: &Path, bytes: &[u8]) -> Result<bool, Error> {
+    let created = TempFile::with(root, bytes)?.link(to)?;
+    sync_parent(to)?;
+    Ok(created)
+}
+
+/// Gives `to` this content; if it has it, only sees to it that it stays.
+pub(crate) fn put(root: &Path, to: &Path, bytes: &[u8]) -> Result<(), Error> {
+    match fs_err::read(to) {
+        Ok(found) if found == bytes => sync_parent(to),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+        _ => TempFile::with(root, bytes)?.rename(to),
+    }
+}
+
+/// Links a finished data file to its hashed name; what has that name already is kept if it is the same.
+pub(crate) fn link_data(temp: &TempFile, to: &Path, bytes: u64, blake3_hex: &str) -> Result<(), Error> {
+    if !temp.link(to)? && !holds(to, bytes, blake3_hex)? {
+        tracing::warn!(path = %to.display(), "replacing a damaged file");
+        temp.rename(to)?;
+    }
+    sync_parent(to)
+}
+
+/// Whether a regular file is there with this size and hash.
+pub(crate) fn holds(path: &Path, bytes: u64, blake3_hex: &str) -> Result<bool, Error> {
+    match fs_err::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error.into()),
+        Ok(metadata) if !metadata.is_file() || metadata.len() != bytes => Ok(false),
+        Ok(_) => Ok(hash_file(path)? == blake3_hex),
+    }
+}
+
+/// BLAKE3 of a file, hexadecimal, read in pieces.
+pub(crate) fn hash_file(path: &Path) -> Result<String, Error> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(fs_err::File::open(path)?)?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Removes a file; it is fine if it is not there.
+pub(crate) fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs_err::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Removes the files of `folder` for which `remove` says so by name, and syncs the folder.
+pub(crate) fn remove_files(folder: &Path, remove: impl Fn(&str) -> bool) -> Result<(), Error> {
+    for entry in fs_err::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(&remove) {
+            tracing::info!(path = %entry.path().display(), "removing a leftover");
+            remove_if_there(&entry.path())?;
+        }
+    }
+    Ok(fs_err::File::open(folder)?.sync_all()?)
+}
+
+/// Removes temporary files whose process is gone: of this machine only, for others cannot be asked.
+pub(crate) fn remove_dead(root: &Path) -> Result<(), Error> {
+    let machine = machine();
+    remove_files(&root.join(PRIVATE).join("tmp"), |nonce| {
+        let mut parts = nonce.split('-');
+        let (of, process) = (parts.next(), parts.next().and_then(|part| part.parse::<u32>().ok()));
+        let Some(process) = process.filter(|_| of == Some(&machine)) else { return false };
+        Path::new("/proc/self").exists() && !Path::new("/proc").join(process.to_string()).exists()
+    })
+}
+
+/// Syncs the folder that a path lies in.
+fn sync_parent(path: &Path) -> Result<(), Error> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Ok(fs_err::File::open(parent)?.sync_all()?)
+}
+
+/// Names the boot and the process namespace in which process ids mean something.
+fn machine() -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default());
+    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    hasher.update(namespace.as_os_str().as_encoded_bytes());
+    hasher.finalize().to_hex()[..8].to_owned()
+}

@@ -1,0 +1,289 @@
+//! Row groups in memory: what is collected before it is written, and what decoding gives.
+
+use crate::list::List;
+use crate::shard_reader::ShardReader;
+use crate::shard_schema::{
+    COUNTS, ENTROPY, GOLD_LOG_PROB, INPUT_IDS, KEY, LOG_PARTITIONS, LOG_PROBS, LOG_SUM_EXP, POSITIONS,
+    SOURCE, TAIL_LOG_MASS, TOKEN_IDS,
+};
+use crate::shard_writer::Column;
+use crate::validate::Validator;
+use crate::{Error, LabelLimits, ReadLimits, Sequence, SequenceKey, SequenceLabels};
+
+/// A row group of sequences; label groups begin with the same columns.
+#[derive(Debug, Default)]
+pub(crate) struct SequenceGroup {
+    keys: Vec<SequenceKey>,
+    sources: Vec<Option<String>>,
+    input_ids: List<i32>,
+    positions: List<i32>,
+}
+
+/// Key and sizes of a row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowSize {
+    pub(crate) key: SequenceKey,
+    pub(crate) input_tokens: usize,
+    pub(crate) labelled_tokens: usize,
+}
+
+impl SequenceGroup {
+    pub(crate) fn push(&mut self, source: Option<String>, input_ids: &[i32], positions: &[i32]) {
+        self.keys.push(SequenceKey::of(input_ids));
+        self.sources.push(source);
+        self.input_ids.push(input_ids);
+        self.positions.push(positions);
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.keys.len()
+    }
+
+    pub(crate) fn input_tokens(&self) -> usize {
+        self.input_ids.values.len()
+    }
+
+    pub(crate) fn labelled_tokens(&self) -> usize {
+        self.positions.values.len()
+    }
+
+    pub(crate) fn columns(&self) -> [Column<'_>; 4] {
+        [
+            Column::Keys(&self.keys),
+            Column::Texts(&self.sources),
+            Column::Ints(&self.input_ids),
+            Column::Ints(&self.positions),
+        ]
+    }
+
+    /// Decodes and checks a row group of a sequence shard.
+    pub(crate) fn read(
+        shard: &ShardReader,
+        group: usize,
+        vocab_size: u32,
+        limits: &ReadLimits,
+    ) -> Result<Self, Error> {
+        shard.decode(group, |pages, chunks| {
+            let this = Self {
+                keys: pages.keys(chunks[KEY])?,
+                sources: pages.texts(chunks[SOURCE])?,
+                input_ids: pages.list(chunks[INPUT_IDS])?,
+                positions: pages.list(chunks[POSITIONS])?,
+            };
+            for row in 0..this.rows() {
+                let within = |error: Error| error.within(format_args!("row {row}"));
+                this.check_row(row, limits)
+                    .and_then(|()| {
+                        crate::validate::sequence(
+                            this.input_ids.row(row),
+                            this.positions.row(row),
+                            vocab_size,
+                        )
+                    })
+                    .map_err(within)?;
+            }
+            Ok(this)
+        })
+    }
+
+    /// Checks what does not depend on the vocabulary.
+    fn check_row(&self, row: usize, limits: &ReadLimits) -> Result<(), Error> {
+        let tokens = self.input_ids.row_len(row);
+        if tokens > limits.sequence_tokens {
+            return Err(Error::bad(
+                "input_ids",
+                format_args!("at most {} ids", limits.sequence_tokens),
+                tokens,
+            ));
+        }
+        let key = SequenceKey::of(self.input_ids.row(row));
+        if key != self.keys[row] {
+            return Err(Error::bad("sequence_key", format_args!("{key}, as of input_ids"), self.keys[row]));
+        }
+        Ok(())
+    }
+
+    /// A copy of a row.
+    pub(crate) fn sequence(&self, row: usize) -> Sequence {
+        Sequence {
+            source: self.sources[row].clone(),
+            input_ids: self.input_ids.row(row).to_vec(),
+            positions: self.positions.row(row).to_vec(),
+        }
+    }
+}
+
+/// Decodes only the keys and the sizes of a row group of either kind of shard.
+pub(crate) fn row_sizes(shard: &ShardReader, group: usize) -> Result<Vec<RowSize>, Error> {
+    shard.decode(group, |pages, chunks| {
+        let keys = pages.keys(chunks[KEY])?;
+        let input_ids = pages.list::<i32>(chunks[INPUT_IDS])?;
+        let positions = pages.list::<i32>(chunks[POSITIONS])?;
+        let size = |(row, key)| RowSize {
+            key,
+            input_tokens: input_ids.row_len(row),
+            labelled_tokens: positions.row_len(row),
+        };
+        Ok(keys.into_iter().enumerate().map(size).collect())
+    })
+}
+
+/// A row group of labels.
+#[derive(Debug)]
+pub(crate) struct LabelGroup {
+    pub(crate) sequences: SequenceGroup,
+    counts: List<i32>,
+    token_ids: List<i32>,
+    log_probs: List<f32>,
+    log_sum_exp: List<f32>,
+    tail_log_mass: List<f32>,
+    entropy: List<f32>,
+    gold_log_prob: List<f32>,
+    log_partitions: Vec<List<f32>>,
+}
+
+impl LabelGroup {
+    /// An empty row group for labels with this many extra temperatures.
+    pub(crate) fn new(temperatures: usize) -> Self {
+        Self {
+            sequences: SequenceGroup::default(),
+            counts: List::default(),
+            token_ids: List::default(),
+            log_probs: List::default(),
+            log_sum_exp: List::default(),
+            tail_log_mass: List::default(),
+            entropy: List::default(),
+            gold_log_prob: List::default(),
+            log_partitions: vec![List::default(); temperatures],
+        }
+    }
+
+    pub(crate) fn push(&mut self, labels: &SequenceLabels) {
+        self.sequences.push(labels.source.clone(), &labels.input_ids, &labels.positions);
+        self.counts.push(&labels.counts);
+        self.token_ids.push(&labels.token_ids);
+        self.log_probs.push(&labels.log_probs);
+        self.log_sum_exp.push(&labels.log_sum_exp);
+        self.tail_log_mass.push(&labels.tail_log_mass);
+        self.entropy.push(&labels.entropy);
+        self.gold_log_prob.push(&labels.gold_log_prob);
+        for (column, row) in self.log_partitions.iter_mut().zip(&labels.log_partitions) {
+            column.push(row);
+        }
+    }
+
+    pub(crate) fn columns(&self) -> Vec<Column<'_>> {
+        let mut columns = Vec::from(self.sequences.columns());
+        columns.extend([&self.counts, &self.token_ids].map(Column::Ints));
+        let floats =
+            [&self.log_probs, &self.log_sum_exp, &self.tail_log_mass, &self.entropy, &self.gold_log_prob];
+        columns.extend(floats.map(Column::Floats));
+        columns.extend(self.log_partitions.iter().map(Column::Floats));
+        columns
+    }
+
+    /// Decodes and checks a row group of a label shard.
+    pub(crate) fn read(
+        shard: &ShardReader,
+        group: usize,
+        labels: &LabelLimits,
+        limits: &ReadLimits,
+    ) -> Result<Self, Error> {
+        shard.decode(group, |pages, chunks| {
+            let this = Self {
+                sequences: SequenceGroup {
+                    keys: pages.keys(chunks[KEY])?,
+                    sources: pages.texts(chunks[SOURCE])?,
+                    input_ids: pages.list(chunks[INPUT_IDS])?,
+                    positions: pages.list(chunks[POSITIONS])?,
+                },
+                counts: pages.list(chunks[COUNTS])?,
+                token_ids: pages.list(chunks[TOKEN_IDS])?,
+                log_probs: pages.list(chunks[LOG_PROBS])?,
+                log_sum_exp: pages.list(chunks[LOG_SUM_EXP])?,
+                tail_log_mass: pages.list(chunks[TAIL_LOG_MASS])?,
+                entropy: pages.list(chunks[ENTROPY])?,
+                gold_log_prob: pages.list(chunks[GOLD_LOG_PROB])?,
+                log_partitions: chunks[LOG_PARTITIONS..]
+                    .iter()
+                    .map(|chunk| pages.list(*chunk))
+                    .collect::<Result<_, _>>()?,
+            };
+            let mut validator = Validator::new(labels);
+            for row in 0..this.sequences.rows() {
+                this.sequences
+                    .check_row(row, limits)
+                    .and_then(|()| validator.labels(&this.row(row)))
+                    .map_err(|error| error.within(format_args!("row {row}")))?;
+            }
+            Ok(this)
+        })
+    }
+
+    /// A view of a row.
+    fn row(&self, row: usize) -> LabelsView<'_> {
+        LabelsView {
+            input_ids: self.sequences.input_ids.row(row),
+            positions: self.sequences.positions.row(row),
+            counts: self.counts.row(row),
+            token_ids: self.token_ids.row(row),
+            log_probs: self.log_probs.row(row),
+            log_sum_exp: self.log_sum_exp.row(row),
+            tail_log_mass: self.tail_log_mass.row(row),
+            entropy: self.entropy.row(row),
+            gold_log_prob: self.gold_log_prob.row(row),
+            log_partitions: self.log_partitions.iter().map(|column| column.row(row)).collect(),
+        }
+    }
+
+    /// A copy of a row.
+    pub(crate) fn labels(&self, row: usize) -> SequenceLabels {
+        let view = self.row(row);
+        SequenceLabels {
+            source: self.sequences.sources[row].clone(),
+            input_ids: view.input_ids.to_vec(),
+            positions: view.positions.to_vec(),
+            counts: view.counts.to_vec(),
+            token_ids: view.token_ids.to_vec(),
+            log_probs: view.log_probs.to_vec(),
+            log_sum_exp: view.log_sum_exp.to_vec(),
+            tail_log_mass: view.tail_log_mass.to_vec(),
+            entropy: view.entropy.to_vec(),
+            gold_log_prob: view.gold_log_prob.to_vec(),
+            log_partitions: view.log_partitions.into_iter().map(<[f32]>::to_vec).collect(),
+            sample_counts: None,
+        }
+    }
+}
+
+/// Labels of one sequence, borrowed: see [`SequenceLabels`] for the fields.
+#[derive(Debug)]
+pub(crate) struct LabelsView<'a> {
+    pub(crate) input_ids: &'a [i32],
+    pub(crate) positions: &'a [i32],
+    pub(crate) counts: &'a [i32],
+    pub(crate) token_ids: &'a [i32],
+    pub(crate) log_probs: &'a [f32],
+    pub(crate) log_sum_exp: &'a [f32],
+    pub(crate) tail_log_mass: &'a [f32],
+    pub(crate) entropy: &'a [f32],
+    pub(crate) gold_log_prob: &'a [f32],
+    pub(crate) log_partitions: Vec<&'a [f32]>,
+}
+
+impl<'a> From<&'a SequenceLabels> for LabelsView<'a> {
+    fn from(labels: &'a SequenceLabels) -> Self {
+        Self {
+            input_ids: &labels.input_ids,
+            positions: &labels.positions,
+            counts: &labels.counts,
+            token_ids: &labels.token_ids,
+            log_probs: &labels.log_probs,
+            log_sum_exp: &labels.log_sum_exp,
+            tail_log_mass: &labels.tail_log_mass,
+            entropy: &labels.entropy,
+            gold_log_prob: &labels.gold_log_prob,
+            log_partitions: labels.log_partitions.iter().map(Vec::as_slice).collect(),
+        }
+    }
+}

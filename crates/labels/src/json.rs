@@ -1,0 +1,89 @@
+//! The small JSON files: pretty-printed, deterministic, without time stamps, compared key by key.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::Error;
+use crate::error::quoted;
+
+/// A JSON file larger than this is refused before it is parsed.
+const MAX_BYTES: u64 = 256 << 20;
+
+/// Pretty-printed JSON with a newline at its end.
+pub(crate) fn to_bytes(value: &impl Serialize) -> Vec<u8> {
+    let mut bytes =
+        serde_json::to_vec_pretty(value).expect("our own structs have text keys and finite floats");
+    bytes.push(b'\n');
+    bytes
+}
+
+/// Reads a whole file that is small by its nature.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    let bytes = fs_err::metadata(path)?.len();
+    if bytes > MAX_BYTES {
+        return Err(Error::bad(quoted(path), format_args!("at most {MAX_BYTES} bytes"), bytes));
+    }
+    Ok(fs_err::read(path)?)
+}
+
+/// Checks `format` and `version`, then parses the rest.
+pub(crate) fn parse<T: DeserializeOwned>(
+    path: &Path,
+    bytes: &[u8],
+    format: &str,
+    version: u32,
+) -> Result<T, Error> {
+    let bad = |error: serde_json::Error| Error::bad(quoted(path), format_args!("a {format} file"), error);
+    let value: Value = serde_json::from_slice(bytes).map_err(bad)?;
+    if value.get("format").and_then(Value::as_str) != Some(format) {
+        return Err(Error::bad(quoted(path), format_args!("format \"{format}\""), show(value.get("format"))));
+    }
+    if value.get("version").and_then(Value::as_u64) != Some(version.into()) {
+        return Err(Error::bad(quoted(path), format_args!("version {version}"), show(value.get("version"))));
+    }
+    serde_json::from_slice(bytes).map_err(bad)
+}
+
+/// One line for each key whose value differs, by dotted path.
+pub(crate) fn differences<T: Serialize>(expected: &T, found: &T) -> Vec<String> {
+    let flat = |value: &T| {
+        let mut keys = BTreeMap::new();
+        let value = serde_json::to_value(value).expect("our own structs have text keys and finite floats");
+        flatten("", value, &mut keys);
+        keys
+    };
+    let (expected, found) = (flat(expected), flat(found));
+    let mut keys: Vec<&String> = expected.keys().chain(found.keys()).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys.into_iter()
+        .filter(|key| expected.get(*key) != found.get(*key))
+        .map(|key| format!("{key}: expected {}, found {}", show(expected.get(key)), show(found.get(key))))
+        .collect()
+}
+
+/// Objects become dotted keys; arrays stay one value.
+fn flatten(prefix: &str, value: Value, keys: &mut BTreeMap<String, Value>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let key = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
+                flatten(&key, value, keys);
+            }
+        }
+        value => {
+            keys.insert(prefix.to_owned(), value);
+        }
+    }
+}
+
+/// A value in a message; long ones are cut.
+fn show(value: Option<&Value>) -> String {
+    const SHOWN: usize = 100;
+    let text = value.map_or_else(|| "nothing".to_owned(), Value::to_string);
+    if text.chars().count() <= SHOWN { text } else { text.chars().take(SHOWN).chain(['…']).collect() }
+}

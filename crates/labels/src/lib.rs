@@ -1,0 +1,118 @@
+//! The label and sequence formats of softshard: schema, writer, mapped reader, manifest, commit, verify.
+//!
+//! Sequences are token ids with a loss mask. Labels say what a teacher thinks of each masked position: its most probable
+//! tokens with exact full-vocabulary log-probabilities, the mass that was cut off, log-sum-exp and entropy. Both are
+//! folders of Parquet files with a manifest that is written last; docs/label-format.md describes them byte by byte.
+//!
+//! Writing: [`SequenceWriter`], and [`LabelWriter`], which many processes may use on one folder and which resumes after
+//! any crash to the same bytes. Reading: [`SequenceDataset`], and [`LabelDataset`], which verifies every file before it
+//! trusts it and finds labels by [`SequenceKey`]. This crate needs no tensor library: it is what another team depends
+//! on to read our labels.
+//!
+//! ```
+//! use std::collections::BTreeMap;
+//! use softshard_labels::{
+//!     LabelDataset, LabelPlan, LabelWriter, Selection, SequenceLabels, TeacherIdentity, Tokenizer,
+//! };
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! let plan = LabelPlan {
+//!     format: LabelPlan::FORMAT.to_owned(),
+//!     version: LabelPlan::VERSION,
+//!     sequences: "the hash of the sequence manifest".to_owned(),
+//!     shards: LabelPlan::ranges(1, 1000),
+//!     split: "train".to_owned(),
+//!     tokenizer: Tokenizer {
+//!         vocabulary_blake3: "its hash".to_owned(),
+//!         vocab_size: 4,
+//!         special_ids: BTreeMap::new(),
+//!         normalizer_blake3: "its hash".to_owned(),
+//!         chat_template_blake3: None,
+//!     },
+//!     template: "alpaca".to_owned(),
+//!     teacher: TeacherIdentity {
+//!         config_blake3: "its hash".to_owned(),
+//!         weights_blake3: "its hash".to_owned(),
+//!         adapter_blake3: None,
+//!         dtype: "f32".to_owned(),
+//!         vocab_size: 4,
+//!     },
+//!     selection: Selection::TopK { k: 2 },
+//!     mantissa_bits: LabelPlan::DEFAULT_MANTISSA_BITS,
+//!     temperatures: vec![],
+//!     seed: 0,
+//!     row_group_tokens: LabelPlan::DEFAULT_ROW_GROUP_TOKENS,
+//! };
+//!
+//! // The teacher gives the tokens 0..4 the probabilities 1/2, 1/4, 1/8, 1/8 at position 1, where token 1 stands.
+//! let labels = SequenceLabels {
+//!     source: None,
+//!     input_ids: vec![3, 1],
+//!     positions: vec![1],
+//!     counts: vec![2],
+//!     token_ids: vec![0, 1],
+//!     log_probs: vec![0.5f32.ln(), 0.25f32.ln()],
+//!     log_sum_exp: vec![0.0],
+//!     tail_log_mass: vec![0.25f32.ln()],
+//!     entropy: vec![1.75 * 2f32.ln()],
+//!     gold_log_prob: vec![0.25f32.ln()],
+//!     log_partitions: vec![],
+//!     sample_counts: None,
+//! };
+//! let key = labels.key();
+//!
+//! let writer = LabelWriter::create_or_resume(&folder, plan)?;
+//! for index in writer.missing()? {
+//!     let mut shard = writer.shard(index)?;
+//!     shard.push(labels.clone())?;
+//!     shard.commit()?;
+//! }
+//! writer.finish()?;
+//!
+//! let dataset = LabelDataset::open(&folder)?;
+//! assert_eq!(dataset.token_counts(0), (2, 1));
+//! assert_eq!(dataset.get(&key)?.token_ids, [0, 1]);
+//! # Ok(())
+//! # }
+//! ```
+
+mod card;
+mod dataset;
+mod durable;
+mod error;
+mod groups;
+mod json;
+mod key;
+mod labels;
+mod limits;
+mod list;
+mod manifest;
+mod map;
+mod pages;
+mod parallel;
+mod plan;
+mod rounding;
+mod sequence;
+mod sequence_dataset;
+mod sequence_writer;
+mod shard_reader;
+mod shard_schema;
+mod shard_writer;
+mod thrift;
+mod tokenizer;
+mod validate;
+mod writer;
+
+pub use dataset::LabelDataset;
+pub use error::{Bad, Error};
+pub use key::SequenceKey;
+pub use labels::{LabelLimits, SequenceLabels};
+pub use limits::ReadLimits;
+pub use manifest::{LabelsManifest, SequencesInfo, SequencesManifest, ShardRecord};
+pub use plan::{LabelPlan, Selection, TeacherIdentity};
+pub use sequence::Sequence;
+pub use sequence_dataset::SequenceDataset;
+pub use sequence_writer::SequenceWriter;
+pub use tokenizer::Tokenizer;
+pub use writer::{Commit, LabelWriter, ShardWriter};

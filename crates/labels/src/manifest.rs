@@ -1,0 +1,185 @@
+//! Manifests: written last, so a manifest means a finished dataset.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{HINT_DAMAGED, quoted};
+use crate::{Error, LabelPlan, ReadLimits, Tokenizer, json};
+
+/// One data file, as manifests and commits describe it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardRecord {
+    /// Plain name of the file, below `data/`.
+    pub file: String,
+    /// Sequences.
+    pub rows: u64,
+    /// Tokens of the sequences.
+    pub input_tokens: u64,
+    /// Labelled positions.
+    pub labelled_tokens: u64,
+    /// Size of the file.
+    pub bytes: u64,
+    /// BLAKE3 of the file, hexadecimal.
+    pub blake3: String,
+    /// SHA-256 of the file, hexadecimal: what object stores and hubs list.
+    pub sha256: String,
+}
+
+/// `manifest.json` of a label dataset.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LabelsManifest {
+    /// Always [`LabelsManifest::FORMAT`].
+    pub format: String,
+    /// Always [`LabelsManifest::VERSION`].
+    pub version: u32,
+    /// BLAKE3 of `_softshard/plan.json`, hexadecimal; every shard carries it.
+    pub plan_blake3: String,
+    /// The plan itself: tokenizer, template, teacher, selection.
+    pub plan: LabelPlan,
+    /// Sequences in all.
+    pub rows: u64,
+    /// Tokens of the sequences in all.
+    pub input_tokens: u64,
+    /// Labelled positions in all.
+    pub labelled_tokens: u64,
+    /// The data files, by shard index.
+    pub shards: Vec<ShardRecord>,
+}
+
+/// `manifest.json` of a sequence dataset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SequencesManifest {
+    /// Always [`SequencesManifest::FORMAT`].
+    pub format: String,
+    /// Always [`SequencesManifest::VERSION`].
+    pub version: u32,
+    /// Where the sequences come from.
+    pub info: SequencesInfo,
+    /// Sequences in all.
+    pub rows: u64,
+    /// Tokens in all.
+    pub input_tokens: u64,
+    /// Positions of the loss masks in all.
+    pub labelled_tokens: u64,
+    /// The data files, in order.
+    pub shards: Vec<ShardRecord>,
+}
+
+/// Where sequences come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SequencesInfo {
+    /// The tokenizer that made the ids.
+    pub tokenizer: Tokenizer,
+    /// Name of the prompt template.
+    pub template: String,
+    /// The split, as `train`.
+    pub split: String,
+    /// Seed of every random choice.
+    pub seed: u64,
+}
+
+impl LabelsManifest {
+    /// Format name of the manifest and of the shards.
+    pub const FORMAT: &'static str = "softshard-labels";
+    /// Version of the manifest and of the shards.
+    pub const VERSION: u32 = 1;
+}
+
+impl SequencesManifest {
+    /// Format name of the manifest and of the shards.
+    pub const FORMAT: &'static str = "softshard-sequences";
+    /// Version of the manifest and of the shards.
+    pub const VERSION: u32 = 1;
+}
+
+/// Sums of rows, input tokens and labelled tokens; `None` if a sum overflows.
+pub(crate) fn totals(shards: &[ShardRecord]) -> Option<[u64; 3]> {
+    shards.iter().try_fold([0u64; 3], |[rows, input, labelled], shard| {
+        Some([
+            rows.checked_add(shard.rows)?,
+            input.checked_add(shard.input_tokens)?,
+            labelled.checked_add(shard.labelled_tokens)?,
+        ])
+    })
+}
+
+/// Name of a data file: `labels-00017-of-00128-<12 hex>.parquet`.
+pub(crate) fn file_name(stem: &str, index: usize, count: usize, blake3_hex: &str) -> String {
+    format!("{stem}-{index:05}-of-{count:05}-{}.parquet", &blake3_hex[..12])
+}
+
+/// Whether `name` is one that [`file_name`] could have made for this stem.
+pub(crate) fn is_data_file(stem: &str, name: &str) -> bool {
+    name.strip_prefix(stem).is_some_and(|rest| rest.starts_with('-')) && name.ends_with(".parquet")
+}
+
+/// Reads `manifest.json` and gives its bytes.
+pub(crate) fn read_manifest(dir: &Path) -> Result<(PathBuf, Vec<u8>), Error> {
+    let path = dir.join("manifest.json");
+    match fs_err::symlink_metadata(&path) {
+        Ok(metadata) if metadata.is_file() => json::read(&path).map(|bytes| (path, bytes)),
+        Ok(_) => Err(Error::bad(quoted(&path), "a regular file", "a link or a folder")),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let hint = "the dataset is not finished, or this is not a dataset: run the stage that writes it";
+            Err(Error::bad(quoted(dir), "a finished dataset", "no manifest.json").hint(hint))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Checks that the manifest's names are those that its hashes and order give, and that `data/` holds just these.
+pub(crate) fn check_files(
+    dir: &Path,
+    stem: &str,
+    shards: &[ShardRecord],
+    limits: &ReadLimits,
+) -> Result<(), Error> {
+    let manifest = quoted(&dir.join("manifest.json"));
+    if shards.len() > limits.shards {
+        return Err(Error::bad(manifest, format_args!("at most {} shards", limits.shards), shards.len()));
+    }
+    for (index, shard) in shards.iter().enumerate() {
+        let place = format!("{manifest} shard {index}");
+        for (field, hash) in [("blake3", &shard.blake3), ("sha256", &shard.sha256)] {
+            if hash.len() != 64 || !hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+                let expected = format!("{field} as 64 hexadecimal digits");
+                return Err(Error::bad(place, expected, format_args!("{hash:?}")));
+            }
+        }
+        let name = file_name(stem, index, shards.len(), &shard.blake3);
+        if shard.file != name {
+            return Err(Error::bad(place, format_args!("file {name:?}"), format_args!("{:?}", shard.file)));
+        }
+    }
+    check_folder(&dir.join("data"), shards)
+}
+
+/// Checks that the folder holds the files of the manifest and nothing else, no links.
+fn check_folder(data: &Path, shards: &[ShardRecord]) -> Result<(), Error> {
+    let metadata = fs_err::symlink_metadata(data)?;
+    if !metadata.is_dir() {
+        return Err(Error::bad(quoted(data), "a folder", "a link or a file"));
+    }
+    let mut missing: BTreeSet<&str> = shards.iter().map(|shard| shard.file.as_str()).collect();
+    for entry in fs_err::read_dir(data)? {
+        let entry = entry?;
+        if !entry.file_name().to_str().is_some_and(|name| missing.remove(name)) {
+            let found = format!("`{}`", entry.file_name().to_string_lossy());
+            return Err(Error::bad(quoted(data), "only the shards of the manifest", found).hint(HINT_DAMAGED));
+        }
+        if !entry.file_type()?.is_file() {
+            return Err(Error::bad(quoted(&entry.path()), "a regular file", "a link or a folder"));
+        }
+    }
+    match missing.first() {
+        None => Ok(()),
+        Some(name) => {
+            Err(Error::bad(quoted(data), format_args!("shard `{name}`"), "none").hint(HINT_DAMAGED))
+        }
+    }
+}

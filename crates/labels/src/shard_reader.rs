@@ -1,0 +1,219 @@
+//! Reads one Parquet file of a dataset: hash, map, footer, limits, and then row groups.
+
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
+
+use crate::error::HINT_DAMAGED;
+use crate::pages::{Chunk, PageDecoder};
+use crate::shard_schema::ShardSchema;
+use crate::shard_writer::ROW_GROUP_HASHES;
+use crate::thrift::Thrift;
+use crate::{Error, ReadLimits, ShardRecord, durable, map};
+
+const MAGIC: &[u8] = b"PAR1";
+/// The size of the footer and the magic bytes.
+const TAIL: usize = 8;
+
+/// A shard whose whole-file hash was checked, mapped into memory.
+#[derive(Debug)]
+pub(crate) struct ShardReader {
+    /// As it stands in messages: ``shard `name` ``.
+    place: String,
+    bytes: Bytes,
+    metadata: ParquetMetaData,
+    groups: Vec<Group>,
+    row_group_bytes: usize,
+}
+
+/// Where a row group lies, and what its bytes must be.
+#[derive(Debug)]
+struct Group {
+    range: Range<usize>,
+    rows: usize,
+    blake3: String,
+    verified: AtomicBool,
+}
+
+impl ShardReader {
+    /// Checks size and hash, then maps the file and checks its footer against schema and limits.
+    pub(crate) fn open(
+        path: &Path,
+        record: &ShardRecord,
+        schema: &ShardSchema,
+        limits: &ReadLimits,
+    ) -> Result<Self, Error> {
+        let place = format!("shard `{}`", record.file);
+        let size = fs_err::metadata(path)?.len();
+        if size != record.bytes {
+            return Err(Error::bad(place, format_args!("{} bytes", record.bytes), size).hint(HINT_DAMAGED));
+        }
+        let hash = durable::hash_file(path)?;
+        if hash != record.blake3 {
+            return Err(Error::bad(place, format_args!("BLAKE3 {}", record.blake3), hash).hint(HINT_DAMAGED));
+        }
+        Self::from_bytes(map::map(path)?, record, schema, limits).map_err(|error| error.within(place))
+    }
+
+    /// Reads and checks the footer.
+    fn from_bytes(
+        bytes: Bytes,
+        record: &ShardRecord,
+        schema: &ShardSchema,
+        limits: &ReadLimits,
+    ) -> Result<Self, Error> {
+        let metadata = guarded(|| read_footer(&bytes, limits.footer_bytes))?;
+        if metadata.file_metadata().schema_descr().root_schema() != schema.message.as_ref() {
+            let mut found = Vec::new();
+            parquet::schema::printer::print_schema(&mut found, metadata.file_metadata().schema());
+            let found = String::from_utf8_lossy(&found).split_whitespace().collect::<Vec<_>>().join(" ");
+            return Err(Error::bad("schema", "the columns of the format", found));
+        }
+        for (key, value) in &schema.key_values {
+            let found = key_value(&metadata, key)?;
+            if found != value {
+                return Err(Error::bad(format_args!("key-value {key}"), value, found));
+            }
+        }
+        let groups = read_groups(&metadata, bytes.len(), limits)?;
+        let rows: usize = groups.iter().map(|group| group.rows).sum();
+        if u64::try_from(rows) != Ok(record.rows) {
+            return Err(Error::bad("row groups", format_args!("{} rows", record.rows), rows));
+        }
+        let place = format!("shard `{}`", record.file);
+        Ok(Self { place, bytes, metadata, groups, row_group_bytes: limits.row_group_bytes })
+    }
+
+    /// Number of row groups.
+    pub(crate) fn groups(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// Rows of a row group.
+    pub(crate) fn group_rows(&self, group: usize) -> usize {
+        self.groups[group].rows
+    }
+
+    /// Decodes a row group: `decode` gets a decoder and the column chunks. Its bytes are hashed before the first time.
+    pub(crate) fn decode<T>(
+        &self,
+        index: usize,
+        decode: impl FnOnce(&mut PageDecoder, &[Chunk<'_>]) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let within = |error: Error| error.within(format_args!("{} row group {index}", self.place));
+        let group = &self.groups[index];
+        if !group.verified.load(Ordering::Relaxed) {
+            let hash = blake3::hash(&self.bytes[group.range.clone()]).to_hex();
+            if hash.as_str() != group.blake3 {
+                let expected = format!("BLAKE3 {}", group.blake3);
+                return Err(within(Error::bad("bytes", expected, hash).hint(HINT_DAMAGED)));
+            }
+            group.verified.store(true, Ordering::Relaxed);
+        }
+        guarded(|| {
+            let mut start = group.range.start;
+            let mut chunks = Vec::new();
+            for column in self.metadata.row_group(index).columns() {
+                let end = start + usize::try_from(column.compressed_size()).expect("checked at open");
+                chunks.push(Chunk { bytes: &self.bytes[start..end], compression: column.compression() });
+                start = end;
+            }
+            decode(&mut PageDecoder::new(group.rows, self.row_group_bytes)?, &chunks)
+        })
+        .map_err(within)
+    }
+}
+
+/// Turns a panic of a decoder into an error.
+fn guarded<T>(decode: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        Err(Error::bad("decoder", "readable data", format_args!("a panic: {text}")))
+    })
+}
+
+/// Parses the footer, after a walk over it that finds sizes which are not there.
+fn read_footer(bytes: &Bytes, max_bytes: usize) -> Result<ParquetMetaData, Error> {
+    let not_parquet = || Error::bad("footer", "a Parquet file", "other bytes");
+    let body = bytes.len().checked_sub(MAGIC.len() + TAIL).ok_or_else(not_parquet)?;
+    let (rest, tail) = bytes.split_at(bytes.len() - TAIL);
+    if !bytes.starts_with(MAGIC) || tail[4..] != *MAGIC {
+        return Err(not_parquet());
+    }
+    let size = u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]);
+    let size = usize::try_from(size).map_err(|_| not_parquet())?;
+    if size > body.min(max_bytes) {
+        return Err(Error::bad("footer", format_args!("at most {} bytes", body.min(max_bytes)), size));
+    }
+    let footer = &rest[rest.len() - size..];
+    let mut walk = Thrift::new(footer);
+    walk.fields(|thrift, _, kind| thrift.skip(kind)).map_err(|error| error.within("footer"))?;
+    ParquetMetaDataReader::decode_metadata(footer)
+        .map_err(|error| Error::bad("footer", "Parquet metadata", error))
+}
+
+/// Checks limits, places and hashes of the row groups.
+fn read_groups(
+    metadata: &ParquetMetaData,
+    file_bytes: usize,
+    limits: &ReadLimits,
+) -> Result<Vec<Group>, Error> {
+    let hashes = key_value(metadata, ROW_GROUP_HASHES)?;
+    let hashes: Vec<String> = serde_json::from_str(hashes).map_err(|error| {
+        Error::bad(format_args!("key-value {ROW_GROUP_HASHES}"), "a list of hashes", error)
+    })?;
+    if hashes.len() != metadata.num_row_groups() {
+        let expected = format!("{} hashes", metadata.num_row_groups());
+        return Err(Error::bad(format_args!("key-value {ROW_GROUP_HASHES}"), expected, hashes.len()));
+    }
+    let mut end = MAGIC.len();
+    let mut groups = Vec::with_capacity(hashes.len());
+    for (index, (group, blake3)) in metadata.row_groups().iter().zip(hashes).enumerate() {
+        let start = end;
+        let within = |error: Error| error.within(format_args!("row group {index}"));
+        end = group_end(group, start, file_bytes - TAIL).map_err(within)?;
+        let rows =
+            usize::try_from(group.num_rows()).ok().filter(|rows| (1..=limits.rows_per_group).contains(rows));
+        let rows = rows.ok_or_else(|| {
+            within(Error::bad("rows", format_args!("1..={}", limits.rows_per_group), group.num_rows()))
+        })?;
+        groups.push(Group { range: start..end, rows, blake3, verified: AtomicBool::new(false) });
+    }
+    Ok(groups)
+}
+
+/// Column chunks lie behind each other, from `start`; gives their end.
+fn group_end(group: &RowGroupMetaData, start: usize, file_end: usize) -> Result<usize, Error> {
+    let mut end = start;
+    for column in group.columns() {
+        let name = column.column_path().string();
+        let offset = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
+        if usize::try_from(offset) != Ok(end) {
+            return Err(Error::bad(format_args!("column {name}"), format_args!("offset {end}"), offset));
+        }
+        end = usize::try_from(column.compressed_size())
+            .ok()
+            .and_then(|size| end.checked_add(size))
+            .filter(|end| *end <= file_end)
+            .ok_or_else(|| {
+                let expected = format!("at most {} bytes", file_end - end);
+                Error::bad(format_args!("column {name}"), expected, column.compressed_size())
+            })?;
+    }
+    Ok(end)
+}
+
+fn key_value<'a>(metadata: &'a ParquetMetaData, key: &str) -> Result<&'a str, Error> {
+    let pairs = metadata.file_metadata().key_value_metadata();
+    let mut found = pairs.into_iter().flatten().filter(|pair| pair.key == key).map(|pair| &pair.value);
+    match (found.next(), found.next()) {
+        (Some(Some(value)), None) => Ok(value),
+        (None, _) => Err(Error::bad(format_args!("key-value {key}"), "a value", "none")),
+        _ => Err(Error::bad(format_args!("key-value {key}"), "one value", "another number")),
+    }
+}

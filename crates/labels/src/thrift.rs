@@ -1,0 +1,146 @@
+//! As much of Thrift's compact protocol as Parquet page headers need, on bytes that are not trusted.
+//!
+//! Ours, because the reader of the Parquet crate allocates what a header asks for before it looks at it.
+//! Source: thrift/doc/specs/thrift-compact-protocol.md.
+
+use crate::Error;
+
+/// Structures nest 7 deep in a Parquet footer.
+const MAX_DEPTH: usize = 16;
+
+/// Type of a field, as the protocol numbers them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kind(u8);
+
+impl Kind {
+    const TRUE: Self = Self(1);
+    const FALSE: Self = Self(2);
+    const BYTE: Self = Self(3);
+    const I16: Self = Self(4);
+    const I32: Self = Self(5);
+    const I64: Self = Self(6);
+    const DOUBLE: Self = Self(7);
+    const BINARY: Self = Self(8);
+    const LIST: Self = Self(9);
+    const SET: Self = Self(10);
+    const STRUCT: Self = Self(12);
+}
+
+/// A position in untrusted bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Thrift<'a> {
+    rest: &'a [u8],
+    depth: usize,
+}
+
+impl<'a> Thrift<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes, depth: 0 }
+    }
+
+    /// What was not read yet.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    /// Reads a structure: calls `field` with the id and type of each field, which it must read or skip.
+    pub(crate) fn fields(
+        &mut self,
+        mut field: impl FnMut(&mut Self, i16, Kind) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return Err(bad(format!("at most {MAX_DEPTH} nested structures"), "more"));
+        }
+        let mut id = 0i16;
+        loop {
+            let [byte] = self.take()?;
+            if byte == 0 {
+                self.depth -= 1;
+                return Ok(());
+            }
+            id = match byte >> 4 {
+                0 => i16::try_from(self.integer()?).map_err(|_| bad("a field id", "a larger number"))?,
+                step => {
+                    id.checked_add(i16::from(step)).ok_or_else(|| bad("a field id", "a larger number"))?
+                }
+            };
+            field(self, id, Kind(byte & 15))?;
+        }
+    }
+
+    /// Reads an integer field that is a size or a code: not negative.
+    pub(crate) fn size(&mut self, kind: Kind) -> Result<usize, Error> {
+        match kind {
+            Kind::I32 => usize::try_from(self.integer()?).map_err(|_| bad("a size", "a negative number")),
+            Kind(other) => Err(bad("a 32-bit integer", format_args!("a field of type {other}"))),
+        }
+    }
+
+    /// Goes over a value of any type.
+    pub(crate) fn skip(&mut self, kind: Kind) -> Result<(), Error> {
+        match kind {
+            Kind::TRUE | Kind::FALSE => Ok(()),
+            Kind::BYTE => self.take::<1>().map(drop),
+            Kind::I16 | Kind::I32 | Kind::I64 => self.varint().map(drop),
+            Kind::DOUBLE => self.take::<8>().map(drop),
+            Kind::BINARY => {
+                let length = usize::try_from(self.varint()?).map_err(|_| end())?;
+                self.rest = self.rest.get(length..).ok_or_else(end)?;
+                Ok(())
+            }
+            Kind::LIST | Kind::SET => self.skip_list(),
+            Kind::STRUCT => self.fields(|thrift, _, kind| thrift.skip(kind)),
+            Kind(other) => Err(bad("a Parquet field", format_args!("a field of type {other}"))),
+        }
+    }
+
+    fn skip_list(&mut self) -> Result<(), Error> {
+        let [byte] = self.take()?;
+        let element = Kind(byte & 15);
+        let size = match byte >> 4 {
+            15 => self.varint()?,
+            short => u64::from(short),
+        };
+        for _ in 0..size {
+            // Booleans take a byte in a list; so every element takes one, and a false size ends at the end of the bytes.
+            if element == Kind::TRUE || element == Kind::FALSE {
+                self.take::<1>().map(drop)?
+            } else {
+                self.skip(element)?
+            }
+        }
+        Ok(())
+    }
+
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], Error> {
+        let (bytes, rest) = self.rest.split_first_chunk::<N>().ok_or_else(end)?;
+        self.rest = rest;
+        Ok(*bytes)
+    }
+
+    fn integer(&mut self) -> Result<i64, Error> {
+        let zigzag = self.varint()?;
+        Ok((zigzag >> 1).cast_signed() ^ -(zigzag & 1).cast_signed())
+    }
+
+    fn varint(&mut self) -> Result<u64, Error> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let [byte] = self.take()?;
+            value |= u64::from(byte & 127) << shift;
+            if byte < 128 {
+                return Ok(value);
+            }
+        }
+        Err(bad("an integer of at most 64 bits", "a longer one"))
+    }
+}
+
+fn bad(expected: impl std::fmt::Display, found: impl std::fmt::Display) -> Error {
+    Error::bad("header", expected, found)
+}
+
+fn end() -> Error {
+    bad("more bytes", "the end")
+}

@@ -1,0 +1,206 @@
+//! What sequences and labels must hold, checked when they are written and again when they are read.
+
+use std::fmt;
+
+use crate::groups::LabelsView;
+use crate::{Error, LabelLimits, SequenceLabels};
+
+/// Kept and cut mass may differ from 1 by this much: sums of f32 exponentials, and a tail from f64.
+const MASS_TOLERANCE: f64 = 1e-3;
+/// Log-probabilities of one token, computed twice from f32 logits, relative to their size (at least 1 nat).
+const GOLD_TOLERANCE: f32 = 1e-3;
+
+/// Checks the ids and the loss mask of a sequence.
+pub(crate) fn sequence(input_ids: &[i32], positions: &[i32], vocab_size: u32) -> Result<(), Error> {
+    ids("input_ids", input_ids, vocab_size)?;
+    if positions.is_empty() {
+        return Err(Error::bad("positions", "at least one labelled position", "none"));
+    }
+    let length =
+        i32::try_from(input_ids.len()).map_err(|_| Error::bad("input_ids", "fewer ids", input_ids.len()))?;
+    let mut previous = 0;
+    for (index, &position) in positions.iter().enumerate() {
+        if position <= previous || position >= length {
+            let expected = format!("a position above {previous} and below {length}");
+            return Err(Error::bad(format_args!("positions[{index}]"), expected, position));
+        }
+        previous = position;
+    }
+    Ok(())
+}
+
+/// Checks labels of one plan; keeps scratch memory between sequences.
+pub(crate) struct Validator<'a> {
+    limits: &'a LabelLimits,
+    /// A bit for each id of the vocabulary, all 0 between positions.
+    seen: Vec<u64>,
+}
+
+impl<'a> Validator<'a> {
+    pub(crate) fn new(limits: &'a LabelLimits) -> Self {
+        Self { limits, seen: Vec::new() }
+    }
+
+    /// See [`SequenceLabels::validate`].
+    pub(crate) fn labels(&mut self, labels: &LabelsView<'_>) -> Result<(), Error> {
+        sequence(labels.input_ids, labels.positions, self.limits.input_vocab_size)?;
+        lengths(labels, self.limits)?;
+        ids("token_ids", labels.token_ids, self.limits.label_vocab_size)?;
+        let words = labels.token_ids.iter().max().map_or(0, |id| place(*id).0 + 1);
+        self.seen.resize(words.max(self.seen.len()), 0);
+        let mut start = 0;
+        for (&count, position) in labels.counts.iter().zip(labels.positions) {
+            let end = start + usize::try_from(count).expect("checked against its range by `lengths`");
+            let (ids, log_probs) = (&labels.token_ids[start..end], &labels.log_probs[start..end]);
+            entries(ids, log_probs)
+                .and_then(|()| self.unique(ids))
+                .map_err(|error| error.within(format_args!("position {position}")))?;
+            start = end;
+        }
+        let at = |field: &str, values: &[f32], holds: fn(f32) -> bool, expected: &str| match values
+            .iter()
+            .position(|value| !holds(*value))
+        {
+            None => Ok(()),
+            Some(index) => {
+                let place = format!("position {} {field}", labels.positions[index]);
+                Err(Error::bad(place, expected, values[index]))
+            }
+        };
+        at("log_sum_exp", labels.log_sum_exp, f32::is_finite, "a finite number")?;
+        at("tail_log_mass", labels.tail_log_mass, |mass| mass <= 0.0, "at most 0")?;
+        at("entropy", labels.entropy, |nats| nats.is_finite() && nats >= 0.0, "at least 0 and finite")?;
+        at("gold_log_prob", labels.gold_log_prob, is_log_prob, "at most 0 and finite")?;
+        for (index, partition) in labels.log_partitions.iter().enumerate() {
+            at(&format!("log_partitions[{index}]"), partition, f32::is_finite, "a finite number")?;
+        }
+        Ok(())
+    }
+
+    /// Checks that no id comes twice; `seen` has a bit for each of them.
+    fn unique(&mut self, ids: &[i32]) -> Result<(), Error> {
+        let mut twice = 0;
+        for &id in ids {
+            let (word, bit) = place(id);
+            twice |= self.seen[word] & bit;
+            self.seen[word] |= bit;
+        }
+        ids.iter().for_each(|id| self.seen[place(*id).0] = 0);
+        if twice == 0 {
+            return Ok(());
+        }
+        let mut sorted = ids.to_vec();
+        sorted.sort_unstable();
+        let id = sorted.windows(2).find(|pair| pair[0] == pair[1]).map_or(0, |pair| pair[0]);
+        Err(Error::bad("token_ids", "every id once", format_args!("{id} twice")))
+    }
+}
+
+/// Word and bit of an id that is in the vocabulary.
+fn place(id: i32) -> (usize, u64) {
+    let id = usize::try_from(id).expect("checked against the vocabulary");
+    (id / 64, 1 << (id % 64))
+}
+
+/// See [`SequenceLabels::validate_exact`]; the labels passed [`labels`] before.
+pub(crate) fn exact(labels: &SequenceLabels) -> Result<(), Error> {
+    let mut start = 0;
+    for (row, (&count, &position)) in labels.counts.iter().zip(&labels.positions).enumerate() {
+        let index = usize::try_from(position).expect("checked against the sequence");
+        let end = start + usize::try_from(count).expect("checked against its range");
+        let (ids, log_probs) = (&labels.token_ids[start..end], &labels.log_probs[start..end]);
+        start = end;
+
+        let kept: f64 = log_probs.iter().map(|log_prob| f64::from(*log_prob).exp()).sum();
+        let mass = kept + f64::from(labels.tail_log_mass[row]).exp();
+        if (mass - 1.0).abs() > MASS_TOLERANCE {
+            let place = format!("position {position} log_probs and tail_log_mass");
+            return Err(Error::bad(place, "a mass of 1 in all", format_args!("{mass:.4}")));
+        }
+
+        let gold = labels.gold_log_prob[row];
+        let tolerance = GOLD_TOLERANCE * gold.abs().max(1.0);
+        let place = || format!("position {position} gold_log_prob of id {}", labels.input_ids[index]);
+        let hint = "labels at a position describe the token that stands there, given the tokens before it";
+        match ids.iter().position(|id| *id == labels.input_ids[index]) {
+            Some(entry) if (log_probs[entry] - gold).abs() > tolerance => {
+                return Err(Error::bad(place(), log_probs[entry], gold).hint(hint));
+            }
+            None if gold > log_probs[log_probs.len() - 1] + tolerance => {
+                let expected = format!("at most {}, the least that was kept", log_probs[log_probs.len() - 1]);
+                return Err(Error::bad(place(), expected, gold).hint(hint));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// All lengths follow from `positions`, `counts` and the plan.
+fn lengths(labels: &LabelsView<'_>, limits: &LabelLimits) -> Result<(), Error> {
+    let positions = labels.positions.len();
+    same("counts", positions, labels.counts.len())?;
+    let [min, max] = limits.entries_per_position.map(i64::from);
+    let mut entries = 0usize;
+    for (&count, position) in labels.counts.iter().zip(labels.positions) {
+        let within = (min..=max).contains(&i64::from(count));
+        let Some(count) = usize::try_from(count).ok().filter(|_| within) else {
+            let expected = if min == max { min.to_string() } else { format!("{min}..={max}") };
+            return Err(Error::bad(format_args!("position {position} count"), expected, count));
+        };
+        entries += count;
+    }
+    same("token_ids", entries, labels.token_ids.len())?;
+    same("log_probs", entries, labels.log_probs.len())?;
+    same("log_sum_exp", positions, labels.log_sum_exp.len())?;
+    same("tail_log_mass", positions, labels.tail_log_mass.len())?;
+    same("entropy", positions, labels.entropy.len())?;
+    same("gold_log_prob", positions, labels.gold_log_prob.len())?;
+    if labels.log_partitions.len() != limits.temperatures {
+        let expected = format!("{} temperatures", limits.temperatures);
+        return Err(Error::bad("log_partitions", expected, labels.log_partitions.len()));
+    }
+    for (index, partition) in labels.log_partitions.iter().enumerate() {
+        same(format_args!("log_partitions[{index}]"), positions, partition.len())?;
+    }
+    Ok(())
+}
+
+fn same(field: impl fmt::Display, expected: usize, found: usize) -> Result<(), Error> {
+    if expected == found { Ok(()) } else { Err(Error::bad(field, format_args!("{expected} values"), found)) }
+}
+
+fn ids(field: &str, ids: &[i32], vocab_size: u32) -> Result<(), Error> {
+    let outside = |id: &i32| id.cast_unsigned() >= vocab_size;
+    match ids.iter().position(outside) {
+        None => Ok(()),
+        Some(index) => {
+            let expected = format!("an id in 0..{vocab_size}");
+            Err(Error::bad(format_args!("{field}[{index}]"), expected, ids[index]))
+        }
+    }
+}
+
+fn is_log_prob(value: f32) -> bool {
+    value.is_finite() && value <= 0.0
+}
+
+/// One position: log-probabilities at most 0 and falling, ties by id.
+fn entries(ids: &[i32], log_probs: &[f32]) -> Result<(), Error> {
+    let ordered = |(p, id): (&[f32], &[i32])| p[0] > p[1] || (p[0] == p[1] && id[0] < id[1]);
+    let pairs = || log_probs.windows(2).zip(ids.windows(2));
+    // Falling from at most 0 to a finite number: all in between are as well, and a NaN is in no order.
+    let ends = log_probs.first().into_iter().chain(log_probs.last());
+    if ends.copied().all(is_log_prob) && pairs().all(ordered) {
+        return Ok(());
+    }
+    if let Some(index) = log_probs.iter().position(|value| !is_log_prob(*value)) {
+        return Err(Error::bad(format_args!("log_probs[{index}]"), "at most 0 and finite", log_probs[index]));
+    }
+    let before = pairs()
+        .position(|pair| !ordered(pair))
+        .expect("every value is a log-probability, so two are not in order");
+    let expected = format!("entries after {} of id {}, falling, ties by id", log_probs[before], ids[before]);
+    let found = format!("{} of id {}", log_probs[before + 1], ids[before + 1]);
+    Err(Error::bad(format_args!("log_probs[{}]", before + 1), expected, found))
+}

@@ -1,0 +1,348 @@
+//! Writes a label dataset: plan first, then one commit for each shard, then the manifest.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::durable::{self, PRIVATE};
+use crate::error::quoted;
+use crate::groups::LabelGroup;
+use crate::manifest::{self, file_name, is_data_file, totals};
+use crate::rounding::{round_log_probs, sort_ties};
+use crate::shard_reader::ShardReader;
+use crate::shard_schema::ShardSchema;
+use crate::shard_writer::{ShardFile, WrittenFile};
+use crate::{
+    Error, LabelLimits, LabelPlan, LabelsManifest, ReadLimits, SequenceLabels, ShardRecord, card, json,
+    parallel,
+};
+
+/// A row group is closed early when its sequences hold this many tokens, labelled or not: bounds memory.
+const ROW_GROUP_INPUT_TOKENS: usize = 1 << 20;
+
+/// Writes a label dataset, or goes on with one; any number of processes may write shards of one dataset.
+///
+/// There are no locks and no clocks: the files are the truth. Cheap to clone and to share between threads.
+#[derive(Clone, Debug)]
+pub struct LabelWriter {
+    job: Arc<Job>,
+}
+
+#[derive(Debug)]
+struct Job {
+    dir: PathBuf,
+    plan: LabelPlan,
+    plan_blake3: String,
+    schema: ShardSchema,
+    limits: LabelLimits,
+}
+
+/// How the commit of a shard ended; the shard is safe either way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Commit {
+    /// This writer's file is the shard.
+    Won(ShardRecord),
+    /// Another writer was first: its file is the shard, this writer's was removed.
+    Lost(ShardRecord),
+}
+
+/// `_softshard/commits/00017.json`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CommitFile {
+    format: String,
+    version: u32,
+    plan_blake3: String,
+    shard: usize,
+    record: ShardRecord,
+    /// Names the attempt that won; the only thing that differs between two runs of one plan.
+    attempt: String,
+}
+
+impl CommitFile {
+    const FORMAT: &'static str = "softshard-labels-commit";
+    const VERSION: u32 = 1;
+}
+
+impl LabelWriter {
+    /// Creates the dataset folder with its plan, or resumes it if it has the same plan.
+    ///
+    /// Writes to the folder right away, so a folder that cannot be written fails here. Temporary files that dead
+    /// processes of this machine left are removed.
+    ///
+    /// # Errors
+    /// [`Error::OtherPlan`] naming every key that differs; [`Error::Bad`] if the plan itself is wrong; I/O.
+    pub fn create_or_resume(dir: impl AsRef<Path>, plan: LabelPlan) -> Result<Self, Error> {
+        plan.validate()?;
+        let dir = dir.as_ref().to_owned();
+        durable::create_folders(&dir, &["data", PRIVATE, "_softshard/tmp", "_softshard/commits"])?;
+        let path = dir.join(PRIVATE).join("plan.json");
+        let bytes = json::to_bytes(&plan);
+        if !durable::write_new(&dir, &path, &bytes)? {
+            let found = json::read(&path)?;
+            if found != bytes {
+                let found: LabelPlan = json::parse(&path, &found, LabelPlan::FORMAT, LabelPlan::VERSION)?;
+                return Err(Error::OtherPlan { path, differences: plan.differences(&found) });
+            }
+        }
+        durable::remove_dead(&dir)?;
+        let (schema, limits, plan_blake3) = (ShardSchema::labels(&plan), plan.limits(), plan.blake3());
+        Ok(Self { job: Arc::new(Job { dir, plan, plan_blake3, schema, limits }) })
+    }
+
+    /// The plan of the dataset.
+    pub fn plan(&self) -> &LabelPlan {
+        &self.job.plan
+    }
+
+    /// Shards that have no valid commit, ascending. Hashes the files of all others, in parallel.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn missing(&self) -> Result<Vec<usize>, Error> {
+        let shards = 0..self.job.plan.shards.len();
+        let records = parallel::map(shards.len(), |shard| self.job.committed(shard))?;
+        Ok(shards.zip(records).filter_map(|(shard, record)| record.is_none().then_some(shard)).collect())
+    }
+
+    /// Whether a shard has no valid commit. Hashes its file.
+    ///
+    /// # Errors
+    /// I/O.
+    ///
+    /// # Panics
+    /// If the plan has no such shard.
+    pub fn is_missing(&self, shard: usize) -> Result<bool, Error> {
+        Ok(self.job.committed(shard)?.is_none())
+    }
+
+    /// Starts a shard, whether or not it is missing.
+    ///
+    /// # Errors
+    /// I/O.
+    ///
+    /// # Panics
+    /// If the plan has no such shard.
+    pub fn shard(&self, shard: usize) -> Result<ShardWriter, Error> {
+        assert!(shard < self.job.plan.shards.len(), "the plan has no shard {shard}");
+        Ok(ShardWriter {
+            file: ShardFile::create(&self.job.dir, &self.job.schema)?,
+            group: LabelGroup::new(self.job.limits.temperatures),
+            job: self.job.clone(),
+            shard,
+            rows: 0,
+            input_tokens: 0,
+            labelled_tokens: 0,
+        })
+    }
+
+    /// Finishes the dataset: removes leftovers, writes `README.md` and, last, `manifest.json`.
+    ///
+    /// Finishing again changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::MissingShards`]; [`Error::Bad`] if `data/` holds something foreign; I/O.
+    pub fn finish(&self) -> Result<LabelsManifest, Error> {
+        let job = &self.job;
+        let count = job.plan.shards.len();
+        let records = parallel::map(count, |shard| job.committed(shard))?;
+        let missing: Vec<usize> = (0..count).filter(|shard| records[*shard].is_none()).collect();
+        if !missing.is_empty() {
+            return Err(Error::MissingShards { dir: job.dir.clone(), total: count, missing });
+        }
+        let shards: Vec<ShardRecord> = records.into_iter().flatten().collect();
+        let of_data =
+            |name: &str| is_data_file("labels", name) && shards.iter().all(|shard| shard.file != name);
+        durable::remove_files(&job.dir.join("data"), of_data)?;
+        manifest::check_files(&job.dir, "labels", &shards, &ReadLimits::default())?;
+
+        let [rows, input_tokens, labelled_tokens] =
+            totals(&shards).expect("files on a disk hold fewer tokens");
+        let manifest = LabelsManifest {
+            format: LabelsManifest::FORMAT.to_owned(),
+            version: LabelsManifest::VERSION,
+            plan_blake3: job.plan_blake3.clone(),
+            plan: job.plan.clone(),
+            rows,
+            input_tokens,
+            labelled_tokens,
+            shards,
+        };
+        durable::put(&job.dir, &job.dir.join("README.md"), card::of(&manifest).as_bytes())?;
+        durable::put(&job.dir, &job.dir.join("manifest.json"), &json::to_bytes(&manifest))?;
+        durable::remove_files(&job.dir.join(PRIVATE).join("tmp"), |_| true)?;
+        Ok(manifest)
+    }
+}
+
+impl Job {
+    fn commit_path(&self, shard: usize) -> PathBuf {
+        self.dir.join(PRIVATE).join("commits").join(format!("{shard:05}.json"))
+    }
+
+    /// The record of a shard whose commit is valid: it parses, is of this plan, and its file has size and hash.
+    fn committed(&self, shard: usize) -> Result<Option<ShardRecord>, Error> {
+        let path = self.commit_path(shard);
+        let bytes = match json::read(&path) {
+            Err(Error::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            bytes => bytes?,
+        };
+        let commit = json::parse::<CommitFile>(&path, &bytes, CommitFile::FORMAT, CommitFile::VERSION);
+        let commit = match commit {
+            Ok(commit) if commit.plan_blake3 == self.plan_blake3 && commit.shard == shard => commit,
+            Ok(_) => {
+                tracing::warn!(path = %path.display(), "ignoring the commit of another plan or shard");
+                return Ok(None);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "ignoring a damaged commit");
+                return Ok(None);
+            }
+        };
+        let record = commit.record;
+        if record.blake3.len() != 64
+            || !record.blake3.is_ascii()
+            || record.file != self.file_name(shard, &record.blake3)
+        {
+            tracing::warn!(path = %path.display(), "ignoring a damaged commit");
+            return Ok(None);
+        }
+        if durable::holds(&self.dir.join("data").join(&record.file), record.bytes, &record.blake3)? {
+            return Ok(Some(record));
+        }
+        tracing::warn!(shard = record.file, "ignoring a commit whose file is damaged or gone");
+        Ok(None)
+    }
+
+    fn file_name(&self, shard: usize, blake3_hex: &str) -> String {
+        file_name("labels", shard, self.plan.shards.len(), blake3_hex)
+    }
+
+    /// Reads all of a written file back.
+    fn verify(&self, file: &WrittenFile, record: &ShardRecord) -> Result<(), Error> {
+        let limits = ReadLimits::default();
+        let reader = ShardReader::open(file.temp.path(), record, &self.schema, &limits)?;
+        for group in 0..reader.groups() {
+            LabelGroup::read(&reader, group, &self.limits, &limits)?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes one shard; dropped without a commit it leaves nothing behind.
+#[derive(Debug)]
+pub struct ShardWriter {
+    job: Arc<Job>,
+    shard: usize,
+    file: ShardFile,
+    group: LabelGroup,
+    rows: u64,
+    input_tokens: u64,
+    labelled_tokens: u64,
+}
+
+impl ShardWriter {
+    /// Adds the labels of the next sequence of the shard's range; `log_probs` are rounded as the plan says.
+    ///
+    /// Entries that are or become equal by rounding are put in the order of their ids. The same sequence may come twice.
+    ///
+    /// # Errors
+    /// [`Error::Bad`] naming row, position and field if the labels are not valid; I/O.
+    pub fn push(&mut self, mut labels: SequenceLabels) -> Result<(), Error> {
+        sort_ties(&mut labels);
+        labels.validate(&self.job.limits).and_then(|()| labels.validate_exact()).map_err(|error| {
+            let source = labels.source.as_ref().map(|source| format!(" ({source})")).unwrap_or_default();
+            error.within(format_args!("labels of shard {} row {}{source}", self.shard, self.rows))
+        })?;
+        round_log_probs(&mut labels, self.job.plan.mantissa_bits);
+        sort_ties(&mut labels);
+        self.group.push(&labels);
+        self.rows += 1;
+        self.input_tokens += count(labels.input_ids.len());
+        self.labelled_tokens += count(labels.positions.len());
+        let sequences = &self.group.sequences;
+        let full = count(sequences.labelled_tokens()) >= u64::from(self.job.plan.row_group_tokens);
+        if full || sequences.input_tokens() >= ROW_GROUP_INPUT_TOKENS { self.write_group() } else { Ok(()) }
+    }
+
+    /// Makes the shard part of the dataset: writes, syncs, reads all of it back, links it, commits.
+    ///
+    /// # Errors
+    /// [`Error::Bad`] if rows of the range are missing, or what was read back is not what was written; I/O. After an
+    /// error nothing is committed.
+    pub fn commit(mut self) -> Result<Commit, Error> {
+        let [start, end] = self.job.plan.shards[self.shard];
+        if self.rows != end - start {
+            let place = format!("labels of shard {}", self.shard);
+            return Err(Error::bad(place, format_args!("{} sequences", end - start), self.rows));
+        }
+        if self.group.sequences.rows() > 0 {
+            self.write_group()?;
+        }
+        let Self { job, shard, file, rows, input_tokens, labelled_tokens, .. } = self;
+        let file = file.finish()?;
+        let record = ShardRecord {
+            file: job.file_name(shard, &file.blake3),
+            rows,
+            input_tokens,
+            labelled_tokens,
+            bytes: file.bytes,
+            blake3: file.blake3.clone(),
+            sha256: file.sha256.clone(),
+        };
+        let verified = job.verify(&file, &record).map_err(|error| error.within(quoted(file.temp.path())));
+        match verified.and_then(|()| job.commit(shard, &file, record)) {
+            Ok(commit) => Ok(commit),
+            // Another writer was first and finished the dataset, which clears temporary files.
+            Err(error) => match job.committed(shard)? {
+                Some(winner) => {
+                    tracing::warn!(%error, shard, "another writer committed this shard");
+                    Ok(Commit::Lost(winner))
+                }
+                None => Err(error),
+            },
+        }
+    }
+
+    fn write_group(&mut self) -> Result<(), Error> {
+        let group = std::mem::replace(&mut self.group, LabelGroup::new(self.job.limits.temperatures));
+        self.file.write_group(&group.columns())
+    }
+}
+
+impl Job {
+    /// Links a verified file and creates its commit; the loser of a race removes only its own file.
+    fn commit(&self, shard: usize, file: &WrittenFile, record: ShardRecord) -> Result<Commit, Error> {
+        let data = self.dir.join("data").join(&record.file);
+        durable::link_data(&file.temp, &data, record.bytes, &record.blake3)?;
+        let commit = CommitFile {
+            format: CommitFile::FORMAT.to_owned(),
+            version: CommitFile::VERSION,
+            plan_blake3: self.plan_blake3.clone(),
+            shard,
+            record,
+            attempt: file.temp.nonce().to_owned(),
+        };
+        let (path, bytes) = (self.commit_path(shard), json::to_bytes(&commit));
+        if durable::write_new(&self.dir, &path, &bytes)? {
+            return Ok(Commit::Won(commit.record));
+        }
+        match self.committed(shard)? {
+            Some(winner) => {
+                if winner.file != commit.record.file {
+                    durable::remove_if_there(&data)?;
+                }
+                Ok(Commit::Lost(winner))
+            }
+            None => {
+                durable::put(&self.dir, &path, &bytes)?;
+                Ok(Commit::Won(commit.record))
+            }
+        }
+    }
+}
+
+fn count(length: usize) -> u64 {
+    u64::try_from(length).expect("a length fits 64 bits")
+}

@@ -1,0 +1,6 @@
+//! Tests of the label and sequence formats from the outside.
+
+mod bad;
+mod commit;
+mod common;
+mod round_trip;

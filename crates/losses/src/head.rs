@@ -1,0 +1,108 @@
+//! The teacher's head: hidden states to labels, without the logits of all rows at once.
+//!
+//! Legend: N rows, C rows of one chunk, D model width, V vocabulary.
+
+use burn::tensor::{FloatDType, Tensor};
+use rayon::prelude::*;
+
+use crate::select::{Keep, NonFinite, RowLabels, Selector};
+
+/// Labels of N rows: the columns of [`RowLabels`], kept entries flattened over the rows.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct HeadLabels {
+    /// Entries kept per row, `[N]`.
+    pub counts: Vec<i32>,
+    /// Kept tokens of all rows, per row by falling log probability, `[Σ counts]`.
+    pub token_ids: Vec<i32>,
+    /// Their log probabilities in the full vocabulary at temperature 1, `[Σ counts]`.
+    pub log_probs: Vec<f32>,
+    /// log Σ exp(z) of the raw logits, `[N]`.
+    pub log_sum_exp: Vec<f32>,
+    /// Log of the mass that was cut off, -inf when nothing was, `[N]`.
+    pub tail_log_mass: Vec<f32>,
+    /// Entropy of the full distribution in nats, `[N]`.
+    pub entropy: Vec<f32>,
+    /// Log probability of the token that is really there, `[N]`.
+    pub gold_log_prob: Vec<f32>,
+    /// log Σ exp(z / T), one `[N]` for each extra temperature T.
+    pub log_partitions: Vec<Vec<f32>>,
+}
+
+impl HeadLabels {
+    /// Number of rows, N.
+    pub fn len(&self) -> usize {
+        self.counts.len()
+    }
+
+    /// Whether there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
+
+    fn push(&mut self, row: RowLabels) {
+        self.counts.push(i32::try_from(row.token_ids.len()).expect("V < 2^31"));
+        self.token_ids.extend(row.token_ids);
+        self.log_probs.extend(row.log_probs);
+        self.log_sum_exp.push(row.log_sum_exp);
+        self.tail_log_mass.push(row.tail_log_mass);
+        self.entropy.push(row.entropy);
+        self.gold_log_prob.push(row.gold_log_prob);
+        for (column, value) in self.log_partitions.iter_mut().zip(row.log_partitions) {
+            column.push(value);
+        }
+    }
+}
+
+/// Labels of N positions from their final hidden states; see [`select`](crate::select) for what is kept.
+///
+/// The product with the head runs on the tensors' device, the selection on the CPU, rows in parallel. Memory: the
+/// logits of `rows_per_chunk` rows, twice on a device of its own memory.
+///
+/// # Shapes
+/// `hidden` `[N, D]`, `head` `[V, D]`, `gold` `[N]`: the token that is really there.
+///
+/// # Errors
+/// [`NonFinite`] naming the first row that is no distribution.
+///
+/// # Panics
+/// If the shapes disagree, `rows_per_chunk` or k is 0, a temperature is not positive, or a gold token is outside of
+/// the vocabulary.
+pub fn label_rows(
+    hidden: Tensor<2>,
+    head: Tensor<2>,
+    gold: &[i32],
+    keep: Keep,
+    temperatures: &[f32],
+    rows_per_chunk: usize,
+) -> Result<HeadLabels, NonFinite> {
+    let (hidden, head) = (hidden.inner(), head.inner());
+    let ([rows, width], [vocabulary, head_width]) = (hidden.dims(), head.dims());
+    assert_eq!(width, head_width, "hidden [N, D] and head [V, D] have different D");
+    assert_eq!(rows, gold.len(), "hidden [N, D] and gold [N] have different N");
+    assert!(rows_per_chunk > 0, "a chunk has at least one row");
+
+    let head = head.transpose();
+    let mut labels =
+        HeadLabels { log_partitions: vec![Vec::new(); temperatures.len()], ..Default::default() };
+    for start in (0..rows).step_by(rows_per_chunk) {
+        let end = (start + rows_per_chunk).min(rows);
+        let logits = hidden
+            .clone()
+            .narrow(0, start, end - start)
+            .matmul(head.clone())
+            .cast(FloatDType::F32)
+            .into_data();
+        let logits = logits.as_slice::<f32>().expect("the logits were cast to f32");
+        let chunk: Vec<Option<RowLabels>> = logits
+            .par_chunks_exact(vocabulary)
+            .zip(&gold[start..end])
+            .map_init(Selector::default, |selector, (row, &gold)| {
+                selector.select(row, gold, keep, temperatures)
+            })
+            .collect();
+        for (offset, row) in chunk.into_iter().enumerate() {
+            labels.push(row.ok_or(NonFinite { row: start + offset })?);
+        }
+    }
+    Ok(labels)
+}

@@ -1,0 +1,46 @@
+//! What happens at the vocabulary: the teacher's selection and the student's distillation loss.
+//!
+//! Legend: N rows (labelled positions), C rows of one chunk, D model width, K kept entries, V vocabulary.
+//!
+//! The teacher's [`label_rows`] turns hidden states into sparse labels (the most probable tokens, the log
+//! partition, the mass that was cut). The student's [`DistillLoss`] turns such labels into a loss that a gradient
+//! can be pulled through. Both multiply by the head in chunks of rows: a tensor of `[N, V]` never exists.
+//!
+//! ```
+//! use burn::tensor::{Device, Tensor};
+//! use softshard_losses::{DistillLoss, Keep, Targets, label_rows};
+//!
+//! let device = Device::flex();
+//! let head = Tensor::<2>::from_data([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], &device);
+//! let hidden = Tensor::<2>::from_data([[2.0, -1.0]], &device);
+//!
+//! let labels = label_rows(hidden.clone(), head.clone(), &[0], Keep::TopK { k: 2 }, &[], 64)?;
+//! assert_eq!(labels.token_ids, [0, 2]);
+//!
+//! // A student that is the teacher: the divergence is zero.
+//! let targets = Targets {
+//!     gold: vec![0],
+//!     counts: labels.counts,
+//!     token_ids: labels.token_ids,
+//!     log_probs: labels.log_probs,
+//!     tail_log_mass: labels.tail_log_mass,
+//! };
+//! let student = hidden.autodiff().require_grad();
+//! let loss = DistillLoss { alpha: 1.0, temperature: 1.0, normalise: false, rows_per_chunk: 64 };
+//! let value = loss.compute(student.clone(), head, &targets, 1.0);
+//! assert!(value.kl_sum.abs() < 1e-6);
+//! assert!(student.grad(&value.loss.backward()).is_some());
+//! # Ok::<(), softshard_losses::NonFinite>(())
+//! ```
+
+mod chunk;
+mod distill;
+mod exponential;
+mod head;
+mod select;
+mod targets;
+
+pub use distill::{DistillLoss, Evaluation, LossValue};
+pub use head::{HeadLabels, label_rows};
+pub use select::{Keep, NonFinite, RowLabels, select};
+pub use targets::{Targets, at_temperature};

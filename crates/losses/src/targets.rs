@@ -1,0 +1,97 @@
+//! What the student is trained towards, at the temperature of its loss.
+
+/// The teacher's kept log probabilities, and the log of the mass of the rest, at another temperature than 1.
+///
+/// With z = log_prob + log_sum_exp, log p_T = z/T - log_partition, and the rest is what the kept tokens leave,
+/// 1 - Σ p_T in f64 (-inf if rounding leaves nothing). At temperature 1 the stored values are the ones to use: their
+/// tail is exact, this one has the rounding of the labels in it.
+///
+/// # Shapes
+/// `counts` `[N]`, `log_probs` `[Σ counts]` at temperature 1, `log_sum_exp` `[N]`, `log_partition` `[N]`:
+/// log Σ exp(z / T). Returns `[Σ counts]` and `[N]`.
+///
+/// # Panics
+/// If the lengths disagree, or the temperature is not positive.
+pub fn at_temperature(
+    counts: &[i32],
+    log_probs: &[f32],
+    log_sum_exp: &[f32],
+    log_partition: &[f32],
+    temperature: f64,
+) -> (Vec<f32>, Vec<f32>) {
+    assert!(temperature > 0.0 && temperature.is_finite(), "a temperature is positive, found {temperature}");
+    assert_eq!(log_sum_exp.len(), counts.len(), "log_sum_exp [N]");
+    assert_eq!(log_partition.len(), counts.len(), "log_partition [N]");
+    let mut kept = Vec::with_capacity(log_probs.len());
+    let mut tail_log_mass = Vec::with_capacity(counts.len());
+    let mut stored = log_probs.iter();
+    for ((&count, &log_sum_exp), &log_partition) in counts.iter().zip(log_sum_exp).zip(log_partition) {
+        let mut mass = 0.0;
+        for &log_prob in stored.by_ref().take(entries(count)) {
+            let logit = f64::from(log_prob) + f64::from(log_sum_exp);
+            let log_prob = (logit / temperature - f64::from(log_partition)).min(0.0);
+            mass += log_prob.exp();
+            kept.push(log_prob as f32);
+        }
+        tail_log_mass.push((1.0 - mass).max(0.0).ln() as f32);
+    }
+    assert_eq!((kept.len(), stored.len()), (log_probs.len(), 0), "log_probs [sum of counts]");
+    (kept, tail_log_mass)
+}
+
+/// What N positions are trained towards: the token that is really there, and the teacher's distribution as some
+/// tokens plus one "everything else" event.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Targets {
+    /// The token that is really there, `[N]`.
+    pub gold: Vec<i32>,
+    /// The teacher's entries per position, `[N]`.
+    pub counts: Vec<i32>,
+    /// Tokens of the entries, each once per position, `[Σ counts]`.
+    pub token_ids: Vec<i32>,
+    /// The teacher's log probabilities at the temperature of the loss, `[Σ counts]`.
+    pub log_probs: Vec<f32>,
+    /// Log of the teacher's mass on all other tokens at that temperature, `[N]`.
+    pub tail_log_mass: Vec<f32>,
+}
+
+impl Targets {
+    /// Targets without a teacher: all its mass is on "everything else", so every divergence is zero.
+    pub fn without_teacher(gold: Vec<i32>) -> Self {
+        let rows = gold.len();
+        Self { gold, counts: vec![0; rows], tail_log_mass: vec![0.0; rows], ..Self::default() }
+    }
+
+    /// Adds the positions of `other` behind these.
+    pub fn append(&mut self, other: Self) {
+        self.gold.extend(other.gold);
+        self.counts.extend(other.counts);
+        self.token_ids.extend(other.token_ids);
+        self.log_probs.extend(other.log_probs);
+        self.tail_log_mass.extend(other.tail_log_mass);
+    }
+
+    /// Number of positions, N.
+    pub fn len(&self) -> usize {
+        self.gold.len()
+    }
+
+    /// Whether there is no position.
+    pub fn is_empty(&self) -> bool {
+        self.gold.is_empty()
+    }
+
+    pub(crate) fn assert_lengths(&self) {
+        let rows = self.gold.len();
+        assert_eq!(self.counts.len(), rows, "counts [N]");
+        assert_eq!(self.tail_log_mass.len(), rows, "tail_log_mass [N]");
+        let kept: usize = self.counts.iter().map(|&count| entries(count)).sum();
+        assert_eq!(self.token_ids.len(), kept, "token_ids [sum of counts]");
+        assert_eq!(self.log_probs.len(), kept, "log_probs [sum of counts]");
+    }
+}
+
+/// A count as a length.
+pub(crate) fn entries(count: i32) -> usize {
+    usize::try_from(count).expect("a count of entries is not negative")
+}

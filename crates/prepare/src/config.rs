@@ -1,0 +1,303 @@
+//! The recipe sections `[data]` and `[tokenizer]`.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::Error;
+
+/// The recipe section `[data]`: which rows, how they become text, and how long a sequence may be.
+///
+/// ```
+/// # use softshard_prepare::DataConfig;
+/// let data: DataConfig = serde_json::from_value(serde_json::json!({
+///     "instructions": "dolly.jsonl",
+///     "template": "minillm",
+///     "max_prompt_tokens": 512,
+///     "max_tokens": 1024,
+///     "split": { "valid_rows": 1000, "seed": 10 },
+/// })).unwrap();
+/// data.validate().unwrap();
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// JSONL files (one path or a list): rows of `instruction`, `context` (or `input`), `response` (or `output`),
+    /// `category`, or of `messages`, a conversation whose last message is the response. Other columns are ignored.
+    #[serde(default, deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub instructions: Vec<PathBuf>,
+    /// Plain text files (one path or a list) for pretraining, instead of `instructions`.
+    #[serde(default, deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub text: Vec<PathBuf>,
+    /// What stands between two documents of a text file; `"\n\n"` for documents parted by blank lines.
+    #[serde(default = "default_document_separator")]
+    pub document_separator: String,
+    /// How a row becomes a prompt; `minillm` unless given. Not for `text`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<Template>,
+    /// A row whose prompt is longer is dropped and counted, never cut.
+    #[serde(default = "default_max_prompt_tokens")]
+    pub max_prompt_tokens: usize,
+    /// A longer sequence is cut here (and then has no end-of-sequence token), and counted.
+    #[serde(default = "default_max_tokens")]
+    pub max_tokens: usize,
+    /// Which tokens are labelled; `response` for instructions and `all` for `text` unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<Mask>,
+    /// What to do with a row whose response is empty or blank.
+    #[serde(default)]
+    pub empty_responses: EmptyResponses,
+    /// Which rows are held out.
+    #[serde(default)]
+    pub split: SplitConfig,
+    /// Sequences in one output shard.
+    #[serde(default = "default_sequences_per_shard")]
+    pub sequences_per_shard: usize,
+    /// Read only the first rows (or documents).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+}
+
+/// How a row becomes a prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Template {
+    /// The Alpaca-style prompt of MiniLLM and of the paper (arXiv 2502.11306).
+    MiniLlm,
+    /// The chat template that comes with the tokenizer. An instruction becomes one message of the user, with the
+    /// context after an empty line; of a conversation only the last answer is the response.
+    Chat,
+    /// Only the row's own text: the instruction and the context, each followed by a newline.
+    None,
+}
+
+/// Which tokens of a sequence are labelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mask {
+    /// The response and the token that ends it.
+    Response,
+    /// Every token but the first, which has nothing before it.
+    All,
+}
+
+/// What to do with a row whose response is empty or blank.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EmptyResponses {
+    /// Stop before anything is written, naming the first one: a student would learn to say nothing.
+    #[default]
+    Error,
+    /// Drop and count them.
+    Drop,
+}
+
+/// Which rows are held out for validation. At most one of the two sizes is given; without any, none are.
+///
+/// A row's place is a hash of the seed and of its prompt: it does not depend on the other rows or on their
+/// order, and rows with the same prompt are never on both sides.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SplitConfig {
+    /// Fraction of the rows, 0 to 1 (on average).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_fraction: Option<f64>,
+    /// Number of rows, before rows are dropped: those with the smallest hashes. Rows that share the last prompt
+    /// come along.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_rows: Option<usize>,
+    /// Another seed, another choice.
+    #[serde(default)]
+    pub seed: u64,
+}
+
+/// One side of the split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Split {
+    /// Rows to learn from.
+    Train,
+    /// Rows held out.
+    Valid,
+}
+
+impl Split {
+    /// `train` or `valid`: the folder's name and the manifest's.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Valid => "valid",
+        }
+    }
+}
+
+/// The recipe section `[tokenizer]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenizerConfig {
+    /// A Hugging Face model folder, or a `tokenizer.json` (its neighbours are read too).
+    pub path: PathBuf,
+    /// Begin every sequence with the beginning-of-sequence token. Unless given: no for the templates `minillm`
+    /// (as in MiniLLM) and `chat` (the template writes its own); for `none` and for `text` what
+    /// `tokenizer_config.json` says in `add_bos_token`, else what the tokenizer itself would do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub add_bos: Option<bool>,
+    /// End every sequence with the end-of-sequence token. A chat template that closes the turn with a special
+    /// token of its own needs none.
+    #[serde(default = "default_add_eos")]
+    pub add_eos: bool,
+}
+
+impl DataConfig {
+    /// The template in force; `None` for text corpora.
+    pub fn template(&self) -> Option<Template> {
+        if self.is_text() { None } else { Some(self.template.unwrap_or(Template::MiniLlm)) }
+    }
+
+    /// The mask in force.
+    pub fn mask(&self) -> Mask {
+        self.mask.unwrap_or(if self.is_text() { Mask::All } else { Mask::Response })
+    }
+
+    /// The template's name as it stands in the manifest.
+    pub fn template_name(&self) -> &'static str {
+        match self.template() {
+            None => "text",
+            Some(Template::MiniLlm) => "minillm",
+            Some(Template::Chat) => "chat",
+            Some(Template::None) => "none",
+        }
+    }
+
+    pub(crate) fn is_text(&self) -> bool {
+        !self.text.is_empty()
+    }
+
+    /// Checks the values against each other.
+    ///
+    /// # Errors
+    /// [`Error::Config`], naming the field.
+    pub fn validate(&self) -> Result<(), Error> {
+        let refuse = |problem: String| Err(Error::Config(format!("[data]: {problem}")));
+        if self.instructions.is_empty() == self.text.is_empty() {
+            return refuse("expected either `instructions` or `text`".into());
+        }
+        if self.is_text() && self.template.is_some() {
+            return refuse("`template` is for `instructions`; a `text` corpus has none".into());
+        }
+        if self.is_text() && self.mask == Some(Mask::Response) {
+            return refuse(
+                "`mask = \"response\"` is for `instructions`; a `text` corpus has no responses".into(),
+            );
+        }
+        if self.is_text() && self.document_separator.is_empty() {
+            return refuse("`document_separator` is empty".into());
+        }
+        if self.max_tokens < 2 || i32::try_from(self.max_tokens).is_err() {
+            return refuse(format!(
+                "expected `max_tokens` from 2 to {}, found {}",
+                i32::MAX,
+                self.max_tokens
+            ));
+        }
+        if !self.is_text() && self.max_prompt_tokens >= self.max_tokens {
+            return refuse(format!(
+                "expected `max_prompt_tokens` below `max_tokens` = {}, found {}",
+                self.max_tokens, self.max_prompt_tokens
+            ));
+        }
+        if self.sequences_per_shard == 0 {
+            return refuse("`sequences_per_shard` is 0".into());
+        }
+        match (self.split.valid_fraction, self.split.valid_rows) {
+            (Some(_), Some(_)) => {
+                refuse("expected one of `split.valid_fraction` and `split.valid_rows`".into())
+            }
+            (Some(fraction), None) if !(0.0..=1.0).contains(&fraction) => {
+                refuse(format!("expected `split.valid_fraction` from 0 to 1, found {fraction}"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn default_document_separator() -> String {
+    "<|endoftext|>".into()
+}
+
+fn default_max_prompt_tokens() -> usize {
+    512
+}
+
+fn default_max_tokens() -> usize {
+    1024
+}
+
+fn default_sequences_per_shard() -> usize {
+    4096
+}
+
+fn default_add_eos() -> bool {
+    true
+}
+
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a path or a list of paths")]
+    enum OneOrMany {
+        One(PathBuf),
+        Many(Vec<PathBuf>),
+    }
+    Ok(match OneOrMany::deserialize(deserializer)? {
+        OneOrMany::One(path) => vec![path],
+        OneOrMany::Many(paths) => paths,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn problem(value: serde_json::Value) -> String {
+        match serde_json::from_value::<DataConfig>(value) {
+            Ok(config) => config.validate().unwrap_err().to_string(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn a_recipe_survives_the_round_trip() {
+        let data: DataConfig = serde_json::from_value(json!({ "text": ["a.txt"], "mask": "all" })).unwrap();
+        data.validate().unwrap();
+        assert_eq!((data.mask(), data.template_name()), (Mask::All, "text"));
+        let again: DataConfig = serde_json::from_value(serde_json::to_value(&data).unwrap()).unwrap();
+        assert_eq!(data, again);
+    }
+
+    #[test]
+    fn contradictions_are_refused_by_field() {
+        let cases = [
+            (json!({}), "recipe [data]: expected either `instructions` or `text`"),
+            (
+                json!({"instructions": "a", "text": "b"}),
+                "recipe [data]: expected either `instructions` or `text`",
+            ),
+            (json!({"instructions": "a", "max_token": 3}), "unknown field `max_token`"),
+            (json!({"instructions": "a", "template": "alpaca"}), "unknown variant `alpaca`"),
+            (json!({"text": "a", "template": "chat"}), "a `text` corpus has none"),
+            (json!({"text": "a", "mask": "response"}), "a `text` corpus has no responses"),
+            (json!({"instructions": "a", "max_tokens": 64}), "below `max_tokens` = 64, found 512"),
+            (json!({"instructions": "a", "split": {"valid_fraction": 1.5}}), "from 0 to 1, found 1.5"),
+            (
+                json!({"instructions": "a", "split": {"valid_fraction": 0.5, "valid_rows": 3}}),
+                "expected one of",
+            ),
+            (json!({"instructions": 3}), "expected a path or a list of paths"),
+        ];
+        for (value, expected) in cases {
+            let found = problem(value);
+            assert!(found.contains(expected), "expected `{expected}`, found `{found}`");
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What can go wrong between a data file and a sequence shard.
+
+use std::path::{Path, PathBuf};
+
+/// An error of this crate. Each message names the place, what was expected and what was found.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A line of a data file cannot be used. Nothing has been written when this is returned by [`crate::run`].
+    #[error("data `{}` line {line}: {problem}\nhint: {hint}", path.display())]
+    Row {
+        /// The data file.
+        path: PathBuf,
+        /// Line number, from 1.
+        line: u64,
+        /// What was expected and what was found.
+        problem: String,
+        /// What to do about it.
+        hint: &'static str,
+    },
+    /// The `[data]` or `[tokenizer]` section of the recipe contradicts itself.
+    #[error("recipe {0}")]
+    Config(String),
+    /// The tokenizer folder or file cannot be used.
+    #[error("tokenizer `{}`: {problem}", path.display())]
+    Tokenizer {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was expected and what was found.
+        problem: String,
+    },
+    /// The model's chat template cannot be used, whatever the row.
+    #[error("chat template: {0}")]
+    ChatTemplate(String),
+    /// Every row was dropped. Nothing has been written.
+    #[error(
+        "expected at least one sequence, found none:\n{0}\nhint: look at the limits of the recipe section [data]"
+    )]
+    NothingLeft(Box<crate::Summary>),
+    /// The sequence datasets cannot be written.
+    #[error(transparent)]
+    Sequences(#[from] softshard_labels::Error),
+    /// Reading or writing failed; the message names the path.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// The stop flag was set: run the same command again.
+    #[error("interrupted before the sequences were complete; run the same command again")]
+    Interrupted,
+}
+
+impl Error {
+    pub(crate) fn tokenizer(path: &Path, problem: impl std::fmt::Display) -> Self {
+        Self::Tokenizer { path: path.to_owned(), problem: problem.to_string() }
+    }
+
+    /// Whether the input data is at fault, rather than the recipe or the machine (exit code 3).
+    pub fn is_bad_data(&self) -> bool {
+        match self {
+            Self::Row { .. } | Self::Tokenizer { .. } | Self::ChatTemplate(_) | Self::NothingLeft(_) => true,
+            Self::Sequences(error) => error.is_bad_data(),
+            Self::Config(_) | Self::Io(_) | Self::Interrupted => false,
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Instruction data to token ids and loss masks: the sequences that teacher and student read.
+//!
+//! [`run`] is the stage: it reads the rows that a [`DataConfig`] names, gives each its prompt, tokenises it with the
+//! [`Tokenizer`] of a Hugging Face folder, and writes the sequence datasets `train` and `valid`. [`examples`] gives
+//! the same rows as prompts to answer, for the evaluation. [`demo`] makes data whose answers can be checked exactly.
+//!
+//! ```
+//! use std::sync::atomic::AtomicBool;
+//! use softshard_prepare::{DataConfig, TokenizerConfig, demo, run};
+//!
+//! let folder = tempfile::tempdir()?;
+//! let options = demo::DemoOptions { rows: 50, vocab_size: 300, seed: 1 };
+//! let files = demo::write_all(folder.path(), &options)?;
+//! let data: DataConfig = serde_json::from_value(serde_json::json!({
+//!     "instructions": files.instructions,
+//!     "template": "none",
+//!     "split": { "valid_rows": 10 },
+//! }))?;
+//! let tokenizer: TokenizerConfig = serde_json::from_value(serde_json::json!({ "path": files.tokenizer }))?;
+//! let summary = run(&data, &tokenizer, &folder.path().join("sequences"), &AtomicBool::new(false))?;
+//! assert_eq!((summary.train.sequences, summary.valid.sequences), (40, 10));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod demo;
+
+mod config;
+mod encode;
+mod error;
+mod rows;
+mod run;
+mod summary;
+mod template;
+mod tokenizer;
+
+pub use config::{DataConfig, EmptyResponses, Mask, Split, SplitConfig, Template, TokenizerConfig};
+pub use error::Error;
+pub use rows::Message;
+pub use run::{Example, examples, run};
+pub use summary::{Dropped, SplitSummary, Summary};
+pub use template::{ChatTemplate, minillm_prompt};
+pub use tokenizer::Tokenizer;

@@ -1,0 +1,196 @@
+//! What the stage did, for people and for machines.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+use softshard_labels::{Sequence, SequenceKey};
+
+use crate::config::{DataConfig, Split};
+use crate::encode::Outcome;
+
+/// What [`crate::run`] did. Displayed as a small table.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Summary {
+    /// Rows (or documents) read.
+    pub rows: u64,
+    /// Sequences to learn from.
+    pub train: SplitSummary,
+    /// Sequences held out.
+    pub valid: SplitSummary,
+    /// Rows that became no sequence, by reason.
+    pub dropped: Dropped,
+    /// The limit of the recipe.
+    pub max_prompt_tokens: usize,
+    /// The limit of the recipe.
+    pub max_tokens: usize,
+    /// Wall time.
+    pub seconds: f64,
+    /// Tokens written in a second.
+    pub tokens_per_second: f64,
+}
+
+/// Sequences of one side of the split.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct SplitSummary {
+    /// Sequences written.
+    pub sequences: u64,
+    /// Their tokens.
+    pub tokens: u64,
+    /// Tokens under the loss mask.
+    pub labelled_tokens: u64,
+    /// The longest sequence.
+    pub longest_tokens: u64,
+    /// Sequences cut at `max_tokens`.
+    pub cut: u64,
+}
+
+/// Rows that became no sequence, by reason.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Dropped {
+    /// The prompt is over `max_prompt_tokens`.
+    pub prompt_too_long: u64,
+    /// The same token ids came before.
+    pub duplicate: u64,
+    /// The response is empty (with `empty_responses = "drop"`).
+    pub empty_response: u64,
+    /// No token is left to label.
+    pub too_short: u64,
+}
+
+impl Dropped {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.prompt_too_long + self.duplicate + self.empty_response + self.too_short
+    }
+}
+
+impl Summary {
+    pub(crate) fn new(data: &DataConfig) -> Self {
+        Self { max_prompt_tokens: data.max_prompt_tokens, max_tokens: data.max_tokens, ..Self::default() }
+    }
+
+    /// Counts an outcome and gives back the sequence if it is to be written; `is_new` answers for its key.
+    pub(crate) fn count(
+        &mut self,
+        split: Split,
+        outcome: Outcome,
+        is_new: impl FnOnce(SequenceKey) -> bool,
+    ) -> Option<Sequence> {
+        self.rows += 1;
+        let (sequence, cut) = match outcome {
+            Outcome::Kept { sequence, cut } => (sequence, cut),
+            Outcome::PromptTooLong => return count_one(&mut self.dropped.prompt_too_long),
+            Outcome::EmptyResponse => return count_one(&mut self.dropped.empty_response),
+            Outcome::TooShort => return count_one(&mut self.dropped.too_short),
+        };
+        if !is_new(sequence.key()) {
+            return count_one(&mut self.dropped.duplicate);
+        }
+        let side = match split {
+            Split::Train => &mut self.train,
+            Split::Valid => &mut self.valid,
+        };
+        let tokens = length(&sequence.input_ids);
+        side.sequences += 1;
+        side.tokens += tokens;
+        side.labelled_tokens += length(&sequence.positions);
+        side.longest_tokens = side.longest_tokens.max(tokens);
+        side.cut += u64::from(cut);
+        Some(sequence)
+    }
+
+    /// Tokens written.
+    pub fn tokens(&self) -> u64 {
+        self.train.tokens + self.valid.tokens
+    }
+
+    pub(crate) fn finish(&mut self, elapsed: Duration) {
+        self.seconds = elapsed.as_secs_f64();
+        self.tokens_per_second = self.tokens() as f64 / self.seconds.max(f64::EPSILON);
+    }
+}
+
+fn count_one(counter: &mut u64) -> Option<Sequence> {
+    *counter += 1;
+    None
+}
+
+fn length(values: &[i32]) -> u64 {
+    u64::try_from(values.len()).expect("a length fits 64 bits")
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "       sequences        tokens      labelled  longest      cut")?;
+        for (name, side) in [("train", &self.train), ("valid", &self.valid)] {
+            let SplitSummary { sequences, tokens, labelled_tokens, longest_tokens, cut } = side;
+            let [sequences, tokens, labelled] = [*sequences, *tokens, *labelled_tokens].map(grouped);
+            writeln!(
+                f,
+                "{name}  {sequences:>9}  {tokens:>12}  {labelled:>12}  {:>7}  {:>7}",
+                grouped(*longest_tokens),
+                grouped(*cut)
+            )?;
+        }
+        write!(f, "{} rows read, {} dropped", grouped(self.rows), grouped(self.dropped.total()))?;
+        let reasons = [
+            (self.dropped.prompt_too_long, format!("with a prompt over {} tokens", self.max_prompt_tokens)),
+            (self.dropped.duplicate, "duplicate".into()),
+            (self.dropped.empty_response, "with an empty response".into()),
+            (self.dropped.too_short, "without a token to label".into()),
+        ];
+        let reasons: Vec<String> = reasons
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, reason)| format!("{} {reason}", grouped(*count)))
+            .collect();
+        if !reasons.is_empty() {
+            write!(f, ": {}", reasons.join(", "))?;
+        }
+        let speed = format!("{:.0}", self.tokens_per_second);
+        let speed = speed.parse().map_or(speed, grouped);
+        write!(f, "\n{} tokens in {:.1} s, {speed} tokens/s", grouped(self.tokens()), self.seconds)
+    }
+}
+
+/// 1234567 as `1,234,567`.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_aligned() {
+        let mut summary =
+            Summary { max_prompt_tokens: 512, max_tokens: 1024, rows: 15_011, ..Summary::default() };
+        summary.train = SplitSummary {
+            sequences: 14_000,
+            tokens: 3_000_000,
+            labelled_tokens: 1_200_000,
+            longest_tokens: 1024,
+            cut: 12,
+        };
+        summary.dropped.duplicate = 11;
+        summary.finish(Duration::from_secs(4));
+        assert_eq!(
+            summary.to_string(),
+            "       sequences        tokens      labelled  longest      cut\n\
+             train     14,000     3,000,000     1,200,000    1,024       12\n\
+             valid          0             0             0        0        0\n\
+             15,011 rows read, 11 dropped: 11 duplicate\n\
+             3,000,000 tokens in 4.0 s, 750,000 tokens/s"
+        );
+    }
+}

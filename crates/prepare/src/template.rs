@@ -1,0 +1,166 @@
+//! Prompt templates: MiniLLM's, and the model's own.
+
+use std::collections::BTreeMap;
+
+use minijinja::{Environment, Error as JinjaError, ErrorKind};
+
+use crate::Error;
+use crate::rows::Message;
+
+const WITHOUT_CONTEXT: &str = "Below is an instruction that describes a task. Write a response that appropriately \
+                               completes the request.\n\n### Instruction:\n";
+const WITH_CONTEXT: &str = "Below is an instruction that describes a task, paired with an input that provides \
+                            further context. Write a response that appropriately completes the request.\n\n### \
+                            Instruction:\n";
+
+/// The prompt of MiniLLM (arXiv 2306.08543) for Dolly, which the paper (arXiv 2502.11306) uses too.
+pub fn minillm_prompt(instruction: &str, context: &str) -> String {
+    if context.is_empty() {
+        format!("{WITHOUT_CONTEXT}{instruction}\n\n### Response:\n")
+    } else {
+        format!("{WITH_CONTEXT}{instruction}\n\n### Input:\n{context}\n\n### Response:\n")
+    }
+}
+
+/// The instruction and the context, each on lines of its own.
+pub(crate) fn plain_prompt(instruction: &str, context: &str) -> String {
+    if context.is_empty() { format!("{instruction}\n") } else { format!("{instruction}\n{context}\n") }
+}
+
+/// A chat template of a Hugging Face tokenizer: Jinja with `trim_blocks` and `lstrip_blocks`, Python's string
+/// methods and `raise_exception`. `strftime_now` is not there, so templates take their fixed date: the same data
+/// gives the same sequences tomorrow.
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    source: String,
+    special_tokens: BTreeMap<String, String>,
+}
+
+/// A conversation as text, and where the answer begins.
+pub(crate) struct Rendered {
+    pub(crate) text: String,
+    pub(crate) prompt_bytes: usize,
+}
+
+impl ChatTemplate {
+    /// Compiles the template. `special_tokens` are its variables `bos_token`, `eos_token`, `pad_token`, `unk_token`.
+    ///
+    /// # Errors
+    /// [`Error::ChatTemplate`] with the template's line.
+    pub fn new(source: String, special_tokens: BTreeMap<String, String>) -> Result<Self, Error> {
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", |message: String| -> Result<String, JinjaError> {
+            Err(JinjaError::new(ErrorKind::InvalidOperation, message))
+        });
+        environment
+            .add_template_owned("chat", source.clone())
+            .map_err(|error| Error::ChatTemplate(error.to_string()))?;
+        Ok(Self { environment, source, special_tokens })
+    }
+
+    /// The template's text.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The conversation as text; with `add_generation_prompt` it ends where the assistant's answer begins.
+    ///
+    /// # Errors
+    /// [`Error::ChatTemplate`] with what the template raised.
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Error> {
+        let template = self.environment.get_template("chat").expect("added in `new`");
+        let special_tokens = minijinja::Value::from_serialize(&self.special_tokens);
+        let context = minijinja::context! { messages, add_generation_prompt, ..special_tokens };
+        template.render(context).map_err(|error| Error::ChatTemplate(error.to_string()))
+    }
+
+    /// The prompt followed by the response, as one text.
+    ///
+    /// # Errors
+    /// [`Error::ChatTemplate`] where the template raises, or where the prompt is not how the conversation begins:
+    /// then no token could be said to belong to the response.
+    pub(crate) fn conversation(&self, prompt: &[Message], response: &str) -> Result<Rendered, Error> {
+        let beginning = self.render(prompt, true)?;
+        let mut messages = prompt.to_vec();
+        messages.push(Message::new("assistant", response));
+        let text = self.render(&messages, false)?;
+        if text.starts_with(&beginning) {
+            return Ok(Rendered { text, prompt_bytes: beginning.len() });
+        }
+        let same = beginning.chars().zip(text.chars()).take_while(|(left, right)| left == right).count();
+        let part = |text: &str| -> String { text.chars().skip(same).take(24).collect() };
+        Err(Error::ChatTemplate(format!(
+            "expected the rendered prompt to begin the rendered conversation, found a difference at character \
+             {same}: {:?} in the prompt, {:?} in the conversation\nhint: use `template = \"minillm\"` or another \
+             chat template",
+            part(&beginning),
+            part(&text)
+        )))
+    }
+
+    /// What the template writes after an answer, as it shows on a small conversation; `None` if the template
+    /// refuses that one.
+    pub(crate) fn ending(&self) -> Option<String> {
+        const ANSWER: &str = "answer";
+        let rendered = self.conversation(&[Message::new("user", "question")], ANSWER).ok()?;
+        rendered.text[rendered.prompt_bytes..].split_once(ANSWER).map(|(_, ending)| ending.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_minillm_prompt_is_byte_exact() {
+        assert_eq!(
+            minillm_prompt("Say hello.", ""),
+            "Below is an instruction that describes a task. Write a response that appropriately completes the \
+             request.\n\n### Instruction:\nSay hello.\n\n### Response:\n"
+        );
+        assert_eq!(
+            minillm_prompt("Summarise.", "A text."),
+            "Below is an instruction that describes a task, paired with an input that provides further context. \
+             Write a response that appropriately completes the request.\n\n### Instruction:\nSummarise.\n\n### \
+             Input:\nA text.\n\n### Response:\n"
+        );
+    }
+
+    fn template(source: &str) -> ChatTemplate {
+        let special_tokens = BTreeMap::from([("eos_token".to_owned(), "</s>".to_owned())]);
+        ChatTemplate::new(source.to_owned(), special_tokens).unwrap()
+    }
+
+    #[test]
+    fn a_chat_template_gives_prompt_and_conversation() {
+        let template = template(include_str!("../tests/small_chat_template.jinja"));
+        let rendered = template
+            .conversation(&[Message::new("system", " Be kind. "), Message::new("user", "Hi")], "Hello")
+            .unwrap();
+        assert_eq!(rendered.text, "[system] Be kind.\n[user] Hi\n[assistant] Hello</s>\n");
+        assert_eq!(&rendered.text[rendered.prompt_bytes..], "Hello</s>\n");
+        assert_eq!(template.ending().unwrap(), "</s>\n");
+    }
+
+    #[test]
+    fn what_a_template_raises_is_said() {
+        let template = template(include_str!("../tests/small_chat_template.jinja"));
+        let error = template.render(&[Message::new("tool", "x")], false).unwrap_err().to_string();
+        assert!(error.contains("unknown role tool"), "{error}");
+        let error = ChatTemplate::new("{% if %}".into(), BTreeMap::new()).err().unwrap().to_string();
+        assert!(error.starts_with("chat template: syntax error"), "{error}");
+    }
+
+    #[test]
+    fn a_template_whose_prompt_does_not_begin_the_conversation_is_refused() {
+        let template = template(
+            "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant><think>{% endif %}",
+        );
+        let error = template.conversation(&[Message::new("user", "a")], "b").err().unwrap().to_string();
+        assert!(error.contains("\"<think>\" in the prompt, \"b\" in the conversation"), "{error}");
+        assert!(template.ending().is_none());
+    }
+}

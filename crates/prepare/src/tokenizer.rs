@@ -1,0 +1,300 @@
+//! A Hugging Face tokenizer with what its neighbours on disk say about it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use softshard_labels::Tokenizer as Fingerprint;
+
+use crate::{ChatTemplate, Error};
+
+/// A tokenizer: text to ids and back, special ids, chat template, fingerprint.
+///
+/// Ids are `i32`, as in the label format. Encoding adds no special tokens of its own and never cuts or pads,
+/// whatever `tokenizer.json` says; special tokens that are spelled out in the text become their ids, as in
+/// Hugging Face's library.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    path: PathBuf,
+    special_ids: BTreeMap<String, i32>,
+    stop_ids: Vec<i32>,
+    special: HashSet<i32>,
+    adds_bos: bool,
+    chat_template: Option<ChatTemplate>,
+    fingerprint: Fingerprint,
+}
+
+impl Tokenizer {
+    /// Loads `tokenizer.json` (from a folder, or named itself), and `tokenizer_config.json`,
+    /// `special_tokens_map.json`, `generation_config.json`, `config.json` and `chat_template.jinja` beside it where
+    /// they exist.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] where a file is broken, a special token is unknown or an id does not fit the format;
+    /// [`Error::ChatTemplate`] where the template does not compile; [`Error::Io`].
+    pub fn load(path: &Path) -> Result<Self, Error> {
+        let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
+        let folder = file.parent().unwrap_or(Path::new("")).to_owned();
+        let mut inner = tokenizers::Tokenizer::from_bytes(fs_err::read(&file)?)
+            .map_err(|error| Error::tokenizer(&file, error))?;
+        inner.with_truncation(None).map_err(|error| Error::tokenizer(&file, error))?;
+        inner.with_padding(None);
+
+        let mut config = read_json(&folder.join("tokenizer_config.json"))?;
+        for (name, value) in read_json(&folder.join("special_tokens_map.json"))? {
+            config.entry(name).or_insert(value);
+        }
+        let mut generation = read_json(&folder.join("generation_config.json"))?;
+        for (name, value) in read_json(&folder.join("config.json"))? {
+            generation.entry(name).or_insert(value);
+        }
+        let vocabulary = Vocabulary::new(&inner, &file)?;
+        let (special_ids, mut stop_ids) = special_ids(&inner, &file, &config, &generation)?;
+        stop_ids.retain(|id| u32::try_from(*id).is_ok_and(|id| id < vocabulary.size));
+
+        let chat_template = read_chat_template(&folder, &config)?
+            .map(|source| ChatTemplate::new(source, special_texts(&inner, &special_ids)))
+            .transpose()?;
+        let fingerprint = Fingerprint {
+            vocabulary_blake3: vocabulary.blake3,
+            vocab_size: vocabulary.size,
+            special_ids: special_ids.clone(),
+            normalizer_blake3: normalizer_blake3(&inner, &file)?,
+            chat_template_blake3: chat_template.as_ref().map(|template| hex_of(template.source())),
+        };
+        let special = inner
+            .get_added_tokens_decoder()
+            .into_iter()
+            .filter_map(|(id, token)| token.special.then(|| i32::try_from(id).ok()).flatten())
+            .collect();
+        let adds_bos = match config.get("add_bos_token").and_then(Value::as_bool) {
+            Some(adds) => adds,
+            None => adds_bos(&inner, special_ids.get("bos")),
+        };
+        let mut tokenizer =
+            Self { inner, path: file, special_ids, stop_ids, special, adds_bos, chat_template, fingerprint };
+        tokenizer.add_end_of_turn()?;
+        Ok(tokenizer)
+    }
+
+    /// Ids of `text`.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] where the model has no token for a part of the text.
+    pub fn encode(&self, text: &str) -> Result<Vec<i32>, Error> {
+        let encoding =
+            self.inner.encode_fast(text, false).map_err(|error| Error::tokenizer(&self.path, error))?;
+        encoding.get_ids().iter().map(|id| self.id(*id)).collect()
+    }
+
+    /// Text of `ids`, without special tokens.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] for a negative id.
+    pub fn decode(&self, ids: &[i32]) -> Result<String, Error> {
+        self.decode_with(ids, true)
+    }
+
+    /// Text of `ids` with special tokens spelled out, to look at.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] for a negative id.
+    pub fn decode_all(&self, ids: &[i32]) -> Result<String, Error> {
+        self.decode_with(ids, false)
+    }
+
+    fn decode_with(&self, ids: &[i32], skip_special_tokens: bool) -> Result<String, Error> {
+        let ids: Result<Vec<u32>, _> = ids.iter().map(|id| u32::try_from(*id)).collect();
+        let ids =
+            ids.map_err(|_| Error::tokenizer(&self.path, "expected ids from 0, found a negative one"))?;
+        self.inner.decode(&ids, skip_special_tokens).map_err(|error| Error::tokenizer(&self.path, error))
+    }
+
+    /// The beginning-of-sequence id, where known.
+    pub fn bos(&self) -> Option<i32> {
+        self.special_ids.get("bos").copied()
+    }
+
+    /// The end-of-sequence id, where known.
+    pub fn eos(&self) -> Option<i32> {
+        self.special_ids.get("eos").copied()
+    }
+
+    /// The padding id, where known.
+    pub fn pad(&self) -> Option<i32> {
+        self.special_ids.get("pad").copied()
+    }
+
+    /// Ids that end an answer: the end-of-sequence ids and the token with which the chat template ends a turn.
+    pub fn stop_ids(&self) -> &[i32] {
+        &self.stop_ids
+    }
+
+    /// Whether the id is a special token.
+    pub fn is_special(&self, id: i32) -> bool {
+        self.special.contains(&id)
+    }
+
+    /// Whether a plain text is meant to begin with the beginning-of-sequence token.
+    pub fn adds_bos(&self) -> bool {
+        self.adds_bos
+    }
+
+    /// The largest id + 1, added tokens included. A model's vocabulary may be wider.
+    pub fn vocab_size(&self) -> u32 {
+        self.fingerprint.vocab_size
+    }
+
+    /// The chat template, if the folder has one.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.chat_template.as_ref()
+    }
+
+    /// What must be equal for token ids of two runs to mean the same.
+    pub fn fingerprint(&self) -> &Fingerprint {
+        &self.fingerprint
+    }
+
+    /// The file that was loaded.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn id(&self, id: u32) -> Result<i32, Error> {
+        i32::try_from(id)
+            .map_err(|_| Error::tokenizer(&self.path, format!("expected ids below 2^31, found {id}")))
+    }
+
+    /// Adds the special token with which the chat template ends the assistant's turn to the stop ids.
+    fn add_end_of_turn(&mut self) -> Result<(), Error> {
+        let Some(ending) = self.chat_template.as_ref().and_then(ChatTemplate::ending) else { return Ok(()) };
+        let first = self.encode(ending.trim())?.first().copied();
+        let known = first.filter(|id| self.is_special(*id) && !self.stop_ids.contains(id));
+        self.stop_ids.extend(known);
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer").field("path", &self.path).field("fingerprint", &self.fingerprint).finish()
+    }
+}
+
+struct Vocabulary {
+    blake3: String,
+    size: u32,
+}
+
+impl Vocabulary {
+    fn new(inner: &tokenizers::Tokenizer, file: &Path) -> Result<Self, Error> {
+        let mut tokens: Vec<(u32, String)> =
+            inner.get_vocab(true).into_iter().map(|(token, id)| (id, token)).collect();
+        tokens.sort_unstable();
+        let Some((largest, _)) = tokens.last() else {
+            return Err(Error::tokenizer(file, "expected a vocabulary, found no token"));
+        };
+        if i32::try_from(*largest).is_err() {
+            return Err(Error::tokenizer(file, format!("expected ids below 2^31, found {largest}")));
+        }
+        let size = largest + 1;
+        let mut hasher = blake3::Hasher::new();
+        for (id, token) in &tokens {
+            hasher.update(&id.to_le_bytes());
+            hasher.update(&u64::try_from(token.len()).expect("a length fits 64 bits").to_le_bytes());
+            hasher.update(token.as_bytes());
+        }
+        Ok(Self { blake3: hasher.finalize().to_hex().to_string(), size })
+    }
+}
+
+type JsonObject = serde_json::Map<String, Value>;
+
+/// An optional JSON file: empty where there is none.
+fn read_json(path: &Path) -> Result<JsonObject, Error> {
+    match fs_err::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| Error::tokenizer(path, error)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(JsonObject::new()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Special ids by name, and all end-of-sequence ids: tokens named in the tokenizer's configuration come first, ids
+/// in the model's configuration fill the gaps.
+fn special_ids(
+    inner: &tokenizers::Tokenizer,
+    file: &Path,
+    config: &JsonObject,
+    generation: &JsonObject,
+) -> Result<(BTreeMap<String, i32>, Vec<i32>), Error> {
+    let id_of = |id: u32| i32::try_from(id).map_err(|_| Error::tokenizer(file, "expected ids below 2^31"));
+    let mut ids = BTreeMap::new();
+    for name in ["bos", "eos", "pad", "unk"] {
+        let token = config.get(&format!("{name}_token"));
+        let token = token.and_then(|token| token.as_str().or_else(|| token.get("content")?.as_str()));
+        if let Some(token) = token {
+            let Some(id) = inner.token_to_id(token) else {
+                let problem = format!("expected `{name}_token` in the vocabulary, found no `{token}` there");
+                return Err(Error::tokenizer(file, problem));
+            };
+            ids.insert(name.to_owned(), id_of(id)?);
+        } else if let Some(id) = numbers(generation.get(&format!("{name}_token_id"))).first() {
+            ids.insert(name.to_owned(), *id);
+        }
+    }
+    let mut stop_ids: Vec<i32> = ids.get("eos").copied().into_iter().collect();
+    for id in numbers(generation.get("eos_token_id")) {
+        if !stop_ids.contains(&id) {
+            stop_ids.push(id);
+        }
+    }
+    Ok((ids, stop_ids))
+}
+
+/// A number, or a list of numbers, that can be ids.
+fn numbers(value: Option<&Value>) -> Vec<i32> {
+    let id = |value: &Value| value.as_i64().and_then(|id| i32::try_from(id).ok()).filter(|id| *id >= 0);
+    match value {
+        Some(Value::Array(values)) => values.iter().filter_map(id).collect(),
+        Some(value) => id(value).into_iter().collect(),
+        None => Vec::new(),
+    }
+}
+
+fn special_texts(inner: &tokenizers::Tokenizer, ids: &BTreeMap<String, i32>) -> BTreeMap<String, String> {
+    let text = |id: i32| inner.id_to_token(u32::try_from(id).ok()?);
+    ids.iter().filter_map(|(name, id)| Some((format!("{name}_token"), text(*id)?))).collect()
+}
+
+/// Whether the post-processor puts the beginning-of-sequence token before a text.
+fn adds_bos(inner: &tokenizers::Tokenizer, bos: Option<&i32>) -> bool {
+    let first = inner.encode_fast("a", true).ok().and_then(|encoding| encoding.get_ids().first().copied());
+    bos.is_some_and(|bos| first.is_some_and(|first| i32::try_from(first) == Ok(*bos)))
+}
+
+/// `chat_template.jinja`, or `chat_template` of the configuration: a string, or a list with one named `default`.
+fn read_chat_template(folder: &Path, config: &JsonObject) -> Result<Option<String>, Error> {
+    match fs_err::read_to_string(folder.join("chat_template.jinja")) {
+        Ok(source) => return Ok(Some(source)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
+    }
+    let field = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
+    Ok(match config.get("chat_template") {
+        Some(Value::Array(named)) => named
+            .iter()
+            .find(|entry| field(entry, "name").as_deref() == Some("default"))
+            .and_then(|entry| field(entry, "template")),
+        Some(template) => template.as_str().map(str::to_owned),
+        None => None,
+    })
+}
+
+fn normalizer_blake3(inner: &tokenizers::Tokenizer, file: &Path) -> Result<String, Error> {
+    let parts = (inner.get_normalizer(), inner.get_pre_tokenizer());
+    serde_json::to_string(&parts).map(|json| hex_of(&json)).map_err(|error| Error::tokenizer(file, error))
+}
+
+fn hex_of(text: &str) -> String {
+    blake3::hash(text.as_bytes()).to_hex().to_string()
+}

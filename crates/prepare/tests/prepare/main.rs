@@ -1,0 +1,5 @@
+//! The stage from the outside: rows to sequence shards.
+
+mod real_data;
+mod sequences;
+mod support;

@@ -1,0 +1,81 @@
+//! What the tests of this crate share: a small tokenizer, data files, and the real data where it is present.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use serde_json::{Value, json};
+use softshard_labels::{Sequence, SequenceDataset};
+use softshard_prepare::{DataConfig, Error, Split, Summary, Tokenizer, TokenizerConfig, demo, run};
+
+/// A temporary folder with a tokenizer in which every byte of plain text is one token at most.
+pub(crate) struct Workshop {
+    pub(crate) folder: tempfile::TempDir,
+}
+
+impl Workshop {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let rows = folder.path().join("rows.jsonl");
+        demo::generate(1, 20, &rows).unwrap();
+        demo::train_tokenizer(&rows, 257, &folder.path().join("tokenizer")).unwrap();
+        Self { folder }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(crate) fn file(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        fs_err::write(&path, bytes).unwrap();
+        path
+    }
+
+    /// Changes `tokenizer_config.json`.
+    pub(crate) fn set_tokenizer(&self, name: &str, value: Value) {
+        let path = self.path("tokenizer/tokenizer_config.json");
+        let mut config: Value = serde_json::from_slice(&fs_err::read(&path).unwrap()).unwrap();
+        config[name] = value;
+        fs_err::write(&path, config.to_string()).unwrap();
+    }
+
+    pub(crate) fn tokenizer(&self) -> Tokenizer {
+        Tokenizer::load(&self.path("tokenizer")).unwrap()
+    }
+
+    pub(crate) fn tokenizer_config(&self) -> TokenizerConfig {
+        tokenizer_config(&self.path("tokenizer"))
+    }
+
+    pub(crate) fn run(&self, data: &DataConfig) -> Result<Summary, Error> {
+        run(data, &self.tokenizer_config(), &self.path("sequences"), &AtomicBool::new(false))
+    }
+
+    pub(crate) fn sequences(&self, split: Split) -> Vec<Sequence> {
+        SequenceDataset::open(self.path("sequences").join(split.name())).unwrap().read_all().unwrap()
+    }
+}
+
+pub(crate) fn tokenizer_config(path: &Path) -> TokenizerConfig {
+    serde_json::from_value(json!({ "path": path })).unwrap()
+}
+
+/// A `[data]` section: `fields` over generous limits for a tokenizer of bytes.
+pub(crate) fn data_config(fields: Value) -> DataConfig {
+    let mut all = json!({ "max_prompt_tokens": 1000, "max_tokens": 2000 });
+    for (name, value) in fields.as_object().unwrap() {
+        all[name] = value.clone();
+    }
+    serde_json::from_value(all).unwrap()
+}
+
+/// The folder of real data: `SOFTSHARD_DATA`, or `shared/data` beside the repository. Says so where it is absent.
+pub(crate) fn real_data() -> Option<PathBuf> {
+    let folder = std::env::var_os("SOFTSHARD_DATA")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"), PathBuf::from);
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    eprintln!("SKIPPED: no real data at `{}`; set SOFTSHARD_DATA to its folder", folder.display());
+    None
+}

@@ -1,0 +1,238 @@
+//! Atomic checkpoints: a folder `step-00000500/` appears whole or not at all.
+//!
+//! ```text
+//! state.json              where the run stands, what it reads, hashes of the two files beside it
+//! trainable.safetensors   the trained weights by their Hugging Face or PEFT names
+//! moments.safetensors     AdamW's two moments, `<name>.first` and `<name>.second`
+//! ```
+//! Order, dropout and schedule are functions of seed and step, so no generator state is stored.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use burn::tensor::{Device, Tensor, TensorData};
+use fs_err as fs;
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use serde::{Deserialize, Serialize};
+
+const FORMAT: &str = "softshard-checkpoint";
+const VERSION: u32 = 1;
+/// Older checkpoints are removed; the one before the last stays in case the last is damaged.
+const KEPT: usize = 2;
+
+/// Where a run stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct State {
+    /// Always `softshard-checkpoint`.
+    pub(crate) format: String,
+    /// Version of this layout.
+    pub(crate) version: u32,
+    /// Optimizer steps taken.
+    pub(crate) step: u64,
+    /// Bytes of metrics.jsonl that belong to those steps.
+    pub(crate) metrics_bytes: u64,
+    /// Everything that decides the run, so that a checkpoint of another run is refused key by key.
+    pub(crate) run: serde_json::Value,
+    /// BLAKE3 of the tensor files by name.
+    pub(crate) files: BTreeMap<String, String>,
+}
+
+/// A checkpoint read back.
+pub(crate) struct Checkpoint {
+    /// Where the run stood.
+    pub(crate) state: State,
+    /// Trained weights by name.
+    pub(crate) trainable: BTreeMap<String, Tensor<2>>,
+    /// AdamW's moments by `<name>.first` and `<name>.second`.
+    pub(crate) moments: BTreeMap<String, Tensor<2>>,
+}
+
+/// Writes `<folder>/step-<step>` and removes all but the last two.
+///
+/// # Errors
+/// Any failed write; what was there before is untouched.
+pub(crate) fn save(
+    folder: &Path,
+    step: u64,
+    metrics_bytes: u64,
+    run: serde_json::Value,
+    trainable: &[(String, Tensor<2>)],
+    moments: &[(String, Tensor<2>)],
+) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    let temporary = folder.join(format!(".writing-{}", std::process::id()));
+    if temporary.exists() {
+        fs::remove_dir_all(&temporary)?;
+    }
+    fs::create_dir(&temporary)?;
+    let mut files = BTreeMap::new();
+    for (name, tensors) in [("trainable.safetensors", trainable), ("moments.safetensors", moments)] {
+        let bytes = encode(tensors)?;
+        files.insert(name.to_owned(), blake3::hash(&bytes).to_hex().to_string());
+        write_synced(&temporary.join(name), &bytes)?;
+    }
+    let state = State { format: FORMAT.to_owned(), version: VERSION, step, metrics_bytes, run, files };
+    write_synced(&temporary.join("state.json"), &serde_json::to_vec_pretty(&state)?)?;
+    sync_folder(&temporary)?;
+    let finished = folder.join(format!("step-{step:08}"));
+    if finished.exists() {
+        fs::remove_dir_all(&finished)?;
+    }
+    fs::rename(&temporary, &finished)?;
+    sync_folder(folder)?;
+    let mut all = list(folder)?;
+    all.truncate(all.len().saturating_sub(KEPT));
+    for old in all {
+        fs::remove_dir_all(old)?;
+    }
+    Ok(())
+}
+
+/// The newest whole checkpoint in `folder`, if any. A damaged one is reported and the one before it is used.
+///
+/// # Errors
+/// A whole checkpoint of another run: the keys that differ are named.
+pub(crate) fn load_last(folder: &Path, run: &serde_json::Value, device: &Device) -> Result<Option<Checkpoint>> {
+    for path in list(folder)?.into_iter().rev() {
+        match read(&path, device) {
+            Ok(checkpoint) => {
+                let differences = differences("", &checkpoint.state.run, run);
+                ensure!(
+                    differences.is_empty(),
+                    "checkpoint `{}` belongs to another run:\n{}\nhint: choose another output, or remove the checkpoints to start anew",
+                    path.display(),
+                    differences.join("\n")
+                );
+                return Ok(Some(checkpoint));
+            }
+            Err(error) => tracing::warn!("checkpoint `{}` is damaged, trying the one before: {error:#}", path.display()),
+        }
+    }
+    Ok(None)
+}
+
+/// Finished checkpoints, oldest first.
+fn list(folder: &Path) -> Result<Vec<PathBuf>> {
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("step-")) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn read(path: &Path, device: &Device) -> Result<Checkpoint> {
+    let state: State = serde_json::from_slice(&fs::read(path.join("state.json"))?).context("state.json")?;
+    ensure!(
+        state.format == FORMAT && state.version == VERSION,
+        "expected {FORMAT} version {VERSION}, found {} version {}",
+        state.format,
+        state.version
+    );
+    let tensors = |name: &str| -> Result<BTreeMap<String, Tensor<2>>> {
+        let bytes = fs::read(path.join(name))?;
+        let found = blake3::hash(&bytes).to_hex().to_string();
+        ensure!(state.files.get(name) == Some(&found), "`{name}` is not the file that was written");
+        decode(&bytes, device).with_context(|| name.to_owned())
+    };
+    let (trainable, moments) = (tensors("trainable.safetensors")?, tensors("moments.safetensors")?);
+    Ok(Checkpoint { state, trainable, moments })
+}
+
+/// One line for every leaf that is not the same in both.
+fn differences(path: &str, found: &serde_json::Value, expected: &serde_json::Value) -> Vec<String> {
+    match (found, expected) {
+        (serde_json::Value::Object(found), serde_json::Value::Object(expected)) => {
+            let keys: std::collections::BTreeSet<_> = found.keys().chain(expected.keys()).collect();
+            let value = |map: &serde_json::Map<_, _>, key: &str| map.get(key).cloned().unwrap_or_default();
+            let below = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+            keys.iter().flat_map(|key| differences(&below(key), &value(found, key), &value(expected, key))).collect()
+        }
+        _ if found == expected => Vec::new(),
+        _ => vec![format!("  `{path}`: this run has {expected}, the checkpoint {found}")],
+    }
+}
+
+fn encode(tensors: &[(String, Tensor<2>)]) -> Result<Vec<u8>> {
+    let mut raw = Vec::with_capacity(tensors.len());
+    for (name, tensor) in tensors {
+        let values = tensor.to_data().try_into_vec::<f32>().map_err(|error| anyhow::anyhow!("`{name}`: {error:?}"))?;
+        raw.push((name, tensor.dims(), values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>()));
+    }
+    let mut views = Vec::with_capacity(raw.len());
+    for (name, shape, bytes) in &raw {
+        views.push((*name, TensorView::new(Dtype::F32, shape.to_vec(), bytes)?));
+    }
+    Ok(safetensors::serialize(views, None)?)
+}
+
+fn decode(bytes: &[u8], device: &Device) -> Result<BTreeMap<String, Tensor<2>>> {
+    let mut tensors = BTreeMap::new();
+    for (name, view) in SafeTensors::deserialize(bytes)?.iter() {
+        let &[rows, columns] = view.shape() else { bail!("`{name}`: expected two axes, found {:?}", view.shape()) };
+        let values: Vec<f32> =
+            view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        tensors.insert(name.to_owned(), Tensor::from_data(TensorData::new(values, [rows, columns]), device));
+    }
+    Ok(tensors)
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
+    use std::io::Write;
+    let mut file = fs::File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    Ok(())
+}
+
+fn sync_folder(path: &Path) -> Result<()> {
+    Ok(fs::File::open(path)?.sync_all()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn tensor(values: &[f32]) -> Tensor<2> {
+        Tensor::from_data(TensorData::new(values.to_vec(), [1, values.len()]), &Device::flex())
+    }
+
+    fn save_step(folder: &Path, step: u64) {
+        let weights = [("w".to_owned(), tensor(&[1.0, f32::from(u8::try_from(step).expect("a small step"))]))];
+        save(folder, step, 7, json!({"seed": 1}), &weights, &[]).expect("a checkpoint is written");
+    }
+
+    #[test]
+    fn the_newest_whole_one_is_used_and_older_ones_go() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for step in [1, 2, 3] {
+            save_step(folder.path(), step);
+        }
+        assert_eq!(list(folder.path()).expect("a list").len(), KEPT);
+        let torn = folder.path().join("step-00000003/trainable.safetensors");
+        let bytes = fs::read(&torn).expect("the file is there");
+        fs::write(&torn, &bytes[..bytes.len() - 2]).expect("the file is cut");
+        let last = load_last(folder.path(), &json!({"seed": 1}), &Device::flex()).expect("no error").expect("one is left");
+        assert_eq!(last.state.step, 2);
+        assert_eq!(last.trainable["w"].to_data().to_vec::<f32>().expect("f32 values"), [1.0, 2.0]);
+    }
+
+    #[test]
+    fn a_checkpoint_of_another_run_is_refused_by_key() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        save_step(folder.path(), 1);
+        let error = load_last(folder.path(), &json!({"seed": 2}), &Device::flex()).err().expect("another run is refused");
+        assert!(error.to_string().contains("`seed`: this run has 2, the checkpoint 1"), "{error}");
+    }
+}

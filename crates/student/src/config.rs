@@ -1,0 +1,184 @@
+//! What a recipe says about a training run: sections `[student]`, `[student.loss]` and `[finetune]`.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use softshard_model::LoraConfig;
+
+/// One training run: which model, on what, for how long. Recipe sections `[student]` and `[finetune]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Hugging Face folder of the model to start from; with `init = "random"` only its `config.json` is read.
+    pub model: PathBuf,
+    /// Where the first weights come from.
+    #[serde(default)]
+    pub init: Init,
+    /// What is learnt; `[student]` distils and `[finetune]` is supervised unless it says otherwise.
+    pub objective: Option<Objective>,
+    /// Train low-rank adapters and leave the base frozen; without this section all weights are trained.
+    pub lora: Option<LoraConfig>,
+    /// Weights of the loss; only read by the `distill` objective.
+    #[serde(default)]
+    pub loss: LossConfig,
+    /// Passes over the data.
+    #[serde(default = "default_epochs")]
+    pub epochs: u32,
+    /// Stop after this many optimizer steps, even within an epoch; 0: no limit.
+    #[serde(default)]
+    pub max_steps: u64,
+    /// Peak of the learning rate, reached after the warm-up.
+    #[serde(default = "default_learning_rate")]
+    pub learning_rate: f64,
+    /// The learning rate at the last step of the cosine.
+    #[serde(default = "default_final_learning_rate")]
+    pub final_learning_rate: f64,
+    /// Steps of linear warm-up from zero.
+    #[serde(default)]
+    pub warmup_steps: u64,
+    /// Decoupled weight decay, applied to matrices, not to norms and biases.
+    #[serde(default = "default_weight_decay")]
+    pub weight_decay: f64,
+    /// Largest global norm of the gradients.
+    #[serde(default = "default_clip_norm")]
+    pub clip_norm: f64,
+    /// Tokens of one micro-batch, padding included.
+    #[serde(default = "default_max_tokens_per_batch")]
+    pub max_tokens_per_batch: usize,
+    /// Micro-batches whose gradients are summed before a step.
+    #[serde(default = "default_accumulate_batches")]
+    pub accumulate_batches: usize,
+    /// Rows of hidden states that meet the vocabulary at a time: bounds the logits in memory.
+    #[serde(default = "default_rows_per_chunk")]
+    pub rows_per_chunk: usize,
+    /// Steps between two checkpoints; 0: only at the end or when interrupted.
+    #[serde(default = "default_checkpoint_every_steps")]
+    pub checkpoint_every_steps: u64,
+    /// Seeds the first weights, the dropout and the order of the data.
+    #[serde(default = "default_seed")]
+    pub seed: u64,
+}
+
+/// Where the first weights come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Init {
+    /// From the folder's safetensors.
+    #[default]
+    Pretrained,
+    /// Drawn as Hugging Face draws them, from the seed.
+    Random,
+}
+
+/// What is learnt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Objective {
+    /// Gold tokens and the teacher's distribution, both from label shards.
+    Distill,
+    /// Gold tokens only, from the sequences: fine-tuning, or pretraining where every token is labelled.
+    Supervised,
+}
+
+/// `L = CE(gold) + alpha · T² · KL(teacher ‖ student)`, a mean over labelled tokens. Recipe section `[student.loss]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LossConfig {
+    /// Weight of the distillation term; 0: supervised only.
+    #[serde(default = "default_alpha")]
+    pub alpha: f64,
+    /// Temperature of both distributions; other than 1 it must be among `labels.temperatures`.
+    #[serde(default = "default_temperature")]
+    pub temperature: f64,
+    /// Weights 1/(1+alpha) and alpha/(1+alpha) instead of 1 and alpha, as in the paper's code.
+    #[serde(default)]
+    pub normalise: bool,
+}
+
+impl Default for LossConfig {
+    fn default() -> Self {
+        LossConfig { alpha: default_alpha(), temperature: default_temperature(), normalise: false }
+    }
+}
+
+impl TrainConfig {
+    /// Refuses values that no run can use.
+    ///
+    /// # Errors
+    /// A sentence naming the key below `section`, what was expected and what was found.
+    pub fn check(&self, section: &str) -> Result<(), String> {
+        let at_least_zero = [
+            ("learning_rate", self.learning_rate),
+            ("final_learning_rate", self.final_learning_rate),
+            ("weight_decay", self.weight_decay),
+            ("loss.alpha", self.loss.alpha),
+        ];
+        let above_zero = [("clip_norm", self.clip_norm), ("loss.temperature", self.loss.temperature)];
+        let counts = [
+            ("max_tokens_per_batch", self.max_tokens_per_batch),
+            ("accumulate_batches", self.accumulate_batches),
+            ("rows_per_chunk", self.rows_per_chunk),
+        ];
+        for (key, value) in at_least_zero {
+            if !(value.is_finite() && value >= 0.0) {
+                return Err(format!("`{section}.{key}`: expected a number of at least 0, found {value}"));
+            }
+        }
+        for (key, value) in above_zero {
+            if !(value.is_finite() && value > 0.0) {
+                return Err(format!("`{section}.{key}`: expected a number above 0, found {value}"));
+            }
+        }
+        for (key, value) in counts {
+            if value == 0 {
+                return Err(format!("`{section}.{key}`: expected at least 1, found 0"));
+            }
+        }
+        if self.init == Init::Random && self.lora.is_some() {
+            return Err(format!("`{section}.lora`: adapters over random weights learn nothing\nhint: remove `init = \"random\"` or the lora section"));
+        }
+        if let Some(lora) = &self.lora
+            && lora.r == 0
+        {
+            return Err(format!("`{section}.lora.r`: expected a rank of at least 1, found 0"));
+        }
+        Ok(())
+    }
+}
+
+fn default_epochs() -> u32 {
+    3
+}
+fn default_learning_rate() -> f64 {
+    1e-5
+}
+fn default_final_learning_rate() -> f64 {
+    1e-7
+}
+fn default_weight_decay() -> f64 {
+    1e-2
+}
+fn default_clip_norm() -> f64 {
+    1.0
+}
+fn default_max_tokens_per_batch() -> usize {
+    4096
+}
+fn default_accumulate_batches() -> usize {
+    1
+}
+fn default_rows_per_chunk() -> usize {
+    256
+}
+fn default_checkpoint_every_steps() -> u64 {
+    500
+}
+fn default_seed() -> u64 {
+    10
+}
+fn default_alpha() -> f64 {
+    1.0
+}
+fn default_temperature() -> f64 {
+    1.0
+}

@@ -1,0 +1,133 @@
+//! Where a run's examples come from: label shards for distillation, sequences for supervised training.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use softshard_labels::{LabelDataset, Sequence, SequenceDataset, SequenceLabels, Tokenizer};
+use softshard_losses::{Targets, at_temperature};
+
+use crate::{batches::Example, config::Objective};
+
+/// The data of one run, read by index.
+pub(crate) enum Examples {
+    /// Mapped label shards: gold tokens and the teacher's distribution.
+    Labels {
+        /// The dataset.
+        dataset: LabelDataset,
+        /// Which of the stored log-partitions belongs to the loss's temperature; none at T = 1.
+        partition: Option<usize>,
+        /// Temperature of the loss.
+        temperature: f64,
+    },
+    /// Gold tokens only.
+    Sequences {
+        /// All sequences of the split.
+        sequences: Vec<Sequence>,
+        /// Hash of the dataset's manifest.
+        manifest_blake3: String,
+        /// What the token ids mean.
+        tokenizer: Tokenizer,
+    },
+}
+
+impl Examples {
+    /// Opens and verifies the dataset in `folder` that `objective` learns from.
+    ///
+    /// # Errors
+    /// A missing or damaged dataset, or a temperature whose partition was not stored.
+    pub(crate) fn open(folder: &Path, objective: Objective, temperature: f64) -> Result<Self> {
+        match objective {
+            Objective::Supervised => {
+                let dataset = SequenceDataset::open(folder)?;
+                Ok(Examples::Sequences {
+                    sequences: dataset.read_all()?,
+                    manifest_blake3: dataset.manifest_blake3().to_string(),
+                    tokenizer: dataset.manifest().info.tokenizer.clone(),
+                })
+            }
+            Objective::Distill => {
+                let dataset = LabelDataset::open(folder)?;
+                let partition = partition_of(temperature, &dataset.manifest().plan.temperatures)
+                    .with_context(|| format!("label dataset `{}`", folder.display()))?;
+                Ok(Examples::Labels { dataset, partition, temperature })
+            }
+        }
+    }
+
+    /// What the token ids mean.
+    pub(crate) fn tokenizer(&self) -> &Tokenizer {
+        match self {
+            Examples::Labels { dataset, .. } => &dataset.manifest().plan.tokenizer,
+            Examples::Sequences { tokenizer, .. } => tokenizer,
+        }
+    }
+
+    /// Identifies the data to a checkpoint.
+    pub(crate) fn manifest_blake3(&self) -> String {
+        match self {
+            Examples::Labels { dataset, .. } => dataset.manifest_blake3().to_string(),
+            Examples::Sequences { manifest_blake3, .. } => manifest_blake3.clone(),
+        }
+    }
+
+    /// Tokens and labelled tokens of every sequence.
+    pub(crate) fn token_counts(&self) -> Vec<(usize, usize)> {
+        match self {
+            Examples::Labels { dataset, .. } => (0..dataset.len()).map(|index| dataset.token_counts(index)).collect(),
+            Examples::Sequences { sequences, .. } => {
+                sequences.iter().map(|sequence| (sequence.input_ids.len(), sequence.positions.len())).collect()
+            }
+        }
+    }
+
+    /// Sequence `index`, with its targets at the temperature of the loss.
+    ///
+    /// # Errors
+    /// A row that does not decode or breaks the format's rules.
+    pub(crate) fn read(&self, index: usize) -> Result<Example> {
+        match self {
+            Examples::Labels { dataset, partition, temperature } => {
+                let labels = dataset.read(index)?;
+                Ok(distilled(labels, *partition, *temperature))
+            }
+            Examples::Sequences { sequences, .. } => Ok(supervised(&sequences[index])),
+        }
+    }
+}
+
+/// The column of log-partitions that makes `temperature` exact.
+fn partition_of(temperature: f64, stored: &[f32]) -> Result<Option<usize>> {
+    #[expect(clippy::float_cmp, reason = "1 is written, not computed")]
+    if temperature == 1.0 {
+        return Ok(None);
+    }
+    match stored.iter().position(|&stored| (f64::from(stored) - temperature).abs() < 1e-6) {
+        Some(index) => Ok(Some(index)),
+        None => bail!(
+            "`student.loss.temperature`: expected 1 or a temperature whose partition is stored ({stored:?}), found {temperature}\nhint: \
+             label again with `labels.temperatures = [{temperature}]`"
+        ),
+    }
+}
+
+fn supervised(sequence: &Sequence) -> Example {
+    Example {
+        input_ids: sequence.input_ids.clone(),
+        positions: sequence.positions.clone(),
+        targets: Targets::without_teacher(sequence.gold()),
+    }
+}
+
+fn distilled(labels: SequenceLabels, partition: Option<usize>, temperature: f64) -> Example {
+    let gold = labels.gold();
+    let SequenceLabels { input_ids, positions, counts, token_ids, log_probs, tail_log_mass, .. } = labels;
+    let (log_probs, tail_log_mass) = match partition {
+        // As stored: the tail is exact, also where the log-probabilities were rounded.
+        None => (log_probs, tail_log_mass),
+        Some(index) => {
+            let log_partition = &labels.log_partitions[index];
+            at_temperature(&counts, &log_probs, &labels.log_sum_exp, log_partition, temperature)
+        }
+    };
+    Example { input_ids, positions, targets: Targets { gold, counts, token_ids, log_probs, tail_log_mass } }
+}

@@ -1,0 +1,14 @@
+//! Stage 2: label shards to an adapter, or to a whole model. The same loop fine-tunes a teacher and pretrains.
+//!
+//! [`run`] is the stage. It reads labels (or sequences) and a Hugging Face folder, never a teacher.
+
+mod batches;
+mod checkpoint;
+mod config;
+mod examples;
+mod optimizer;
+mod train;
+
+pub use config::{Init, LossConfig, Objective, TrainConfig};
+pub use optimizer::{AdamW, Cosine, clip_global_norm};
+pub use train::{Summary, TrainInputs, run};

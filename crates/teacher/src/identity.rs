@@ -1,0 +1,39 @@
+//! What makes two labellings the same: the plan, from the recipe, the sequences and the teacher's files.
+
+use anyhow::Result;
+use softshard_labels::{LabelPlan, SequenceDataset, TeacherIdentity};
+use softshard_model::{DecoderConfig, adapter_blake3, config_blake3, weights_blake3};
+
+use crate::config::{LabelsConfig, TeacherConfig};
+
+/// The plan of labelling `sequences`; reads the teacher's files once to hash them.
+pub(crate) fn plan(
+    teacher: &TeacherConfig,
+    labels: &LabelsConfig,
+    sequences: &SequenceDataset,
+    model: &DecoderConfig,
+) -> Result<LabelPlan> {
+    let identity = TeacherIdentity {
+        config_blake3: config_blake3(&teacher.model)?,
+        weights_blake3: weights_blake3(&teacher.model)?,
+        adapter_blake3: teacher.adapter.as_deref().map(adapter_blake3).transpose()?,
+        dtype: "f32".to_owned(),
+        vocab_size: u32::try_from(model.vocab_size)?,
+    };
+    let info = &sequences.manifest().info;
+    Ok(LabelPlan {
+        format: LabelPlan::FORMAT.to_owned(),
+        version: LabelPlan::VERSION,
+        sequences: sequences.manifest_blake3().to_owned(),
+        shards: LabelPlan::ranges(sequences.manifest().rows, u64::try_from(labels.sequences_per_shard)?),
+        split: info.split.clone(),
+        tokenizer: info.tokenizer.clone(),
+        template: info.template.clone(),
+        teacher: identity,
+        selection: labels.selection.clone(),
+        mantissa_bits: labels.mantissa_bits,
+        temperatures: labels.temperatures.clone(),
+        seed: info.seed,
+        row_group_tokens: LabelPlan::DEFAULT_ROW_GROUP_TOKENS,
+    })
+}

@@ -1,0 +1,300 @@
+//! The labelling loop.
+
+use std::{
+    io, iter,
+    path::Path,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Instant,
+};
+
+use anyhow::{Result, anyhow, ensure};
+use burn::tensor::Device;
+use serde::Serialize;
+use softshard_labels::{LabelWriter, Selection, Sequence, SequenceDataset, SequenceLabels, Tokenizer};
+use softshard_losses::{HeadLabels, Keep, label_rows};
+use softshard_model::{Decoder, DecoderConfig, batches_by_length};
+
+use crate::{
+    config::{LabelsConfig, TeacherConfig},
+    identity,
+};
+
+/// What a labelling run reads and where it writes.
+pub struct TeacherInputs<'a> {
+    /// Recipe section `[teacher]`.
+    pub teacher: &'a TeacherConfig,
+    /// Recipe section `[labels]`.
+    pub labels: &'a LabelsConfig,
+    /// Sequence dataset of one split.
+    pub sequences: &'a Path,
+    /// Fingerprint of the teacher's tokenizer; sequences of another one are refused.
+    pub tokenizer: &'a Tokenizer,
+    /// Receives the label dataset.
+    pub output: &'a Path,
+    /// Where the teacher runs.
+    pub device: &'a Device,
+    /// Set to stop at the next shard boundary.
+    pub stop: &'a AtomicBool,
+}
+
+/// What a finished run did in this process.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Summary {
+    /// Shards of the dataset.
+    pub shards: usize,
+    /// Shards that were labelled now; the others were there.
+    pub new_shards: usize,
+    /// Sequences labelled now.
+    pub sequences: u64,
+    /// Their tokens.
+    pub tokens: u64,
+    /// Their labelled tokens.
+    pub labelled_tokens: u64,
+    /// Tokens that went through the teacher, padding included.
+    pub padded_tokens: u64,
+    /// Bytes of the whole dataset's shards.
+    pub bytes: u64,
+    /// Labelled tokens of the whole dataset.
+    pub dataset_labelled_tokens: u64,
+    /// Where the time went.
+    pub seconds: Breakdown,
+}
+
+/// Seconds by part; `write` runs beside the others.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Breakdown {
+    /// Hashing the teacher and loading it.
+    pub load: f64,
+    /// Reading sequences.
+    pub read: f64,
+    /// Embedding and layers.
+    pub forward: f64,
+    /// Logits and selection.
+    pub head: f64,
+    /// Encoding, hashing and committing shards.
+    pub write: f64,
+    /// The whole run.
+    pub total: f64,
+}
+
+/// Labels every shard that is not committed yet, then finishes the dataset.
+///
+/// # Errors
+/// An output of another plan, sequences of another tokenizer or over the teacher's context, logits that are not finite
+/// (the sequence is named), I/O. A stop that was asked for is an [`io::ErrorKind::Interrupted`].
+pub fn run(inputs: &TeacherInputs) -> Result<Summary> {
+    let began = Instant::now();
+    let sequences = SequenceDataset::open(inputs.sequences)?;
+    let config = DecoderConfig::load(&inputs.teacher.model)?;
+    check_fit(inputs, &sequences, &config)?;
+    let plan = identity::plan(inputs.teacher, inputs.labels, &sequences, &config)?;
+    let writer = LabelWriter::create_or_resume(inputs.output, plan)?;
+
+    let missing = writer.missing()?;
+    let mut summary = Summary { shards: writer.plan().shards.len(), new_shards: missing.len(), ..Summary::default() };
+    if !missing.is_empty() {
+        let sequences_to_label = missing.iter().map(|&shard| writer.plan().shards[shard]).map(|[first, end]| end - first).sum();
+        let mut labeller = Labeller::load(inputs, sequences_to_label)?;
+        summary.seconds.load = began.elapsed().as_secs_f64();
+        label(&mut labeller, inputs, &sequences, &writer, &missing, &mut summary)?;
+    }
+    let manifest = writer.finish()?;
+    summary.bytes = manifest.shards.iter().map(|shard| shard.bytes).sum();
+    summary.dataset_labelled_tokens = manifest.shards.iter().map(|shard| shard.labelled_tokens).sum();
+    summary.seconds.total = began.elapsed().as_secs_f64();
+    Ok(summary)
+}
+
+fn check_fit(inputs: &TeacherInputs, sequences: &SequenceDataset, config: &DecoderConfig) -> Result<()> {
+    let (folder, model) = (inputs.sequences.display(), inputs.teacher.model.display());
+    let tokenizer = &sequences.manifest().info.tokenizer;
+    if let Some(difference) = tokenizer.difference(inputs.tokenizer) {
+        return Err(anyhow!(
+            "sequences `{folder}` were made with another tokenizer than the recipe's:\n{difference}\nhint: prepare them again"
+        ));
+    }
+    ensure!(
+        u64::from(tokenizer.vocab_size) <= config.vocab_size as u64,
+        "tokenizer of `{folder}`: expected at most the {} ids of teacher `{model}`, found {}\nhint: the tokenizer is not this model's",
+        config.vocab_size,
+        tokenizer.vocab_size
+    );
+    Ok(())
+}
+
+/// Labels the `missing` shards here while another thread writes the last one.
+fn label(
+    labeller: &mut Labeller,
+    inputs: &TeacherInputs,
+    sequences: &SequenceDataset,
+    writer: &LabelWriter,
+    missing: &[usize],
+    summary: &mut Summary,
+) -> Result<()> {
+    thread::scope(|scope| {
+        let (sender, receiver) = mpsc::sync_channel::<(usize, Vec<SequenceLabels>)>(1);
+        let writing = scope.spawn(move || -> Result<f64> {
+            let mut seconds = 0.0;
+            for (shard, rows) in receiver {
+                let began = Instant::now();
+                write_shard(writer, shard, rows)?;
+                seconds += began.elapsed().as_secs_f64();
+            }
+            Ok(seconds)
+        });
+        let labelled = (|| -> Result<()> {
+            for &shard in missing {
+                if inputs.stop.load(Ordering::Relaxed) {
+                    let message = "teacher-labels stopped at a shard boundary\nhint: run again to go on";
+                    return Err(io::Error::new(io::ErrorKind::Interrupted, message).into());
+                }
+                let began = Instant::now();
+                let [first, end] = writer.plan().shards[shard];
+                let read = sequences.read_range(usize::try_from(first)?..usize::try_from(end)?)?;
+                summary.seconds.read += began.elapsed().as_secs_f64();
+                let rows = labeller.label(&read, summary)?;
+                if sender.send((shard, rows)).is_err() {
+                    break; // the writer failed: its error is returned below
+                }
+            }
+            Ok(())
+        })();
+        drop(sender);
+        summary.seconds.write = writing.join().map_err(|_| anyhow!("the thread that writes shards panicked"))??;
+        labelled
+    })
+}
+
+fn write_shard(writer: &LabelWriter, shard: usize, rows: Vec<SequenceLabels>) -> Result<()> {
+    let mut open = writer.shard(shard)?;
+    for row in rows {
+        open.push(row)?;
+    }
+    open.commit()?;
+    Ok(())
+}
+
+/// The loaded teacher and what it is asked for.
+struct Labeller<'a> {
+    inputs: &'a TeacherInputs<'a>,
+    decoder: Decoder,
+    keep: Keep,
+    /// Sequences of all missing shards.
+    sequences_to_label: u64,
+}
+
+impl<'a> Labeller<'a> {
+    fn load(inputs: &'a TeacherInputs, sequences_to_label: u64) -> Result<Self> {
+        let mut decoder = Decoder::load(&inputs.teacher.model, inputs.device)?;
+        if let Some(adapter) = &inputs.teacher.adapter {
+            decoder.load_adapter(adapter)?;
+        }
+        let keep = match inputs.labels.selection {
+            Selection::TopK { k } => Keep::TopK { k: usize::try_from(k)? },
+            Selection::TopP { p, k } => Keep::TopP { p, k: usize::try_from(k)? },
+        };
+        Ok(Labeller { inputs, decoder, keep, sequences_to_label })
+    }
+
+    /// Labels of `sequences`, in their order.
+    fn label(&mut self, sequences: &[Sequence], summary: &mut Summary) -> Result<Vec<SequenceLabels>> {
+        let limit = self.decoder.config().max_position_embeddings;
+        if let Some(long) = sequences.iter().find(|sequence| sequence.input_ids.len() > limit) {
+            return Err(anyhow!(
+                "sequence {} from `{}`: expected at most the {limit} positions of the teacher, found {}\nhint: set `data.max_tokens` and prepare again",
+                long.key(),
+                long.source.as_deref().unwrap_or("unknown"),
+                long.input_ids.len()
+            ));
+        }
+        let mut labelled: Vec<Option<SequenceLabels>> = iter::repeat_with(|| None).take(sequences.len()).collect();
+        let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.input_ids.len()).collect();
+        for batch in batches_by_length(&lengths, self.inputs.teacher.max_tokens_per_batch) {
+            let members: Vec<&Sequence> = batch.iter().map(|&index| &sequences[index]).collect();
+            for (&index, labels) in batch.iter().zip(self.label_batch(&members, summary)?) {
+                labelled[index] = Some(labels);
+            }
+        }
+        Ok(labelled.into_iter().flatten().collect())
+    }
+
+    /// One forward pass, longest sequence first.
+    fn label_batch(&mut self, batch: &[&Sequence], summary: &mut Summary) -> Result<Vec<SequenceLabels>> {
+        let began = Instant::now();
+        let width = batch[0].input_ids.len();
+        let ids: Vec<&[i32]> = batch.iter().map(|sequence| sequence.input_ids.as_slice()).collect();
+        let positions: Vec<&[i32]> = batch.iter().map(|sequence| sequence.positions.as_slice()).collect();
+        let gold: Vec<i32> = batch.iter().flat_map(|sequence| sequence.gold()).collect();
+        let hidden = self.decoder.hidden_before(&ids, &positions);
+        summary.seconds.forward += began.elapsed().as_secs_f64();
+
+        let began = Instant::now();
+        let temperatures = &self.inputs.labels.temperatures;
+        let head = self.decoder.head();
+        let labels = label_rows(hidden, head, &gold, self.keep, temperatures, self.inputs.teacher.rows_per_chunk)
+            .map_err(|error| not_finite(batch, error.row))?;
+        summary.seconds.head += began.elapsed().as_secs_f64();
+
+        summary.sequences += batch.len() as u64;
+        summary.padded_tokens += (batch.len() * width) as u64;
+        summary.tokens += batch.iter().map(|sequence| sequence.input_ids.len() as u64).sum::<u64>();
+        summary.labelled_tokens += gold.len() as u64;
+        self.progress(summary);
+        Ok(split(batch, &labels))
+    }
+
+    fn progress(&self, summary: &Summary) {
+        tracing::info!(
+            target: "softshard::progress",
+            stage = "teacher-labels",
+            done = summary.sequences,
+            total = self.sequences_to_label,
+            unit = "sequences",
+            tokens = summary.tokens,
+        );
+    }
+}
+
+/// Names the sequence and position that a row of a batch stands for.
+fn not_finite(batch: &[&Sequence], row: usize) -> anyhow::Error {
+    let positions = batch.iter().flat_map(|sequence| sequence.positions.iter().map(move |position| (sequence, position)));
+    match positions.into_iter().nth(row) {
+        Some((sequence, position)) => anyhow!(
+            "teacher: expected finite logits, found NaN or infinity at position {position} of sequence {} from `{}`\nhint: check the teacher's weights; finished shards are intact",
+            sequence.key(),
+            sequence.source.as_deref().unwrap_or("unknown")
+        ),
+        None => anyhow!("teacher: expected finite logits, found NaN or infinity in row {row} of a batch"),
+    }
+}
+
+/// Cuts the labels of a batch into those of its sequences.
+fn split(batch: &[&Sequence], labels: &HeadLabels) -> Vec<SequenceLabels> {
+    let (mut row, mut entry) = (0, 0);
+    let mut split = Vec::with_capacity(batch.len());
+    for sequence in batch {
+        let rows = row..row + sequence.positions.len();
+        let kept: i32 = labels.counts[rows.clone()].iter().sum();
+        let entries = entry..entry + usize::try_from(kept).expect("counts are not negative");
+        (row, entry) = (rows.end, entries.end);
+        split.push(SequenceLabels {
+            source: sequence.source.clone(),
+            input_ids: sequence.input_ids.clone(),
+            positions: sequence.positions.clone(),
+            counts: labels.counts[rows.clone()].to_vec(),
+            token_ids: labels.token_ids[entries.clone()].to_vec(),
+            log_probs: labels.log_probs[entries].to_vec(),
+            log_sum_exp: labels.log_sum_exp[rows.clone()].to_vec(),
+            tail_log_mass: labels.tail_log_mass[rows.clone()].to_vec(),
+            entropy: labels.entropy[rows.clone()].to_vec(),
+            gold_log_prob: labels.gold_log_prob[rows.clone()].to_vec(),
+            log_partitions: labels.log_partitions.iter().map(|column| column[rows.clone()].to_vec()).collect(),
+            sample_counts: None,
+        });
+    }
+    split
+}

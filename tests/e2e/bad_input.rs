@@ -1,0 +1,166 @@
+//! Bad input: a clear message, the documented exit code, and nothing lost.
+
+use std::fs;
+
+use softshard_e2e::{World, softshard};
+
+/// Replaces one part of a file.
+fn edit(world: &World, path: &str, from: &str, to: &str) {
+    let path = world.path(path);
+    let text = fs::read_to_string(&path).expect("the file is there");
+    assert!(text.contains(from), "{from:?} is in {}", path.display());
+    fs::write(&path, text.replacen(from, to, 1)).expect("the file is written");
+}
+
+#[test]
+fn a_misspelt_recipe_key_is_named_with_its_place() {
+    let world = World::new();
+    edit(&world, "recipe.toml", "sequences_per_shard", "sequences_per_shrad");
+    world
+        .run("prepare", &[])
+        .failed(2, &["recipe.toml", "line 26, column 1", "unknown field `sequences_per_shrad`", "expected one of"]);
+    assert!(!world.path("run").exists(), "nothing is written");
+}
+
+#[test]
+fn a_missing_recipe_key_is_named() {
+    let world = World::new();
+    edit(&world, "recipe.toml", "[tokenizer]\npath = \"data/tokenizer\"\n", "[tokenizer]\n");
+    world.run("prepare", &[]).failed(2, &["recipe.toml", "missing field `path`"]);
+    softshard(&["prepare", "/nowhere/recipe.toml"]).failed(2, &["/nowhere/recipe.toml"]);
+}
+
+#[test]
+fn a_folder_without_config_is_no_model() {
+    let world = World::prepared();
+    fs::create_dir(world.path("empty")).expect("a folder is made");
+    world.run("teacher-labels", &["teacher.model=empty"]).failed(3, &["empty", "config.json", "hint:"]);
+}
+
+#[test]
+fn truncated_and_incomplete_safetensors_are_named() {
+    let world = World::with_teacher();
+    let weights = world.path("run/teacher/model/model.safetensors");
+    let bytes = fs::read(&weights).expect("the weights are there");
+    fs::write(&weights, &bytes[..bytes.len() - 100]).expect("the weights are cut");
+    world.run("teacher-labels", &[]).failed(3, &["model.safetensors"]);
+    // A tensor under another name is missing under its own.
+    let text = b"model.norm.weight";
+    let at = bytes.windows(text.len()).position(|window| window == text).expect("the tensor's name is in the header");
+    let mut renamed = bytes.clone();
+    renamed[at..at + text.len()].copy_from_slice(b"model.form.weight");
+    fs::write(&weights, renamed).expect("the weights are written");
+    world.run("teacher-labels", &[]).failed(3, &["model.norm.weight", "model.form.weight"]);
+    fs::write(&weights, bytes).expect("the weights are repaired");
+    world.run("teacher-labels", &[]).succeeded();
+}
+
+#[test]
+fn a_tokenizer_larger_than_the_vocabulary_is_refused() {
+    let world = World::prepared();
+    edit(&world, "shape/config.json", "\"vocab_size\": 400", "\"vocab_size\": 300");
+    world.run("finetune", &[]).failed(3, &["expected at most the 300 ids", "found 400"]);
+}
+
+#[test]
+fn broken_lines_empty_responses_and_invalid_utf8_are_named_by_line() {
+    let world = World::prepared();
+    let before = world.files("run/sequences");
+    let data = world.path("data/instructions.jsonl");
+    let good = fs::read_to_string(&data).expect("the data is there");
+    let cases: [(&[u8], &[&str]); 3] = [
+        (b"{\"instruction\": \"a\", \"respon\n", &["instructions.jsonl` line 73"]),
+        (b"{\"instruction\": \"a\", \"response\": \"  \"}\n", &["instructions.jsonl` line 73", "response"]),
+        (b"{\"instruction\": \"\xff\", \"response\": \"b\"}\n", &["instructions.jsonl` line 73", "UTF-8"]),
+    ];
+    for (line, expected) in cases {
+        let mut bytes = good.clone().into_bytes();
+        bytes.extend_from_slice(line);
+        fs::write(&data, bytes).expect("the data is written");
+        world.run("prepare", &[]).failed(3, expected);
+        assert!(world.files("run/sequences") == before, "the sequences that were there are there");
+    }
+}
+
+#[test]
+fn unfinished_damaged_and_foreign_labels_are_refused() {
+    let world = World::labelled();
+    let train = world.path("run/labels/train");
+    let manifest = fs::read(train.join("manifest.json")).expect("the manifest is there");
+    fs::remove_file(train.join("manifest.json")).expect("the manifest is removed");
+    world.run("train-student", &[]).failed(3, &["labels/train", "no manifest.json"]);
+    fs::write(train.join("manifest.json"), manifest).expect("the manifest is back");
+
+    let shard = fs::read_dir(train.join("data")).expect("shards").next().expect("a shard").expect("an entry").path();
+    let good = fs::read(&shard).expect("the shard is there");
+    let mut flipped = good.clone();
+    flipped[good.len() / 2] ^= 1;
+    fs::write(&shard, flipped).expect("a bit is flipped");
+    let name = shard.file_name().expect("a name").to_string_lossy().into_owned();
+    world.run("train-student", &[]).failed(3, &[&name, "blake3"]);
+    fs::write(&shard, good).expect("the shard is repaired");
+
+    softshard(&["demo-data", world.path("other").to_str().expect("ASCII"), "--rows", "80", "--seed", "9", "--vocab-size", "380"])
+        .succeeded();
+    world
+        .run("train-student", &["tokenizer.path=other/tokenizer"])
+        .failed(3, &["another tokenizer", "vocab_size: expected 400, found 380"]);
+    world.run("train-student", &[]).succeeded();
+}
+
+#[test]
+fn an_output_of_another_plan_is_refused_by_key() {
+    let world = World::with_teacher();
+    world.run("teacher-labels", &[]).succeeded();
+    let before = world.files("run/labels/train");
+    world
+        .run("teacher-labels", &["labels.mantissa_bits=7"])
+        .failed(3, &["another plan", "mantissa_bits: expected 7, found 10"]);
+    assert!(world.files("run/labels/train") == before, "the labels that were there are there");
+}
+
+#[test]
+fn a_checkpoint_of_another_run_is_refused_by_key() {
+    let world = World::labelled();
+    world.run("train-student", &["student.max_steps=3"]).succeeded();
+    world
+        .run("train-student", &["student.max_steps=3", "student.loss.alpha=2"])
+        .failed(3, &["`config.loss.alpha`: this run has 2.0, the checkpoint 0.5"]);
+}
+
+#[test]
+fn a_full_disk_is_named_and_nothing_is_committed() {
+    let world = World::with_teacher();
+    // A file-size limit stands in for the disk: the write fails with an error, not with a signal.
+    let stage = world.stage("teacher-labels", &[]);
+    let script = r#"trap '' XFSZ; ulimit -f 4; exec "$0" "$@""#;
+    let output = std::process::Command::new("bash")
+        .args(["-c", script])
+        .arg(stage.get_program())
+        .args(stage.get_args())
+        .output()
+        .expect("bash runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("_softshard/tmp") && stderr.contains("File too large"), "{stderr}");
+    assert!(!world.path("run/labels/train/manifest.json").exists());
+    world.run("teacher-labels", &[]).succeeded();
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_said_plainly() {
+    let world = World::prepared();
+    let output = world.stage("finetune", &[]).args(["--device", "cuda:0"]).output().expect("the binary starts");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{stderr}");
+    assert!(stderr.contains("cuda:0") && stderr.contains("hint:"), "{stderr}");
+}
+
+#[test]
+fn a_stage_without_its_section_says_which() {
+    let world = World::new();
+    let text = fs::read_to_string(world.path("recipe.toml")).expect("the recipe is there");
+    let text = text.replace("[teacher]\nmodel = \"run/teacher/model\"\n", "");
+    fs::write(world.path("recipe.toml"), text).expect("the recipe is written");
+    world.run("teacher-labels", &[]).failed(2, &["`teacher-labels` expected a section [teacher], found none"]);
+}

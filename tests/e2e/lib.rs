@@ -1,0 +1,224 @@
+//! Helpers of the end-to-end tests: the real binary, in a small world of its own.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    sync::OnceLock,
+};
+
+/// Root of the checkout.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ has a parent").to_owned()
+}
+
+/// Real data, which lies beside the checkout or where `SOFTSHARD_DATA` says; `None`, said aloud, where there is none.
+pub fn real_data() -> Option<PathBuf> {
+    let folder = std::env::var_os("SOFTSHARD_DATA").map_or_else(|| root().join("../shared/data"), PathBuf::from);
+    if folder.exists() {
+        return Some(fs::canonicalize(folder).expect("the folder is there"));
+    }
+    eprintln!("SKIPPED: no real data at {}; set SOFTSHARD_DATA", folder.display());
+    None
+}
+
+/// The binary, built from the present sources.
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        // The whole workspace, so that features and with them the dependencies are those of the tests.
+        let built = Command::new(cargo).args(["build", "--workspace", "--bins", "--quiet"]).current_dir(root()).status();
+        assert!(built.expect("cargo runs").success(), "the binary builds");
+        let test = std::env::current_exe().expect("a test has a path");
+        test.ancestors().nth(2).expect("tests lie in <target>/<profile>/deps").join("softshard")
+    })
+}
+
+/// What a run of the binary said.
+#[derive(Debug)]
+pub struct Said {
+    /// Exit code; -1 after a signal.
+    pub code: i32,
+    /// Results.
+    pub stdout: String,
+    /// Log, progress and errors.
+    pub stderr: String,
+}
+
+impl Said {
+    fn new(output: &Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Said { code: output.status.code().unwrap_or(-1), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    }
+
+    /// Fails the test unless the run ended well.
+    #[track_caller]
+    pub fn succeeded(self) -> Self {
+        assert_eq!(self.code, 0, "{self:?}");
+        self
+    }
+
+    /// Fails the test unless the run ended with `code` and all of `parts` in its error.
+    #[track_caller]
+    pub fn failed(self, code: i32, parts: &[&str]) -> Self {
+        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        for part in parts {
+            assert!(self.stderr.contains(part), "expected {part:?} in:\n{}", self.stderr);
+        }
+        self
+    }
+}
+
+/// Runs the binary.
+pub fn softshard(arguments: &[&str]) -> Said {
+    Said::new(&command(arguments).output().expect("the binary starts"))
+}
+
+/// The binary with its arguments, its output piped.
+pub fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// A folder with demo data, two model shapes and a recipe.
+pub struct World {
+    folder: tempfile::TempDir,
+}
+
+/// The shape of a model that trains in no time.
+const TINY_LLAMA: &str = r#"{
+  "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 400, "hidden_size": 32,
+  "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+  "hidden_act": "silu", "max_position_embeddings": 256, "initializer_range": 0.05, "rms_norm_eps": 1e-5,
+  "rope_theta": 10000.0, "tie_word_embeddings": true
+}"#;
+
+const RECIPE: &str = r#"
+[data]
+instructions = "data/instructions.jsonl"
+template = "none"
+max_prompt_tokens = 200
+max_tokens = 250
+split = { valid_rows = 12, seed = 1 }
+
+[tokenizer]
+path = "data/tokenizer"
+
+[finetune]
+model = "shape"
+init = "random"
+max_steps = 12
+learning_rate = 1e-2
+max_tokens_per_batch = 1024
+
+[teacher]
+model = "run/teacher/model"
+
+[labels]
+selection = { kind = "top_k", k = 16 }
+temperatures = [2.0]
+sequences_per_shard = 10
+
+[student]
+model = "start/model"
+epochs = 2
+learning_rate = 1e-2
+max_tokens_per_batch = 1024
+accumulate_batches = 2
+checkpoint_every_steps = 3
+lora = { r = 4, alpha = 8.0, dropout = 0.1, target_modules = ["q_proj", "v_proj"] }
+
+[student.loss]
+alpha = 0.5
+
+[evaluate]
+max_answers = 4
+max_new_tokens = 8
+
+[output]
+dir = "run"
+"#;
+
+impl World {
+    /// Demo data and the recipe.
+    pub fn new() -> Self {
+        let world = World { folder: tempfile::tempdir().expect("a temporary folder") };
+        let data = world.path("data");
+        let data = data.to_str().expect("a path of ASCII");
+        softshard(&["demo-data", data, "--rows", "72", "--vocab-size", "400"]).succeeded();
+        fs::create_dir(world.path("shape")).expect("a folder is made");
+        fs::write(world.path("shape/config.json"), TINY_LLAMA).expect("the shape is written");
+        fs::write(world.path("recipe.toml"), RECIPE).expect("the recipe is written");
+        world
+    }
+
+    /// Prepared sequences.
+    pub fn prepared() -> Self {
+        let world = Self::new();
+        world.run("prepare", &[]).succeeded();
+        world
+    }
+
+    /// Prepared, with a teacher that knows a little.
+    pub fn with_teacher() -> Self {
+        let world = Self::prepared();
+        world.run("finetune", &[]).succeeded();
+        world
+    }
+
+    /// Labelled, with a model for the student to start from.
+    pub fn labelled() -> Self {
+        let world = Self::with_teacher();
+        world.run("teacher-labels", &[]).succeeded();
+        world.run("finetune", &["finetune.max_steps=3", "finetune.seed=2", "output.teacher=../start"]).succeeded();
+        world
+    }
+
+    /// Below the world's folder.
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.folder.path().join(path)
+    }
+
+    /// A stage of the recipe with overrides.
+    pub fn run(&self, stage: &str, overrides: &[&str]) -> Said {
+        Said::new(&self.stage(stage, overrides).output().expect("the binary starts"))
+    }
+
+    /// The same, not yet started.
+    pub fn stage(&self, stage: &str, overrides: &[&str]) -> Command {
+        let mut command = command(&[stage]);
+        command.arg(self.path("recipe.toml"));
+        for value in overrides {
+            command.args(["--set", value]);
+        }
+        command
+    }
+
+    /// Names and contents of all files below `path`, without those that tell one attempt from another.
+    pub fn files(&self, path: &str) -> Vec<(PathBuf, Vec<u8>)> {
+        let mut files = Vec::new();
+        collect(&self.path(path), &self.path(path), &mut files);
+        files.sort();
+        files
+    }
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn collect(root: &Path, folder: &Path, files: &mut Vec<(PathBuf, Vec<u8>)>) {
+    for entry in fs::read_dir(folder).expect("the folder is there") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            collect(root, &path, files);
+        } else {
+            let name = path.strip_prefix(root).expect("below the root").to_owned();
+            files.push((name, fs::read(&path).expect("the file is there")));
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Killed at any moment, run again: nothing is lost and nothing differs.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use softshard_e2e::World;
+
+/// All files of the label datasets, with what tells one attempt from another taken out of the commits.
+fn dataset(world: &World, folder: &str) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files = world.files(folder);
+    files.retain(|(name, _)| !name.ends_with("recipe.toml"));
+    for (name, bytes) in &mut files {
+        if name.parent().is_some_and(|parent| parent.ends_with("commits")) {
+            let mut commit: serde_json::Value = serde_json::from_slice(bytes).expect("a commit is JSON");
+            commit.as_object_mut().expect("an object").remove("attempt").expect("an attempt has a name");
+            *bytes = serde_json::to_vec(&commit).expect("JSON is written");
+        }
+    }
+    files
+}
+
+/// Starts a stage and kills it after `delay`; returns whether it was killed before it was done.
+fn kill_after(mut command: Command, delay: Duration) -> bool {
+    let mut child = command.spawn().expect("the binary starts");
+    thread::sleep(delay);
+    child.kill().expect("SIGKILL is sent");
+    child.wait().expect("the child ends").code().is_none()
+}
+
+#[test]
+fn killed_teachers_leave_the_same_dataset() {
+    let world = World::with_teacher();
+    let began = Instant::now();
+    world.run("teacher-labels", &[]).succeeded();
+    let undisturbed = began.elapsed();
+    let expected = dataset(&world, "run/labels");
+    assert!(expected.len() > 10, "manifests, plans, commits and shards: {}", expected.len());
+
+    let mut killed = 0;
+    for eighth in 1..8 {
+        let output = format!("output.labels=killed-{eighth}");
+        let delay = undisturbed * eighth / 8;
+        killed += u32::from(kill_after(world.stage("teacher-labels", &[&output]), delay));
+        // A second kill, in the resumed run.
+        kill_after(world.stage("teacher-labels", &[&output]), delay / 2);
+        world.run("teacher-labels", &[&output]).succeeded();
+        let found = dataset(&world, &format!("run/killed-{eighth}"));
+        let names = |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&found), names(&expected));
+        assert!(found == expected, "killed after {delay:?}: a file differs");
+    }
+    assert!(killed >= 3, "only {killed} of 7 runs were killed before they were done");
+}
+
+#[test]
+fn a_finished_dataset_is_left_as_it_is() {
+    let world = World::with_teacher();
+    world.run("teacher-labels", &[]).succeeded();
+    let expected = world.files("run/labels");
+    let said = world.run("teacher-labels", &[]).succeeded();
+    assert!(said.stdout.contains("6 there before"), "{}", said.stdout);
+    assert!(world.files("run/labels") == expected, "a file differs");
+}
+
+#[test]
+fn a_killed_student_resumes_to_the_same_curve() {
+    let world = World::labelled();
+    // Bit-equal: speeds are the only thing that may differ.
+    let curve = |output: &str| -> Vec<serde_json::Value> {
+        let metrics = fs::read_to_string(world.path(&format!("{output}/metrics.jsonl"))).expect("metrics are written");
+        let line = |line: &str| {
+            let mut line: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
+            line.as_object_mut().expect("an object").remove("tokens_per_second");
+            line
+        };
+        metrics.lines().map(line).collect()
+    };
+    let began = Instant::now();
+    world.run("train-student", &[]).succeeded();
+    let undisturbed = began.elapsed();
+    for quarter in 1..4 {
+        let output = format!("output.student=killed-{quarter}");
+        kill_after(world.stage("train-student", &[&output]), undisturbed * quarter / 4);
+        world.run("train-student", &[&output]).succeeded();
+        assert_eq!(curve(&format!("run/killed-{quarter}")), curve("run/student"));
+        let adapter = |output: &str| fs::read(world.path(output).join("adapter/adapter_model.safetensors"));
+        assert!(
+            adapter(&format!("run/killed-{quarter}")).expect("an adapter") == adapter("run/student").expect("an adapter"),
+            "the adapters differ"
+        );
+    }
+}
+
+#[test]
+fn sigterm_stops_at_a_boundary_with_75() {
+    let world = World::labelled();
+    let mut child = world
+        .stage("train-student", &["student.epochs=2000", "student.checkpoint_every_steps=0"])
+        .spawn()
+        .expect("the binary starts");
+    let metrics = world.path("run/student/metrics.jsonl");
+    while !fs::read_to_string(&metrics).is_ok_and(|text| text.lines().count() > 2) {
+        thread::sleep(Duration::from_millis(20));
+    }
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
+    assert_eq!(child.wait().expect("the child ends").code(), Some(75));
+    let checkpoints = fs::read_dir(world.path("run/student/checkpoints")).expect("a checkpoint").count();
+    assert_eq!(checkpoints, 1);
+}

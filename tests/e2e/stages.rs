@@ -1,0 +1,82 @@
+//! Both stages end to end, in a small world.
+
+use std::fs;
+
+use softshard_e2e::World;
+
+#[test]
+fn a_student_learns_from_labels_after_its_teacher_is_gone() {
+    let world = World::labelled();
+    fs::remove_dir_all(world.path("run/teacher")).expect("the teacher is deleted");
+    fs::remove_dir_all(world.path("run/sequences/train")).expect("the sequences are deleted");
+    let said = world.run("train-student", &[]).succeeded();
+    assert!(said.stdout.contains("adapter:"), "{}", said.stdout);
+
+    let metrics = fs::read_to_string(world.path("run/student/metrics.jsonl")).expect("metrics are written");
+    let metrics: Vec<serde_json::Value> =
+        metrics.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect();
+    let loss = |line: &serde_json::Value| line["loss"].as_f64().expect("a number");
+    let (first, last) = (metrics.first().expect("a step"), metrics.last().expect("a step"));
+    assert!(loss(last) < loss(first), "the loss falls: {} to {}", loss(first), loss(last));
+    assert!(first["kl"].as_f64().expect("a number") > 0.0);
+
+    let said = world.run("evaluate", &[]).succeeded();
+    assert!(said.stdout.contains("KL to teacher"), "{}", said.stdout);
+    let table = world.run("report", &[]).succeeded().stdout;
+    assert!(table.contains("student") && table.lines().count() == 3, "{table}");
+}
+
+#[test]
+fn alpha_zero_is_supervised_training_on_the_same_tokens() {
+    let world = World::labelled();
+    let curve = |output: &str| -> Vec<(u64, String)> {
+        let metrics = fs::read_to_string(world.path(output)).expect("metrics are written");
+        let line = |line: &str| {
+            let line: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
+            (line["step"].as_u64().expect("a step"), line["cross_entropy"].to_string())
+        };
+        metrics.lines().map(line).collect()
+    };
+    world.run("train-student", &["student.loss.alpha=0", "output.student=zero"]).succeeded();
+    world.run("train-student", &["student.objective=supervised", "output.student=supervised"]).succeeded();
+    assert_eq!(curve("run/zero/metrics.jsonl"), curve("run/supervised/metrics.jsonl"));
+}
+
+#[test]
+fn top_p_keeps_what_it_needs_and_no_more() {
+    let world = World::with_teacher();
+    let selection = r#"labels.selection={ kind = "top_p", p = 0.9, k = 64 }"#;
+    let said = world.run("teacher-labels", &[selection]).succeeded();
+    assert!(said.stdout.contains("bytes per labelled token"), "{}", said.stdout);
+    world.run("finetune", &["finetune.max_steps=1", "output.teacher=../start"]).succeeded();
+    world.run("train-student", &["student.max_steps=2"]).succeeded();
+}
+
+#[test]
+fn a_temperature_with_its_partition_trains_and_one_without_is_refused() {
+    let world = World::labelled();
+    world.run("train-student", &["student.loss.temperature=2.0", "student.max_steps=2"]).succeeded();
+    world
+        .run("train-student", &["student.loss.temperature=3.0", "output.student=other"])
+        .failed(3, &["`student.loss.temperature`", "found 3", "labels.temperatures = [3]"]);
+}
+
+#[test]
+fn help_reads_like_a_map() {
+    let help = softshard_e2e::softshard(&["--help"]).succeeded().stdout;
+    for part in ["prepare ─► sequences/ ─ teacher-labels ─► labels/", "train-student", "Exit codes: 0 done"] {
+        assert!(help.contains(part), "{help}");
+    }
+}
+
+#[test]
+fn json_log_lines_are_json() {
+    let world = World::new();
+    let said = world.stage("prepare", &[]).args(["--log-format", "json"]).output().expect("the binary starts");
+    let text = String::from_utf8(said.stderr).expect("UTF-8");
+    assert!(!text.is_empty());
+    for line in text.lines() {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert!(event["level"].is_string(), "{line}");
+    }
+}

@@ -1,0 +1,472 @@
+"""Makes golden/: tiny models, a LoRA adapter, and what PyTorch, transformers and PEFT compute with them.
+
+Run with the torch environment (see README.md):
+
+    make_golden.py            writes golden/
+    make_golden.py --check    computes everything again and compares it with golden/
+
+Conventions of all files:
+  * Position rule: values "at position t" describe token t given the tokens before t, so they come from logits[t-1].
+  * The forward pass is f32, everything after the logits is f64. Natural logarithms.
+  * Weights come from numpy's generators, not torch's, so that they depend on the seeds here only.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # everything is a local folder
+
+import numpy as np
+import peft
+import safetensors
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import log_softmax
+
+VERSIONS = {
+    "torch": "2.15.0",
+    "transformers": "5.23.0",
+    "peft": "0.21.2",
+    "safetensors": "0.8.0",
+    "numpy": "2.4.6",
+}
+for module in (torch, transformers, peft, safetensors, np):
+    found = module.__version__.split("+")[0]
+    assert found == VERSIONS[module.__name__], f"{module.__name__}: expected {VERSIONS[module.__name__]}, found {found}"
+
+GOLDEN = Path(__file__).parent / "golden"
+TOP_K = 16
+NEW_TOKENS = 20
+# Greedy decoding is a fair test only where no two tokens are close: f32 sums in another order move logits by 1e-5.
+MIN_GREEDY_GAP = 1e-3
+# Another order of f32 sums (threads, attention kernel) was seen to move losses, gradients and trained factors by 1e-6.
+CHECK_TOLERANCE = 5e-5
+
+SHAPE = dict(
+    vocab_size=300,
+    hidden_size=48,
+    intermediate_size=64,
+    num_hidden_layers=3,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    max_position_embeddings=64,
+    bos_token_id=1,
+    eos_token_id=2,
+    attention_dropout=0.0,
+)
+# Standard deviation of the logits: with it most of the mass is on a few tokens, as in a trained model.
+LOGIT_SPREAD = 3.5
+
+# ---------------------------------------------------------------------------------------------- models
+
+
+def randomise(model: torch.nn.Module, seed: int) -> None:
+    """Draws all weights: matrices keep the scale of their input, norms and biases are visibly not 1 and 0."""
+    rng = np.random.default_rng(seed)
+    for name, parameter in model.named_parameters():
+        shape = tuple(parameter.shape)
+        if name.endswith("norm.weight"):
+            values = rng.uniform(0.7, 1.3, shape)
+        elif name.endswith("bias"):
+            values = rng.normal(0.0, 0.5, shape)
+        elif name == "lm_head.weight" or (name == "model.embed_tokens.weight" and model.config.tie_word_embeddings):
+            values = rng.normal(0.0, LOGIT_SPREAD / math.sqrt(shape[1]), shape)
+        elif name == "model.embed_tokens.weight":
+            values = rng.normal(0.0, 1.0, shape)
+        else:
+            values = rng.normal(0.0, 1.2 / math.sqrt(shape[1]), shape)
+        parameter.data = torch.from_numpy(values.astype(np.float32)).to(parameter.dtype)
+
+
+def save_model(model: transformers.PreTrainedModel, path: Path, **options) -> transformers.PreTrainedModel:
+    """Saves and loads again, so that what is measured is what the files hold; computes in f32."""
+    model.save_pretrained(path, **options)
+    (path / "generation_config.json").unlink(missing_ok=True)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(
+        path, dtype=torch.float32, attn_implementation="eager", local_files_only=True
+    )
+    return loaded.eval()
+
+
+def make_llama(path: Path) -> transformers.PreTrainedModel:
+    """Grouped queries, untied head, f32, one file."""
+    rope = {"rope_type": "default", "rope_theta": 10000.0}
+    config = transformers.LlamaConfig(**SHAPE, rms_norm_eps=1e-5, rope_parameters=rope, tie_word_embeddings=False)
+    model = transformers.LlamaForCausalLM(config)
+    randomise(model, seed=11)
+    return save_model(model, path)
+
+
+def make_qwen2(path: Path) -> transformers.PreTrainedModel:
+    """Biases of query, key and value, tied embeddings, bf16, several files with an index."""
+    rope = {"rope_type": "default", "rope_theta": 1000000.0}
+    config = transformers.Qwen2Config(**SHAPE, rms_norm_eps=1e-6, rope_parameters=rope, tie_word_embeddings=True)
+    model = transformers.Qwen2ForCausalLM(config).to(torch.bfloat16)
+    randomise(model, seed=12)
+    return save_model(model, path, max_shard_size="64KB")
+
+
+# ---------------------------------------------------------------------------------------------- labels
+
+
+def logits_of(model: torch.nn.Module, input_ids: list[int]) -> torch.Tensor:
+    """Logits [T, V] in f64, from an f32 forward pass."""
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([input_ids])).logits[0].double()
+
+
+def labels_of(logits: torch.Tensor, input_ids: list[int], positions: list[int], counts: list[int]) -> dict:
+    """Labels as design section 3 defines them, `counts[i]` entries at `positions[i]`, flattened."""
+    z = logits[torch.tensor(positions) - 1]
+    log_p = log_softmax(z, dim=-1)
+    p = log_p.exp()
+    ranked, order = torch.sort(log_p, dim=-1, descending=True, stable=True)
+    rows = range(len(positions))
+    return {
+        "input_ids": input_ids,
+        "positions": positions,
+        "counts": counts,
+        "token_ids": [int(i) for r in rows for i in order[r, : counts[r]]],
+        "log_probs": [float(x) for r in rows for x in ranked[r, : counts[r]]],
+        "log_sum_exp": z.logsumexp(-1).tolist(),
+        "tail_log_mass": [float(ranked[r, counts[r] :].logsumexp(0)) for r in rows],
+        "entropy": (-(p * log_p).sum(-1)).tolist(),
+        "gold_log_prob": [float(log_p[r, input_ids[positions[r]]]) for r in rows],
+        "log_partition_t2": (z / 2).logsumexp(-1).tolist(),
+    }
+
+
+def greedy(model: torch.nn.Module, prompt: list[int], stop_id: int | None = None) -> list[int]:
+    """Greedy continuation without the prompt and without the stop id, no cache; agrees with `generate`."""
+    ids = list(prompt)
+    while len(ids) < len(prompt) + NEW_TOKENS:
+        best, second = torch.topk(logits_of(model, ids)[-1], 2)[0].tolist()
+        assert best - second > MIN_GREEDY_GAP, f"prompt {prompt}: a near tie, take another prompt"
+        token = int(logits_of(model, ids)[-1].argmax())
+        if token == stop_id:
+            break
+        ids.append(token)
+    inputs = torch.tensor([prompt])
+    generated = model.generate(
+        input_ids=inputs,
+        attention_mask=torch.ones_like(inputs),
+        do_sample=False,
+        max_new_tokens=NEW_TOKENS,
+        eos_token_id=stop_id if stop_id is not None else -1,
+        pad_token_id=0,
+    )[0].tolist()
+    expected = ids if stop_id is None or len(ids) == len(prompt) + NEW_TOKENS else [*ids, stop_id]
+    assert generated == expected, f"generate gives {generated}, the loop without a cache {expected}"
+    return ids[len(prompt) :]
+
+
+def expected_of(model: torch.nn.Module, lengths: list[int], seed: int) -> dict:
+    """Labels of random sequences at every position, and greedy continuations of prompts of several lengths."""
+    rng = np.random.default_rng(seed)
+    sequences = []
+    for length in lengths:
+        ids = rng.integers(3, SHAPE["vocab_size"], length).tolist()
+        positions = list(range(1, length))
+        sequences.append(labels_of(logits_of(model, ids), ids, positions, [TOP_K] * len(positions)))
+    generations = []
+    for length in (1, 4, 9):
+        prompt = rng.integers(3, SHAPE["vocab_size"], length).tolist()
+        generations.append({"prompt": prompt, "stop_ids": [], "output": greedy(model, prompt)})
+    first = generations[-1]
+    stop = next(token for token in first["output"][5:] if token not in first["output"][:5])
+    stopped = greedy(model, first["prompt"], stop)
+    generations.append({"prompt": first["prompt"], "stop_ids": [stop], "output": stopped})
+    return {
+        "versions": VERSIONS,
+        "top_k": TOP_K,
+        "new_tokens": NEW_TOKENS,
+        "sequences": sequences,
+        "generations": generations,
+    }
+
+
+# ---------------------------------------------------------------------------------------------- LoRA
+
+
+def attach_lora(model: torch.nn.Module) -> peft.PeftModel:
+    """r=4, alpha=8 (scale 2) on q_proj and v_proj; A and B both drawn, as after some training."""
+    config = peft.LoraConfig(
+        r=4, lora_alpha=8, lora_dropout=0.0, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
+    )
+    adapted = peft.get_peft_model(model, config)
+    rng = np.random.default_rng(13)
+    for _, parameter in trainable(adapted):
+        parameter.data = torch.from_numpy(rng.normal(0.0, 0.1, tuple(parameter.shape)).astype(np.float32))
+    return adapted
+
+
+def trainable(model: peft.PeftModel) -> list[tuple[str, torch.nn.Parameter]]:
+    """Factors under the names that PEFT's files use."""
+    return [(n.replace(".default.", "."), p) for n, p in model.named_parameters() if p.requires_grad]
+
+
+def save_adapter(model: peft.PeftModel, path: Path) -> None:
+    model.save_pretrained(path)
+    (path / "README.md").unlink(missing_ok=True)
+    config = json.loads((path / "adapter_config.json").read_text())
+    config["target_modules"].sort()  # PEFT keeps a set
+    (path / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+# ---------------------------------------------------------------------------------------------- distillation
+
+CASES = [
+    {"name": "alpha_0", "alpha": 0.0, "temperature": 1.0, "normalise": False},
+    {"name": "alpha_0.5", "alpha": 0.5, "temperature": 1.0, "normalise": False},
+    {"name": "alpha_2", "alpha": 2.0, "temperature": 1.0, "normalise": False},
+    {"name": "alpha_2_normalise", "alpha": 2.0, "temperature": 1.0, "normalise": True},
+    {"name": "alpha_0.5_temperature_2", "alpha": 0.5, "temperature": 2.0, "normalise": False},
+]
+LOSS_FORMULA = (
+    "loss = (w_ce * sum CE + w_kl * T^2 * sum KL) / labelled positions; w_ce = 1, w_kl = alpha, both divided by "
+    "1 + alpha if normalise; CE = -log q_1(gold); KL = sum over kept i of p_i (log p_i - log q_i) + "
+    "p_tail (log p_tail - log q_tail), p teacher and q student at temperature T, tail = all tokens not kept; "
+    "T = 1: p = stored log_probs and tail_log_mass; else log p_i = (log_prob + log_sum_exp) / T - log_partition_tT "
+    "and p_tail = 1 - sum p_i; cross_entropy_sum and kl_sum are without weights and without T^2"
+)
+
+
+def f32(values: list[float]) -> list[float]:
+    """The values as a label file would hold them."""
+    return np.asarray(values, dtype=np.float32).astype(float).tolist()
+
+
+def make_labels(teacher: torch.nn.Module, seed: int) -> list[dict]:
+    """Ragged labels of four sequences; some positions masked, counts from 1 to 8; f32 values."""
+    rng = np.random.default_rng(seed)
+    batch = []
+    for length in (7, 12, 5, 18):
+        ids = rng.integers(3, SHAPE["vocab_size"], length).tolist()
+        positions = list(range(int(rng.integers(1, length // 2)), length))
+        counts = rng.integers(1, 9, len(positions)).tolist()
+        labels = labels_of(logits_of(teacher, ids), ids, positions, counts)
+        batch.append({key: f32(v) if isinstance(v[0], float) else v for key, v in labels.items()})
+    return batch
+
+
+def distillation_loss(model: torch.nn.Module, batch: list[dict], case: dict) -> tuple[torch.Tensor, float, float]:
+    """LOSS_FORMULA, densely over the vocabulary; a right-padded batch, f32 forward, f64 loss."""
+    tokens = max(len(s["input_ids"]) for s in batch)
+    ids = torch.tensor([s["input_ids"] + [0] * (tokens - len(s["input_ids"])) for s in batch])
+    mask = torch.tensor([[1] * len(s["input_ids"]) + [0] * (tokens - len(s["input_ids"])) for s in batch])
+    all_logits = model(input_ids=ids, attention_mask=mask).logits.double()
+    temperature, cross_entropy, kl, labelled = case["temperature"], 0.0, 0.0, 0
+    for logits, sequence in zip(all_logits, batch):
+        start = 0
+        for i, position in enumerate(sequence["positions"]):
+            entries = slice(start, start + sequence["counts"][i])
+            start = entries.stop
+            kept = torch.tensor(sequence["token_ids"][entries])
+            log_p = torch.tensor(sequence["log_probs"][entries], dtype=torch.float64)
+            log_p_tail = torch.tensor(sequence["tail_log_mass"][i], dtype=torch.float64)
+            if temperature != 1.0:
+                z = log_p + sequence["log_sum_exp"][i]
+                log_p = z / temperature - sequence[f"log_partition_t{temperature:g}"][i]
+                log_p_tail = torch.log(1.0 - log_p.exp().sum())
+            row = logits[position - 1]
+            log_q = log_softmax(row / temperature, dim=0)
+            cut = torch.ones_like(log_q, dtype=torch.bool)
+            cut[kept] = False
+            log_q_tail = log_q[cut].logsumexp(0)
+            kl = kl + (log_p.exp() * (log_p - log_q[kept])).sum() + log_p_tail.exp() * (log_p_tail - log_q_tail)
+            cross_entropy = cross_entropy - log_softmax(row, dim=0)[sequence["input_ids"][position]]
+            labelled += 1
+    divisor = 1.0 + case["alpha"] if case["normalise"] else 1.0
+    loss = (cross_entropy + case["alpha"] * temperature**2 * kl) / divisor / labelled
+    return loss, cross_entropy.item(), kl.item()
+
+
+OPTIMISER = {
+    "optimiser": "AdamW",
+    "steps": 20,
+    "learning_rate": 1e-2,
+    "min_learning_rate": 1e-7,
+    "schedule": "step i of 0..20 uses min + (max - min) * (1 + cos(pi * i / 20)) / 2",
+    "betas": [0.9, 0.999],
+    "epsilon": 1e-8,
+    "weight_decay": 1e-2,
+    "weight_decay_rule": "decoupled, A and B alike: before the update, parameter *= 1 - learning rate * weight_decay",
+    "update_rule": "parameter -= learning rate * m / (1 - beta1^n) / (sqrt(v / (1 - beta2^n)) + epsilon), n = i + 1",
+    "max_gradient_norm": 1.0,
+    "clip_rule": "norm = L2 norm over all factors together; gradients *= min(1, max_gradient_norm / (norm + 1e-6))",
+}
+
+
+def train(model: peft.PeftModel, batch: list[dict], case: dict) -> dict:
+    """20 steps on one batch. Losses and norms are those before the step."""
+    o = OPTIMISER
+    parameters = [p for _, p in trainable(model)]
+    adamw = torch.optim.AdamW(
+        parameters,
+        lr=o["learning_rate"],
+        betas=tuple(o["betas"]),
+        eps=o["epsilon"],
+        weight_decay=o["weight_decay"],
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adamw, T_max=o["steps"], eta_min=o["min_learning_rate"])
+    curve: dict = {"case": case["name"], **o, "learning_rates": [], "losses": [], "gradient_norms": []}
+    for step in range(o["steps"]):
+        adamw.zero_grad()
+        loss, _, _ = distillation_loss(model, batch, case)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, o["max_gradient_norm"])
+        rate = schedule.get_last_lr()[0]
+        spread = o["learning_rate"] - o["min_learning_rate"]
+        formula = o["min_learning_rate"] + spread * (1 + math.cos(math.pi * step / o["steps"])) / 2
+        assert math.isclose(rate, formula, rel_tol=1e-9), (step, rate, formula)
+        curve["learning_rates"].append(rate)
+        curve["losses"].append(loss.item())
+        curve["gradient_norms"].append(float(norm))
+        adamw.step()
+        schedule.step()
+    curve["final_loss"] = distillation_loss(model, batch, case)[0].item()
+    return curve
+
+
+def make_distillation(base: torch.nn.Module, out: Path) -> None:
+    """lora/, lora.expected, kd.expected, kd.gradients, kd.trained."""
+    rng = np.random.default_rng(14)
+    teacher = transformers.LlamaForCausalLM(base.config).eval()
+    teacher.load_state_dict(base.state_dict())
+    for parameter in teacher.parameters():  # near the student, as a teacher is
+        parameter.data += torch.from_numpy(rng.normal(0.0, 0.05, tuple(parameter.shape)).astype(np.float32))
+    batch = make_labels(teacher, seed=15)
+
+    student = attach_lora(base)
+    save_adapter(student, out / "lora")
+    ids = rng.integers(3, SHAPE["vocab_size"], 12).tolist()
+    logits = logits_of(student, ids).float()
+    save_file(
+        {"input_ids": torch.tensor(ids, dtype=torch.int32), "logits": logits},
+        out / "lora.expected.safetensors",
+    )
+
+    gradients, results = {}, []
+    for case in CASES:
+        student.zero_grad()
+        loss, cross_entropy, kl = distillation_loss(student, batch, case)
+        loss.backward()
+        gradients |= {f"{case['name']}/{name}": p.grad.clone().contiguous() for name, p in trainable(student)}
+        results.append({**case, "loss": loss.item(), "cross_entropy_sum": cross_entropy, "kl_sum": kl})
+    save_file(gradients, out / "kd.gradients.safetensors")
+    curve = train(student, batch, CASES[1])
+    save_file({name: p.detach().contiguous() for name, p in trainable(student)}, out / "kd.trained.safetensors")
+    write_json(
+        out / "kd.expected.json",
+        {
+            "versions": VERSIONS,
+            "formula": LOSS_FORMULA,
+            "sequences": batch,
+            "cases": results,
+            "training": curve,
+        },
+    )
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def write_json(path: Path, value: dict) -> None:
+    """One line for each list of numbers; f64 at 9 significant digits, more than f32 holds."""
+
+    def text(value: object, indent: str) -> str:
+        deeper = indent + " "
+        if isinstance(value, dict):
+            items = (f"{deeper}{json.dumps(k)}: {text(v, deeper)}" for k, v in value.items())
+            return "{\n" + ",\n".join(items) + f"\n{indent}}}"
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            return "[\n" + ",\n".join(deeper + text(v, deeper) for v in value) + f"\n{indent}]"
+        if isinstance(value, list):
+            return "[" + ",".join(text(v, "") for v in value) + "]"
+        return f"{value:.9g}" if isinstance(value, float) else json.dumps(value)
+
+    path.write_text(text(value, "") + "\n")
+
+
+def make(out: Path) -> None:
+    """Writes everything below `out`, which becomes the current folder: model paths in the files are then relative."""
+    out.mkdir(parents=True, exist_ok=True)
+    os.chdir(out)
+    out = Path()
+    llama = make_llama(out / "tiny-llama")
+    write_json(out / "tiny-llama.expected.json", expected_of(llama, [2, 5, 9, 17, 28, 40], seed=21))
+    qwen2 = make_qwen2(out / "tiny-qwen2")
+    write_json(out / "tiny-qwen2.expected.json", expected_of(qwen2, [3, 11, 24], seed=22))
+    make_distillation(llama, out)
+
+
+# ---------------------------------------------------------------------------------------------- check
+
+
+def compare_json(place: str, golden: object, found: object) -> list[str]:
+    """Differences between two JSON values, floats to CHECK_TOLERANCE."""
+    if float in (type(golden), type(found)) and {type(golden), type(found)} <= {int, float}:
+        return [] if math.isclose(golden, found, rel_tol=CHECK_TOLERANCE, abs_tol=CHECK_TOLERANCE) else [place]
+    if isinstance(golden, dict) and isinstance(found, dict) and golden.keys() == found.keys():
+        return [d for key in golden for d in compare_json(f"{place}.{key}", golden[key], found[key])]
+    if isinstance(golden, list) and isinstance(found, list) and len(golden) == len(found):
+        return [d for i, pair in enumerate(zip(golden, found)) for d in compare_json(f"{place}[{i}]", *pair)]
+    return [] if golden == found else [place]
+
+
+def compare_tensors(place: str, golden: Path, found: Path) -> list[str]:
+    expected, actual = load_file(golden), load_file(found)
+    if expected.keys() != actual.keys():
+        return [f"{place}: other names"]
+
+    def close(a: torch.Tensor, b: torch.Tensor) -> bool:
+        return torch.allclose(a.double(), b.double(), rtol=CHECK_TOLERANCE, atol=CHECK_TOLERANCE)
+
+    return [f"{place}: {name}" for name in expected if not close(expected[name], actual[name])]
+
+
+def check() -> int:
+    """Computes again in a temporary folder; the number of differences, each printed."""
+    golden = GOLDEN.resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        make(Path(folder))
+        found = Path(folder)
+        names = sorted(str(p.relative_to(found)) for p in found.rglob("*") if p.is_file())
+        kept = sorted(str(p.relative_to(golden)) for p in golden.rglob("*") if p.is_file())
+        differences = [f"files: golden/ has {kept}, made {names}"] if names != kept else []
+        for name in set(names) & set(kept):
+            compare = (
+                compare_tensors
+                if name.endswith(".safetensors")
+                else lambda place, a, b: compare_json(place, json.loads(a.read_text()), json.loads(b.read_text()))
+            )
+            differences += compare(name, golden / name, found / name)
+        os.chdir(golden)
+    for line in differences[:20]:
+        print(f"golden/{line}: differs from what is computed now", file=sys.stderr)
+    print(f"golden: {len(names)} files made again, {len(differences)} differences", file=sys.stderr)
+    return len(differences)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare with golden/ instead of writing it")
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    warnings.simplefilter("ignore", FutureWarning)  # PEFT uses names that transformers is about to drop
+    if parser.parse_args().check:
+        return 1 if check() else 0
+    make(GOLDEN)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

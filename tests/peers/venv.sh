@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# venv.sh NAME: makes or updates the virtual environment of requirements-NAME.txt (ci or torch), prints its Python.
+# Nothing is done when the stamp inside says that this very requirements file is already installed.
+set -euo pipefail
+
+name=${1:?usage: venv.sh ci|torch}
+requirements=$(dirname "$(realpath "$0")")/requirements-$name.txt
+[[ -f $requirements ]] || { echo "venv.sh: no file $requirements" >&2; exit 2; }
+venv=${XDG_CACHE_HOME:-$HOME/.cache}/softshard-peers-$name
+stamp=$(sha256sum <"$requirements")
+
+mkdir -p "$(dirname "$venv")"
+exec 9>"$venv.lock" # two callers at once: the second waits and then finds the stamp
+flock 9
+if [[ $(cat "$venv/.stamp" 2>/dev/null) != "$stamp" ]]; then
+    rm -rf "$venv"
+    "${PYTHON:-python3.11}" -m venv "$venv" >&2
+    "$venv/bin/python" -m pip install --quiet --no-deps --requirement "$requirements" >&2
+    printf '%s\n' "$stamp" >"$venv/.stamp"
+fi
+echo "$venv/bin/python"
