@@ -29,7 +29,8 @@ fn packages() -> Vec<(String, BTreeSet<String>)> {
     let text = |value: &serde_json::Value| value.as_str().expect("a string").to_owned();
     let list = |value: &serde_json::Value| value.as_array().expect("a list").clone();
     let package = |package: &serde_json::Value| {
-        let used = list(&package["dependencies"]).into_iter().filter(|dependency| dependency["kind"] != "dev");
+        let used =
+            list(&package["dependencies"]).into_iter().filter(|dependency| dependency["kind"] != "dev");
         (text(&package["name"]), used.map(|dependency| text(&dependency["name"])).collect())
     };
     list(&metadata["packages"]).iter().map(package).collect()

@@ -14,7 +14,8 @@ pub fn root() -> PathBuf {
 
 /// Real data, which lies beside the checkout or where `SOFTSHARD_DATA` says; `None`, said aloud, where there is none.
 pub fn real_data() -> Option<PathBuf> {
-    let folder = std::env::var_os("SOFTSHARD_DATA").map_or_else(|| root().join("../shared/data"), PathBuf::from);
+    let folder =
+        std::env::var_os("SOFTSHARD_DATA").map_or_else(|| root().join("../shared/data"), PathBuf::from);
     if folder.exists() {
         return Some(fs::canonicalize(folder).expect("the folder is there"));
     }
@@ -28,7 +29,10 @@ pub fn binary() -> &'static Path {
     BINARY.get_or_init(|| {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         // The whole workspace, so that features and with them the dependencies are those of the tests.
-        let built = Command::new(cargo).args(["build", "--workspace", "--bins", "--quiet"]).current_dir(root()).status();
+        let built = Command::new(cargo)
+            .args(["build", "--workspace", "--bins", "--quiet"])
+            .current_dir(root())
+            .status();
         assert!(built.expect("cargo runs").success(), "the binary builds");
         let test = std::env::current_exe().expect("a test has a path");
         test.ancestors().nth(2).expect("tests lie in <target>/<profile>/deps").join("softshard")
@@ -49,7 +53,11 @@ pub struct Said {
 impl Said {
     fn new(output: &Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Said { code: output.status.code().unwrap_or(-1), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+        Said {
+            code: output.status.code().unwrap_or(-1),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        }
     }
 
     /// Fails the test unless the run ended well.
@@ -172,7 +180,9 @@ impl World {
     pub fn labelled() -> Self {
         let world = Self::with_teacher();
         world.run("teacher-labels", &[]).succeeded();
-        world.run("finetune", &["finetune.max_steps=3", "finetune.seed=2", "output.teacher=../start"]).succeeded();
+        world
+            .run("finetune", &["finetune.max_steps=3", "finetune.seed=2", "output.teacher=../start"])
+            .succeeded();
         world
     }
 

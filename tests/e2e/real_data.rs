@@ -73,8 +73,8 @@ fn stories260k_teaches_tinystories() {
     all_stages(&recipe, &real);
     let (teacher, student) = (held_out(folder.path(), "teacher"), held_out(folder.path(), "student"));
     let number = |scores: &serde_json::Value, key: &str| scores[key].as_f64().expect("a number");
-    // The model's own measure on its own kind of text; far off means a wrong tokenisation or a wrong position.
-    assert!((number(&teacher, "nll") - 1.26).abs() < 0.1, "teacher: {teacher}");
+    // transformers 5.23 gives 1.48637 for these sequences (the rare end-of-text included); off means a wrong position.
+    assert!((number(&teacher, "nll") - 1.48637).abs() < 1e-4, "teacher: {teacher}");
     assert!(number(&teacher, "kl_to_teacher") < 1e-5, "a teacher is at no distance from itself: {teacher}");
     assert!(number(&student, "nll") < 512f64.ln(), "the student learnt something: {student}");
     assert!(number(&student, "kl_to_teacher") > 0.1, "student: {student}");
@@ -104,7 +104,8 @@ fn dolly_goes_through_the_qwen_tokenizer() {
         real.display()
     );
     fs::write(folder.path().join("recipe.toml"), text).expect("the recipe is written");
-    let said = softshard(&["prepare", folder.path().join("recipe.toml").to_str().expect("ASCII")]).succeeded();
+    let said =
+        softshard(&["prepare", folder.path().join("recipe.toml").to_str().expect("ASCII")]).succeeded();
     let manifest = fs::read(folder.path().join("run/sequences/train/manifest.json")).expect("a manifest");
     let manifest: serde_json::Value = serde_json::from_slice(&manifest).expect("JSON");
     let rows = manifest["rows"].as_u64().expect("a number");

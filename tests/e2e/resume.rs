@@ -50,7 +50,8 @@ fn killed_teachers_leave_the_same_dataset() {
         kill_after(world.stage("teacher-labels", &[&output]), delay / 2);
         world.run("teacher-labels", &[&output]).succeeded();
         let found = dataset(&world, &format!("run/killed-{eighth}"));
-        let names = |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        let names =
+            |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
         assert_eq!(names(&found), names(&expected));
         assert!(found == expected, "killed after {delay:?}: a file differs");
     }
@@ -72,7 +73,8 @@ fn a_killed_student_resumes_to_the_same_curve() {
     let world = World::labelled();
     // Bit-equal: speeds are the only thing that may differ.
     let curve = |output: &str| -> Vec<serde_json::Value> {
-        let metrics = fs::read_to_string(world.path(&format!("{output}/metrics.jsonl"))).expect("metrics are written");
+        let metrics =
+            fs::read_to_string(world.path(&format!("{output}/metrics.jsonl"))).expect("metrics are written");
         let line = |line: &str| {
             let mut line: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
             line.as_object_mut().expect("an object").remove("tokens_per_second");
@@ -90,7 +92,8 @@ fn a_killed_student_resumes_to_the_same_curve() {
         assert_eq!(curve(&format!("run/killed-{quarter}")), curve("run/student"));
         let adapter = |output: &str| fs::read(world.path(output).join("adapter/adapter_model.safetensors"));
         assert!(
-            adapter(&format!("run/killed-{quarter}")).expect("an adapter") == adapter("run/student").expect("an adapter"),
+            adapter(&format!("run/killed-{quarter}")).expect("an adapter")
+                == adapter("run/student").expect("an adapter"),
             "the adapters differ"
         );
     }

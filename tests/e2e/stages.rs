@@ -64,7 +64,8 @@ fn a_temperature_with_its_partition_trains_and_one_without_is_refused() {
 #[test]
 fn help_reads_like_a_map() {
     let help = softshard_e2e::softshard(&["--help"]).succeeded().stdout;
-    for part in ["prepare ─► sequences/ ─ teacher-labels ─► labels/", "train-student", "Exit codes: 0 done"] {
+    for part in ["prepare ─► sequences/ ─ teacher-labels ─► labels/", "train-student", "Exit codes: 0 done"]
+    {
         assert!(help.contains(part), "{help}");
     }
 }
@@ -72,11 +73,13 @@ fn help_reads_like_a_map() {
 #[test]
 fn json_log_lines_are_json() {
     let world = World::new();
-    let said = world.stage("prepare", &[]).args(["--log-format", "json"]).output().expect("the binary starts");
+    let said =
+        world.stage("prepare", &[]).args(["--log-format", "json"]).output().expect("the binary starts");
     let text = String::from_utf8(said.stderr).expect("UTF-8");
     assert!(!text.is_empty());
     for line in text.lines() {
-        let event: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let event: serde_json::Value =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         assert!(event["level"].is_string(), "{line}");
     }
 }

@@ -1,4 +1,6 @@
-"""Recomputes a label dataset with transformers and compares: check_logits.py MODEL_DIR LABELS_DIR [--limit 64].
+"""Recomputes a label dataset with transformers and compares: check_logits.py MODEL_DIR LABELS_DIR [--adapter DIR].
+
+With --adapter, PEFT loads that adapter over the model. Labels of the whole vocabulary (k = V) compare every logit.
 
 Both sides run in f32, in another order of sums: log-probabilities and log-sum-exp may differ by TOLERANCE. On top of
 that, log_probs that keep only m mantissa bits may be off by 2^-(m+1) of their size (half a unit of the last kept bit).
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import models
 import numpy as np
+import peft
 import shards
 import torch
 
@@ -70,11 +73,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model_dir", type=Path)
     parser.add_argument("labels_dir", type=Path)
+    parser.add_argument("--adapter", type=Path, help="PEFT adapter over the model")
     parser.add_argument("--limit", type=int, default=64, help="sequences to check")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
     model, plan = models.load(arguments.model_dir), shards.manifest(arguments.labels_dir)["plan"]
+    if arguments.adapter:
+        model = peft.PeftModel.from_pretrained(model, arguments.adapter).eval()
     worst: dict[str, float] = {}
     sequences, tokens = 0, 0
     for row in shards.rows(arguments.labels_dir, arguments.limit):

@@ -1,6 +1,6 @@
 //! Every command as one short function: load the recipe, run the stage, say what came out.
 
-use std::sync::atomic::AtomicBool;
+use std::{num::NonZero, sync::atomic::AtomicBool, thread};
 
 use anyhow::Result;
 use burn::tensor::Device;
@@ -95,24 +95,32 @@ fn train(
         tokenizer: &tokenizer,
         output,
         device: &device,
+        workers: workers(&device),
         stop,
     })?;
-    let softshard_student::Summary { steps, sequences, trained_parameters, parameters, tokens, seconds, .. } = &summary;
+    let softshard_student::Summary {
+        steps, sequences, trained_parameters, parameters, tokens, seconds, ..
+    } = &summary;
     println!(
         "{name}: {steps} steps over {sequences} sequences, {} of {} parameters trained",
         grouped(*trained_parameters as f64),
         grouped(*parameters as f64)
     );
     if let Some(loss) = summary.last_loss {
-        let busy = seconds.forward + seconds.head + seconds.backward + seconds.update;
         println!(
             "  {} tokens, {} tokens/s, last loss {loss:.4} nats per labelled token",
             grouped(*tokens as f64),
-            grouped(*tokens as f64 / (busy + seconds.read + seconds.write))
+            grouped(*tokens as f64 / seconds.total)
         );
         println!(
-            "  seconds: read {:.1}, forward {:.1}, head {:.1}, backward {:.1}, update {:.1}, write {:.1}",
-            seconds.read, seconds.forward, seconds.head, seconds.backward, seconds.update, seconds.write
+            "  seconds: {:.1} in all; read {:.1}, update {:.1}, write {:.1}; over all workers forward {:.1}, head {:.1}, backward {:.1}",
+            seconds.total,
+            seconds.read,
+            seconds.update,
+            seconds.write,
+            seconds.forward,
+            seconds.head,
+            seconds.backward
         );
     }
     println!("{}: {}", if config.lora.is_some() { "adapter" } else { "model" }, summary.output.display());
@@ -138,6 +146,7 @@ fn teacher_labels(stage: &Stage, stop: &AtomicBool) -> Result<()> {
             tokenizer: &tokenizer,
             output: &output,
             device: &device,
+            workers: workers(&device),
             stop,
         })?;
         println!("{}", labelled(split, &summary));
@@ -164,8 +173,8 @@ fn labelled(split: &str, summary: &softshard_teacher::Summary) -> String {
             100.0 * (1.0 - summary.tokens as f64 / summary.padded_tokens.max(1) as f64)
         );
         text += &format!(
-            "\n  seconds: load {:.1}, read {:.1}, forward {:.1}, head {:.1}, write {:.1} beside them",
-            seconds.load, seconds.read, seconds.forward, seconds.head, seconds.write
+            "\n  seconds: {:.1} in all; load {:.1}, read {:.1}; over all workers forward {:.1}, head {:.1}; write {:.1} beside them",
+            seconds.total, seconds.load, seconds.read, seconds.forward, seconds.head, seconds.write
         );
     }
     text
@@ -209,4 +218,9 @@ fn device(name: &str) -> Result<Device, DeviceError> {
         )));
     }
     Err(DeviceError(format!("device `{name}`: expected `cpu` or `cuda:<index>`\nhint: {hint}")))
+}
+
+/// Batches at a time: a CPU's cores each compute one, and a GPU computes one with all it has.
+fn workers(device: &Device) -> usize {
+    if *device == Device::flex() { thread::available_parallelism().map_or(1, NonZero::get) } else { 1 }
 }

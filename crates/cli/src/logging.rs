@@ -12,7 +12,13 @@ pub(crate) fn start(format: LogFormat) {
     match format {
         LogFormat::Json => {
             tracing_subscriber::registry()
-                .with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).with_filter(filter()))
+                .with(
+                    fmt::layer()
+                        .json()
+                        .flatten_event(true)
+                        .with_writer(std::io::stderr)
+                        .with_filter(filter()),
+                )
                 .init();
         }
         LogFormat::Text => {

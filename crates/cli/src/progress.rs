@@ -197,7 +197,8 @@ impl MakeWriter<'_> for AboveBars {
 mod tests {
     #[test]
     fn digits_are_grouped_by_three() {
-        let grouped: Vec<_> = [0.0, 12.4, 999.6, 12_345.6, 1_234_567.0].into_iter().map(super::grouped).collect();
+        let grouped: Vec<_> =
+            [0.0, 12.4, 999.6, 12_345.6, 1_234_567.0].into_iter().map(super::grouped).collect();
         assert_eq!(grouped, ["0", "12", "1,000", "12,346", "1,234,567"]);
     }
 }

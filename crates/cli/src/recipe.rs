@@ -70,14 +70,17 @@ impl Recipe {
         let bad = |problem: String| RecipeError(format!("recipe `{}`: {problem}", path.display()));
         let text = fs::read_to_string(path).map_err(|error| RecipeError(format!("recipe: {error}")))?;
         // The file alone first: errors of the parser name its line and column.
-        let mut recipe: Recipe = toml::from_str(&text).map_err(|error| bad(error.to_string().trim().to_owned()))?;
+        let mut recipe: Recipe =
+            toml::from_str(&text).map_err(|error| bad(error.to_string().trim().to_owned()))?;
         if !overrides.is_empty() {
             let mut table: toml::Table = toml::from_str(&text).map_err(|error| bad(error.to_string()))?;
             for assignment in overrides {
-                set(&mut table, assignment).map_err(|problem| bad(format!("--set {assignment}: {problem}")))?;
+                set(&mut table, assignment)
+                    .map_err(|problem| bad(format!("--set {assignment}: {problem}")))?;
             }
-            recipe = Recipe::deserialize(table)
-                .map_err(|error| bad(format!("with --set {}: {}", overrides.join(" --set "), error.message())))?;
+            recipe = Recipe::deserialize(table).map_err(|error| {
+                bad(format!("with --set {}: {}", overrides.join(" --set "), error.message()))
+            })?;
         }
         let folder = path.parent().unwrap_or(Path::new("."));
         let folder = fs::canonicalize(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
@@ -118,8 +121,13 @@ impl Recipe {
     }
 
     /// Section `[name]`, or an error that says which stage needs it.
-    pub(crate) fn section<'a, T>(section: Option<&'a T>, name: &str, stage: &str) -> Result<&'a T, RecipeError> {
-        section.ok_or_else(|| RecipeError(format!("recipe: `{stage}` expected a section [{name}], found none")))
+    pub(crate) fn section<'a, T>(
+        section: Option<&'a T>,
+        name: &str,
+        stage: &str,
+    ) -> Result<&'a T, RecipeError> {
+        section
+            .ok_or_else(|| RecipeError(format!("recipe: `{stage}` expected a section [{name}], found none")))
     }
 
     /// Writes the resolved recipe as `recipe.toml` into `folder`.

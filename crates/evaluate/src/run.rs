@@ -177,7 +177,11 @@ fn score_held_out(inputs: &EvaluateInputs, decoder: &Decoder) -> Result<HeldOutS
         tracing::info!(target: "softshard::progress", stage = "held-out", done, total = examples.len(), unit = "sequences", tokens = confidences.len());
     }
     let tokens = confidences.len();
-    ensure!(tokens > 0, "`{}`: expected held-out sequences, found none\nhint: set `data.split`", inputs.sequences.display());
+    ensure!(
+        tokens > 0,
+        "`{}`: expected held-out sequences, found none\nhint: set `data.split`",
+        inputs.sequences.display()
+    );
     #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^53")]
     let mean = |sum: f64| sum / tokens as f64;
     Ok(HeldOutScores {
@@ -197,7 +201,8 @@ fn held_out(inputs: &EvaluateInputs) -> Result<(Vec<HeldOut>, bool)> {
         let dataset = LabelDataset::open(inputs.labels)?;
         let read = |labels: SequenceLabels| {
             let gold = labels.gold();
-            let SequenceLabels { input_ids, positions, counts, token_ids, log_probs, tail_log_mass, .. } = labels;
+            let SequenceLabels { input_ids, positions, counts, token_ids, log_probs, tail_log_mass, .. } =
+                labels;
             (input_ids, positions, Targets { gold, counts, token_ids, log_probs, tail_log_mass })
         };
         return Ok((dataset.iter().map(|labels| Ok(read(labels?))).collect::<Result<_>>()?, true));
@@ -217,7 +222,8 @@ fn score_answers(
     tokenizer: &Tokenizer,
     lines: &mut Vec<u8>,
 ) -> Result<AnswerScores> {
-    let mut examples = softshard_prepare::examples(inputs.data, inputs.tokenizer, tokenizer, Some(Split::Valid))?;
+    let mut examples =
+        softshard_prepare::examples(inputs.data, inputs.tokenizer, tokenizer, Some(Split::Valid))?;
     examples.truncate(inputs.config.max_answers.unwrap_or(usize::MAX));
     ensure!(!examples.is_empty(), "expected held-out rows to answer, found none\nhint: set `data.split`");
     let (mut rouge_sum, mut faithful, mut stated, mut supported, mut judged) = (0.0, 0, 0, 0, 0);

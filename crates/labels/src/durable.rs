@@ -158,7 +158,7 @@ pub(crate) fn remove_files(folder: &Path, remove: impl Fn(&str) -> bool) -> Resu
     for entry in fs_err::read_dir(folder)? {
         let entry = entry?;
         if entry.file_name().to_str().is_some_and(&remove) {
-            tracing::info!(path = %entry.path().display(), "removing a leftover");
+            tracing::debug!(path = %entry.path().display(), "removing a leftover");
             remove_if_there(&entry.path())?;
         }
     }

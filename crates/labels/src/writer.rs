@@ -66,6 +66,18 @@ impl CommitFile {
 }
 
 impl LabelWriter {
+    /// Whether the folder has a plan. Writes to it either way, so that a folder that cannot be written fails here, before a
+    /// teacher is loaded, and a teacher that cannot be loaded leaves no plan.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn is_begun(dir: impl AsRef<Path>) -> Result<bool, Error> {
+        let dir = dir.as_ref();
+        durable::create_folders(dir, &[PRIVATE, "_softshard/tmp"])?;
+        drop(durable::TempFile::create(dir)?);
+        Ok(dir.join(PRIVATE).join("plan.json").exists())
+    }
+
     /// Creates the dataset folder with its plan, or resumes it if it has the same plan.
     ///
     /// Writes to the folder right away, so a folder that cannot be written fails here. Temporary files that dead

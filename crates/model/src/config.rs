@@ -126,7 +126,8 @@ impl DecoderConfig {
         let file = folder.join(CONFIG);
         if !file.exists() {
             let found = if folder.exists() { "no config.json" } else { "no such folder" }.to_owned();
-            let hint = "a model is a folder with config.json and model.safetensors, as `transformers` saves it";
+            let hint =
+                "a model is a folder with config.json and model.safetensors, as `transformers` saves it";
             return Err(Error::Folder { kind: "model", folder: folder.to_owned(), found, hint });
         }
         let text = fs_err::read_to_string(&file)?;

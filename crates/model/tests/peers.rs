@@ -42,7 +42,8 @@ fn greedy_answers_are_those_of_transformers() {
 fn an_adapter_of_peft_gives_its_logits() {
     let bytes = fs::read(golden("lora.expected.safetensors")).expect("golden values");
     let tensors = SafeTensors::deserialize(&bytes).expect("safetensors");
-    let words = |name: &str| -> Vec<[u8; 4]> { tensors.tensor(name).expect(name).data().as_chunks::<4>().0.to_vec() };
+    let words =
+        |name: &str| -> Vec<[u8; 4]> { tensors.tensor(name).expect(name).data().as_chunks::<4>().0.to_vec() };
     let input_ids: Vec<i32> = words("input_ids").into_iter().map(i32::from_le_bytes).collect();
     let expected: Vec<f32> = words("logits").into_iter().map(f32::from_le_bytes).collect();
 
@@ -50,11 +51,13 @@ fn an_adapter_of_peft_gives_its_logits() {
     let mut decoder = Decoder::load(&golden("tiny-llama"), &device).expect("the model loads");
     decoder.load_adapter(&golden("lora")).expect("the adapter loads");
     let length = input_ids.len();
-    let hidden = decoder.hidden(Tensor::<2, Int>::from_data(TensorData::new(input_ids, [1, length]), &device));
+    let hidden =
+        decoder.hidden(Tensor::<2, Int>::from_data(TensorData::new(input_ids, [1, length]), &device));
     let width = decoder.config().hidden_size;
     let logits = hidden.reshape([length, width]).matmul(decoder.head().transpose());
-    let found = logits.into_data().into_vec::<f32>().expect("f32 values");
+    let found = logits.into_data().try_into_vec::<f32>().expect("f32 values");
     assert_eq!(found.len(), expected.len());
-    let worst = found.iter().zip(&expected).map(|(found, expected)| (found - expected).abs()).fold(0.0, f32::max);
+    let worst =
+        found.iter().zip(&expected).map(|(found, expected)| (found - expected).abs()).fold(0.0, f32::max);
     assert!(worst < LOGITS, "worst difference {worst}");
 }

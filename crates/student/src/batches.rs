@@ -23,7 +23,9 @@ pub(crate) fn plan(lengths: &[usize], max_tokens: usize, seed: u64, epoch: u32) 
     for bucket in order.chunks(bucket) {
         let bucket_lengths: Vec<usize> = bucket.iter().map(|&index| lengths[index]).collect();
         let by_length = batches_by_length(&bucket_lengths, max_tokens);
-        batches.extend(by_length.into_iter().map(|batch| batch.into_iter().map(|at| bucket[at]).collect::<Vec<_>>()));
+        batches.extend(
+            by_length.into_iter().map(|batch| batch.into_iter().map(|at| bucket[at]).collect::<Vec<_>>()),
+        );
     }
     batches.shuffle(&mut random);
     batches

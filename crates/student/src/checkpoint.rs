@@ -95,7 +95,11 @@ pub(crate) fn save(
 ///
 /// # Errors
 /// A whole checkpoint of another run: the keys that differ are named.
-pub(crate) fn load_last(folder: &Path, run: &serde_json::Value, device: &Device) -> Result<Option<Checkpoint>> {
+pub(crate) fn load_last(
+    folder: &Path,
+    run: &serde_json::Value,
+    device: &Device,
+) -> Result<Option<Checkpoint>> {
     for path in list(folder)?.into_iter().rev() {
         match read(&path, device) {
             Ok(checkpoint) => {
@@ -108,7 +112,9 @@ pub(crate) fn load_last(folder: &Path, run: &serde_json::Value, device: &Device)
                 );
                 return Ok(Some(checkpoint));
             }
-            Err(error) => tracing::warn!("checkpoint `{}` is damaged, trying the one before: {error:#}", path.display()),
+            Err(error) => {
+                tracing::warn!("checkpoint `{}` is damaged, trying the one before: {error:#}", path.display())
+            }
         }
     }
     Ok(None)
@@ -155,7 +161,9 @@ fn differences(path: &str, found: &serde_json::Value, expected: &serde_json::Val
             let keys: std::collections::BTreeSet<_> = found.keys().chain(expected.keys()).collect();
             let value = |map: &serde_json::Map<_, _>, key: &str| map.get(key).cloned().unwrap_or_default();
             let below = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
-            keys.iter().flat_map(|key| differences(&below(key), &value(found, key), &value(expected, key))).collect()
+            keys.iter()
+                .flat_map(|key| differences(&below(key), &value(found, key), &value(expected, key)))
+                .collect()
         }
         _ if found == expected => Vec::new(),
         _ => vec![format!("  `{path}`: this run has {expected}, the checkpoint {found}")],
@@ -165,8 +173,13 @@ fn differences(path: &str, found: &serde_json::Value, expected: &serde_json::Val
 fn encode(tensors: &[(String, Tensor<2>)]) -> Result<Vec<u8>> {
     let mut raw = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
-        let values = tensor.to_data().try_into_vec::<f32>().map_err(|error| anyhow::anyhow!("`{name}`: {error:?}"))?;
-        raw.push((name, tensor.dims(), values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>()));
+        let values =
+            tensor.to_data().try_into_vec::<f32>().map_err(|error| anyhow::anyhow!("`{name}`: {error:?}"))?;
+        raw.push((
+            name,
+            tensor.dims(),
+            values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>(),
+        ));
     }
     let mut views = Vec::with_capacity(raw.len());
     for (name, shape, bytes) in &raw {
@@ -178,7 +191,9 @@ fn encode(tensors: &[(String, Tensor<2>)]) -> Result<Vec<u8>> {
 fn decode(bytes: &[u8], device: &Device) -> Result<BTreeMap<String, Tensor<2>>> {
     let mut tensors = BTreeMap::new();
     for (name, view) in SafeTensors::deserialize(bytes)?.iter() {
-        let &[rows, columns] = view.shape() else { bail!("`{name}`: expected two axes, found {:?}", view.shape()) };
+        let &[rows, columns] = view.shape() else {
+            bail!("`{name}`: expected two axes, found {:?}", view.shape())
+        };
         let values: Vec<f32> =
             view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
         tensors.insert(name.to_owned(), Tensor::from_data(TensorData::new(values, [rows, columns]), device));
@@ -209,7 +224,8 @@ mod tests {
     }
 
     fn save_step(folder: &Path, step: u64) {
-        let weights = [("w".to_owned(), tensor(&[1.0, f32::from(u8::try_from(step).expect("a small step"))]))];
+        let weights =
+            [("w".to_owned(), tensor(&[1.0, f32::from(u8::try_from(step).expect("a small step"))]))];
         save(folder, step, 7, json!({"seed": 1}), &weights, &[]).expect("a checkpoint is written");
     }
 
@@ -223,16 +239,20 @@ mod tests {
         let torn = folder.path().join("step-00000003/trainable.safetensors");
         let bytes = fs::read(&torn).expect("the file is there");
         fs::write(&torn, &bytes[..bytes.len() - 2]).expect("the file is cut");
-        let last = load_last(folder.path(), &json!({"seed": 1}), &Device::flex()).expect("no error").expect("one is left");
+        let last = load_last(folder.path(), &json!({"seed": 1}), &Device::flex())
+            .expect("no error")
+            .expect("one is left");
         assert_eq!(last.state.step, 2);
-        assert_eq!(last.trainable["w"].to_data().to_vec::<f32>().expect("f32 values"), [1.0, 2.0]);
+        assert_eq!(last.trainable["w"].to_data().try_to_vec::<f32>().expect("f32 values"), [1.0, 2.0]);
     }
 
     #[test]
     fn a_checkpoint_of_another_run_is_refused_by_key() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         save_step(folder.path(), 1);
-        let error = load_last(folder.path(), &json!({"seed": 2}), &Device::flex()).err().expect("another run is refused");
+        let error = load_last(folder.path(), &json!({"seed": 2}), &Device::flex())
+            .err()
+            .expect("another run is refused");
         assert!(error.to_string().contains("`seed`: this run has 2, the checkpoint 1"), "{error}");
     }
 }

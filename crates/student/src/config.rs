@@ -135,7 +135,9 @@ impl TrainConfig {
             }
         }
         if self.init == Init::Random && self.lora.is_some() {
-            return Err(format!("`{section}.lora`: adapters over random weights learn nothing\nhint: remove `init = \"random\"` or the lora section"));
+            return Err(format!(
+                "`{section}.lora`: adapters over random weights learn nothing\nhint: remove `init = \"random\"` or the lora section"
+            ));
         }
         if let Some(lora) = &self.lora
             && lora.r == 0

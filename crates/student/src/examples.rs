@@ -73,10 +73,13 @@ impl Examples {
     /// Tokens and labelled tokens of every sequence.
     pub(crate) fn token_counts(&self) -> Vec<(usize, usize)> {
         match self {
-            Examples::Labels { dataset, .. } => (0..dataset.len()).map(|index| dataset.token_counts(index)).collect(),
-            Examples::Sequences { sequences, .. } => {
-                sequences.iter().map(|sequence| (sequence.input_ids.len(), sequence.positions.len())).collect()
+            Examples::Labels { dataset, .. } => {
+                (0..dataset.len()).map(|index| dataset.token_counts(index)).collect()
             }
+            Examples::Sequences { sequences, .. } => sequences
+                .iter()
+                .map(|sequence| (sequence.input_ids.len(), sequence.positions.len()))
+                .collect(),
         }
     }
 

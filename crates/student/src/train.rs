@@ -1,7 +1,6 @@
 //! The training loop: one for distillation, fine-tuning and pretraining.
 
 use std::{
-    collections::BTreeMap,
     io::{self, Write},
     path::{Path, PathBuf},
     sync::{
@@ -9,12 +8,13 @@ use std::{
         mpsc,
     },
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::{Device, Tensor};
 use fs_err as fs;
+use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::json;
 use softshard_labels::Tokenizer;
@@ -32,8 +32,13 @@ use crate::{
 /// Steps that the reader may be ahead of the device.
 const PREFETCHED_STEPS: usize = 4;
 /// What belongs to a tokenizer in a Hugging Face folder; copied beside a newly trained model.
-const TOKENIZER_FILES: [&str; 5] =
-    ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json"];
+const TOKENIZER_FILES: [&str; 5] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+];
 
 /// What a run reads and where it writes.
 pub struct TrainInputs<'a> {
@@ -53,6 +58,8 @@ pub struct TrainInputs<'a> {
     pub output: &'a Path,
     /// A device without autodiff; the loop adds it.
     pub device: &'a Device,
+    /// Micro-batches of a step that are computed at a time: the cores of a CPU, 1 on a GPU.
+    pub workers: usize,
     /// Set to stop at the next step with a checkpoint.
     pub stop: &'a AtomicBool,
 }
@@ -78,7 +85,7 @@ pub struct Summary {
     pub seconds: Breakdown,
 }
 
-/// Seconds by part.
+/// Seconds by part; `forward`, `head` and `backward` are summed over the workers.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Breakdown {
     /// Waiting for the reader.
@@ -93,6 +100,8 @@ pub struct Breakdown {
     pub update: f64,
     /// Checkpoints and metrics.
     pub write: f64,
+    /// The loop, from its first step to its last.
+    pub total: f64,
 }
 
 /// One line of metrics.jsonl; losses are nats per labelled token.
@@ -121,6 +130,7 @@ pub fn run(inputs: &TrainInputs) -> Result<Summary> {
     check_fit(&examples, inputs, &decoder)?;
 
     let steps = Steps::new(config, &examples);
+    let began = Instant::now();
     let mut trainer = Trainer::start(inputs, &mut decoder, &examples, steps.len())?;
     thread::scope(|scope| -> Result<()> {
         let batches = prefetch(scope, &examples, &steps, trainer.step);
@@ -131,11 +141,16 @@ pub fn run(inputs: &TrainInputs) -> Result<Summary> {
             if inputs.stop.load(Ordering::Relaxed) {
                 trainer.checkpoint()?;
                 let place = format!("{} stopped after step {} with a checkpoint", inputs.stage, trainer.step);
-                return Err(io::Error::new(io::ErrorKind::Interrupted, format!("{place}\nhint: run again to go on")).into());
+                return Err(io::Error::new(
+                    io::ErrorKind::Interrupted,
+                    format!("{place}\nhint: run again to go on"),
+                )
+                .into());
             }
             trainer.take_step(&step?)?;
         }
     })?;
+    lap(&mut trainer.seconds.total, began);
     trainer.finish(examples.token_counts().len())
 }
 
@@ -227,6 +242,39 @@ fn prefetch<'scope>(
     receiver
 }
 
+/// What forward and backward over some micro-batches gave.
+#[derive(Default)]
+struct Pass {
+    cross_entropy: f64,
+    kl: f64,
+    /// In the order of the parameters.
+    gradients: Vec<Tensor<2>>,
+    seconds: Breakdown,
+}
+
+impl Pass {
+    fn add(&mut self, other: Pass) {
+        self.cross_entropy += other.cross_entropy;
+        self.kl += other.kl;
+        self.gradients = if self.gradients.is_empty() {
+            other.gradients
+        } else {
+            let mine = std::mem::take(&mut self.gradients);
+            mine.into_iter().zip(other.gradients).map(|(sum, gradient)| sum + gradient).collect()
+        };
+        self.seconds.add(&other.seconds);
+    }
+}
+
+impl Breakdown {
+    /// Adds the parts that workers measure.
+    fn add(&mut self, other: &Breakdown) {
+        self.forward += other.forward;
+        self.head += other.head;
+        self.backward += other.backward;
+    }
+}
+
 struct Trainer<'a> {
     inputs: &'a TrainInputs<'a>,
     decoder: &'a mut Decoder,
@@ -246,13 +294,20 @@ struct Trainer<'a> {
 
 impl<'a> Trainer<'a> {
     /// The state before the first step, or of the last checkpoint.
-    fn start(inputs: &'a TrainInputs, decoder: &'a mut Decoder, examples: &Examples, total_steps: u64) -> Result<Self> {
+    fn start(
+        inputs: &'a TrainInputs,
+        decoder: &'a mut Decoder,
+        examples: &Examples,
+        total_steps: u64,
+    ) -> Result<Self> {
         let config = inputs.config;
         fs::create_dir_all(inputs.output)?;
         let identity = identity(inputs, examples)?;
         let device = inputs.device.clone().autodiff();
-        let optimizer =
-            AdamW::new(config.weight_decay, decoder.parameters_mut().iter().map(|(_, parameter)| &**parameter));
+        let optimizer = AdamW::new(
+            config.weight_decay,
+            decoder.parameters_mut().iter().map(|(_, parameter)| &**parameter),
+        );
         let alpha = if inputs.objective == Objective::Distill { config.loss.alpha } else { 0.0 };
         let mut trainer = Trainer {
             inputs,
@@ -270,7 +325,10 @@ impl<'a> Trainer<'a> {
                 rows_per_chunk: config.rows_per_chunk,
             },
             step: 0,
-            metrics: fs::OpenOptions::new().create(true).append(true).open(inputs.output.join("metrics.jsonl"))?,
+            metrics: fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(inputs.output.join("metrics.jsonl"))?,
             metrics_bytes: 0,
             tokens: 0,
             last_loss: None,
@@ -281,7 +339,12 @@ impl<'a> Trainer<'a> {
         };
         if let Some(last) = checkpoint::load_last(&trainer.checkpoints(), &trainer.identity, &device)? {
             trainer.restore(last)?;
-            tracing::info!(stage = inputs.stage, step = trainer.step, total_steps, "resumed from a checkpoint");
+            tracing::info!(
+                stage = inputs.stage,
+                step = trainer.step,
+                total_steps,
+                "resumed from a checkpoint"
+            );
         }
         // Lines of steps after the checkpoint belong to an attempt that was cut off.
         trainer.metrics.set_len(trainer.metrics_bytes)?;
@@ -294,7 +357,9 @@ impl<'a> Trainer<'a> {
 
     fn restore(&mut self, last: checkpoint::Checkpoint) -> Result<()> {
         let missing = |name: &str| format!("checkpoint of step {} has no tensor `{name}`", last.state.step);
-        for ((name, parameter), moments) in self.decoder.parameters_mut().into_iter().zip(&mut self.optimizer.moments) {
+        for ((name, parameter), moments) in
+            self.decoder.parameters_mut().into_iter().zip(&mut self.optimizer.moments)
+        {
             let value = last.trainable.get(&name).with_context(|| missing(&name))?;
             *parameter = Tensor::from_inner(value.clone().inner()).require_grad();
             for (moment, part) in [(&mut moments.0, "first"), (&mut moments.1, "second")] {
@@ -313,58 +378,59 @@ impl<'a> Trainer<'a> {
     fn take_step(&mut self, batches: &[Batch]) -> Result<()> {
         let began = Instant::now();
         let labelled: usize = batches.iter().map(|batch| batch.targets.len()).sum();
-        let (mut cross_entropy, mut kl) = (0.0, 0.0);
-        let mut gradients: BTreeMap<usize, Tensor<2>> = BTreeMap::new();
-        for (index, batch) in batches.iter().enumerate() {
-            let seed = self.step * self.inputs.config.accumulate_batches as u64 + index as u64;
-            self.decoder.set_dropout_seed(Some(self.inputs.config.seed ^ seed.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
-            let (batch_cross_entropy, batch_kl) = self.backward(batch, labelled, &mut gradients)?;
-            cross_entropy += batch_cross_entropy;
-            kl += batch_kl;
+        let backward = |(index, batch)| self.backward(index, batch, labelled);
+        let passes: Vec<Result<Pass>> = if self.inputs.workers > 1 {
+            batches.par_iter().enumerate().map(backward).collect()
+        } else {
+            batches.iter().enumerate().map(backward).collect()
+        };
+        // In the order of the micro-batches, so that the sums do not depend on which was faster.
+        let mut sum = Pass::default();
+        for pass in passes {
+            sum.add(pass?);
         }
+        self.seconds.add(&sum.seconds);
         let updating = Instant::now();
-        let gradient_norm = self.update(gradients)?;
+        let gradient_norm = self.update(sum.gradients)?;
         lap(&mut self.seconds.update, updating);
 
-        #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^53")]
-        let (labelled_tokens, tokens) = (labelled as f64, batches.iter().map(Batch::tokens).sum::<usize>());
-        let (cross_entropy, kl) = (cross_entropy / labelled_tokens, kl / labelled_tokens);
+        let tokens = batches.iter().map(Batch::tokens).sum::<usize>();
+        let (cross_entropy, kl) = (sum.cross_entropy / as_f64(labelled), sum.kl / as_f64(labelled));
         let (cross_entropy_weight, kl_weight) = self.loss.weights();
-        let loss = cross_entropy_weight * cross_entropy + kl_weight * self.loss.temperature.powi(2) * kl;
-        #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^53")]
-        let tokens_per_second = tokens as f64 / began.elapsed().as_secs_f64();
         let metrics = StepMetrics {
             step: self.step,
-            loss,
+            loss: cross_entropy_weight * cross_entropy + kl_weight * self.loss.temperature.powi(2) * kl,
             cross_entropy,
             kl,
             learning_rate: self.schedule.at(self.step),
             gradient_norm,
             tokens,
             labelled_tokens: labelled,
-            tokens_per_second,
+            tokens_per_second: as_f64(tokens) / began.elapsed().as_secs_f64(),
         };
         self.step += 1;
         self.tokens += tokens as u64;
-        self.last_loss = Some(loss);
+        self.last_loss = Some(metrics.loss);
         self.report(&metrics)
     }
 
-    /// Adds the gradients of one micro-batch; returns its summed cross-entropy and divergence.
-    fn backward(
-        &mut self,
-        batch: &Batch,
-        labelled: usize,
-        gradients: &mut BTreeMap<usize, Tensor<2>>,
-    ) -> Result<(f64, f64)> {
+    /// One micro-batch, its gradients divided by the `labelled` tokens of the whole step.
+    fn backward(&self, index: usize, batch: &Batch, labelled: usize) -> Result<Pass> {
+        let mut pass = Pass::default();
         let began = Instant::now();
+        // Leaves of its own, so that micro-batches share no graph and can run at the same time.
+        let mut decoder = self.decoder.clone();
+        for (_, parameter) in decoder.parameters_mut() {
+            *parameter = Tensor::from_inner(parameter.clone().inner()).require_grad();
+        }
+        let number = self.step * self.inputs.config.accumulate_batches as u64 + index as u64;
+        decoder.set_dropout_seed(Some(self.inputs.config.seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
         let sequences: Vec<&[i32]> = batch.input_ids.iter().map(Vec::as_slice).collect();
         let positions: Vec<&[i32]> = batch.positions.iter().map(Vec::as_slice).collect();
-        let hidden = self.decoder.hidden_before(&sequences, &positions);
-        let began = lap(&mut self.seconds.forward, began);
+        let hidden = decoder.hidden_before(&sequences, &positions);
+        let began = lap(&mut pass.seconds.forward, began);
 
-        #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^53")]
-        let value = self.loss.compute(hidden, self.decoder.head(), &batch.targets, labelled as f64);
+        let value = self.loss.compute(hidden, decoder.head(), &batch.targets, as_f64(labelled));
         ensure!(
             value.cross_entropy_sum.is_finite() && value.kl_sum.is_finite(),
             "{} step {}: expected a finite loss, found cross-entropy {} and KL {}\nhint: lower `learning_rate`, or check the labels; the last checkpoint is intact",
@@ -373,32 +439,24 @@ impl<'a> Trainer<'a> {
             value.cross_entropy_sum,
             value.kl_sum
         );
-        let began = lap(&mut self.seconds.head, began);
+        (pass.cross_entropy, pass.kl) = (value.cross_entropy_sum, value.kl_sum);
+        let began = lap(&mut pass.seconds.head, began);
 
         let found = value.loss.backward();
-        for (index, (_, parameter)) in self.decoder.parameters_mut().into_iter().enumerate() {
-            let Some(gradient) = parameter.grad(&found) else { continue };
-            let sum = match gradients.remove(&index) {
-                Some(sum) => sum + gradient,
-                None => gradient,
-            };
-            gradients.insert(index, sum);
-        }
-        lap(&mut self.seconds.backward, began);
-        Ok((value.cross_entropy_sum, value.kl_sum))
+        let gradient = |(_, parameter): (String, &mut Tensor<2>)| {
+            parameter.grad(&found).unwrap_or_else(|| parameter.clone().inner().zeros_like())
+        };
+        pass.gradients = decoder.parameters_mut().into_iter().map(gradient).collect();
+        lap(&mut pass.seconds.backward, began);
+        Ok(pass)
     }
 
     /// Clips, steps the optimizer and returns the gradients' norm.
-    fn update(&mut self, mut gradients: BTreeMap<usize, Tensor<2>>) -> Result<f64> {
+    fn update(&mut self, mut gradients: Vec<Tensor<2>>) -> Result<f64> {
         let learning_rate = self.schedule.at(self.step);
-        let mut parameters = self.decoder.parameters_mut();
-        let or_zeros = |(index, (_, parameter)): (usize, &(String, &mut Tensor<2>))| {
-            gradients.remove(&index).unwrap_or_else(|| (**parameter).clone().inner().zeros_like())
-        };
-        let mut gradients: Vec<_> = parameters.iter().enumerate().map(or_zeros).collect();
         let norm = clip_global_norm(&mut gradients, self.inputs.config.clip_norm);
         ensure!(norm.is_finite(), "{} step {}: the gradients are not finite", self.inputs.stage, self.step);
-        self.optimizer.step(learning_rate, &mut parameters, gradients);
+        self.optimizer.step(learning_rate, &mut self.decoder.parameters_mut(), gradients);
         Ok(norm)
     }
 
@@ -433,7 +491,8 @@ impl<'a> Trainer<'a> {
             return Ok(());
         }
         self.metrics.sync_all()?;
-        let named: Vec<_> = self.decoder.parameters_mut().into_iter().map(|(name, value)| (name, value.clone())).collect();
+        let named: Vec<_> =
+            self.decoder.parameters_mut().into_iter().map(|(name, value)| (name, value.clone())).collect();
         let moments: Vec<_> = named
             .iter()
             .zip(&self.optimizer.moments)
@@ -483,10 +542,15 @@ impl<'a> Trainer<'a> {
     }
 }
 
+#[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^53")]
+fn as_f64(tokens: usize) -> f64 {
+    tokens as f64
+}
+
 /// Adds the time since `began` to `part` and starts the next lap.
 fn lap(part: &mut f64, began: Instant) -> Instant {
     let now = Instant::now();
-    *part += now.duration_since(began).max(Duration::ZERO).as_secs_f64();
+    *part += now.duration_since(began).as_secs_f64();
     now
 }
 
@@ -502,7 +566,9 @@ fn identity(inputs: &TrainInputs, examples: &Examples) -> Result<serde_json::Val
         Init::Pretrained => softshard_model::weights_blake3(&config.model)?,
         Init::Random => softshard_model::config_blake3(&config.model)?,
     };
-    Ok(json!({ "config": recipe, "objective": inputs.objective, "data_manifest_blake3": examples.manifest_blake3(), "model_blake3": weights }))
+    Ok(
+        json!({ "config": recipe, "objective": inputs.objective, "data_manifest_blake3": examples.manifest_blake3(), "model_blake3": weights }),
+    )
 }
 
 fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {

@@ -78,7 +78,9 @@ impl LabelsConfig {
                 return Err("`labels.selection.k`: expected at least 1, found 0".to_owned());
             }
             Selection::TopP { p, .. } if !(p > 0.0 && p <= 1.0) => {
-                return Err(format!("`labels.selection.p`: expected a mass above 0 and at most 1, found {p}"));
+                return Err(format!(
+                    "`labels.selection.p`: expected a mass above 0 and at most 1, found {p}"
+                ));
             }
             Selection::TopK { .. } | Selection::TopP { .. } => {}
         }
@@ -94,7 +96,10 @@ impl LabelsConfig {
             }
         }
         if !self.temperatures.is_sorted_by(|one, next| one < next) {
-            return Err(format!("`labels.temperatures`: expected ascending numbers, found {:?}", self.temperatures));
+            return Err(format!(
+                "`labels.temperatures`: expected ascending numbers, found {:?}",
+                self.temperatures
+            ));
         }
         if self.sequences_per_shard == 0 {
             return Err("`labels.sequences_per_shard`: expected at least 1, found 0".to_owned());

@@ -4,6 +4,7 @@ use std::{
     io, iter,
     path::Path,
     sync::{
+        Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
@@ -13,6 +14,7 @@ use std::{
 
 use anyhow::{Result, anyhow, ensure};
 use burn::tensor::Device;
+use rayon::prelude::*;
 use serde::Serialize;
 use softshard_labels::{LabelWriter, Selection, Sequence, SequenceDataset, SequenceLabels, Tokenizer};
 use softshard_losses::{HeadLabels, Keep, label_rows};
@@ -37,6 +39,8 @@ pub struct TeacherInputs<'a> {
     pub output: &'a Path,
     /// Where the teacher runs.
     pub device: &'a Device,
+    /// Batches that are computed at a time: the cores of a CPU, 1 on a GPU.
+    pub workers: usize,
     /// Set to stop at the next shard boundary.
     pub stop: &'a AtomicBool,
 }
@@ -64,7 +68,7 @@ pub struct Summary {
     pub seconds: Breakdown,
 }
 
-/// Seconds by part; `write` runs beside the others.
+/// Seconds by part; `forward` and `head` are summed over the workers, `write` runs beside them.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Breakdown {
     /// Hashing the teacher and loading it.
@@ -91,22 +95,41 @@ pub fn run(inputs: &TeacherInputs) -> Result<Summary> {
     let sequences = SequenceDataset::open(inputs.sequences)?;
     let config = DecoderConfig::load(&inputs.teacher.model)?;
     check_fit(inputs, &sequences, &config)?;
+    let loaded = if LabelWriter::is_begun(inputs.output)? { None } else { Some(load(inputs)?) };
     let plan = identity::plan(inputs.teacher, inputs.labels, &sequences, &config)?;
     let writer = LabelWriter::create_or_resume(inputs.output, plan)?;
 
     let missing = writer.missing()?;
-    let mut summary = Summary { shards: writer.plan().shards.len(), new_shards: missing.len(), ..Summary::default() };
+    let mut summary =
+        Summary { shards: writer.plan().shards.len(), new_shards: missing.len(), ..Summary::default() };
     if !missing.is_empty() {
-        let sequences_to_label = missing.iter().map(|&shard| writer.plan().shards[shard]).map(|[first, end]| end - first).sum();
-        let mut labeller = Labeller::load(inputs, sequences_to_label)?;
+        let decoder = loaded.map_or_else(|| load(inputs), Ok)?;
+        let sequences_to_label =
+            missing.iter().map(|&shard| writer.plan().shards[shard]).map(|[first, end]| end - first).sum();
+        let labeller = Labeller { inputs, decoder, keep: keep(inputs.labels)?, sequences_to_label };
         summary.seconds.load = began.elapsed().as_secs_f64();
-        label(&mut labeller, inputs, &sequences, &writer, &missing, &mut summary)?;
+        label(&labeller, inputs, &sequences, &writer, &missing, &mut summary)?;
     }
     let manifest = writer.finish()?;
     summary.bytes = manifest.shards.iter().map(|shard| shard.bytes).sum();
     summary.dataset_labelled_tokens = manifest.shards.iter().map(|shard| shard.labelled_tokens).sum();
     summary.seconds.total = began.elapsed().as_secs_f64();
     Ok(summary)
+}
+
+fn load(inputs: &TeacherInputs) -> Result<Decoder> {
+    let mut decoder = Decoder::load(&inputs.teacher.model, inputs.device)?;
+    if let Some(adapter) = &inputs.teacher.adapter {
+        decoder.load_adapter(adapter)?;
+    }
+    Ok(decoder)
+}
+
+fn keep(labels: &LabelsConfig) -> Result<Keep> {
+    Ok(match labels.selection {
+        Selection::TopK { k } => Keep::TopK { k: usize::try_from(k)? },
+        Selection::TopP { p, k } => Keep::TopP { p, k: usize::try_from(k)? },
+    })
 }
 
 fn check_fit(inputs: &TeacherInputs, sequences: &SequenceDataset, config: &DecoderConfig) -> Result<()> {
@@ -128,7 +151,7 @@ fn check_fit(inputs: &TeacherInputs, sequences: &SequenceDataset, config: &Decod
 
 /// Labels the `missing` shards here while another thread writes the last one.
 fn label(
-    labeller: &mut Labeller,
+    labeller: &Labeller,
     inputs: &TeacherInputs,
     sequences: &SequenceDataset,
     writer: &LabelWriter,
@@ -164,7 +187,8 @@ fn label(
             Ok(())
         })();
         drop(sender);
-        summary.seconds.write = writing.join().map_err(|_| anyhow!("the thread that writes shards panicked"))??;
+        summary.seconds.write =
+            writing.join().map_err(|_| anyhow!("the thread that writes shards panicked"))??;
         labelled
     })
 }
@@ -187,21 +211,9 @@ struct Labeller<'a> {
     sequences_to_label: u64,
 }
 
-impl<'a> Labeller<'a> {
-    fn load(inputs: &'a TeacherInputs, sequences_to_label: u64) -> Result<Self> {
-        let mut decoder = Decoder::load(&inputs.teacher.model, inputs.device)?;
-        if let Some(adapter) = &inputs.teacher.adapter {
-            decoder.load_adapter(adapter)?;
-        }
-        let keep = match inputs.labels.selection {
-            Selection::TopK { k } => Keep::TopK { k: usize::try_from(k)? },
-            Selection::TopP { p, k } => Keep::TopP { p, k: usize::try_from(k)? },
-        };
-        Ok(Labeller { inputs, decoder, keep, sequences_to_label })
-    }
-
+impl Labeller<'_> {
     /// Labels of `sequences`, in their order.
-    fn label(&mut self, sequences: &[Sequence], summary: &mut Summary) -> Result<Vec<SequenceLabels>> {
+    fn label(&self, sequences: &[Sequence], summary: &mut Summary) -> Result<Vec<SequenceLabels>> {
         let limit = self.decoder.config().max_position_embeddings;
         if let Some(long) = sequences.iter().find(|sequence| sequence.input_ids.len() > limit) {
             return Err(anyhow!(
@@ -211,39 +223,53 @@ impl<'a> Labeller<'a> {
                 long.input_ids.len()
             ));
         }
-        let mut labelled: Vec<Option<SequenceLabels>> = iter::repeat_with(|| None).take(sequences.len()).collect();
         let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.input_ids.len()).collect();
-        for batch in batches_by_length(&lengths, self.inputs.teacher.max_tokens_per_batch) {
+        let batches = batches_by_length(&lengths, self.inputs.teacher.max_tokens_per_batch);
+        let summary = Mutex::new(summary);
+        let label = |batch: &Vec<usize>| {
             let members: Vec<&Sequence> = batch.iter().map(|&index| &sequences[index]).collect();
-            for (&index, labels) in batch.iter().zip(self.label_batch(&members, summary)?) {
-                labelled[index] = Some(labels);
+            self.label_batch(&members, &summary)
+        };
+        let done: Vec<Result<Vec<SequenceLabels>>> = if self.inputs.workers > 1 {
+            batches.par_iter().map(label).collect()
+        } else {
+            batches.iter().map(label).collect()
+        };
+        let mut labelled: Vec<Option<SequenceLabels>> =
+            iter::repeat_with(|| None).take(sequences.len()).collect();
+        for (batch, rows) in batches.iter().zip(done) {
+            for (&index, row) in batch.iter().zip(rows?) {
+                labelled[index] = Some(row);
             }
         }
         Ok(labelled.into_iter().flatten().collect())
     }
 
     /// One forward pass, longest sequence first.
-    fn label_batch(&mut self, batch: &[&Sequence], summary: &mut Summary) -> Result<Vec<SequenceLabels>> {
+    fn label_batch(&self, batch: &[&Sequence], summary: &Mutex<&mut Summary>) -> Result<Vec<SequenceLabels>> {
         let began = Instant::now();
         let width = batch[0].input_ids.len();
         let ids: Vec<&[i32]> = batch.iter().map(|sequence| sequence.input_ids.as_slice()).collect();
         let positions: Vec<&[i32]> = batch.iter().map(|sequence| sequence.positions.as_slice()).collect();
         let gold: Vec<i32> = batch.iter().flat_map(|sequence| sequence.gold()).collect();
         let hidden = self.decoder.hidden_before(&ids, &positions);
-        summary.seconds.forward += began.elapsed().as_secs_f64();
+        let forward = began.elapsed().as_secs_f64();
 
         let began = Instant::now();
         let temperatures = &self.inputs.labels.temperatures;
         let head = self.decoder.head();
-        let labels = label_rows(hidden, head, &gold, self.keep, temperatures, self.inputs.teacher.rows_per_chunk)
-            .map_err(|error| not_finite(batch, error.row))?;
-        summary.seconds.head += began.elapsed().as_secs_f64();
+        let labels =
+            label_rows(hidden, head, &gold, self.keep, temperatures, self.inputs.teacher.rows_per_chunk)
+                .map_err(|error| not_finite(batch, error.row))?;
 
+        let mut summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
+        summary.seconds.forward += forward;
+        summary.seconds.head += began.elapsed().as_secs_f64();
         summary.sequences += batch.len() as u64;
         summary.padded_tokens += (batch.len() * width) as u64;
         summary.tokens += batch.iter().map(|sequence| sequence.input_ids.len() as u64).sum::<u64>();
         summary.labelled_tokens += gold.len() as u64;
-        self.progress(summary);
+        self.progress(&summary);
         Ok(split(batch, &labels))
     }
 
@@ -261,7 +287,8 @@ impl<'a> Labeller<'a> {
 
 /// Names the sequence and position that a row of a batch stands for.
 fn not_finite(batch: &[&Sequence], row: usize) -> anyhow::Error {
-    let positions = batch.iter().flat_map(|sequence| sequence.positions.iter().map(move |position| (sequence, position)));
+    let positions =
+        batch.iter().flat_map(|sequence| sequence.positions.iter().map(move |position| (sequence, position)));
     match positions.into_iter().nth(row) {
         Some((sequence, position)) => anyhow!(
             "teacher: expected finite logits, found NaN or infinity at position {position} of sequence {} from `{}`\nhint: check the teacher's weights; finished shards are intact",
@@ -292,7 +319,11 @@ fn split(batch: &[&Sequence], labels: &HeadLabels) -> Vec<SequenceLabels> {
             tail_log_mass: labels.tail_log_mass[rows.clone()].to_vec(),
             entropy: labels.entropy[rows.clone()].to_vec(),
             gold_log_prob: labels.gold_log_prob[rows.clone()].to_vec(),
-            log_partitions: labels.log_partitions.iter().map(|column| column[rows.clone()].to_vec()).collect(),
+            log_partitions: labels
+                .log_partitions
+                .iter()
+                .map(|column| column[rows.clone()].to_vec())
+                .collect(),
             sample_counts: None,
         });
     }

@@ -44,14 +44,23 @@ fn labels_are_those_of_transformers() {
         // One padded batch of all of them.
         let ids: Vec<&[i32]> = sequences.iter().map(|sequence| sequence.input_ids.as_slice()).collect();
         let positions: Vec<&[i32]> = sequences.iter().map(|sequence| sequence.positions.as_slice()).collect();
-        let at = |sequence: &Expected, position: i32| sequence.input_ids[usize::try_from(position).expect("from 1 on")];
-        let gold: Vec<i32> =
-            sequences.iter().flat_map(|one| one.positions.iter().map(move |&position| at(one, position))).collect();
+        let at = |sequence: &Expected, position: i32| {
+            sequence.input_ids[usize::try_from(position).expect("from 1 on")]
+        };
+        let gold: Vec<i32> = sequences
+            .iter()
+            .flat_map(|one| one.positions.iter().map(move |&position| at(one, position)))
+            .collect();
         let hidden = decoder.hidden_before(&ids, &positions);
-        let found = label_rows(hidden, decoder.head(), &gold, Keep::TopK { k: 16 }, &[2.0], 7).expect("finite logits");
+        let found = label_rows(hidden, decoder.head(), &gold, Keep::TopK { k: 16 }, &[2.0], 7)
+            .expect("finite logits");
 
-        let all = |column: fn(&Expected) -> &Vec<f32>| sequences.iter().flat_map(column).copied().collect::<Vec<_>>();
-        let all_ids = |column: fn(&Expected) -> &Vec<i32>| sequences.iter().flat_map(column).copied().collect::<Vec<_>>();
+        let all = |column: fn(&Expected) -> &Vec<f32>| {
+            sequences.iter().flat_map(column).copied().collect::<Vec<_>>()
+        };
+        let all_ids = |column: fn(&Expected) -> &Vec<i32>| {
+            sequences.iter().flat_map(column).copied().collect::<Vec<_>>()
+        };
         assert_eq!(found.counts, all_ids(|one| &one.counts), "{name}");
         assert_eq!(found.token_ids, all_ids(|one| &one.token_ids), "{name}");
         assert_close("log_probs", &found.log_probs, &all(|one| &one.log_probs));

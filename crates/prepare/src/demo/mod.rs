@@ -95,10 +95,8 @@ pub struct DemoFiles {
 /// [`Error::Io`], or [`Error::Tokenizer`] if `vocab_size` is too small.
 pub fn write_all(out_dir: &Path, options: &DemoOptions) -> Result<DemoFiles, Error> {
     fs_err::create_dir_all(out_dir)?;
-    let files = DemoFiles {
-        instructions: out_dir.join("instructions.jsonl"),
-        tokenizer: out_dir.join("tokenizer"),
-    };
+    let files =
+        DemoFiles { instructions: out_dir.join("instructions.jsonl"), tokenizer: out_dir.join("tokenizer") };
     write_jsonl(&files.instructions, rows(options.seed).take(options.rows))?;
     train_tokenizer(&files.instructions, options.vocab_size, &files.tokenizer)?;
     Ok(files)
@@ -135,8 +133,7 @@ mod tests {
     fn the_same_seed_gives_the_same_bytes() {
         let folder = tempfile::tempdir().unwrap();
         let [first, second, other] = ["first", "second", "other"].map(|name| folder.path().join(name));
-        let options =
-            DemoOptions { rows: 300, vocab_size: 400, ..DemoOptions::default() };
+        let options = DemoOptions { rows: 300, vocab_size: 400, ..DemoOptions::default() };
         let files = write_all(&first, &options).unwrap();
         write_all(&second, &options).unwrap();
         write_all(&other, &DemoOptions { seed: 2, ..options }).unwrap();
@@ -144,7 +141,10 @@ mod tests {
             let [first, second] = [&first, &second].map(|folder| fs_err::read(folder.join(name)).unwrap());
             assert_eq!(first, second, "{name}");
         }
-        assert_ne!(fs_err::read(files.instructions).unwrap(), fs_err::read(other.join("instructions.jsonl")).unwrap());
+        assert_ne!(
+            fs_err::read(files.instructions).unwrap(),
+            fs_err::read(other.join("instructions.jsonl")).unwrap()
+        );
         let entries = fs_err::read_dir(&first).unwrap().count();
         assert_eq!(entries, 2, "no temporary file is left");
     }
@@ -162,8 +162,7 @@ mod tests {
     #[test]
     fn sequences_are_short() {
         let folder = tempfile::tempdir().unwrap();
-        let files =
-            write_all(folder.path(), &DemoOptions { rows: 3000, ..DemoOptions::default() }).unwrap();
+        let files = write_all(folder.path(), &DemoOptions { rows: 3000, ..DemoOptions::default() }).unwrap();
         let tokenizer = crate::Tokenizer::load(&files.tokenizer).unwrap();
         let length = |row: &DemoRow| {
             let text = format!("{}\n{}\n{}", row.instruction, row.context, row.response);

@@ -1,0 +1,100 @@
+"""Our stages against transformers and PEFT on one machine: bench.py SOFTSHARD [--quick]. Prints a Markdown table.
+
+Same random-weight models, same sequences, same threads, f32, one process after the other. Labelling keeps k = 64; the
+student step is LoRA r=8 on q_proj and v_proj with the top-k loss and its bucket. `usual` and `sorted` are what
+bench_label.py and bench_student.py say they are.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RECIPE = """
+[data]
+instructions = "data/instructions.jsonl"
+template = "none"
+[tokenizer]
+path = "data/tokenizer"
+[teacher]
+model = "{model}"
+max_tokens_per_batch = 2048
+[labels]
+selection = {{ kind = "top_k", k = 64 }}
+[student]
+model = "{model}"
+max_steps = {steps}
+max_tokens_per_batch = {step_tokens}
+accumulate_batches = 2
+lora = {{ r = 8, alpha = 32.0, dropout = 0.1, target_modules = ["q_proj", "v_proj"] }}
+[output]
+dir = "{output}"
+"""
+
+
+def run(*command: object) -> tuple[str, int]:
+    """Standard output of a command, and its peak memory in MiB."""
+    process = subprocess.Popen(
+        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    out = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"{command}: status {status}\n{process.stderr.read()}")
+    return out, usage.ru_maxrss // 1024
+
+
+def number(pattern: str, text: str) -> float:
+    """The number that `pattern` captures."""
+    found = re.search(pattern, text)
+    if not found:
+        sys.exit(f"expected {pattern!r} in:\n{text}")
+    return float(found.group(1).replace(",", ""))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("softshard", type=Path)
+    parser.add_argument("--quick", action="store_true", help="the tiny model only")
+    arguments = parser.parse_args()
+    softshard, python = arguments.softshard.resolve(), sys.executable
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        world = Path(folder)
+        for shape, sequences, steps in [("tiny", 2000, 40), ("110m", 100, 6)][: 1 if arguments.quick else 2]:
+            # A data folder for each size, so that every side reads all of it.
+            run(softshard, "demo-data", world / "data", "--rows", sequences, "--vocab-size", 768)
+            model, output = world / f"model-{shape}", world / f"run-{shape}"
+            run(python, HERE / "make_model.py", "--shape", shape, model)
+            recipe = world / f"{shape}.toml"
+            recipe.write_text(RECIPE.format(model=model, steps=steps, step_tokens=272, output=output))
+            run(softshard, "prepare", recipe)
+
+            ours, memory = run(softshard, "teacher-labels", recipe)
+            mine = number(r"\(([\d,]+) labelled\)", ours)
+            for variant, flags in [("usual", []), ("sorted", ["--sorted"])]:
+                out, _ = run(python, HERE / "bench_label.py", model, output / "sequences/train", *flags)
+                peer = json.loads(out)
+                theirs = peer["labelled_tokens_per_second"]
+                rows.append(("labelling", shape, variant, mine, theirs, memory, peer["peak_rss_mib"]))
+
+            ours, memory = run(softshard, "train-student", recipe)
+            mine = number(r"([\d,]+) tokens/s", ours)
+            out, _ = run(python, HERE / "bench_student.py", model, output / "labels/train", "--steps", steps)
+            peer = json.loads(out)
+            theirs = peer["input_tokens_per_second"]
+            rows.append(("student step", shape, "usual", mine, theirs, memory, peer["peak_rss_mib"]))
+    print("| what | model | peer | ours, tokens/s | peer, tokens/s | ratio | our peak MiB | peer's peak MiB |")
+    print("|---|---|---|---|---|---|---|---|")
+    for what, shape, variant, mine, theirs, memory, peer_memory in rows:
+        ratio = f"{mine / theirs:.2f}"
+        print(f"| {what} | {shape} | {variant} | {mine:,.0f} | {theirs:,.0f} | {ratio} | {memory:,} | {peer_memory:,} |")
+
+
+if __name__ == "__main__":
+    main()
