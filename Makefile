@@ -30,7 +30,7 @@ demo: build
 	@echo "── scores on held-out articles ──"
 	$(SOFTSHARD) evaluate pipelines/demo.toml --set evaluate.name=teacher --set evaluate.model=../runs/demo/teacher/model
 	$(SOFTSHARD) evaluate pipelines/demo.toml --set evaluate.name=student-alpha-0 --set output.student=student-alpha-0
-	$(SOFTSHARD) evaluate pipelines/demo.toml --set evaluate.name=student-alpha-1
+	$(SOFTSHARD) evaluate pipelines/demo.toml --set evaluate.name=student-alpha-3
 	@echo
 	@$(SOFTSHARD) report pipelines/demo.toml
 

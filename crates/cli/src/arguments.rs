@@ -7,10 +7,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 const MAP: &str = "\
 The way of the data:
 
-  instructions.jsonl ─ prepare ─► sequences/ ─ teacher-labels ─► labels/ ─ train-student ─► adapter/ ─ evaluate ─► scores
-                                      ▲                            │
-                 teacher = base model (+ adapter made              └─ self-contained: all that a student needs
-                 by `finetune` on the same data)
+  instructions.jsonl ─ prepare ─► sequences/
+                                      │
+              teacher ─ teacher-labels ─► labels/     self-contained: all that a student needs
+                                            │
+                         student ─ train-student ─► adapter/ or model/
+                                                        │
+                                                    evaluate ─► scores ─ report ─► one table
 
 Every stage reads one recipe (TOML), writes beside its outputs what it did, and goes on where it was interrupted.
 
@@ -19,7 +22,7 @@ Exit codes: 0 done, 1 failed, 2 bad usage or recipe, 3 bad or mismatched data, 4
 
 /// Offline knowledge distillation of language models: a teacher writes label shards, a student learns from them without it.
 #[derive(Parser)]
-#[command(name = "softshard", version, about, after_help = MAP, disable_help_subcommand = true)]
+#[command(name = "softshard", version, after_help = MAP, disable_help_subcommand = true)]
 pub(crate) struct Arguments {
     /// What to do.
     #[command(subcommand)]

@@ -1,6 +1,6 @@
 //! Errors to people and to schedulers.
 
-use std::{io, process::ExitCode};
+use std::{error::Error, io, process::ExitCode};
 
 use crate::{arguments::LogFormat, commands::DeviceError, recipe::RecipeError};
 
@@ -33,26 +33,34 @@ fn message(error: &anyhow::Error) -> String {
     parts.join(": ")
 }
 
+/// The first cause that has a code of its own decides; anything else is a failure.
 fn code(error: &anyhow::Error) -> u8 {
-    for cause in error.chain() {
-        if cause.is::<RecipeError>() {
-            return BAD_RECIPE;
-        }
-        if cause.is::<DeviceError>() {
-            return BAD_DEVICE;
-        }
-        match cause.downcast_ref::<softshard_prepare::Error>() {
-            Some(softshard_prepare::Error::Config(_)) => return BAD_RECIPE,
-            Some(softshard_prepare::Error::Interrupted) => return INTERRUPTED,
-            _ => {}
-        }
-        if let Some(io) = cause.downcast_ref::<io::Error>() {
-            return match io.kind() {
-                io::ErrorKind::Interrupted => INTERRUPTED,
-                io::ErrorKind::OutOfMemory => BAD_DEVICE,
-                _ => FAILED,
-            };
-        }
+    error.chain().find_map(|cause| of_cause(cause)).unwrap_or(FAILED)
+}
+
+fn of_cause(cause: &(dyn Error + 'static)) -> Option<u8> {
+    if cause.is::<RecipeError>() {
+        return Some(BAD_RECIPE);
     }
-    BAD_DATA
+    if cause.is::<DeviceError>() {
+        return Some(BAD_DEVICE);
+    }
+    if let Some(error) = cause.downcast_ref::<softshard_labels::Error>() {
+        return error.is_bad_data().then_some(BAD_DATA);
+    }
+    if let Some(error) = cause.downcast_ref::<softshard_model::Error>() {
+        return (!matches!(error, softshard_model::Error::Io(_))).then_some(BAD_DATA);
+    }
+    if let Some(error) = cause.downcast_ref::<softshard_prepare::Error>() {
+        return match error {
+            softshard_prepare::Error::Config(_) => Some(BAD_RECIPE),
+            softshard_prepare::Error::Interrupted => Some(INTERRUPTED),
+            error => error.is_bad_data().then_some(BAD_DATA),
+        };
+    }
+    match cause.downcast_ref::<io::Error>()?.kind() {
+        io::ErrorKind::Interrupted => Some(INTERRUPTED),
+        io::ErrorKind::OutOfMemory => Some(BAD_DEVICE),
+        _ => None,
+    }
 }

@@ -6,11 +6,11 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use burn::tensor::Device;
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
-use softshard_labels::{LabelDataset, Sequence, SequenceDataset, SequenceLabels};
+use softshard_labels::{Error, LabelDataset, Sequence, SequenceDataset, SequenceLabels};
 use softshard_losses::{DistillLoss, Targets};
 use softshard_model::{Decoder, batches_by_length};
 use softshard_prepare::{DataConfig, Example, Split, Tokenizer, TokenizerConfig, demo};
@@ -109,14 +109,7 @@ pub fn run(inputs: &EvaluateInputs) -> Result<Evaluation> {
         decoder.load_adapter(adapter)?;
     }
     let tokenizer = Tokenizer::load(&inputs.tokenizer.path)?;
-    ensure!(
-        u64::from(tokenizer.fingerprint().vocab_size) <= decoder.config().vocab_size as u64,
-        "tokenizer `{}`: expected at most the {} ids of model `{}`, found {}",
-        inputs.tokenizer.path.display(),
-        decoder.config().vocab_size,
-        model.display(),
-        tokenizer.fingerprint().vocab_size
-    );
+    tokenizer.fingerprint().expect_fits(&model, decoder.config().vocab_size)?;
     let held_out = score_held_out(inputs, &decoder)?;
     let mut lines = Vec::new();
     let answers = if inputs.data.text.is_empty() {
@@ -136,7 +129,7 @@ pub fn run(inputs: &EvaluateInputs) -> Result<Evaluation> {
 }
 
 /// The model folder and the adapter over it.
-fn chosen_model(inputs: &EvaluateInputs) -> Result<(PathBuf, Option<PathBuf>)> {
+fn chosen_model(inputs: &EvaluateInputs) -> Result<(PathBuf, Option<PathBuf>), Error> {
     if let Some(model) = &inputs.config.model {
         return Ok((model.clone(), inputs.config.adapter.clone()));
     }
@@ -144,10 +137,11 @@ fn chosen_model(inputs: &EvaluateInputs) -> Result<(PathBuf, Option<PathBuf>)> {
     match inputs.student_base {
         _ if model.exists() => Ok((model, None)),
         Some(base) if adapter.exists() => Ok((base.to_owned(), Some(adapter))),
-        _ => bail!(
-            "`{}`: expected `model/` or `adapter/`, found neither\nhint: run `softshard train-student` first, or set `evaluate.model`",
-            inputs.student.display()
-        ),
+        _ => {
+            let hint = "run `softshard train-student` first, or set `evaluate.model`";
+            let place = format!("`{}`", inputs.student.display());
+            Err(Error::bad(place, "`model/` or `adapter/`", "neither").hint(hint))
+        }
     }
 }
 
@@ -168,6 +162,7 @@ fn score_held_out(inputs: &EvaluateInputs, decoder: &Decoder) -> Result<HeldOutS
         for &index in &batch {
             targets.append(examples[index].2.clone());
         }
+        targets.fold_ids_from(decoder.config().vocab_size);
         let scores = loss.evaluate(decoder.hidden_before(&ids, &positions), decoder.head(), &targets);
         cross_entropy += scores.cross_entropy_sum;
         kl += scores.kl_sum;
@@ -177,11 +172,9 @@ fn score_held_out(inputs: &EvaluateInputs, decoder: &Decoder) -> Result<HeldOutS
         tracing::info!(target: "softshard::progress", stage = "held-out", done, total = examples.len(), unit = "sequences", tokens = confidences.len());
     }
     let tokens = confidences.len();
-    ensure!(
-        tokens > 0,
-        "`{}`: expected held-out sequences, found none\nhint: set `data.split`",
-        inputs.sequences.display()
-    );
+    if tokens == 0 {
+        return Err(nothing_held_out(inputs.sequences).into());
+    }
     #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^53")]
     let mean = |sum: f64| sum / tokens as f64;
     Ok(HeldOutScores {
@@ -225,7 +218,9 @@ fn score_answers(
     let mut examples =
         softshard_prepare::examples(inputs.data, inputs.tokenizer, tokenizer, Some(Split::Valid))?;
     examples.truncate(inputs.config.max_answers.unwrap_or(usize::MAX));
-    ensure!(!examples.is_empty(), "expected held-out rows to answer, found none\nhint: set `data.split`");
+    if examples.is_empty() {
+        return Err(nothing_held_out(inputs.sequences).into());
+    }
     let (mut rouge_sum, mut faithful, mut stated, mut supported, mut judged) = (0.0, 0, 0, 0, 0);
     for (step, chunk) in examples.chunks(ANSWERS_PER_STEP).enumerate() {
         check_stop(inputs)?;
@@ -282,6 +277,11 @@ fn faithfulness(example: &Example, answer: &str) -> Result<Option<demo::Faithful
     let facts: demo::Facts =
         serde_json::from_value(facts.clone()).with_context(|| format!("facts of row {}", example.source))?;
     Ok(Some(demo::faithfulness(&facts, answer)))
+}
+
+fn nothing_held_out(sequences: &Path) -> Error {
+    Error::bad(format_args!("`{}`", sequences.display()), "held-out sequences", "none")
+        .hint("set `data.split`")
 }
 
 fn check_stop(inputs: &EvaluateInputs) -> Result<()> {

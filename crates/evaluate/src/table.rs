@@ -5,8 +5,9 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use fs_err as fs;
+use softshard_labels::Error;
 
 use crate::Evaluation;
 
@@ -27,11 +28,10 @@ pub fn table(folder: &Path) -> Result<String> {
             }
         }
     }
-    ensure!(
-        !files.is_empty(),
-        "`{}`: expected evaluations, found none\nhint: run `softshard evaluate` first",
-        folder.display()
-    );
+    if files.is_empty() {
+        let place = format!("`{}`", folder.display());
+        return Err(Error::bad(place, "evaluations", "none").hint("run `softshard evaluate` first").into());
+    }
     files.sort();
     let mut rows = vec![HEADER.map(str::to_owned)];
     for path in files {

@@ -65,18 +65,15 @@ pub struct Bad {
 pub(crate) const HINT_DAMAGED: &str = "the dataset is damaged: copy it again, or write it again";
 
 impl Error {
-    /// Bad data at `place`.
-    pub(crate) fn bad(
-        place: impl fmt::Display,
-        expected: impl fmt::Display,
-        found: impl fmt::Display,
-    ) -> Self {
+    /// Bad or mismatched data at `place`: what was expected there, and what was found.
+    pub fn bad(place: impl fmt::Display, expected: impl fmt::Display, found: impl fmt::Display) -> Self {
         let (place, expected, found) = (place.to_string(), expected.to_string(), found.to_string());
         Self::Bad(Box::new(Bad { place, expected, found, hint: None }))
     }
 
     /// The same error with a hint, where it carries one.
-    pub(crate) fn hint(mut self, hint: &'static str) -> Self {
+    #[must_use]
+    pub fn hint(mut self, hint: &'static str) -> Self {
         if let Self::Bad(bad) = &mut self {
             bad.hint = Some(hint);
         }

@@ -48,8 +48,11 @@ pub(crate) fn parse<T: DeserializeOwned>(
     serde_json::from_slice(bytes).map_err(bad)
 }
 
-/// One line for each key whose value differs, by dotted path.
-pub(crate) fn differences<T: Serialize>(expected: &T, found: &T) -> Vec<String> {
+/// One line for each key whose value differs, by dotted path: `a.b: expected 1, found 2`.
+///
+/// # Panics
+/// If a value cannot be JSON: a map with keys that are no text, or a float that is not finite.
+pub fn differences<T: Serialize>(expected: &T, found: &T) -> Vec<String> {
     let flat = |value: &T| {
         let mut keys = BTreeMap::new();
         let value = serde_json::to_value(value).expect("our own structs have text keys and finite floats");

@@ -106,6 +106,7 @@ mod writer;
 
 pub use dataset::LabelDataset;
 pub use error::{Bad, Error};
+pub use json::differences;
 pub use key::SequenceKey;
 pub use labels::{LabelLimits, SequenceLabels};
 pub use limits::ReadLimits;

@@ -1,8 +1,10 @@
 //! The fingerprint of a tokenizer, which a label dataset carries and a student compares.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Display, path::Path};
 
 use serde::{Deserialize, Serialize};
+
+use crate::Error;
 
 /// What must be equal for token ids of two runs to mean the same.
 ///
@@ -27,6 +29,34 @@ impl Tokenizer {
     pub fn difference(&self, other: &Self) -> Option<String> {
         let differences = crate::json::differences(self, other);
         (!differences.is_empty()).then(|| differences.join("; "))
+    }
+
+    /// Refuses data at `place` that was made with another tokenizer than this one.
+    ///
+    /// # Errors
+    /// [`Error::Bad`] naming every field that differs.
+    pub fn expect_same(&self, found: &Self, place: impl Display) -> Result<(), Error> {
+        match self.difference(found) {
+            None => Ok(()),
+            Some(difference) => {
+                let hint = "use the tokenizer that the data was made with, or make the data again";
+                Err(Error::bad(place, "the recipe's tokenizer", format_args!("another: {difference}"))
+                    .hint(hint))
+            }
+        }
+    }
+
+    /// Refuses a model with fewer ids than this tokenizer gives.
+    ///
+    /// # Errors
+    /// [`Error::Bad`] naming the model and both sizes.
+    pub fn expect_fits(&self, model: &Path, vocab_size: usize) -> Result<(), Error> {
+        if usize::try_from(self.vocab_size).is_ok_and(|ids| ids <= vocab_size) {
+            return Ok(());
+        }
+        let place = format!("tokenizer for model `{}`", model.display());
+        Err(Error::bad(place, format_args!("at most the model's {vocab_size} ids"), self.vocab_size)
+            .hint("the tokenizer belongs to another model"))
     }
 }
 

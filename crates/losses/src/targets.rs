@@ -71,6 +71,32 @@ impl Targets {
         self.tail_log_mass.extend(other.tail_log_mass);
     }
 
+    /// Moves the teacher's entries with ids from `vocabulary` on to the tail: a student with fewer rows in its head than
+    /// its teacher (Qwen2.5 pads by size) has no logit for them.
+    pub fn fold_ids_from(&mut self, vocabulary: usize) {
+        let fits = |id: i32| usize::try_from(id).is_ok_and(|id| id < vocabulary);
+        if self.token_ids.iter().all(|&id| fits(id)) {
+            return;
+        }
+        let (token_ids, log_probs) =
+            (std::mem::take(&mut self.token_ids), std::mem::take(&mut self.log_probs));
+        let mut all = token_ids.into_iter().zip(log_probs);
+        for (count, tail) in self.counts.iter_mut().zip(&mut self.tail_log_mass) {
+            let mut mass = f64::from(*tail).exp();
+            let kept = entries(*count);
+            for (id, log_prob) in all.by_ref().take(kept) {
+                if fits(id) {
+                    self.token_ids.push(id);
+                    self.log_probs.push(log_prob);
+                } else {
+                    mass += f64::from(log_prob).exp();
+                    *count -= 1;
+                }
+            }
+            *tail = mass.ln() as f32;
+        }
+    }
+
     /// Number of positions, N.
     pub fn len(&self) -> usize {
         self.gold.len()

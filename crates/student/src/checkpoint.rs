@@ -17,6 +17,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use fs_err as fs;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
+use softshard_labels::differences;
 
 const FORMAT: &str = "softshard-checkpoint";
 const VERSION: u32 = 1;
@@ -103,13 +104,15 @@ pub(crate) fn load_last(
     for path in list(folder)?.into_iter().rev() {
         match read(&path, device) {
             Ok(checkpoint) => {
-                let differences = differences("", &checkpoint.state.run, run);
-                ensure!(
-                    differences.is_empty(),
-                    "checkpoint `{}` belongs to another run:\n{}\nhint: choose another output, or remove the checkpoints to start anew",
-                    path.display(),
-                    differences.join("\n")
-                );
+                let differences = differences(run, &checkpoint.state.run);
+                if !differences.is_empty() {
+                    let found = format!("one of another run:\n  {}", differences.join("\n  "));
+                    let hint = "choose another output, or remove the checkpoints to start anew";
+                    let place = format!("checkpoint `{}`", path.display());
+                    return Err(softshard_labels::Error::bad(place, "one of this run", found)
+                        .hint(hint)
+                        .into());
+                }
                 return Ok(Some(checkpoint));
             }
             Err(error) => {
@@ -152,22 +155,6 @@ fn read(path: &Path, device: &Device) -> Result<Checkpoint> {
     };
     let (trainable, moments) = (tensors("trainable.safetensors")?, tensors("moments.safetensors")?);
     Ok(Checkpoint { state, trainable, moments })
-}
-
-/// One line for every leaf that is not the same in both.
-fn differences(path: &str, found: &serde_json::Value, expected: &serde_json::Value) -> Vec<String> {
-    match (found, expected) {
-        (serde_json::Value::Object(found), serde_json::Value::Object(expected)) => {
-            let keys: std::collections::BTreeSet<_> = found.keys().chain(expected.keys()).collect();
-            let value = |map: &serde_json::Map<_, _>, key: &str| map.get(key).cloned().unwrap_or_default();
-            let below = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
-            keys.iter()
-                .flat_map(|key| differences(&below(key), &value(found, key), &value(expected, key)))
-                .collect()
-        }
-        _ if found == expected => Vec::new(),
-        _ => vec![format!("  `{path}`: this run has {expected}, the checkpoint {found}")],
-    }
 }
 
 fn encode(tensors: &[(String, Tensor<2>)]) -> Result<Vec<u8>> {
@@ -253,6 +240,6 @@ mod tests {
         let error = load_last(folder.path(), &json!({"seed": 2}), &Device::flex())
             .err()
             .expect("another run is refused");
-        assert!(error.to_string().contains("`seed`: this run has 2, the checkpoint 1"), "{error}");
+        assert!(error.to_string().contains("seed: expected 2, found 1"), "{error}");
     }
 }

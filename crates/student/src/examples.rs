@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
-use softshard_labels::{LabelDataset, Sequence, SequenceDataset, SequenceLabels, Tokenizer};
+use anyhow::{Context, Result};
+use softshard_labels::{Error, LabelDataset, Sequence, SequenceDataset, SequenceLabels, Tokenizer};
 use softshard_losses::{Targets, at_temperature};
 
 use crate::{batches::Example, config::Objective};
@@ -83,6 +83,11 @@ impl Examples {
         }
     }
 
+    /// Tokens of the longest sequence.
+    pub(crate) fn longest(&self) -> usize {
+        self.token_counts().into_iter().map(|(tokens, _)| tokens).max().unwrap_or(0)
+    }
+
     /// Sequence `index`, with its targets at the temperature of the loss.
     ///
     /// # Errors
@@ -99,17 +104,18 @@ impl Examples {
 }
 
 /// The column of log-partitions that makes `temperature` exact.
-fn partition_of(temperature: f64, stored: &[f32]) -> Result<Option<usize>> {
+fn partition_of(temperature: f64, stored: &[f32]) -> Result<Option<usize>, Error> {
     #[expect(clippy::float_cmp, reason = "1 is written, not computed")]
     if temperature == 1.0 {
         return Ok(None);
     }
     match stored.iter().position(|&stored| (f64::from(stored) - temperature).abs() < 1e-6) {
         Some(index) => Ok(Some(index)),
-        None => bail!(
-            "`student.loss.temperature`: expected 1 or a temperature whose partition is stored ({stored:?}), found {temperature}\nhint: \
-             label again with `labels.temperatures = [{temperature}]`"
-        ),
+        None => {
+            let expected = format!("1 or a temperature whose partition is stored, {stored:?}");
+            let hint = "label again with this temperature in `labels.temperatures`";
+            Err(Error::bad("`student.loss.temperature`", expected, temperature).hint(hint))
+        }
     }
 }
 

@@ -11,13 +11,13 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use burn::tensor::{Device, Tensor};
 use fs_err as fs;
 use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::json;
-use softshard_labels::Tokenizer;
+use softshard_labels::{Error, Tokenizer};
 use softshard_losses::DistillLoss;
 use softshard_model::{Decoder, DecoderConfig, Trainable};
 
@@ -133,7 +133,8 @@ pub fn run(inputs: &TrainInputs) -> Result<Summary> {
     let began = Instant::now();
     let mut trainer = Trainer::start(inputs, &mut decoder, &examples, steps.len())?;
     thread::scope(|scope| -> Result<()> {
-        let batches = prefetch(scope, &examples, &steps, trainer.step);
+        let vocabulary = trainer.decoder.config().vocab_size;
+        let batches = prefetch(scope, &examples, &steps, trainer.step, vocabulary);
         loop {
             let waited = Instant::now();
             let Ok(step) = batches.recv() else { return Ok(()) };
@@ -171,28 +172,15 @@ fn first_weights(config: &TrainConfig, device: &Device) -> Result<Decoder> {
 }
 
 /// Refuses data that this model cannot read.
-fn check_fit(examples: &Examples, inputs: &TrainInputs, decoder: &Decoder) -> Result<()> {
-    let data = inputs.data.display();
-    if let Some(difference) = examples.tokenizer().difference(inputs.tokenizer) {
-        bail!(
-            "`{data}` was made with another tokenizer than `{}`:\n{difference}\nhint: use the tokenizer that the data was made with",
-            inputs.tokenizer_folder.display()
-        );
+fn check_fit(examples: &Examples, inputs: &TrainInputs, decoder: &Decoder) -> Result<(), Error> {
+    let (data, model) = (format!("`{}`", inputs.data.display()), &inputs.config.model);
+    inputs.tokenizer.expect_same(examples.tokenizer(), &data)?;
+    inputs.tokenizer.expect_fits(model, decoder.config().vocab_size)?;
+    let (longest, limit) = (examples.longest(), decoder.config().max_position_embeddings);
+    if longest > limit {
+        let expected = format!("sequences of at most the {limit} positions of model `{}`", model.display());
+        return Err(Error::bad(data, expected, longest).hint("set `data.max_tokens` and prepare again"));
     }
-    let model = inputs.config.model.display();
-    let vocab_size = examples.tokenizer().vocab_size;
-    ensure!(
-        u64::from(vocab_size) <= decoder.config().vocab_size as u64,
-        "tokenizer of `{data}`: expected at most the {} ids of model `{model}`, found {vocab_size}",
-        decoder.config().vocab_size
-    );
-    let longest = examples.token_counts().iter().map(|&(tokens, _)| tokens).max().unwrap_or(0);
-    ensure!(longest > 0, "`{data}` holds no sequence to train on");
-    ensure!(
-        longest <= decoder.config().max_position_embeddings,
-        "`{data}`: expected sequences of at most the {} positions of model `{model}`, found {longest}\nhint: set `data.max_tokens` and prepare again",
-        decoder.config().max_position_embeddings
-    );
     Ok(())
 }
 
@@ -226,13 +214,19 @@ fn prefetch<'scope>(
     examples: &'scope Examples,
     steps: &'scope Steps,
     first: u64,
+    vocabulary: usize,
 ) -> mpsc::Receiver<Result<Vec<Batch>>> {
     let (sender, receiver) = mpsc::sync_channel(PREFETCHED_STEPS);
     scope.spawn(move || {
         let skipped = usize::try_from(first).unwrap_or(usize::MAX);
         for step in steps.0.iter().skip(skipped) {
+            let read_one = |&index: &usize| {
+                let mut example = examples.read(index)?;
+                example.targets.fold_ids_from(vocabulary);
+                Ok(example)
+            };
             let read = |batch: &Vec<usize>| -> Result<Batch> {
-                Ok(Batch::new(batch.iter().map(|&index| examples.read(index)).collect::<Result<Vec<_>>>()?))
+                Ok(Batch::new(batch.iter().map(read_one).collect::<Result<Vec<_>>>()?))
             };
             if sender.send(step.iter().map(read).collect()).is_err() {
                 return; // the loop ended early

@@ -12,11 +12,11 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, anyhow};
 use burn::tensor::Device;
 use rayon::prelude::*;
 use serde::Serialize;
-use softshard_labels::{LabelWriter, Selection, Sequence, SequenceDataset, SequenceLabels, Tokenizer};
+use softshard_labels::{Error, LabelWriter, Selection, Sequence, SequenceDataset, SequenceLabels, Tokenizer};
 use softshard_losses::{HeadLabels, Keep, label_rows};
 use softshard_model::{Decoder, DecoderConfig, batches_by_length};
 
@@ -132,21 +132,19 @@ fn keep(labels: &LabelsConfig) -> Result<Keep> {
     })
 }
 
-fn check_fit(inputs: &TeacherInputs, sequences: &SequenceDataset, config: &DecoderConfig) -> Result<()> {
-    let (folder, model) = (inputs.sequences.display(), inputs.teacher.model.display());
-    let tokenizer = &sequences.manifest().info.tokenizer;
-    if let Some(difference) = tokenizer.difference(inputs.tokenizer) {
-        return Err(anyhow!(
-            "sequences `{folder}` were made with another tokenizer than the recipe's:\n{difference}\nhint: prepare them again"
-        ));
-    }
-    ensure!(
-        u64::from(tokenizer.vocab_size) <= config.vocab_size as u64,
-        "tokenizer of `{folder}`: expected at most the {} ids of teacher `{model}`, found {}\nhint: the tokenizer is not this model's",
-        config.vocab_size,
-        tokenizer.vocab_size
-    );
-    Ok(())
+fn check_fit(
+    inputs: &TeacherInputs,
+    sequences: &SequenceDataset,
+    config: &DecoderConfig,
+) -> Result<(), Error> {
+    let found = &sequences.manifest().info.tokenizer;
+    inputs.tokenizer.expect_same(found, format_args!("sequences `{}`", inputs.sequences.display()))?;
+    inputs.tokenizer.expect_fits(&inputs.teacher.model, config.vocab_size)
+}
+
+/// How errors name a sequence.
+fn place(sequence: &Sequence) -> String {
+    format!("sequence {} from `{}`", sequence.key(), sequence.source.as_deref().unwrap_or("unknown"))
 }
 
 /// Labels the `missing` shards here while another thread writes the last one.
@@ -216,12 +214,9 @@ impl Labeller<'_> {
     fn label(&self, sequences: &[Sequence], summary: &mut Summary) -> Result<Vec<SequenceLabels>> {
         let limit = self.decoder.config().max_position_embeddings;
         if let Some(long) = sequences.iter().find(|sequence| sequence.input_ids.len() > limit) {
-            return Err(anyhow!(
-                "sequence {} from `{}`: expected at most the {limit} positions of the teacher, found {}\nhint: set `data.max_tokens` and prepare again",
-                long.key(),
-                long.source.as_deref().unwrap_or("unknown"),
-                long.input_ids.len()
-            ));
+            let expected = format!("at most the {limit} positions of the teacher");
+            let hint = "set `data.max_tokens` and prepare again";
+            return Err(Error::bad(place(long), expected, long.input_ids.len()).hint(hint).into());
         }
         let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.input_ids.len()).collect();
         let batches = batches_by_length(&lengths, self.inputs.teacher.max_tokens_per_batch);
@@ -286,17 +281,14 @@ impl Labeller<'_> {
 }
 
 /// Names the sequence and position that a row of a batch stands for.
-fn not_finite(batch: &[&Sequence], row: usize) -> anyhow::Error {
-    let positions =
+fn not_finite(batch: &[&Sequence], row: usize) -> Error {
+    let mut positions =
         batch.iter().flat_map(|sequence| sequence.positions.iter().map(move |position| (sequence, position)));
-    match positions.into_iter().nth(row) {
-        Some((sequence, position)) => anyhow!(
-            "teacher: expected finite logits, found NaN or infinity at position {position} of sequence {} from `{}`\nhint: check the teacher's weights; finished shards are intact",
-            sequence.key(),
-            sequence.source.as_deref().unwrap_or("unknown")
-        ),
-        None => anyhow!("teacher: expected finite logits, found NaN or infinity in row {row} of a batch"),
-    }
+    let place = positions
+        .nth(row)
+        .map_or_else(|| format!("row {row}"), |(sequence, at)| format!("{} position {at}", place(sequence)));
+    Error::bad(place, "finite logits of the teacher", "NaN or infinity")
+        .hint("check the teacher's weights; finished shards are intact")
 }
 
 /// Cuts the labels of a batch into those of its sequences.
