@@ -47,6 +47,7 @@ teacher-labels train-student: build
 	$(SOFTSHARD) $@ $(RECIPE) --device $(DEVICE)
 
 bench: build
+	cargo build --locked --workspace --examples
 	$$(tests/peers/venv.sh torch) tests/peers/bench.py $(SOFTSHARD)
 
 peers: build

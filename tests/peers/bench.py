@@ -1,6 +1,6 @@
 """Our stages against transformers and PEFT on one machine: bench.py SOFTSHARD [--quick]. Prints a Markdown table.
 
-Same random-weight models, same sequences, same threads, f32, one process after the other. Labelling keeps k = 64; the
+Needs `cargo build --workspace --examples`. Same random-weight models, same sequences, same threads, f32, one process after the other. Labelling keeps k = 64; the
 student step is LoRA r=8 on q_proj and v_proj with the top-k loss and its bucket. `usual` and `sorted` are what
 bench_label.py and bench_student.py say they are.
 """
@@ -94,6 +94,11 @@ def main() -> None:
     for what, shape, variant, mine, theirs, memory, peer_memory in rows:
         ratio = f"{mine / theirs:.2f}"
         print(f"| {what} | {shape} | {variant} | {mine:,.0f} | {theirs:,.0f} | {ratio} | {memory:,} | {peer_memory:,} |")
+
+    decoded = json.loads(run(softshard.parent / "examples/decode")[0])
+    print("\n| label shard, k = 64, V = 128,256, one thread | |\n|---|---|")
+    for name in sorted(decoded):
+        print(f"| {name.replace('_', ' ')} | {decoded[name]:,.1f} |")
 
 
 if __name__ == "__main__":

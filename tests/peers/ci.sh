@@ -8,10 +8,11 @@ python=$(tests/peers/venv.sh ci)
 
 world=$(mktemp -d)
 trap 'rm -rf "$world"' EXIT
-"$softshard" demo-data "$world/data" --rows 200 --vocab-size 300 >/dev/null
+"$softshard" demo-data "$world/data" --rows 100 --vocab-size 300 >/dev/null
+"$python" tests/peers/sums.py 200 >"$world/sums.jsonl"
 cat >"$world/recipe.toml" <<TOML
 [data]
-instructions = "data/instructions.jsonl"
+instructions = "sums.jsonl"
 template = "none"
 split = { valid_rows = 20, seed = 1 }
 [tokenizer]

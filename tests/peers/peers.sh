@@ -9,10 +9,11 @@ python=$(tests/peers/venv.sh torch)
 
 world=$(mktemp -d)
 trap 'rm -rf "$world"' EXIT
-"$softshard" demo-data "$world/data" --rows 120 --vocab-size 300 >/dev/null
+"$softshard" demo-data "$world/data" --rows 100 --vocab-size 300 >/dev/null
+"$python" tests/peers/sums.py 120 >"$world/sums.jsonl"
 cat >"$world/recipe.toml" <<TOML
 [data]
-instructions = "data/instructions.jsonl"
+instructions = "sums.jsonl"
 template = "none"
 split = { valid_rows = 20, seed = 1 }
 [tokenizer]
@@ -21,6 +22,10 @@ path = "data/tokenizer"
 model = "$PWD/tests/peers/golden/tiny-llama"
 [labels]
 selection = { kind = "top_k", k = 16 }
+[finetune]
+model = "$PWD/tests/peers/golden/tiny-llama"
+max_steps = 3
+learning_rate = 1e-3
 [student]
 model = "$PWD/tests/peers/golden/tiny-llama"
 max_steps = 5
@@ -39,3 +44,8 @@ done
 "$softshard" teacher-labels "$world/recipe.toml" --set teacher.adapter=run/student/adapter --set labels.mantissa_bits=23 \
     --set 'labels.selection={ kind = "top_k", k = 300 }' --set output.labels=labels-adapter >/dev/null
 "$python" tests/peers/check_logits.py tests/peers/golden/tiny-llama "$world/run/labels-adapter/train" --adapter "$world/run/student/adapter"
+
+# The whole model that we trained, loaded by transformers.
+"$softshard" finetune "$world/recipe.toml" >/dev/null
+"$softshard" teacher-labels "$world/recipe.toml" --set teacher.model=run/teacher/model --set output.labels=labels-model >/dev/null
+"$python" tests/peers/check_logits.py "$world/run/teacher/model" "$world/run/labels-model/train"

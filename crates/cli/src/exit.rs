@@ -35,7 +35,7 @@ fn message(error: &anyhow::Error) -> String {
 
 /// The first cause that has a code of its own decides; anything else is a failure.
 fn code(error: &anyhow::Error) -> u8 {
-    error.chain().find_map(|cause| of_cause(cause)).unwrap_or(FAILED)
+    error.chain().find_map(of_cause).unwrap_or(FAILED)
 }
 
 fn of_cause(cause: &(dyn Error + 'static)) -> Option<u8> {

@@ -78,6 +78,8 @@ struct Current {
     began: Instant,
     tokens_at_start: u64,
     done_at_start: u64,
+    /// Of the last event.
+    done: u64,
     last_line: Instant,
 }
 
@@ -93,7 +95,9 @@ impl<S: Subscriber> Layer<S> for Bars {
         let mut fields = Fields::default();
         event.record(&mut fields);
         let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_new = current.as_ref().is_none_or(|current| current.stage != fields.stage);
+        // The same stage from the start again: its next split.
+        let is_new =
+            current.as_ref().is_none_or(|current| current.stage != fields.stage || fields.done < current.done);
         if is_new {
             *current = Some(Current::new(&fields));
         }
@@ -119,16 +123,18 @@ impl Current {
             began: now,
             tokens_at_start: fields.tokens,
             done_at_start: fields.done,
+            done: fields.done,
             last_line: now,
         }
     }
 
     fn draw(&mut self, fields: &Fields, is_new: bool) {
+        self.done = fields.done;
         let seconds = self.began.elapsed().as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "for people")]
         let speed = (fields.tokens.saturating_sub(self.tokens_at_start)) as f64 / seconds.max(1e-3);
         let mut message = fields.unit.clone();
-        if !is_new {
+        if !is_new && fields.tokens > self.tokens_at_start {
             message.push_str(&format!("  {} tokens/s", grouped(speed)));
         }
         if let Some(loss) = fields.loss {

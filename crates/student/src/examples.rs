@@ -13,7 +13,7 @@ pub(crate) enum Examples {
     /// Mapped label shards: gold tokens and the teacher's distribution.
     Labels {
         /// The dataset.
-        dataset: LabelDataset,
+        dataset: Box<LabelDataset>,
         /// Which of the stored log-partitions belongs to the loss's temperature; none at T = 1.
         partition: Option<usize>,
         /// Temperature of the loss.
@@ -46,7 +46,7 @@ impl Examples {
                 })
             }
             Objective::Distill => {
-                let dataset = LabelDataset::open(folder)?;
+                let dataset = Box::new(LabelDataset::open(folder)?);
                 let partition = partition_of(temperature, &dataset.manifest().plan.temperatures)
                     .with_context(|| format!("label dataset `{}`", folder.display()))?;
                 Ok(Examples::Labels { dataset, partition, temperature })
