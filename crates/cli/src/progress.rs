@@ -96,8 +96,9 @@ impl<S: Subscriber> Layer<S> for Bars {
         event.record(&mut fields);
         let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // The same stage from the start again: its next split.
-        let is_new =
-            current.as_ref().is_none_or(|current| current.stage != fields.stage || fields.done < current.done);
+        let is_new = current
+            .as_ref()
+            .is_none_or(|current| current.stage != fields.stage || fields.done < current.done);
         if is_new {
             *current = Some(Current::new(&fields));
         }
