@@ -85,13 +85,16 @@ fn train(
 ) -> Result<()> {
     let device = device(&stage.device)?;
     let tokenizer = Tokenizer::load(&recipe.tokenizer.path)?.fingerprint().clone();
+    // The recipe names the folder, or the tokenizer.json in it.
+    let path = &recipe.tokenizer.path;
+    let tokenizer_folder = if path.is_file() { path.parent().unwrap_or(path) } else { path };
     recipe.write_beside(output)?;
     let summary = softshard_student::run(&TrainInputs {
         config,
         objective,
         stage: name,
         data,
-        tokenizer_folder: &recipe.tokenizer.path,
+        tokenizer_folder,
         tokenizer: &tokenizer,
         output,
         device: &device,

@@ -102,6 +102,7 @@ mod shard_writer;
 mod thrift;
 mod tokenizer;
 mod validate;
+mod view;
 mod writer;
 
 pub use dataset::LabelDataset;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::groups::LabelsView;
+use crate::view::LabelsView;
 use crate::{Error, LabelLimits, SequenceLabels};
 
 /// Kept and cut mass may differ from 1 by this much: sums of f32 exponentials, and a tail from f64.

@@ -5,7 +5,9 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::{Error, decoder::CONFIG};
+use crate::Error;
+
+pub(crate) const CONFIG: &str = "config.json";
 
 /// More layers than any decoder has: a larger number in a file is not believed.
 const MAX_LAYERS: usize = 4096;

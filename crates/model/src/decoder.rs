@@ -11,12 +11,11 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::adapter::LoraConfig;
 use crate::attention::{Attention, Cache, Context, MASKED};
+use crate::config::CONFIG;
 use crate::layer::{Layer, rms_norm};
 use crate::linear::{Dropout, Linear};
 use crate::rope::Rope;
 use crate::{DecoderConfig, Error, files, weights};
-
-pub(crate) const CONFIG: &str = "config.json";
 
 /// Which parameters learn; all others are constants to autodiff.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use crate::weights::{INDEX, weight_files};
-use crate::{Error, decoder};
+use crate::{Error, config};
 
 /// BLAKE3 of the weights of a model folder: of the names and digests of the files that [`crate::Decoder::load`] reads.
 ///
@@ -23,7 +23,7 @@ pub fn weights_blake3(folder: &Path) -> Result<String, Error> {
 /// # Errors
 /// The file cannot be read.
 pub fn config_blake3(folder: &Path) -> Result<String, Error> {
-    Ok(digest(&folder.join(decoder::CONFIG))?.to_hex().to_string())
+    Ok(digest(&folder.join(config::CONFIG))?.to_hex().to_string())
 }
 
 /// BLAKE3 of an adapter folder: of its configuration and its weights.

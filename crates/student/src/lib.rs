@@ -7,8 +7,11 @@ mod checkpoint;
 mod config;
 mod examples;
 mod optimizer;
-mod train;
+mod pass;
+mod run;
+mod trainer;
 
 pub use config::{Init, LossConfig, Objective, TrainConfig};
 pub use optimizer::{AdamW, Cosine, clip_global_norm};
-pub use train::{Summary, TrainInputs, run};
+pub use pass::Breakdown;
+pub use run::{Summary, TrainInputs, run};

@@ -1,0 +1,191 @@
+//! The stage: open, check, step through the data, finish. One loop for distillation, fine-tuning and pretraining.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Instant,
+};
+
+use anyhow::Result;
+use burn::tensor::Device;
+use serde::Serialize;
+use softshard_labels::{Error, Tokenizer};
+use softshard_model::{Decoder, DecoderConfig, Trainable};
+
+use crate::{
+    batches::{self, Batch},
+    config::{Init, Objective, TrainConfig},
+    examples::Examples,
+    pass::{Breakdown, lap},
+    trainer::Trainer,
+};
+
+/// Steps that the reader may be ahead of the device.
+const PREFETCHED_STEPS: usize = 4;
+/// What a run reads and where it writes.
+pub struct TrainInputs<'a> {
+    /// Recipe section.
+    pub config: &'a TrainConfig,
+    /// The section's objective, or the stage's own.
+    pub objective: Objective,
+    /// Name of the stage in logs and progress.
+    pub stage: &'static str,
+    /// Label dataset (`distill`) or sequence dataset (`supervised`).
+    pub data: &'a Path,
+    /// Folder with the tokenizer's files, copied beside a whole model.
+    pub tokenizer_folder: &'a Path,
+    /// Fingerprint of that tokenizer; data of another one is refused.
+    pub tokenizer: &'a Tokenizer,
+    /// Receives `adapter/` or `model/`, `checkpoints/` and `metrics.jsonl`.
+    pub output: &'a Path,
+    /// A device without autodiff; the loop adds it.
+    pub device: &'a Device,
+    /// Micro-batches of a step that are computed at a time: the cores of a CPU, 1 on a GPU.
+    pub workers: usize,
+    /// Set to stop at the next step with a checkpoint.
+    pub stop: &'a AtomicBool,
+}
+
+/// What a finished run did.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// `adapter/` or `model/`.
+    pub output: PathBuf,
+    /// Optimizer steps of the whole run.
+    pub steps: u64,
+    /// Sequences in the data.
+    pub sequences: usize,
+    /// Parameters that were trained, and all.
+    pub trained_parameters: usize,
+    /// All parameters of the model, the adapter's included.
+    pub parameters: usize,
+    /// Tokens that went through the model in this process, without padding.
+    pub tokens: u64,
+    /// Loss of the last step, nats per labelled token.
+    pub last_loss: Option<f64>,
+    /// Where the time went in this process.
+    pub seconds: Breakdown,
+}
+
+/// Trains, resuming from the last checkpoint of the same run if there is one.
+///
+/// # Errors
+/// Data of another tokenizer or over the model's context, a non-finite loss, damaged data, I/O. A stop that was asked
+/// for is an [`io::ErrorKind::Interrupted`]: a checkpoint was written, run again to go on.
+pub fn run(inputs: &TrainInputs) -> Result<Summary> {
+    let config = inputs.config;
+    let examples = Examples::open(inputs.data, inputs.objective, config.loss.temperature)?;
+    let mut decoder = first_weights(config, &inputs.device.clone().autodiff())?;
+    check_fit(&examples, inputs, &decoder)?;
+
+    let steps = Steps::new(config, &examples);
+    let began = Instant::now();
+    let mut trainer = Trainer::start(inputs, &mut decoder, &examples, steps.len())?;
+    thread::scope(|scope| -> Result<()> {
+        let vocabulary = trainer.decoder.config().vocab_size;
+        let batches = prefetch(scope, &examples, &steps, trainer.step, vocabulary);
+        loop {
+            let waited = Instant::now();
+            let Ok(step) = batches.recv() else { return Ok(()) };
+            trainer.seconds.read += waited.elapsed().as_secs_f64();
+            if inputs.stop.load(Ordering::Relaxed) {
+                trainer.checkpoint()?;
+                let place = format!("{} stopped after step {} with a checkpoint", inputs.stage, trainer.step);
+                return Err(io::Error::new(
+                    io::ErrorKind::Interrupted,
+                    format!("{place}\nhint: run again to go on"),
+                )
+                .into());
+            }
+            trainer.take_step(&step?)?;
+        }
+    })?;
+    lap(&mut trainer.seconds.total, began);
+    trainer.finish(examples.token_counts().len())
+}
+
+/// The model to train: all its weights, or adapters over frozen ones.
+fn first_weights(config: &TrainConfig, device: &Device) -> Result<Decoder> {
+    let mut decoder = match config.init {
+        Init::Pretrained => Decoder::load(&config.model, device)?,
+        Init::Random => Decoder::random(DecoderConfig::load(&config.model)?, config.seed, device),
+    };
+    match &config.lora {
+        Some(lora) => {
+            decoder.attach_lora(lora, config.seed)?;
+            decoder.train(Trainable::Adapter);
+        }
+        None => decoder.train(Trainable::Model),
+    }
+    Ok(decoder)
+}
+
+/// Refuses data that this model cannot read.
+fn check_fit(examples: &Examples, inputs: &TrainInputs, decoder: &Decoder) -> Result<(), Error> {
+    let (data, model) = (format!("`{}`", inputs.data.display()), &inputs.config.model);
+    inputs.tokenizer.expect_same(examples.tokenizer(), &data)?;
+    inputs.tokenizer.expect_fits(model, decoder.config().vocab_size)?;
+    let (longest, limit) = (examples.longest(), decoder.config().max_position_embeddings);
+    if longest > limit {
+        let expected = format!("sequences of at most the {limit} positions of model `{}`", model.display());
+        return Err(Error::bad(data, expected, longest).hint("set `data.max_tokens` and prepare again"));
+    }
+    Ok(())
+}
+
+/// Every step of the run as the micro-batches it sums over.
+struct Steps(Vec<Vec<Vec<usize>>>);
+
+impl Steps {
+    fn new(config: &TrainConfig, examples: &Examples) -> Self {
+        let lengths: Vec<usize> = examples.token_counts().iter().map(|&(tokens, _)| tokens).collect();
+        let limit = usize::try_from(config.max_steps).ok().filter(|&limit| limit > 0).unwrap_or(usize::MAX);
+        let mut steps = Vec::new();
+        for epoch in 0..config.epochs {
+            let batches = batches::plan(&lengths, config.max_tokens_per_batch, config.seed, epoch);
+            steps.extend(batches.chunks(config.accumulate_batches).map(<[_]>::to_vec));
+            if steps.len() >= limit {
+                break;
+            }
+        }
+        steps.truncate(limit);
+        Steps(steps)
+    }
+
+    fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+}
+
+/// Reads and collates the steps from `first` on, on a thread of its own.
+fn prefetch<'scope>(
+    scope: &'scope thread::Scope<'scope, '_>,
+    examples: &'scope Examples,
+    steps: &'scope Steps,
+    first: u64,
+    vocabulary: usize,
+) -> mpsc::Receiver<Result<Vec<Batch>>> {
+    let (sender, receiver) = mpsc::sync_channel(PREFETCHED_STEPS);
+    scope.spawn(move || {
+        let skipped = usize::try_from(first).unwrap_or(usize::MAX);
+        for step in steps.0.iter().skip(skipped) {
+            let read_one = |&index: &usize| {
+                let mut example = examples.read(index)?;
+                example.targets.fold_ids_from(vocabulary);
+                Ok(example)
+            };
+            let read = |batch: &Vec<usize>| -> Result<Batch> {
+                Ok(Batch::new(batch.iter().map(read_one).collect::<Result<Vec<_>>>()?))
+            };
+            if sender.send(step.iter().map(read).collect()).is_err() {
+                return; // the loop ended early
+            }
+        }
+    });
+    receiver
+}

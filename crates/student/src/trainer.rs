@@ -1,0 +1,326 @@
+//! The state of a run: steps, metrics, checkpoints and what it leaves behind.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, ensure};
+use burn::tensor::Tensor;
+use fs_err as fs;
+use rayon::prelude::*;
+use serde::Serialize;
+use serde_json::json;
+use softshard_losses::DistillLoss;
+use softshard_model::Decoder;
+
+use crate::{
+    TrainInputs,
+    batches::Batch,
+    checkpoint,
+    config::{Init, Objective},
+    examples::Examples,
+    optimizer::{AdamW, Cosine, clip_global_norm},
+    pass::{Breakdown, Pass, lap},
+    run::Summary,
+};
+
+/// What belongs to a tokenizer in a Hugging Face folder; copied beside a newly trained model.
+const TOKENIZER_FILES: [&str; 5] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+];
+
+/// One line of metrics.jsonl; losses are nats per labelled token.
+#[derive(Serialize)]
+struct StepMetrics {
+    step: u64,
+    loss: f64,
+    cross_entropy: f64,
+    kl: f64,
+    learning_rate: f64,
+    gradient_norm: f64,
+    tokens: usize,
+    labelled_tokens: usize,
+    tokens_per_second: f64,
+}
+
+/// A run in progress.
+pub(crate) struct Trainer<'a> {
+    inputs: &'a TrainInputs<'a>,
+    pub(crate) decoder: &'a mut Decoder,
+    optimizer: AdamW,
+    schedule: Cosine,
+    loss: DistillLoss,
+    /// Steps taken.
+    pub(crate) step: u64,
+    identity: serde_json::Value,
+    metrics: fs::File,
+    metrics_bytes: u64,
+    tokens: u64,
+    last_loss: Option<f64>,
+    pub(crate) seconds: Breakdown,
+    last_saved: Option<u64>,
+}
+
+impl<'a> Trainer<'a> {
+    /// The state before the first step, or of the last checkpoint.
+    pub(crate) fn start(
+        inputs: &'a TrainInputs,
+        decoder: &'a mut Decoder,
+        examples: &Examples,
+        total_steps: u64,
+    ) -> Result<Self> {
+        let config = inputs.config;
+        fs::create_dir_all(inputs.output)?;
+        let identity = identity(inputs, examples)?;
+        let device = inputs.device.clone().autodiff();
+        let optimizer = AdamW::new(
+            config.weight_decay,
+            decoder.parameters_mut().iter().map(|(_, parameter)| &**parameter),
+        );
+        let alpha = if inputs.objective == Objective::Distill { config.loss.alpha } else { 0.0 };
+        let mut trainer = Trainer {
+            inputs,
+            optimizer,
+            schedule: Cosine {
+                peak: config.learning_rate,
+                last: config.final_learning_rate,
+                warmup_steps: config.warmup_steps,
+                total_steps,
+            },
+            loss: DistillLoss {
+                alpha,
+                temperature: config.loss.temperature,
+                normalise: config.loss.normalise,
+                rows_per_chunk: config.rows_per_chunk,
+            },
+            step: 0,
+            metrics: fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(inputs.output.join("metrics.jsonl"))?,
+            metrics_bytes: 0,
+            tokens: 0,
+            last_loss: None,
+            seconds: Breakdown::default(),
+            last_saved: None,
+            decoder,
+            identity,
+        };
+        if let Some(last) = checkpoint::load_last(&trainer.checkpoints(), &trainer.identity, &device)? {
+            trainer.restore(last)?;
+            tracing::info!(
+                stage = inputs.stage,
+                step = trainer.step,
+                total_steps,
+                "resumed from a checkpoint"
+            );
+        }
+        // Lines of steps after the checkpoint belong to an attempt that was cut off.
+        trainer.metrics.set_len(trainer.metrics_bytes)?;
+        Ok(trainer)
+    }
+
+    fn checkpoints(&self) -> PathBuf {
+        self.inputs.output.join("checkpoints")
+    }
+
+    fn restore(&mut self, last: checkpoint::Checkpoint) -> Result<()> {
+        let missing = |name: &str| format!("checkpoint of step {} has no tensor `{name}`", last.state.step);
+        for ((name, parameter), moments) in
+            self.decoder.parameters_mut().into_iter().zip(&mut self.optimizer.moments)
+        {
+            let value = last.trainable.get(&name).with_context(|| missing(&name))?;
+            *parameter = Tensor::from_inner(value.clone().inner()).require_grad();
+            for (moment, part) in [(&mut moments.0, "first"), (&mut moments.1, "second")] {
+                let key = format!("{name}.{part}");
+                *moment = last.moments.get(&key).with_context(|| missing(&key))?.clone().inner();
+            }
+        }
+        self.step = last.state.step;
+        self.optimizer.steps = last.state.step;
+        self.metrics_bytes = last.state.metrics_bytes;
+        self.last_saved = Some(self.step);
+        Ok(())
+    }
+
+    /// Forward and backward over every micro-batch, then one update.
+    pub(crate) fn take_step(&mut self, batches: &[Batch]) -> Result<()> {
+        let began = Instant::now();
+        let labelled: usize = batches.iter().map(|batch| batch.targets.len()).sum();
+        let pass = |(index, batch)| {
+            Pass::over(batch, &*self.decoder, self.dropout_seed(index), &self.loss, as_f64(labelled))
+        };
+        let passes: Vec<Pass> = if self.inputs.workers > 1 {
+            batches.par_iter().enumerate().map(pass).collect()
+        } else {
+            batches.iter().enumerate().map(pass).collect()
+        };
+        // In the order of the micro-batches, so that the sums do not depend on which was faster.
+        let mut sum = Pass::default();
+        passes.into_iter().for_each(|pass| sum.add(pass));
+        let place = format!("{} step {}", self.inputs.stage, self.step);
+        ensure!(
+            sum.cross_entropy.is_finite() && sum.kl.is_finite(),
+            "{place}: expected a finite loss, found cross-entropy {} and KL {}\nhint: lower `learning_rate`, or check the \
+             labels; the last checkpoint is intact",
+            sum.cross_entropy,
+            sum.kl
+        );
+        self.seconds.add(&sum.seconds);
+        let updating = Instant::now();
+        let gradient_norm = self.update(sum.gradients)?;
+        lap(&mut self.seconds.update, updating);
+
+        let tokens = batches.iter().map(Batch::tokens).sum::<usize>();
+        let (cross_entropy, kl) = (sum.cross_entropy / as_f64(labelled), sum.kl / as_f64(labelled));
+        let (cross_entropy_weight, kl_weight) = self.loss.weights();
+        let metrics = StepMetrics {
+            step: self.step,
+            loss: cross_entropy_weight * cross_entropy + kl_weight * self.loss.temperature.powi(2) * kl,
+            cross_entropy,
+            kl,
+            learning_rate: self.schedule.at(self.step),
+            gradient_norm,
+            tokens,
+            labelled_tokens: labelled,
+            tokens_per_second: as_f64(tokens) / began.elapsed().as_secs_f64(),
+        };
+        self.step += 1;
+        self.tokens += tokens as u64;
+        self.last_loss = Some(metrics.loss);
+        self.report(&metrics)
+    }
+
+    /// Different for every micro-batch of the run, and the same when it is run again.
+    fn dropout_seed(&self, index: usize) -> u64 {
+        let number = self.step * self.inputs.config.accumulate_batches as u64 + index as u64;
+        self.inputs.config.seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15)
+    }
+
+    /// Clips, steps the optimizer and returns the gradients' norm.
+    fn update(&mut self, mut gradients: Vec<Tensor<2>>) -> Result<f64> {
+        let learning_rate = self.schedule.at(self.step);
+        let norm = clip_global_norm(&mut gradients, self.inputs.config.clip_norm);
+        ensure!(norm.is_finite(), "{} step {}: the gradients are not finite", self.inputs.stage, self.step);
+        self.optimizer.step(learning_rate, &mut self.decoder.parameters_mut(), gradients);
+        Ok(norm)
+    }
+
+    /// metrics.jsonl, progress, and a checkpoint when one is due.
+    fn report(&mut self, metrics: &StepMetrics) -> Result<()> {
+        let began = Instant::now();
+        let mut line = serde_json::to_vec(metrics)?;
+        line.push(b'\n');
+        self.metrics.write_all(&line)?;
+        self.metrics_bytes += line.len() as u64;
+        tracing::info!(
+            target: "softshard::progress",
+            stage = self.inputs.stage,
+            done = self.step,
+            total = self.schedule.total_steps,
+            unit = "steps",
+            tokens = self.tokens,
+            loss = metrics.loss,
+            cross_entropy = metrics.cross_entropy,
+            kl = metrics.kl,
+        );
+        let every = self.inputs.config.checkpoint_every_steps;
+        if every > 0 && self.step.is_multiple_of(every) {
+            self.checkpoint()?;
+        }
+        lap(&mut self.seconds.write, began);
+        Ok(())
+    }
+
+    pub(crate) fn checkpoint(&mut self) -> Result<()> {
+        if self.last_saved == Some(self.step) {
+            return Ok(());
+        }
+        self.metrics.sync_all()?;
+        let named: Vec<_> =
+            self.decoder.parameters_mut().into_iter().map(|(name, value)| (name, value.clone())).collect();
+        let moments: Vec<_> = named
+            .iter()
+            .zip(&self.optimizer.moments)
+            .flat_map(|((name, _), (first, second))| {
+                [(format!("{name}.first"), first.clone()), (format!("{name}.second"), second.clone())]
+            })
+            .collect();
+        let trainable: Vec<_> = named.into_iter().map(|(name, value)| (name, value.inner())).collect();
+        checkpoint::save(
+            &self.checkpoints(),
+            self.step,
+            self.metrics_bytes,
+            self.identity.clone(),
+            &trainable,
+            &moments,
+        )?;
+        self.last_saved = Some(self.step);
+        Ok(())
+    }
+
+    /// The last checkpoint, then the adapter or the model.
+    pub(crate) fn finish(mut self, sequences: usize) -> Result<Summary> {
+        let began = Instant::now();
+        self.checkpoint()?;
+        self.decoder.set_dropout_seed(None);
+        let output = if self.inputs.config.lora.is_some() {
+            let output = self.inputs.output.join("adapter");
+            self.decoder.save_adapter(&output, &self.inputs.config.model.to_string_lossy())?;
+            output
+        } else {
+            let output = self.inputs.output.join("model");
+            self.decoder.save(&output)?;
+            copy_tokenizer(self.inputs.tokenizer_folder, &output)?;
+            output
+        };
+        lap(&mut self.seconds.write, began);
+        Ok(Summary {
+            output,
+            steps: self.step,
+            sequences,
+            trained_parameters: self.decoder.trainable_count(),
+            parameters: self.decoder.parameter_count(),
+            tokens: self.tokens,
+            last_loss: self.last_loss,
+            seconds: self.seconds,
+        })
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^53")]
+fn as_f64(tokens: usize) -> f64 {
+    tokens as f64
+}
+
+/// Everything that decides the numbers of a run, but not where its files lie.
+fn identity(inputs: &TrainInputs, examples: &Examples) -> Result<serde_json::Value> {
+    let config = inputs.config;
+    let mut recipe = serde_json::to_value(config)?;
+    if let Some(map) = recipe.as_object_mut() {
+        map.remove("model");
+        map.remove("checkpoint_every_steps");
+    }
+    let weights = match config.init {
+        Init::Pretrained => softshard_model::weights_blake3(&config.model)?,
+        Init::Random => softshard_model::config_blake3(&config.model)?,
+    };
+    Ok(
+        json!({ "config": recipe, "objective": inputs.objective, "data_manifest_blake3": examples.manifest_blake3(), "model_blake3": weights }),
+    )
+}
+
+fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {
+    for name in TOKENIZER_FILES {
+        if from.join(name).exists() {
+            fs::copy(from.join(name), to.join(name))?;
+        }
+    }
+    Ok(())
+}
