@@ -25,12 +25,13 @@ demo: build
 	$(SOFTSHARD) prepare pipelines/demo-start.toml
 	$(SOFTSHARD) train-student pipelines/demo-start.toml
 	@echo "── stage 2: it learns the task twice, without and with the labels, never from the teacher ──"
-	$(SOFTSHARD) train-student pipelines/demo.toml --set student.loss.alpha=0 --set output.student=student-alpha-0
-	$(SOFTSHARD) train-student pipelines/demo.toml
+	$(SOFTSHARD) train-student pipelines/demo.toml --set output.student=alpha-0 --set student.loss.alpha=0
+	$(SOFTSHARD) train-student pipelines/demo.toml --set output.student=alpha-3 --set student.loss.alpha=3
 	@echo "── scores on held-out articles ──"
-	$(SOFTSHARD) evaluate pipelines/demo.toml --set evaluate.name=teacher --set evaluate.model=../runs/demo/teacher/model
-	$(SOFTSHARD) evaluate pipelines/demo.toml --set evaluate.name=student-alpha-0 --set output.student=student-alpha-0
-	$(SOFTSHARD) evaluate pipelines/demo.toml --set evaluate.name=student-alpha-3
+	rm -rf runs/demo/evaluations
+	$(SOFTSHARD) evaluate pipelines/demo.toml --set output.student=alpha-0
+	$(SOFTSHARD) evaluate pipelines/demo.toml --set output.student=alpha-3
+	$(SOFTSHARD) evaluate pipelines/demo.toml --set evaluate.model=../runs/demo/teacher/model --set evaluate.name=teacher
 	@echo
 	@$(SOFTSHARD) report pipelines/demo.toml
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use softshard_e2e::{World, softshard};
+use softshard_e2e::{World, skipped, softshard};
 
 /// Replaces one part of a file.
 fn edit(world: &World, path: &str, from: &str, to: &str) {
@@ -116,21 +116,47 @@ fn unfinished_damaged_and_foreign_labels_are_refused() {
         "380",
     ])
     .succeeded();
+    // A model without a tokenizer of its own: only the labels can tell.
+    fs::rename(world.path("start/model/tokenizer.json"), world.path("tokenizer.json"))
+        .expect("it is moved away");
     world
         .run("train-student", &["tokenizer.path=other/tokenizer"])
         .failed(3, &["run/labels/train", "the recipe's tokenizer", "vocab_size: expected 380, found 400"]);
+    fs::rename(world.path("tokenizer.json"), world.path("start/model/tokenizer.json")).expect("it is back");
     world.run("train-student", &[]).succeeded();
+}
+
+#[test]
+fn a_model_with_another_tokenizer_is_refused() {
+    let world = World::with_teacher();
+    let other = world.path("other");
+    softshard(&[
+        "demo-data",
+        other.to_str().expect("ASCII"),
+        "--rows",
+        "90",
+        "--seed",
+        "9",
+        "--vocab-size",
+        "400",
+    ])
+    .succeeded();
+    let [from, to] =
+        ["other/tokenizer", "run/teacher/model"].map(|path| world.path(path).join("tokenizer.json"));
+    fs::copy(from, to).expect("the model gets another tokenizer of the same size");
+    world.run("teacher-labels", &[]).failed(3, &["run/teacher/model", "vocabulary_blake3: expected"]);
+    assert!(!world.path("run/labels/train").exists(), "nothing is begun");
 }
 
 #[test]
 fn an_output_of_another_plan_is_refused_by_key() {
     let world = World::with_teacher();
     world.run("teacher-labels", &[]).succeeded();
-    let before = world.files("run/labels/train");
+    let before = world.files("run/labels");
     world
         .run("teacher-labels", &["labels.mantissa_bits=7"])
         .failed(3, &["another plan", "mantissa_bits: expected 7, found 10"]);
-    assert!(world.files("run/labels/train") == before, "the labels that were there are there");
+    assert!(world.files("run/labels") == before, "the labels that were there are there, with their recipe");
 }
 
 #[test]
@@ -154,7 +180,7 @@ impl SmallDisk {
         if mount.output().is_ok_and(|output| output.status.success()) {
             return Some(SmallDisk(folder));
         }
-        eprintln!("SKIPPED: this user may not mount a small disk");
+        skipped("this user may not mount a small disk");
         None
     }
 }

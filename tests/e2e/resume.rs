@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -30,6 +30,15 @@ fn kill_after(mut command: Command, delay: Duration) -> bool {
     thread::sleep(delay);
     child.kill().expect("SIGKILL is sent");
     child.wait().expect("the child ends").code().is_none()
+}
+
+/// Waits until a run has written that many lines of metrics.
+fn wait_for_lines(metrics: &Path, lines: usize) {
+    let began = Instant::now();
+    while !fs::read_to_string(metrics).is_ok_and(|text| text.lines().count() >= lines) {
+        assert!(began.elapsed() < Duration::from_secs(60), "no {lines} lines in {}", metrics.display());
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 #[test]
@@ -82,13 +91,17 @@ fn a_killed_student_resumes_to_the_same_curve() {
         };
         metrics.lines().map(line).collect()
     };
-    let began = Instant::now();
     world.run("train-student", &[]).succeeded();
-    let undisturbed = began.elapsed();
-    for quarter in 1..4 {
+    let steps = curve("run/student").len();
+    // Behind the checkpoint of step 3, and between others.
+    for (quarter, lines) in [(1, 4), (2, 5), (3, steps - 1)] {
         let output = format!("output.student=killed-{quarter}");
-        kill_after(world.stage("train-student", &[&output]), undisturbed * quarter / 4);
-        world.run("train-student", &[&output]).succeeded();
+        let mut child = world.stage("train-student", &[&output]).spawn().expect("the binary starts");
+        wait_for_lines(&world.path(&format!("run/killed-{quarter}/metrics.jsonl")), lines);
+        child.kill().expect("SIGKILL is sent");
+        child.wait().expect("the child ends");
+        let said = world.run("train-student", &[&output]).succeeded();
+        assert!(said.stderr.contains("resumed from a checkpoint"), "{}", said.stderr);
         assert_eq!(curve(&format!("run/killed-{quarter}")), curve("run/student"));
         let adapter = |output: &str| fs::read(world.path(output).join("adapter/adapter_model.safetensors"));
         assert!(
@@ -106,13 +119,27 @@ fn sigterm_stops_at_a_boundary_with_75() {
         .stage("train-student", &["student.epochs=2000", "student.checkpoint_every_steps=0"])
         .spawn()
         .expect("the binary starts");
-    let metrics = world.path("run/student/metrics.jsonl");
-    while !fs::read_to_string(&metrics).is_ok_and(|text| text.lines().count() > 2) {
-        thread::sleep(Duration::from_millis(20));
-    }
+    wait_for_lines(&world.path("run/student/metrics.jsonl"), 3);
     let id = child.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
     assert_eq!(child.wait().expect("the child ends").code(), Some(75));
     let checkpoints = fs::read_dir(world.path("run/student/checkpoints")).expect("a checkpoint").count();
     assert_eq!(checkpoints, 1);
+}
+
+#[test]
+fn a_teacher_told_to_stop_does_so_at_a_shard_with_75() {
+    let world = World::with_teacher();
+    let one = "labels.sequences_per_shard=1";
+    let mut child = world.stage("teacher-labels", &[one]).spawn().expect("the binary starts");
+    let commits = world.path("run/labels/train/_softshard/commits");
+    while !fs::read_dir(&commits).is_ok_and(|mut entries| entries.next().is_some()) {
+        assert!(child.try_wait().expect("a child").is_none(), "done before it could be stopped");
+        thread::sleep(Duration::from_millis(1));
+    }
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
+    assert_eq!(child.wait().expect("the child ends").code(), Some(75));
+    assert!(!world.path("run/labels/train/manifest.json").exists());
+    world.run("teacher-labels", &[one]).succeeded();
 }

@@ -14,7 +14,12 @@ exec 9>"$venv.lock" # two callers at once: the second waits and then finds the s
 flock 9
 if [[ $(cat "$venv/.stamp" 2>/dev/null) != "$stamp" ]]; then
     rm -rf "$venv"
-    "${PYTHON:-python3.11}" -m venv "$venv" >&2
+    python=${PYTHON:-python3}
+    "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' || {
+        echo "venv.sh: expected Python 3.11 or later with its venv module (Debian: python3-venv), found $("$python" --version)" >&2
+        exit 1
+    }
+    "$python" -m venv "$venv" >&2
     "$venv/bin/python" -m pip install --quiet --no-deps --requirement "$requirements" >&2
     printf '%s\n' "$stamp" >"$venv/.stamp"
 fi

@@ -1,6 +1,6 @@
 //! Every command as one short function: load the recipe, run the stage, say what came out.
 
-use std::{num::NonZero, sync::atomic::AtomicBool, thread};
+use std::{num::NonZero, path::Path, sync::atomic::AtomicBool, thread};
 
 use anyhow::Result;
 use burn::tensor::Device;
@@ -80,15 +80,14 @@ fn train(
     stage: &Stage,
     stop: &AtomicBool,
     (name, config, objective): (&'static str, &softshard_student::TrainConfig, Objective),
-    data: &std::path::Path,
-    output: &std::path::Path,
+    data: &Path,
+    output: &Path,
 ) -> Result<()> {
     let device = device(&stage.device)?;
-    let tokenizer = Tokenizer::load(&recipe.tokenizer.path)?.fingerprint().clone();
+    let tokenizer = tokenizer_for(recipe, &config.model)?;
     // The recipe names the folder, or the tokenizer.json in it.
     let path = &recipe.tokenizer.path;
     let tokenizer_folder = if path.is_file() { path.parent().unwrap_or(path) } else { path };
-    recipe.write_beside(output)?;
     let summary = softshard_student::run(&TrainInputs {
         config,
         objective,
@@ -101,6 +100,7 @@ fn train(
         workers: workers(&device),
         stop,
     })?;
+    recipe.write_beside(output)?;
     let softshard_student::Summary {
         steps, sequences, trained_parameters, parameters, tokens, seconds, ..
     } = &summary;
@@ -134,8 +134,7 @@ fn teacher_labels(stage: &Stage, stop: &AtomicBool) -> Result<()> {
     let recipe = Recipe::load(&stage.recipe, &stage.overrides)?;
     let teacher = Recipe::section(recipe.teacher.as_ref(), "teacher", "teacher-labels")?;
     let device = device(&stage.device)?;
-    let tokenizer = Tokenizer::load(&recipe.tokenizer.path)?.fingerprint().clone();
-    recipe.write_beside(&recipe.output.labels)?;
+    let tokenizer = tokenizer_for(&recipe, &teacher.model)?;
     for split in ["train", "valid"] {
         let sequences = recipe.output.sequences.join(split);
         if split == "valid" && !sequences.exists() {
@@ -155,7 +154,7 @@ fn teacher_labels(stage: &Stage, stop: &AtomicBool) -> Result<()> {
         println!("{}", labelled(split, &summary));
         println!("labels: {}", output.display());
     }
-    Ok(())
+    recipe.write_beside(&recipe.output.labels)
 }
 
 fn labelled(split: &str, summary: &softshard_teacher::Summary) -> String {
@@ -187,7 +186,10 @@ fn evaluate(stage: &Stage, stop: &AtomicBool) -> Result<()> {
     let recipe = Recipe::load(&stage.recipe, &stage.overrides)?;
     let device = device(&stage.device)?;
     let base = recipe.student.as_ref().map(|student| student.model.as_path());
+    let folder = recipe.output.student.file_name().map(|name| name.to_string_lossy().into_owned());
+    let name = recipe.evaluate.name.clone().or(folder).unwrap_or_else(|| "student".to_owned());
     let evaluation = softshard_evaluate::run(&EvaluateInputs {
+        name: &name,
         config: &recipe.evaluate,
         data: &recipe.data,
         tokenizer: &recipe.tokenizer,
@@ -209,6 +211,22 @@ fn report(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+/// Fingerprint of the recipe's tokenizer. Where `model` has one of its own, it must give the same ids; templates and special
+/// tokens may differ, as they do between base and instruct models.
+fn tokenizer_for(recipe: &Recipe, model: &Path) -> Result<softshard_labels::Tokenizer> {
+    let tokenizer = Tokenizer::load(&recipe.tokenizer.path)?.fingerprint().clone();
+    if model.join("tokenizer.json").exists() {
+        let own = Tokenizer::load(model)?.fingerprint().clone();
+        let same_ids = softshard_labels::Tokenizer {
+            special_ids: tokenizer.special_ids.clone(),
+            chat_template_blake3: tokenizer.chat_template_blake3.clone(),
+            ..own
+        };
+        tokenizer.expect_same(&same_ids, format_args!("model `{}`", model.display()))?;
+    }
+    Ok(tokenizer)
+}
+
 /// The device called `name`.
 fn device(name: &str) -> Result<Device, DeviceError> {
     if name == "cpu" {
@@ -217,7 +235,7 @@ fn device(name: &str) -> Result<Device, DeviceError> {
     let hint = "use `--device cpu`";
     if name.strip_prefix("cuda:").is_some_and(|index| index.parse::<u32>().is_ok()) {
         return Err(DeviceError(format!(
-            "device `{name}`: expected a device of this build, which is `cpu` alone, found a GPU\nhint: {hint}"
+            "device `{name}`: expected `cpu`, as this build has no GPU backend\nhint: {hint}"
         )));
     }
     Err(DeviceError(format!("device `{name}`: expected `cpu` or `cuda:<index>`\nhint: {hint}")))

@@ -9,7 +9,7 @@ const BAD_RECIPE: u8 = 2;
 const BAD_DATA: u8 = 3;
 const BAD_DEVICE: u8 = 4;
 /// `EX_TEMPFAIL` of sysexits.h: Slurm is asked to requeue it.
-const INTERRUPTED: u8 = 75;
+pub(crate) const INTERRUPTED: u8 = 75;
 
 /// Prints `error` with its causes and returns the exit code that it stands for.
 pub(crate) fn report(error: &anyhow::Error, format: LogFormat) -> ExitCode {

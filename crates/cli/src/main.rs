@@ -19,10 +19,18 @@ use clap::Parser;
 /// Set by SIGINT or SIGTERM; every stage stops at its next boundary.
 static STOP: AtomicBool = AtomicBool::new(false);
 
+/// The first signal asks for a stop, the second ends the process: nothing is lost either way.
+fn stop() {
+    if STOP.swap(true, Ordering::Relaxed) {
+        std::process::exit(i32::from(exit::INTERRUPTED));
+    }
+    progress::say("stopping at the next boundary; once more to stop now");
+}
+
 fn main() -> ExitCode {
     let arguments = arguments::Arguments::parse();
     logging::start(arguments.log_format);
-    if let Err(error) = ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed)) {
+    if let Err(error) = ctrlc::set_handler(stop) {
         tracing::warn!("signals will end the process at once: {error}");
     }
     let result = commands::run(&arguments, &STOP);

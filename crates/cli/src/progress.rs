@@ -33,6 +33,11 @@ pub(crate) fn clear() {
     let _ = BARS.clear();
 }
 
+/// A line above what is drawn.
+pub(crate) fn say(line: &str) {
+    BARS.suspend(|| eprintln!("{line}"));
+}
+
 /// What a progress event says.
 #[derive(Default)]
 struct Fields {

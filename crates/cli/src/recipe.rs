@@ -117,6 +117,7 @@ impl Recipe {
         if let Some(teacher) = &self.teacher {
             teacher.check()?;
         }
+        self.evaluate.check()?;
         self.labels.check()
     }
 

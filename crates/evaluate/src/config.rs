@@ -10,9 +10,8 @@ use crate::rouge::Rouge;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluateConfig {
-    /// Name of the result: `evaluations/<name>.json`.
-    #[serde(default = "default_name")]
-    pub name: String,
+    /// Name of the result, `evaluations/<name>.json`; the student's folder gives it unless it is set.
+    pub name: Option<String>,
     /// Hugging Face folder to evaluate instead of what `train-student` made.
     pub model: Option<PathBuf>,
     /// PEFT adapter over `model`.
@@ -36,7 +35,7 @@ pub struct EvaluateConfig {
 impl Default for EvaluateConfig {
     fn default() -> Self {
         EvaluateConfig {
-            name: default_name(),
+            name: None,
             model: None,
             adapter: None,
             max_answers: None,
@@ -48,9 +47,30 @@ impl Default for EvaluateConfig {
     }
 }
 
-fn default_name() -> String {
-    "student".to_owned()
+impl EvaluateConfig {
+    /// Refuses values that no evaluation can use.
+    ///
+    /// # Errors
+    /// A sentence naming the key, what was expected and what was found.
+    pub fn check(&self) -> Result<(), String> {
+        let counts = [
+            ("max_answers", self.max_answers.unwrap_or(1)),
+            ("max_new_tokens", self.max_new_tokens),
+            ("max_tokens_per_batch", self.max_tokens_per_batch),
+        ];
+        if let Some((key, _)) = counts.iter().find(|(_, value)| *value == 0) {
+            return Err(format!("`evaluate.{key}`: expected at least 1, found 0"));
+        }
+        if self.name.as_deref().is_some_and(|name| name.is_empty() || name.contains('/')) {
+            return Err(format!("`evaluate.name`: expected a plain name, found {:?}", self.name));
+        }
+        if self.adapter.is_some() && self.model.is_none() {
+            return Err("`evaluate.adapter`: expected `evaluate.model` beside it, found none".to_owned());
+        }
+        Ok(())
+    }
 }
+
 fn default_max_new_tokens() -> usize {
     256
 }

@@ -6,11 +6,13 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use burn::tensor::Device;
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
-use softshard_labels::{Error, LabelDataset, Sequence, SequenceDataset, SequenceLabels};
+use softshard_labels::{
+    Error, LabelDataset, Sequence, SequenceDataset, SequenceLabels, Tokenizer as Fingerprint,
+};
 use softshard_losses::{DistillLoss, Targets};
 use softshard_model::{Decoder, batches_by_length};
 use softshard_prepare::{DataConfig, Example, Split, Tokenizer, TokenizerConfig, demo};
@@ -24,6 +26,8 @@ const ROWS_PER_CHUNK: usize = 256;
 
 /// What an evaluation reads and where it writes.
 pub struct EvaluateInputs<'a> {
+    /// Name of the result.
+    pub name: &'a str,
     /// Recipe section `[evaluate]`.
     pub config: &'a EvaluateConfig,
     /// Recipe section `[data]`: the held-out prompts.
@@ -110,21 +114,18 @@ pub fn run(inputs: &EvaluateInputs) -> Result<Evaluation> {
     }
     let tokenizer = Tokenizer::load(&inputs.tokenizer.path)?;
     tokenizer.fingerprint().expect_fits(&model, decoder.config().vocab_size)?;
-    let held_out = score_held_out(inputs, &decoder)?;
+    let held_out = score_held_out(inputs, &decoder, tokenizer.fingerprint())?;
     let mut lines = Vec::new();
     let answers = if inputs.data.text.is_empty() {
         Some(score_answers(inputs, &decoder, &tokenizer, &mut lines)?)
     } else {
         None
     };
-    let name = inputs.config.name.clone();
+    let name = inputs.name.to_owned();
     let evaluation = Evaluation { name, parameters: decoder.parameter_count(), answers, held_out };
     fs::create_dir_all(inputs.output)?;
-    fs::write(inputs.output.join(format!("{}.answers.jsonl", inputs.config.name)), lines)?;
-    fs::write(
-        inputs.output.join(format!("{}.json", inputs.config.name)),
-        serde_json::to_vec_pretty(&evaluation)?,
-    )?;
+    fs::write(inputs.output.join(format!("{}.answers.jsonl", inputs.name)), lines)?;
+    fs::write(inputs.output.join(format!("{}.json", inputs.name)), serde_json::to_vec_pretty(&evaluation)?)?;
     Ok(evaluation)
 }
 
@@ -146,9 +147,19 @@ fn chosen_model(inputs: &EvaluateInputs) -> Result<(PathBuf, Option<PathBuf>), E
 }
 
 /// Negative log-likelihood, calibration and distance to the teacher on the held-out split.
-fn score_held_out(inputs: &EvaluateInputs, decoder: &Decoder) -> Result<HeldOutScores> {
-    let (examples, has_teacher) = held_out(inputs)?;
+fn score_held_out(
+    inputs: &EvaluateInputs,
+    decoder: &Decoder,
+    tokenizer: &Fingerprint,
+) -> Result<HeldOutScores> {
+    let (examples, has_teacher) = held_out(inputs, tokenizer)?;
     let lengths: Vec<usize> = examples.iter().map(|example| example.0.len()).collect();
+    let (longest, limit) =
+        (lengths.iter().max().copied().unwrap_or(0), decoder.config().max_position_embeddings);
+    if longest > limit {
+        let place = format!("`{}`", inputs.sequences.display());
+        return Err(Error::bad(place, format_args!("at most the model's {limit} positions"), longest).into());
+    }
     // Weights do not matter to an evaluation: both terms are reported.
     let loss = DistillLoss { alpha: 1.0, temperature: 1.0, normalise: false, rows_per_chunk: ROWS_PER_CHUNK };
     let (mut cross_entropy, mut kl) = (0.0, 0.0);
@@ -189,9 +200,20 @@ fn score_held_out(inputs: &EvaluateInputs, decoder: &Decoder) -> Result<HeldOutS
 type HeldOut = (Vec<i32>, Vec<i32>, Targets);
 
 /// The held-out sequences, with the teacher's distributions where it labelled them.
-fn held_out(inputs: &EvaluateInputs) -> Result<(Vec<HeldOut>, bool)> {
-    if inputs.labels.join("manifest.json").exists() {
+///
+/// Labels stand for the sequences that they were made from; labels of other sequences than those there now are refused.
+fn held_out(inputs: &EvaluateInputs, tokenizer: &Fingerprint) -> Result<(Vec<HeldOut>, bool)> {
+    let prepared =
+        if inputs.sequences.exists() { Some(SequenceDataset::open(inputs.sequences)?) } else { None };
+    if inputs.labels.exists() {
         let dataset = LabelDataset::open(inputs.labels)?;
+        let place = format!("`{}`", inputs.labels.display());
+        let plan = &dataset.manifest().plan;
+        tokenizer.expect_same(&plan.tokenizer, &place)?;
+        if prepared.is_some_and(|sequences| sequences.manifest_blake3() != plan.sequences) {
+            let expected = format!("labels of `{}`", inputs.sequences.display());
+            return Err(Error::bad(place, expected, "labels of other sequences").hint("label again").into());
+        }
         let read = |labels: SequenceLabels| {
             let gold = labels.gold();
             let SequenceLabels { input_ids, positions, counts, token_ids, log_probs, tail_log_mass, .. } =
@@ -200,12 +222,14 @@ fn held_out(inputs: &EvaluateInputs) -> Result<(Vec<HeldOut>, bool)> {
         };
         return Ok((dataset.iter().map(|labels| Ok(read(labels?))).collect::<Result<_>>()?, true));
     }
-    let sequences = SequenceDataset::open(inputs.sequences)?.read_all()?;
+    let Some(prepared) = prepared else { return Err(nothing_held_out(inputs.sequences).into()) };
+    tokenizer
+        .expect_same(&prepared.manifest().info.tokenizer, format_args!("`{}`", inputs.sequences.display()))?;
     let read = |sequence: Sequence| {
         let targets = Targets::without_teacher(sequence.gold());
         (sequence.input_ids, sequence.positions, targets)
     };
-    Ok((sequences.into_iter().map(read).collect(), false))
+    Ok((prepared.read_all()?.into_iter().map(read).collect(), false))
 }
 
 /// Greedy answers to the held-out prompts and what they are worth; appends a line for each to `lines`.
@@ -226,7 +250,7 @@ fn score_answers(
         check_stop(inputs)?;
         for (example, text) in chunk.iter().zip(answer(inputs.config, decoder, tokenizer, chunk)?) {
             let rouge_l = inputs.config.rouge.score(&example.response, &text).f_measure;
-            let faithfulness = faithfulness(example, &text)?;
+            let faithfulness = faithfulness(example, &text);
             rouge_sum += rouge_l;
             if let Some(found) = &faithfulness {
                 judged += 1;
@@ -271,12 +295,10 @@ fn answer(
     Ok(texts)
 }
 
-/// How an answer agrees with the facts of its row, where the row has any.
-fn faithfulness(example: &Example, answer: &str) -> Result<Option<demo::Faithfulness>> {
-    let Some(facts) = &example.facts else { return Ok(None) };
-    let facts: demo::Facts =
-        serde_json::from_value(facts.clone()).with_context(|| format!("facts of row {}", example.source))?;
-    Ok(Some(demo::faithfulness(&facts, answer)))
+/// How an answer agrees with the facts of its row, where the row has any of the demo's kind.
+fn faithfulness(example: &Example, answer: &str) -> Option<demo::Faithfulness> {
+    let facts: demo::Facts = serde_json::from_value(example.facts.clone()?).ok()?;
+    Some(demo::faithfulness(&facts, answer))
 }
 
 fn nothing_held_out(sequences: &Path) -> Error {

@@ -52,7 +52,11 @@ impl LoraConfig {
         })
     }
 
-    fn check(&self) -> Result<(), Error> {
+    /// Refuses settings that no model can use.
+    ///
+    /// # Errors
+    /// [`Error::Lora`] naming the field.
+    pub fn check(&self) -> Result<(), Error> {
         if self.r == 0 || self.r > MAX_RANK {
             return Err(Error::Lora(format!("`r`: expected 1 to {MAX_RANK}, found {}", self.r)));
         }

@@ -1,6 +1,6 @@
 //! A trained model of 260 thousand parameters against a float64 reference.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use softshard_model::Decoder;
@@ -8,16 +8,9 @@ use softshard_model::Decoder;
 /// Five layers in 32 bits against 64; the reference is printed with six digits.
 const LOG_PROBS: f32 = 1e-4;
 
-/// The reference data, or `None` and a line on stderr.
+/// The reference model and its values, where real data is.
 fn folder() -> Option<PathBuf> {
-    let data = std::env::var_os("SOFTSHARD_DATA")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"), PathBuf::from);
-    let folder = data.join("stories260k");
-    if folder.exists() {
-        return Some(folder);
-    }
-    eprintln!("skipped: no `{}`; set SOFTSHARD_DATA", folder.display());
-    None
+    softshard_e2e::real_data().map(|data| data.join("stories260k"))
 }
 
 fn ids(value: &serde_json::Value) -> Vec<i32> {

@@ -64,7 +64,8 @@ pub(crate) fn save(
     moments: &[(String, Tensor<2>)],
 ) -> Result<()> {
     fs::create_dir_all(folder)?;
-    let temporary = folder.join(format!(".writing-{}", std::process::id()));
+    // One name, as a run has one writer: what a killed one left is replaced.
+    let temporary = folder.join(".writing");
     if temporary.exists() {
         fs::remove_dir_all(&temporary)?;
     }
@@ -101,8 +102,9 @@ pub(crate) fn load_last(
     run: &serde_json::Value,
     device: &Device,
 ) -> Result<Option<Checkpoint>> {
-    for path in list(folder)?.into_iter().rev() {
-        match read(&path, device) {
+    let all = list(folder)?;
+    for path in all.iter().rev() {
+        match read(path, device) {
             Ok(checkpoint) => {
                 let differences = differences(run, &checkpoint.state.run);
                 if !differences.is_empty() {
@@ -116,11 +118,20 @@ pub(crate) fn load_last(
                 return Ok(Some(checkpoint));
             }
             Err(error) => {
-                tracing::warn!("checkpoint `{}` is damaged, trying the one before: {error:#}", path.display())
+                tracing::warn!(
+                    "checkpoint `{}` is damaged, trying the one before: {error:#}",
+                    path.display()
+                );
             }
         }
     }
-    Ok(None)
+    if all.is_empty() {
+        return Ok(None);
+    }
+    // To start anew would overwrite the curve of the run that was.
+    let (place, found) = (format!("`{}`", folder.display()), format!("{} damaged ones", all.len()));
+    let hint = "remove the checkpoints to start anew";
+    Err(softshard_labels::Error::bad(place, "a whole checkpoint", found).hint(hint).into())
 }
 
 /// Finished checkpoints, oldest first.
@@ -230,6 +241,10 @@ mod tests {
             .expect("no error")
             .expect("one is left");
         assert_eq!(last.state.step, 2);
+        fs::write(folder.path().join("step-00000002/state.json"), "{").expect("the other one is torn");
+        let error =
+            load_last(folder.path(), &json!({"seed": 1}), &Device::flex()).err().expect("none is whole");
+        assert!(error.to_string().contains("expected a whole checkpoint, found 2 damaged ones"), "{error}");
         assert_eq!(last.trainable["w"].to_data().try_to_vec::<f32>().expect("f32 values"), [1.0, 2.0]);
     }
 

@@ -129,6 +129,9 @@ impl TrainConfig {
                 return Err(format!("`{section}.{key}`: expected a number above 0, found {value}"));
             }
         }
+        if self.epochs == 0 {
+            return Err(format!("`{section}.epochs`: expected at least 1, found 0"));
+        }
         for (key, value) in counts {
             if value == 0 {
                 return Err(format!("`{section}.{key}`: expected at least 1, found 0"));
@@ -139,10 +142,8 @@ impl TrainConfig {
                 "`{section}.lora`: adapters over random weights learn nothing\nhint: remove `init = \"random\"` or the lora section"
             ));
         }
-        if let Some(lora) = &self.lora
-            && lora.r == 0
-        {
-            return Err(format!("`{section}.lora.r`: expected a rank of at least 1, found 0"));
+        if let Some(lora) = &self.lora {
+            lora.check().map_err(|error| format!("`{section}`: {error}"))?;
         }
         Ok(())
     }

@@ -62,7 +62,7 @@ pub struct Summary {
     pub sequences: usize,
     /// Parameters that were trained, and all.
     pub trained_parameters: usize,
-    /// All parameters of the model, the adapter's included.
+    /// Parameters of the model, without the adapter.
     pub parameters: usize,
     /// Tokens that went through the model in this process, without padding.
     pub tokens: u64,
@@ -84,8 +84,8 @@ pub fn run(inputs: &TrainInputs) -> Result<Summary> {
     check_fit(&examples, inputs, &decoder)?;
 
     let steps = Steps::new(config, &examples);
-    let began = Instant::now();
     let mut trainer = Trainer::start(inputs, &mut decoder, &examples, steps.len())?;
+    let began = Instant::now();
     thread::scope(|scope| -> Result<()> {
         let vocabulary = trainer.decoder.config().vocab_size;
         let batches = prefetch(scope, &examples, &steps, trainer.step, vocabulary);

@@ -122,6 +122,7 @@ impl<'a> Trainer<'a> {
             );
         }
         // Lines of steps after the checkpoint belong to an attempt that was cut off.
+        trainer.metrics_bytes = trainer.metrics_bytes.min(trainer.metrics.metadata()?.len());
         trainer.metrics.set_len(trainer.metrics_bytes)?;
         Ok(trainer)
     }
@@ -153,17 +154,19 @@ impl<'a> Trainer<'a> {
     pub(crate) fn take_step(&mut self, batches: &[Batch]) -> Result<()> {
         let began = Instant::now();
         let labelled: usize = batches.iter().map(|batch| batch.targets.len()).sum();
-        let pass = |(index, batch)| {
+        let pass = |(index, batch): (usize, &Batch)| {
             Pass::over(batch, &*self.decoder, self.dropout_seed(index), &self.loss, as_f64(labelled))
         };
-        let passes: Vec<Pass> = if self.inputs.workers > 1 {
-            batches.par_iter().enumerate().map(pass).collect()
-        } else {
-            batches.iter().enumerate().map(pass).collect()
-        };
-        // In the order of the micro-batches, so that the sums do not depend on which was faster.
+        // Summed in the order of the micro-batches, not of the workers; the gradients of a few are held at a time.
         let mut sum = Pass::default();
-        passes.into_iter().for_each(|pass| sum.add(pass));
+        let numbered: Vec<(usize, &Batch)> = batches.iter().enumerate().collect();
+        for group in numbered.chunks(self.inputs.workers) {
+            let passes: Vec<Pass> = match group {
+                [alone] => vec![pass(*alone)],
+                group => group.par_iter().copied().map(pass).collect(),
+            };
+            passes.into_iter().for_each(|pass| sum.add(pass));
+        }
         let place = format!("{} step {}", self.inputs.stage, self.step);
         ensure!(
             sum.cross_entropy.is_finite() && sum.kl.is_finite(),

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use softshard_labels::Selection;
 
+/// Most entries of a position: more cost gigabytes for less than rounding loses.
+const MAX_K: u32 = 4096;
+
 /// The model that labels. Recipe section `[teacher]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,7 +37,7 @@ pub struct LabelsConfig {
     /// Temperatures other than 1 whose partition is stored, so that a student may use them.
     #[serde(default)]
     pub temperatures: Vec<f32>,
-    /// Sequences of one shard: what a crash can lose.
+    /// Sequences of one shard; a crash loses the one in work and the one being written.
     #[serde(default = "default_sequences_per_shard")]
     pub sequences_per_shard: usize,
 }
@@ -83,6 +86,10 @@ impl LabelsConfig {
                 ));
             }
             Selection::TopK { .. } | Selection::TopP { .. } => {}
+        }
+        let (Selection::TopK { k } | Selection::TopP { k, .. }) = self.selection;
+        if k > MAX_K {
+            return Err(format!("`labels.selection.k`: expected at most {MAX_K}, found {k}"));
         }
         if !(1..=23).contains(&self.mantissa_bits) {
             return Err(format!("`labels.mantissa_bits`: expected 1 to 23, found {}", self.mantissa_bits));

@@ -95,7 +95,12 @@ pub fn run(inputs: &TeacherInputs) -> Result<Summary> {
     let sequences = SequenceDataset::open(inputs.sequences)?;
     let config = DecoderConfig::load(&inputs.teacher.model)?;
     check_fit(inputs, &sequences, &config)?;
-    let loaded = if LabelWriter::is_begun(inputs.output)? { None } else { Some(load(inputs)?) };
+    let loaded = if LabelWriter::is_begun(inputs.output)? {
+        None
+    } else {
+        check_lengths(inputs, &sequences, &config)?;
+        Some(load(inputs)?)
+    };
     let plan = identity::plan(inputs.teacher, inputs.labels, &sequences, &config)?;
     let writer = LabelWriter::create_or_resume(inputs.output, plan)?;
 
@@ -142,6 +147,20 @@ fn check_fit(
     inputs.tokenizer.expect_fits(&inputs.teacher.model, config.vocab_size)
 }
 
+/// Refuses a sequence over the teacher's context before any work.
+fn check_lengths(inputs: &TeacherInputs, sequences: &SequenceDataset, config: &DecoderConfig) -> Result<()> {
+    let limit = config.max_position_embeddings;
+    for first in (0..sequences.len()).step_by(inputs.labels.sequences_per_shard) {
+        let end = (first + inputs.labels.sequences_per_shard).min(sequences.len());
+        if let Some(long) = sequences.read_range(first..end)?.iter().find(|one| one.input_ids.len() > limit) {
+            let expected = format!("at most the {limit} positions of the teacher");
+            let hint = "set `data.max_tokens` and prepare again";
+            return Err(Error::bad(place(long), expected, long.input_ids.len()).hint(hint).into());
+        }
+    }
+    Ok(())
+}
+
 /// How errors name a sequence.
 fn place(sequence: &Sequence) -> String {
     format!("sequence {} from `{}`", sequence.key(), sequence.source.as_deref().unwrap_or("unknown"))
@@ -157,7 +176,7 @@ fn label(
     summary: &mut Summary,
 ) -> Result<()> {
     thread::scope(|scope| {
-        let (sender, receiver) = mpsc::sync_channel::<(usize, Vec<SequenceLabels>)>(1);
+        let (sender, receiver) = mpsc::sync_channel::<(usize, Vec<SequenceLabels>)>(0);
         let writing = scope.spawn(move || -> Result<f64> {
             let mut seconds = 0.0;
             for (shard, rows) in receiver {
@@ -212,12 +231,6 @@ struct Labeller<'a> {
 impl Labeller<'_> {
     /// Labels of `sequences`, in their order.
     fn label(&self, sequences: &[Sequence], summary: &mut Summary) -> Result<Vec<SequenceLabels>> {
-        let limit = self.decoder.config().max_position_embeddings;
-        if let Some(long) = sequences.iter().find(|sequence| sequence.input_ids.len() > limit) {
-            let expected = format!("at most the {limit} positions of the teacher");
-            let hint = "set `data.max_tokens` and prepare again";
-            return Err(Error::bad(place(long), expected, long.input_ids.len()).hint(hint).into());
-        }
         let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.input_ids.len()).collect();
         let batches = batches_by_length(&lengths, self.inputs.teacher.max_tokens_per_batch);
         let summary = Mutex::new(summary);

@@ -69,13 +69,4 @@ pub(crate) fn data_config(fields: Value) -> DataConfig {
     serde_json::from_value(all).unwrap()
 }
 
-/// The folder of real data: `SOFTSHARD_DATA`, or `shared/data` beside the repository. Says so where it is absent.
-pub(crate) fn real_data() -> Option<PathBuf> {
-    let folder = std::env::var_os("SOFTSHARD_DATA")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"), PathBuf::from);
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    eprintln!("SKIPPED: no real data at `{}`; set SOFTSHARD_DATA to its folder", folder.display());
-    None
-}
+pub(crate) use softshard_e2e::real_data;
