@@ -134,6 +134,15 @@ fn teacher_labels(stage: &Stage, stop: &AtomicBool) -> Result<()> {
     let recipe = Recipe::load(&stage.recipe, &stage.overrides)?;
     let teacher = Recipe::section(recipe.teacher.as_ref(), "teacher", "teacher-labels")?;
     let device = device(&stage.device)?;
+    let is_finetuned = |path: &Path| path.starts_with(&recipe.output.teacher);
+    if recipe.finetune.is_some()
+        && !teacher.adapter.iter().chain([&teacher.model]).any(|path| is_finetuned(path))
+    {
+        tracing::warn!(
+            "[finetune] makes `{}`, but [teacher] names another model",
+            recipe.output.teacher.display()
+        );
+    }
     let tokenizer = tokenizer_for(&recipe, &teacher.model)?;
     for split in ["train", "valid"] {
         let sequences = recipe.output.sequences.join(split);

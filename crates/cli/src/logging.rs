@@ -28,7 +28,7 @@ pub(crate) fn start(format: LogFormat) {
                 .without_time()
                 .with_target(false)
                 .with_ansi(std::io::stderr().is_terminal())
-                .with_writer(progress::AboveBars)
+                .with_writer(progress::AboveBar)
                 .with_filter(filter())
                 .with_filter(not_progress);
             tracing_subscriber::registry().with(lines).with(progress::Bars::default()).init();

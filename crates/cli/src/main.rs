@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         tracing::warn!("signals will end the process at once: {error}");
     }
     let result = commands::run(&arguments, &STOP);
-    progress::clear();
+    progress::leave();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit::report(&error, arguments.log_format),

@@ -6,11 +6,11 @@
 use std::{
     fmt::Debug,
     io::{self, IsTerminal, Write},
-    sync::{LazyLock, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use tracing::{
     Event, Subscriber,
     field::{Field, Visit},
@@ -25,17 +25,26 @@ pub(crate) const TARGET: &str = "softshard::progress";
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
 const STYLE: &str = "{prefix:>14} {bar:28} {pos}/{len} {msg}  ETA {eta}";
 
-static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+/// The bar that is drawn now.
+static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
-/// Removes what is drawn, before the last words of the process.
-pub(crate) fn clear() {
-    // A terminal that is gone needs no clearing.
-    let _ = BARS.clear();
+/// Leaves the bar as it stands, before the last words of the process.
+pub(crate) fn leave() {
+    if let Some(bar) = BAR.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        bar.abandon();
+    }
 }
 
-/// A line above what is drawn.
+/// A line above the bar.
 pub(crate) fn say(line: &str) {
-    BARS.suspend(|| eprintln!("{line}"));
+    above_bar(|| eprintln!("{line}"));
+}
+
+fn above_bar<R>(write: impl FnOnce() -> R) -> R {
+    match &*BAR.lock().unwrap_or_else(PoisonError::into_inner) {
+        Some(bar) => bar.suspend(write),
+        None => write(),
+    }
 }
 
 /// What a progress event says.
@@ -115,13 +124,15 @@ impl<S: Subscriber> Layer<S> for Bars {
 
 impl Current {
     fn new(fields: &Fields) -> Self {
+        leave();
         let bar = io::stderr().is_terminal().then(|| {
-            let bar = BARS.add(ProgressBar::new(fields.total));
+            let bar = ProgressBar::new(fields.total);
             let style = ProgressStyle::with_template(STYLE).unwrap_or_else(|_| ProgressStyle::default_bar());
             bar.set_style(style.progress_chars("━╸ "));
             bar.set_prefix(fields.stage.clone());
             bar
         });
+        BAR.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&bar);
         let now = Instant::now();
         Current {
             stage: fields.stage.clone(),
@@ -151,7 +162,7 @@ impl Current {
             bar.set_position(fields.done);
             bar.set_message(message);
             if fields.done >= fields.total {
-                bar.finish();
+                leave();
             }
             return;
         }
@@ -184,12 +195,12 @@ pub(crate) fn grouped(value: f64) -> String {
     text
 }
 
-/// Writes log lines above the bars.
-pub(crate) struct AboveBars;
+/// Writes log lines above the bar.
+pub(crate) struct AboveBar;
 
-impl Write for AboveBars {
+impl Write for AboveBar {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        BARS.suspend(|| io::stderr().write(bytes))
+        above_bar(|| io::stderr().write(bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -197,11 +208,11 @@ impl Write for AboveBars {
     }
 }
 
-impl MakeWriter<'_> for AboveBars {
-    type Writer = AboveBars;
+impl MakeWriter<'_> for AboveBar {
+    type Writer = AboveBar;
 
     fn make_writer(&self) -> Self::Writer {
-        AboveBars
+        AboveBar
     }
 }
 

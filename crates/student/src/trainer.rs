@@ -41,7 +41,9 @@ struct StepMetrics {
     step: u64,
     loss: f64,
     cross_entropy: f64,
-    kl: f64,
+    /// Not computed where alpha is 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kl: Option<f64>,
     learning_rate: f64,
     gradient_norm: f64,
     tokens: usize,
@@ -187,7 +189,7 @@ impl<'a> Trainer<'a> {
             step: self.step,
             loss: cross_entropy_weight * cross_entropy + kl_weight * self.loss.temperature.powi(2) * kl,
             cross_entropy,
-            kl,
+            kl: (self.loss.alpha > 0.0).then_some(kl),
             learning_rate: self.schedule.at(self.step),
             gradient_norm,
             tokens,
