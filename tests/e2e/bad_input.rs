@@ -227,3 +227,29 @@ fn a_stage_without_its_section_says_which() {
         .run("teacher-labels", &[])
         .failed(2, &["`teacher-labels` expected a section [teacher], found none"]);
 }
+
+#[test]
+fn an_evaluation_of_mixed_data_or_odd_settings_is_refused() {
+    let world = World::labelled();
+    world.run("train-student", &["student.max_steps=1"]).succeeded();
+    world
+        .run("evaluate", &["evaluate.adapter=run/student/adapter"])
+        .failed(2, &["expected `evaluate.model` beside it"]);
+    world
+        .run("evaluate", &["evaluate.max_answers=0"])
+        .failed(2, &["`evaluate.max_answers`: expected at least 1"]);
+    world.run("prepare", &["data.split.seed=2"]).succeeded();
+    world.run("evaluate", &[]).failed(3, &["run/labels/valid", "found labels of other sequences"]);
+    fs::remove_dir_all(world.path("run/labels")).expect("the labels are removed");
+    world.run("evaluate", &[]).succeeded();
+}
+
+#[test]
+fn settings_of_an_adapter_are_checked_with_the_recipe() {
+    let world = World::new();
+    let lora = r#"student.lora={ r = 0, alpha = 8.0, dropout = 0.0, target_modules = ["q_proj"] }"#;
+    world.run("train-student", &[lora]).failed(2, &["`student`", "`r`: expected 1 to", "found 0"]);
+    world
+        .run("train-student", &["student.epochs=0"])
+        .failed(2, &["`student.epochs`: expected at least 1, found 0"]);
+}

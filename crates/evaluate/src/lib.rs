@@ -11,5 +11,5 @@ mod run;
 mod table;
 
 pub use config::EvaluateConfig;
-pub use run::{AnswerScores, EvaluateInputs, Evaluation, HeldOutScores, run};
+pub use run::{AnswerScores, Breakdown, EvaluateInputs, Evaluation, HeldOutScores, run};
 pub use table::table;

@@ -4,6 +4,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
 };
 
 use anyhow::Result;
@@ -61,6 +62,19 @@ pub struct Evaluation {
     pub answers: Option<AnswerScores>,
     /// Scores of held-out responses, teacher-forced.
     pub held_out: HeldOutScores,
+    /// Where the time went.
+    pub seconds: Breakdown,
+}
+
+/// Seconds by part.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Breakdown {
+    /// Loading the model.
+    pub load: f64,
+    /// Scoring held-out responses.
+    pub held_out: f64,
+    /// Answering held-out prompts and scoring the answers.
+    pub answers: f64,
 }
 
 /// Scores of greedy answers to held-out prompts.
@@ -107,6 +121,8 @@ struct Answer<'a> {
 /// No trained model, a missing or damaged dataset, I/O. A stop that was asked for is an
 /// [`io::ErrorKind::Interrupted`]; nothing is written then.
 pub fn run(inputs: &EvaluateInputs) -> Result<Evaluation> {
+    let began = Instant::now();
+    let mut seconds = Breakdown::default();
     let (model, adapter) = chosen_model(inputs)?;
     let mut decoder = Decoder::load(&model, inputs.device)?;
     if let Some(adapter) = &adapter {
@@ -114,15 +130,20 @@ pub fn run(inputs: &EvaluateInputs) -> Result<Evaluation> {
     }
     let tokenizer = Tokenizer::load(&inputs.tokenizer.path)?;
     tokenizer.fingerprint().expect_fits(&model, decoder.config().vocab_size)?;
+    seconds.load = began.elapsed().as_secs_f64();
+    let began = Instant::now();
     let held_out = score_held_out(inputs, &decoder, tokenizer.fingerprint())?;
+    seconds.held_out = began.elapsed().as_secs_f64();
+    let began = Instant::now();
     let mut lines = Vec::new();
     let answers = if inputs.data.text.is_empty() {
         Some(score_answers(inputs, &decoder, &tokenizer, &mut lines)?)
     } else {
         None
     };
+    seconds.answers = began.elapsed().as_secs_f64();
     let name = inputs.name.to_owned();
-    let evaluation = Evaluation { name, parameters: decoder.parameter_count(), answers, held_out };
+    let evaluation = Evaluation { name, parameters: decoder.parameter_count(), answers, held_out, seconds };
     fs::create_dir_all(inputs.output)?;
     fs::write(inputs.output.join(format!("{}.answers.jsonl", inputs.name)), lines)?;
     fs::write(inputs.output.join(format!("{}.json", inputs.name)), serde_json::to_vec_pretty(&evaluation)?)?;

@@ -81,6 +81,8 @@ fn aligned(rows: &[[String; 8]]) -> String {
 
 impl Display for Evaluation {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str(&aligned(&[HEADER.map(str::to_owned), cells(self)]))
+        f.write_str(&aligned(&[HEADER.map(str::to_owned), cells(self)]))?;
+        let crate::Breakdown { load, held_out, answers } = &self.seconds;
+        write!(f, "\n  seconds: load {load:.1}, held-out {held_out:.1}, answers {answers:.1}")
     }
 }

@@ -121,3 +121,28 @@ impl Targets {
 pub(crate) fn entries(count: i32) -> usize {
     usize::try_from(count).expect("a count of entries is not negative")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_beyond_the_student_go_to_the_tail() {
+        let ln = |mass: f32| mass.ln();
+        let mut targets = Targets {
+            gold: vec![1, 2],
+            counts: vec![3, 1],
+            token_ids: vec![9, 1, 8, 2],
+            log_probs: vec![ln(0.5), ln(0.25), ln(0.125), ln(0.75)],
+            tail_log_mass: vec![ln(0.125), f32::NEG_INFINITY],
+        };
+        let before = targets.clone();
+        targets.fold_ids_from(10);
+        assert_eq!(targets, before, "all ids fit");
+        targets.fold_ids_from(8);
+        assert_eq!((targets.counts, targets.token_ids), (vec![1, 1], vec![1, 2]));
+        assert_eq!(targets.log_probs, [ln(0.25), ln(0.75)]);
+        assert!((targets.tail_log_mass[0] - ln(0.75)).abs() < 1e-6, "{:?}", targets.tail_log_mass);
+        assert!(targets.tail_log_mass[1] == f32::NEG_INFINITY);
+    }
+}
