@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use softshard_e2e::{World, skipped, softshard};
+use softshard_e2e::{Disk, World, softshard};
 
 /// Replaces one part of a file.
 fn edit(world: &World, path: &str, from: &str, to: &str) {
@@ -168,33 +168,10 @@ fn a_checkpoint_of_another_run_is_refused_by_key() {
         .failed(3, &["config.loss.alpha: expected 2.0, found 0.5"]);
 }
 
-/// A file system of 1 MiB mounted at a folder, for as long as it lives.
-struct SmallDisk(std::path::PathBuf);
-
-impl SmallDisk {
-    /// `None`, said aloud, where this user may not mount.
-    fn mount(folder: std::path::PathBuf) -> Option<Self> {
-        fs::create_dir_all(&folder).expect("the folder is made");
-        let mut mount = std::process::Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=1m", "softshard-test"]).arg(&folder);
-        if mount.output().is_ok_and(|output| output.status.success()) {
-            return Some(SmallDisk(folder));
-        }
-        skipped("this user may not mount a small disk");
-        None
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        std::process::Command::new("umount").arg(&self.0).status().expect("umount runs");
-    }
-}
-
 #[test]
 fn a_full_disk_is_named_and_nothing_is_committed() {
     let world = World::with_teacher();
-    let Some(_disk) = SmallDisk::mount(world.path("run/labels")) else { return };
+    let Some(_disk) = Disk::mount(world.path("run/labels"), "size=1m") else { return };
     fs::write(world.path("run/labels/filler"), vec![1; 944 << 10]).expect("most of the disk is filled");
     world.run("teacher-labels", &[]).failed(1, &["run/labels", "No space left on device"]);
     assert!(!world.path("run/labels/train/manifest.json").exists());

@@ -13,6 +13,11 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ has a parent").to_owned()
 }
 
+/// Says aloud that a test was skipped, past the capture of a test's output.
+pub fn skipped(why: &str) {
+    writeln!(io::stderr(), "SKIPPED: {why}").expect("stderr is open");
+}
+
 /// Real data, which lies beside the checkout or where `SOFTSHARD_DATA` says; `None`, said aloud, where there is none.
 pub fn real_data() -> Option<PathBuf> {
     let folder =
@@ -22,11 +27,6 @@ pub fn real_data() -> Option<PathBuf> {
     }
     skipped(&format!("no real data at {}; SOFTSHARD_DATA names its folder", folder.display()));
     None
-}
-
-/// Says that a test checks nothing, also where it passes: the test runner holds back what `eprintln` writes.
-pub fn skipped(why: &str) {
-    writeln!(io::stderr(), "SKIPPED: {why}").expect("stderr is open");
 }
 
 /// The binary, built from the present sources.
@@ -86,7 +86,12 @@ impl Said {
 
 /// Runs the binary.
 pub fn softshard(arguments: &[&str]) -> Said {
-    Said::new(&command(arguments).output().expect("the binary starts"))
+    run(&mut command(arguments))
+}
+
+/// Runs a command to its end.
+pub fn run(command: &mut Command) -> Said {
+    Said::new(&command.output().expect("the command starts"))
 }
 
 /// The binary with its arguments, its output piped.
@@ -192,6 +197,32 @@ impl World {
         world
     }
 
+    /// 12 sequences, a teacher, and shards of 2: a labelling run takes a moment.
+    pub fn small() -> Self {
+        let world = Self::new();
+        let data = world.path("data/instructions.jsonl");
+        let text = fs::read_to_string(&data).expect("the data is there");
+        let rows: Vec<&str> = text.lines().take(12).collect();
+        fs::write(data, rows.join("\n")).expect("the data is written");
+        let recipe = RECIPE
+            .replace("valid_rows = 12", "valid_rows = 0")
+            .replace("sequences_per_shard = 10", "sequences_per_shard = 2");
+        fs::write(world.path("recipe.toml"), recipe).expect("the recipe is written");
+        world.run("prepare", &[]).succeeded();
+        world.run("finetune", &["finetune.max_steps=2"]).succeeded();
+        world
+    }
+
+    /// The small world, labelled, with a model for the student to start from.
+    pub fn small_labelled() -> Self {
+        let world = Self::small();
+        world.run("teacher-labels", &[]).succeeded();
+        world
+            .run("finetune", &["finetune.max_steps=2", "finetune.seed=2", "output.teacher=../start"])
+            .succeeded();
+        world
+    }
+
     /// Below the world's folder.
     pub fn path(&self, path: &str) -> PathBuf {
         self.folder.path().join(path)
@@ -199,7 +230,7 @@ impl World {
 
     /// A stage of the recipe with overrides.
     pub fn run(&self, stage: &str, overrides: &[&str]) -> Said {
-        Said::new(&self.stage(stage, overrides).output().expect("the binary starts"))
+        run(&mut self.stage(stage, overrides))
     }
 
     /// The same, not yet started.
@@ -212,7 +243,21 @@ impl World {
         command
     }
 
-    /// Names and contents of all files below `path`, without those that tell one attempt from another.
+    /// All files of label datasets below `path`, with what tells one attempt from another taken out of the commits.
+    pub fn dataset(&self, path: &str) -> Vec<(PathBuf, Vec<u8>)> {
+        let mut files = self.files(path);
+        files.retain(|(name, _)| !name.ends_with("recipe.toml"));
+        for (name, bytes) in &mut files {
+            if name.parent().is_some_and(|parent| parent.ends_with("commits")) {
+                let mut commit: serde_json::Value = serde_json::from_slice(bytes).expect("a commit is JSON");
+                commit.as_object_mut().expect("an object").remove("attempt").expect("an attempt has a name");
+                *bytes = serde_json::to_vec(&commit).expect("JSON is written");
+            }
+        }
+        files
+    }
+
+    /// Names and contents of all files below `path`.
     pub fn files(&self, path: &str) -> Vec<(PathBuf, Vec<u8>)> {
         let mut files = Vec::new();
         collect(&self.path(path), &self.path(path), &mut files);
@@ -224,6 +269,39 @@ impl World {
 impl Default for World {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// Fails the test unless both have the same names and bytes.
+#[track_caller]
+pub fn assert_same_files(found: &[(PathBuf, Vec<u8>)], expected: &[(PathBuf, Vec<u8>)], after: &str) {
+    let names = |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(found), names(expected), "{after}");
+    for ((name, found), (_, expected)) in found.iter().zip(expected) {
+        assert!(found == expected, "{after}: {} differs", name.display());
+    }
+}
+
+/// A file system in memory, mounted at a folder for as long as it lives.
+pub struct Disk(PathBuf);
+
+impl Disk {
+    /// `None`, said aloud, where this user may not mount.
+    pub fn mount(folder: PathBuf, options: &str) -> Option<Self> {
+        fs::create_dir_all(&folder).expect("the folder is made");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", options, "softshard-test"]).arg(&folder);
+        if mount.output().is_ok_and(|output| output.status.success()) {
+            return Some(Disk(folder));
+        }
+        skipped("this user may not mount a disk");
+        None
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        Command::new("umount").arg(&self.0).status().expect("umount runs");
     }
 }
 

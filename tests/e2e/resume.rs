@@ -2,27 +2,13 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     thread,
     time::{Duration, Instant},
 };
 
-use softshard_e2e::World;
-
-/// All files of the label datasets, with what tells one attempt from another taken out of the commits.
-fn dataset(world: &World, folder: &str) -> Vec<(PathBuf, Vec<u8>)> {
-    let mut files = world.files(folder);
-    files.retain(|(name, _)| !name.ends_with("recipe.toml"));
-    for (name, bytes) in &mut files {
-        if name.parent().is_some_and(|parent| parent.ends_with("commits")) {
-            let mut commit: serde_json::Value = serde_json::from_slice(bytes).expect("a commit is JSON");
-            commit.as_object_mut().expect("an object").remove("attempt").expect("an attempt has a name");
-            *bytes = serde_json::to_vec(&commit).expect("JSON is written");
-        }
-    }
-    files
-}
+use softshard_e2e::{World, assert_same_files};
 
 /// Starts a stage and kills it after `delay`; returns whether it was killed before it was done.
 fn kill_after(mut command: Command, delay: Duration) -> bool {
@@ -47,7 +33,7 @@ fn killed_teachers_leave_the_same_dataset() {
     let began = Instant::now();
     world.run("teacher-labels", &[]).succeeded();
     let undisturbed = began.elapsed();
-    let expected = dataset(&world, "run/labels");
+    let expected = world.dataset("run/labels");
     assert!(expected.len() > 10, "manifests, plans, commits and shards: {}", expected.len());
 
     let mut killed = 0;
@@ -58,11 +44,8 @@ fn killed_teachers_leave_the_same_dataset() {
         // A second kill, in the resumed run.
         kill_after(world.stage("teacher-labels", &[&output]), delay / 2);
         world.run("teacher-labels", &[&output]).succeeded();
-        let found = dataset(&world, &format!("run/killed-{eighth}"));
-        let names =
-            |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
-        assert_eq!(names(&found), names(&expected));
-        assert!(found == expected, "killed after {delay:?}: a file differs");
+        let found = world.dataset(&format!("run/killed-{eighth}"));
+        assert_same_files(&found, &expected, &format!("killed after {delay:?}"));
     }
     assert!(killed >= 3, "only {killed} of 7 runs were killed before they were done");
 }

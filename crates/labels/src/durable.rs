@@ -103,20 +103,37 @@ pub(crate) fn create_folders(root: &Path, folders: &[&str]) -> Result<(), Error>
     sync_parent(root)
 }
 
+/// Whether a file was not there.
+pub(crate) fn is_not_found(error: &Error) -> bool {
+    matches!(error, Error::Io(error) if error.kind() == io::ErrorKind::NotFound)
+}
+
+/// A writer that finishes clears the temporary files of all others: what then misses its file is done again.
+fn again_if_cleared<T>(attempt: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
+    const ATTEMPTS: usize = 8;
+    for _ in 1..ATTEMPTS {
+        match attempt() {
+            Err(error) if is_not_found(&error) => tracing::debug!(%error, "doing it again"),
+            done => return done,
+        }
+    }
+    attempt()
+}
+
 /// Creates `to` with this content; says `false` if it is there already, whatever it holds.
 pub(crate) fn write_new(root: &Path, to: &Path, bytes: &[u8]) -> Result<bool, Error> {
-    let created = TempFile::with(root, bytes)?.link(to)?;
+    let created = again_if_cleared(|| Ok(TempFile::with(root, bytes)?.link(to)?))?;
     sync_parent(to)?;
     Ok(created)
 }
 
 /// Gives `to` this content; if it has it, only sees to it that it stays.
 pub(crate) fn put(root: &Path, to: &Path, bytes: &[u8]) -> Result<(), Error> {
-    match fs_err::read(to) {
+    again_if_cleared(|| match fs_err::read(to) {
         Ok(found) if found == bytes => sync_parent(to),
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
         _ => TempFile::with(root, bytes)?.rename(to),
-    }
+    })
 }
 
 /// Links a finished data file to its hashed name; what has that name already is kept if it is the same.

@@ -306,7 +306,9 @@ impl ShardWriter {
         let verified = job.verify(&file, &record).map_err(|error| error.within(quoted(file.temp.path())));
         match verified.and_then(|()| job.commit(shard, &file, record)) {
             Ok(commit) => Ok(commit),
-            // Another writer was first and finished the dataset, which clears temporary files.
+            // Another writer was first and finished the dataset, which clears temporary files. Any other error stays one: if the
+            // commit is there it may be our own, whose folder could not be synced.
+            Err(error) if !durable::is_not_found(&error) => Err(error),
             Err(error) => match job.committed(shard)? {
                 Some(winner) => {
                     tracing::warn!(%error, shard, "another writer committed this shard");

@@ -1,0 +1,223 @@
+//! Labels that someone broke on purpose: the whole set is refused with exit 3, before training, in little memory.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::{Value, json};
+use softshard_e2e::{World, run};
+
+/// Address space of a reader: less than what a bomb asks for.
+const MEMORY_CAP: u64 = 1500 << 20;
+
+const MANIFEST: &str = "run/labels/train/manifest.json";
+const DATA: &str = "run/labels/train/data";
+
+fn manifest(world: &World) -> Value {
+    let bytes = fs::read(world.path(MANIFEST)).expect("the manifest is there");
+    serde_json::from_slice(&bytes).expect("a manifest is JSON")
+}
+
+fn write_manifest(world: &World, manifest: &Value) {
+    let text = serde_json::to_string_pretty(manifest).expect("JSON is written");
+    fs::write(world.path(MANIFEST), text).expect("the manifest is written");
+}
+
+/// Place of a shard.
+fn shard(world: &World, index: usize) -> PathBuf {
+    let manifest = manifest(world);
+    world.path(DATA).join(manifest["shards"][index]["file"].as_str().expect("a shard has a name"))
+}
+
+/// Runs `break_it`, trains, expects a refusal that says `parts`, and puts everything back.
+fn refused(world: &World, parts: &[&str], break_it: impl FnOnce(&mut Value)) {
+    let before = world.files("run/labels/train");
+    let mut broken = manifest(world);
+    break_it(&mut broken);
+    write_manifest(world, &broken);
+    world.run("train-student", &[]).failed(3, parts);
+    assert!(!world.path("run/student/metrics.jsonl").exists(), "{parts:?}: nothing is trained");
+    fs::remove_dir_all(world.path(DATA)).expect("the shards are removed");
+    fs::create_dir(world.path(DATA)).expect("the folder is made");
+    for (name, bytes) in before {
+        fs::write(world.path("run/labels/train").join(name), bytes).expect("the file is put back");
+    }
+}
+
+/// Puts `bytes` in place of a shard under the name that they hash to, as the manifest then says: what is wrong with them
+/// must be found in them.
+fn forge(world: &World, index: usize, bytes: &[u8], manifest: &mut Value) -> String {
+    let hash = blake3::hash(bytes).to_hex();
+    let count = manifest["shards"].as_array().expect("a list").len();
+    let name = format!("labels-{index:05}-of-{count:05}-{}.parquet", &hash[..12]);
+    fs::remove_file(shard(world, index)).expect("the shard is removed");
+    fs::write(world.path(DATA).join(&name), bytes).expect("the shard is written");
+    let record = &mut manifest["shards"][index];
+    record["file"] = json!(name);
+    record["bytes"] = json!(bytes.len());
+    record["blake3"] = json!(hash.as_str());
+    name
+}
+
+/// Covers names that lead out of the folder, and sets of shards that are not those of the plan.
+#[test]
+fn hostile_manifests_are_refused_as_a_whole() {
+    let world = World::small_labelled();
+    let file = |name: String| move |manifest: &mut Value| manifest["shards"][1]["file"] = json!(name);
+    let good = manifest(&world)["shards"][1]["file"].as_str().expect("a name").to_owned();
+    let place = ["manifest.json` shard 1", good.as_str()];
+    refused(&world, &place, file(format!("../data/{good}")));
+    refused(&world, &place, file(world.path(DATA).join(&good).display().to_string()));
+    refused(&world, &place, file("/etc/passwd".into()));
+    refused(&world, &place, file(format!("./{good}")));
+    refused(&world, &place[..1], |manifest| {
+        for field in ["file", "bytes", "blake3", "sha256"] {
+            manifest["shards"][1][field] = manifest["shards"][0][field].clone();
+        }
+    });
+    refused(&world, &["expected the 6 shards of the plan, found 5"], |manifest| {
+        manifest["shards"].as_array_mut().expect("a list").remove(1);
+    });
+    refused(&world, &["expected the 6 shards of the plan, found 7"], |manifest| {
+        let again = manifest["shards"][0].clone();
+        manifest["shards"].as_array_mut().expect("a list").push(again);
+    });
+    refused(&world, &["manifest.json` shard 0"], |manifest| {
+        manifest["shards"].as_array_mut().expect("a list").swap(0, 1);
+    });
+    refused(&world, &["plan_blake3"], |manifest| manifest["plan"]["seed"] = json!(99));
+    refused(&world, &["manifest.json", "unknown field"], |manifest| manifest["extra"] = json!(1));
+    refused(&world, &["manifest.json", "version"], |manifest| manifest["version"] = json!(2));
+    refused(&world, &["manifest.json", "sums"], |manifest| manifest["rows"] = json!(u64::MAX));
+    refused(&world, &["manifest.json"], |manifest| {
+        for shard in manifest["shards"].as_array_mut().expect("a list") {
+            shard["labelled_tokens"] = json!(u64::MAX); // their sum overflows
+        }
+    });
+    world.run("train-student", &[]).succeeded();
+}
+
+/// Covers folders that do not hold what the manifest lists: a shard that is gone, one too many, links.
+#[test]
+fn missing_extra_and_linked_shards_are_refused() {
+    let world = World::small_labelled();
+    let (first, data) = (shard(&world, 0), world.path(DATA));
+    let name = first.file_name().expect("a name").to_string_lossy().into_owned();
+    refused(&world, &[&name, "found none"], |_| fs::remove_file(&first).expect("a shard is removed"));
+    refused(&world, &["data", "extra.parquet"], |_| {
+        fs::copy(&first, data.join("extra.parquet")).expect("a shard is copied");
+    });
+    refused(&world, &[&name, "a link"], |_| {
+        let away = world.path("away.parquet");
+        fs::rename(&first, &away).expect("a shard is moved");
+        std::os::unix::fs::symlink(&away, &first).expect("a link is made");
+    });
+    let manifest = world.path(MANIFEST);
+    let away = world.path("away.json");
+    fs::rename(&manifest, &away).expect("the manifest is moved");
+    std::os::unix::fs::symlink(&away, &manifest).expect("a link is made");
+    world.run("train-student", &[]).failed(3, &["manifest.json", "a link"]);
+}
+
+/// Covers files that a dead machine left half: a reader refuses a torn manifest, a writer a torn plan.
+#[test]
+fn torn_manifest_and_plan_are_refused() {
+    let world = World::small_labelled();
+    let torn = |path: &Path| {
+        let whole = fs::read(path).expect("the file is there");
+        [0, 1, whole.len() / 2, whole.len() - 3].map(|length| whole[..length].to_vec())
+    };
+    let path = world.path(MANIFEST);
+    for bytes in torn(&path) {
+        fs::write(&path, bytes).expect("the manifest is torn");
+        world.run("train-student", &[]).failed(3, &["manifest.json"]);
+    }
+    let path = world.path("run/labels/train/_softshard/plan.json");
+    for bytes in torn(&path) {
+        fs::write(&path, &bytes).expect("the plan is torn");
+        world.run("teacher-labels", &[]).failed(3, &["plan.json"]);
+        assert_eq!(fs::read(&path).expect("the plan is there"), bytes, "nothing is written");
+    }
+}
+
+/// Covers shards that are not what their hash says, and those whose hash is right but which are no shards.
+#[test]
+fn truncated_empty_and_junk_shards_are_named() {
+    let world = World::small_labelled();
+    let path = shard(&world, 2);
+    let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+    let good = fs::read(&path).expect("the shard is there");
+    let other = fs::read(shard(&world, 3)).expect("the shard is there");
+    let junk: Vec<u8> = (0..good.len()).map(|index| (index * 31 % 251) as u8).collect();
+    let magic = [b"PAR1", &junk[..], b"PAR1"].concat();
+    let broken = [&good[..good.len() - 1], &good[..good.len() / 2], &[], &junk, &magic, &other];
+    for bytes in broken {
+        refused(&world, &[&name], |_| fs::write(&path, bytes).expect("the shard is broken"));
+        refused(&world, &["shard `labels-00002-of-00006-"], |manifest| {
+            drop(forge(&world, 2, bytes, manifest))
+        });
+    }
+    world.run("train-student", &[]).succeeded();
+}
+
+/// A shard with one data page that says it holds 2 GB once decompressed; every hash is right.
+///
+/// The number is 2 bytes longer than the true one: the page loses its last 2, so that all offsets stay.
+fn bomb(shard: &[u8]) -> Vec<u8> {
+    let footer_bytes = shard.last_chunk::<8>().expect("a footer")[..4].try_into().expect("4 bytes");
+    let footer = shard.len() - 8 - usize::try_from(u32::from_le_bytes(footer_bytes)).expect("a length");
+    let is_page = |at: &usize| match &shard[*at..*at + 11] {
+        // Field 1: 0, a data page. Field 2, decompressed bytes: 3 digits. Field 3, bytes: 2 digits. Field 5: a structure.
+        [0x15, 0, 0x15, low, middle, high, 0x15, first, second, 0x2c, 0x15] => {
+            *low >= 128 && *middle >= 128 && *high < 128 && *first >= 128 && *second < 128
+        }
+        _ => false,
+    };
+    let page = (4..footer - 11).find(is_page).expect("a page of at least 8 KiB");
+    let end_of_header = [0x15, 6, 0x15, 6, 0, 0]; // encodings of the levels, and the ends of two structures
+    let header = shard[page..].windows(6).position(|bytes| bytes == end_of_header).expect("a data page") + 6;
+    let body = page + header;
+    // Numbers are doubled, in digits of 7 bits.
+    let doubled = u16::from(shard[page + 7] & 127) | u16::from(shard[page + 8]) << 7;
+    let shorter = doubled - 2 * 2;
+    let low = u8::try_from(shorter & 127).expect("7 bits") | 128;
+    let high = u8::try_from(shorter >> 7).expect("7 bits");
+    let bomb = [
+        &shard[..page],
+        &[0x15, 0, 0x15, 0xfe, 0xff, 0xff, 0xff, 0x0f, 0x15, low, high], // 2^31 - 1
+        &shard[page + 9..body],
+        &shard[body..body + usize::from(doubled / 2) - 2],
+        &shard[body + usize::from(doubled / 2)..],
+    ];
+    let mut bomb = bomb.concat();
+    assert_eq!(bomb.len(), shard.len());
+    // The shard is one row group, and its hash stands in the footer.
+    let old = blake3::hash(&shard[4..footer]).to_hex();
+    let at =
+        shard.windows(64).position(|window| window == old.as_bytes()).expect("the hash of the row group");
+    let new = blake3::hash(&bomb[4..footer]).to_hex();
+    bomb[at..at + 64].copy_from_slice(new.as_bytes());
+    bomb
+}
+
+/// Covers a small file that asks for more memory than there is; a good dataset trains under the same cap.
+#[test]
+fn a_bomb_is_refused_under_a_memory_cap() {
+    let world = World::small_labelled();
+    fs::remove_dir_all(world.path("run/labels")).expect("the labels are removed");
+    // Longer shards, so that a page is long enough to be changed in place.
+    world.run("teacher-labels", &["labels.sequences_per_shard=12"]).succeeded();
+    let train = |output: &str| {
+        let stage = world.stage("train-student", &[&format!("output.student={output}")]);
+        let mut capped = Command::new("prlimit");
+        run(capped.arg(format!("--as={MEMORY_CAP}")).arg(stage.get_program()).args(stage.get_args()))
+    };
+    train("good").succeeded();
+    let mut manifest = manifest(&world);
+    let bytes = bomb(&fs::read(shard(&world, 0)).expect("the shard is there"));
+    let name = forge(&world, 0, &bytes, &mut manifest);
+    write_manifest(&world, &manifest);
+    train("bombed").failed(3, &[&name, "a page of at most"]);
+}
