@@ -223,6 +223,19 @@ dir = "run"
     }
 
     #[test]
+    fn the_recipes_that_come_along_are_good() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../pipelines");
+        let entries =
+            fs::read_dir(folder).expect("pipelines/ is there").map(|entry| entry.expect("an entry").path());
+        let recipes: Vec<PathBuf> =
+            entries.filter(|path| path.extension().is_some_and(|extension| extension == "toml")).collect();
+        assert!(recipes.len() >= 4, "{recipes:?}");
+        for recipe in recipes {
+            Recipe::load(&recipe, &[]).unwrap_or_else(|error| panic!("{error}"));
+        }
+    }
+
+    #[test]
     fn an_unknown_key_is_refused_by_name_and_place() {
         let error = load(&RECIPE.replace("alpha", "alhpa"), &[]).expect_err("a misspelt key").to_string();
         assert!(error.contains("unknown field `alhpa`"), "{error}");
