@@ -149,7 +149,8 @@ fn difference(
         ("log_partitions", left.log_partitions != right.log_partitions),
     ]
     .into_iter()
-    .filter_map(|(name, differs)| differs.then(|| name.to_owned()))
+    .filter(|(_, differs)| *differs)
+    .map(|(name, _)| name.to_owned())
     .collect();
     if columns.is_empty() {
         return None;
