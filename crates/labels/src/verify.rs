@@ -14,7 +14,7 @@ use crate::dataset::check_manifest;
 use crate::error::quoted;
 use crate::groups::LabelGroup;
 use crate::manifest::{check_record, folder_problems, read_manifest};
-use crate::shard_reader::ShardReader;
+use crate::shard_reader::{ShardReader, guarded};
 use crate::shard_schema::ShardSchema;
 use crate::validate::Validator;
 use crate::{Error, LabelsManifest, ReadLimits, ShardRecord, json, map, parallel};
@@ -276,7 +276,7 @@ impl Shard<'_> {
         let limits = self.manifest.plan.limits();
         let mut validator = Validator::new(&limits);
         for row in 0..labels.sequences.rows() {
-            if let Err(error) = labels.check_row(row, &mut validator, self.limits) {
+            if let Err(error) = guarded(|| labels.check_row(row, &mut validator, self.limits)) {
                 let column = self.column_of(&error);
                 let row = first_row + u64::try_from(row).expect("a row fits 64 bits");
                 checked.problems.push(self.problem(error, Some(row), column));

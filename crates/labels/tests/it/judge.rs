@@ -176,3 +176,29 @@ fn differences_are_named_by_key_and_sequence() {
     assert!(first.columns.contains(&"log_probs".to_owned()) && first.max_gold_log_prob == 0.0);
     assert_eq!(first.positions_on_one_side, 0);
 }
+
+/// A manifest that is wrong about itself, and a name that leads out of the folder: both are named, the name is not opened.
+#[test]
+fn hostile_manifests_are_problems_beside_those_of_the_shards() {
+    let dir = tempfile::tempdir().unwrap();
+    let manifest = write_dataset(dir.path(), &plan(LabelPlan::ranges(20, 10), TOP_4));
+    let path = dir.path().join("manifest.json");
+    let text = fs_err::read_to_string(&path).unwrap();
+    let name = &manifest.shards[0].file;
+    let rows = format!("\"rows\": {},\n  \"input_tokens\"", manifest.rows);
+    assert!(text.contains(&rows));
+    let hostile = text.replace(name, "../../outside").replace(&rows, &rows.replace("20", "21"));
+    fs_err::write(&path, hostile).unwrap();
+    let found = messages(dir.path());
+    let expected = [
+        "`DIR/manifest.json`: expected rows and tokens that are the sums of the shards, found [21, "
+            .to_owned(),
+        format!("`DIR/data`: expected only the shards of the manifest, found `{name}`"),
+        "`DIR/data`: expected shard `../../outside`, found none".to_owned(),
+        format!("`DIR/manifest.json` shard 0: expected file \"{name}\", found \"../../outside\""),
+    ];
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for (line, start) in found.iter().zip(&expected) {
+        assert!(line.starts_with(start), "expected {start:?} in {line:?}");
+    }
+}
