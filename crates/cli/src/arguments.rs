@@ -58,6 +58,9 @@ pub(crate) enum Command {
     Evaluate(Stage),
     /// All evaluations of a recipe's output as one table
     Report(Stage),
+    /// Judge, read and compare label datasets
+    #[command(subcommand)]
+    Labels(Labels),
 }
 
 /// What every stage takes.
@@ -71,6 +74,60 @@ pub(crate) struct Stage {
     /// Where tensors live: cpu, or cuda:0
     #[arg(long, default_value = "cpu")]
     pub(crate) device: String,
+}
+
+/// What can be done with labels that are there.
+#[derive(Subcommand)]
+pub(crate) enum Labels {
+    /// Check everything: hashes, schema and every row; names shard, row and column of all that is wrong
+    Verify(Dataset),
+    /// Tokens, bytes per column, entropy, retained mass, and how good the teacher is
+    Stats(Dataset),
+    /// One sequence, coloured by the teacher's confidence, and its alternatives
+    Inspect(Inspect),
+    /// Why two datasets are not interchangeable
+    Diff(Diff),
+}
+
+/// A label dataset, and how to speak of it.
+#[derive(Args)]
+pub(crate) struct Dataset {
+    /// Folder of the labels, which holds manifest.json
+    pub(crate) dir: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Arguments of `labels inspect`.
+#[derive(Args)]
+pub(crate) struct Inspect {
+    /// Folder of the labels, which holds manifest.json
+    pub(crate) dir: PathBuf,
+    /// Key of the sequence: 32 hexadecimal digits
+    #[arg(long, value_name = "HEX", conflicts_with = "row")]
+    pub(crate) key: Option<String>,
+    /// Row of the sequence, over all shards
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) row: usize,
+    /// The labels' tokenizer: tokenizer.json or its folder; ids are shown without it
+    #[arg(long, value_name = "PATH")]
+    pub(crate) tokenizer: Option<PathBuf>,
+    /// Alternatives shown at each position
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub(crate) top: usize,
+}
+
+/// Arguments of `labels diff`.
+#[derive(Args)]
+pub(crate) struct Diff {
+    /// Folder of labels
+    pub(crate) left: PathBuf,
+    /// Folder of other labels
+    pub(crate) right: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Arguments of `demo-data`.

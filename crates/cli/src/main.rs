@@ -5,9 +5,12 @@
 mod arguments;
 mod commands;
 mod exit;
+mod inspect;
+mod labels;
 mod logging;
 mod progress;
 mod recipe;
+mod table;
 
 use std::{
     process::ExitCode,

@@ -163,6 +163,17 @@ impl LabelDataset {
         (0..self.len()).map(|row| self.read(row))
     }
 
+    /// The shards, in order.
+    pub(crate) fn shards(&self) -> &[ShardReader] {
+        &self.shards
+    }
+
+    /// Decodes a row group past the cache: for those that read all of them once.
+    pub(crate) fn decode_group(&self, shard: usize, group: usize) -> Result<LabelGroup, Error> {
+        LabelGroup::read(&self.shards[shard], group, &self.label_limits, &self.limits)
+            .map_err(|error| error.within(quoted(&self.dir)))
+    }
+
     /// A decoded row group, the last ones from memory.
     fn group(&self, id: GroupId) -> Result<Arc<LabelGroup>, Error> {
         let cache = || self.cache.lock().unwrap_or_else(PoisonError::into_inner);
@@ -176,9 +187,7 @@ impl LabelDataset {
             }
         }
         let (shard, group) = id;
-        let group = LabelGroup::read(&self.shards[shard], group, &self.label_limits, &self.limits)
-            .map_err(|error| error.within(quoted(&self.dir)))?;
-        let group = Arc::new(group);
+        let group = Arc::new(self.decode_group(shard, group)?);
         let mut cache = cache();
         cache.truncate(CACHED_GROUPS - 1);
         cache.push_front((id, group.clone()));
@@ -187,7 +196,11 @@ impl LabelDataset {
 }
 
 /// What the manifest says about itself.
-fn check_manifest(path: &Path, manifest: &LabelsManifest, limits: &ReadLimits) -> Result<(), Error> {
+pub(crate) fn check_manifest(
+    path: &Path,
+    manifest: &LabelsManifest,
+    limits: &ReadLimits,
+) -> Result<(), Error> {
     let place = quoted(path);
     manifest.plan.validate().map_err(|error| error.within(&place))?;
     let plan_blake3 = manifest.plan.blake3();

@@ -1,6 +1,7 @@
 //! Row groups in memory: what is collected before it is written, and what decoding gives.
 
 use crate::list::List;
+use crate::pages::{Chunk, PageDecoder};
 use crate::shard_reader::ShardReader;
 use crate::shard_schema::{
     COUNTS, ENTROPY, GOLD_LOG_PROB, INPUT_IDS, KEY, LOG_PARTITIONS, LOG_PROBS, LOG_SUM_EXP, POSITIONS,
@@ -191,38 +192,66 @@ impl LabelGroup {
         limits: &ReadLimits,
     ) -> Result<Self, Error> {
         shard.decode(group, |pages, chunks| {
-            let this = Self {
-                sequences: SequenceGroup {
-                    keys: pages.keys(chunks[KEY])?,
-                    sources: pages.texts(chunks[SOURCE])?,
-                    input_ids: pages.list(chunks[INPUT_IDS])?,
-                    positions: pages.list(chunks[POSITIONS])?,
-                },
-                counts: pages.list(chunks[COUNTS])?,
-                token_ids: pages.list(chunks[TOKEN_IDS])?,
-                log_probs: pages.list(chunks[LOG_PROBS])?,
-                log_sum_exp: pages.list(chunks[LOG_SUM_EXP])?,
-                tail_log_mass: pages.list(chunks[TAIL_LOG_MASS])?,
-                entropy: pages.list(chunks[ENTROPY])?,
-                gold_log_prob: pages.list(chunks[GOLD_LOG_PROB])?,
-                log_partitions: chunks[LOG_PARTITIONS..]
-                    .iter()
-                    .map(|chunk| pages.list(*chunk))
-                    .collect::<Result<_, _>>()?,
-            };
+            let this = Self::decode(pages, chunks)?;
             let mut validator = Validator::new(labels);
             for row in 0..this.sequences.rows() {
-                this.sequences
-                    .check_row(row, limits)
-                    .and_then(|()| validator.labels(&this.row(row)))
+                this.check_row(row, &mut validator, limits)
                     .map_err(|error| error.within(format_args!("row {row}")))?;
             }
             Ok(this)
         })
     }
 
+    /// Decodes all columns; looks at sizes alone.
+    pub(crate) fn decode(pages: &mut PageDecoder, chunks: &[Chunk<'_>]) -> Result<Self, Error> {
+        Ok(Self {
+            sequences: SequenceGroup {
+                keys: pages.keys(chunks[KEY])?,
+                sources: pages.texts(chunks[SOURCE])?,
+                input_ids: pages.list(chunks[INPUT_IDS])?,
+                positions: pages.list(chunks[POSITIONS])?,
+            },
+            counts: pages.list(chunks[COUNTS])?,
+            token_ids: pages.list(chunks[TOKEN_IDS])?,
+            log_probs: pages.list(chunks[LOG_PROBS])?,
+            log_sum_exp: pages.list(chunks[LOG_SUM_EXP])?,
+            tail_log_mass: pages.list(chunks[TAIL_LOG_MASS])?,
+            entropy: pages.list(chunks[ENTROPY])?,
+            gold_log_prob: pages.list(chunks[GOLD_LOG_PROB])?,
+            log_partitions: chunks[LOG_PARTITIONS..]
+                .iter()
+                .map(|chunk| pages.list(*chunk))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Decodes one column and forgets it: names the column that [`LabelGroup::decode`] could not decode.
+    pub(crate) fn try_column(
+        pages: &mut PageDecoder,
+        chunks: &[Chunk<'_>],
+        column: usize,
+    ) -> Result<(), Error> {
+        let chunk = chunks[column];
+        match column {
+            KEY => pages.keys(chunk).map(drop),
+            SOURCE => pages.texts(chunk).map(drop),
+            INPUT_IDS | POSITIONS | COUNTS | TOKEN_IDS => pages.list::<i32>(chunk).map(drop),
+            _ => pages.list::<f32>(chunk).map(drop),
+        }
+    }
+
+    /// Checks a row: sizes, key, and all that a reader relies on.
+    pub(crate) fn check_row(
+        &self,
+        row: usize,
+        validator: &mut Validator<'_>,
+        limits: &ReadLimits,
+    ) -> Result<(), Error> {
+        self.sequences.check_row(row, limits).and_then(|()| validator.labels(&self.row(row)))
+    }
+
     /// A view of a row.
-    fn row(&self, row: usize) -> LabelsView<'_> {
+    pub(crate) fn row(&self, row: usize) -> LabelsView<'_> {
         LabelsView {
             input_ids: self.sequences.input_ids.row(row),
             positions: self.sequences.positions.row(row),

@@ -53,6 +53,12 @@ pub(crate) fn parse<T: DeserializeOwned>(
 /// # Panics
 /// If a value cannot be JSON: a map with keys that are no text, or a float that is not finite.
 pub fn differences<T: Serialize>(expected: &T, found: &T) -> Vec<String> {
+    let line = |[key, expected, found]: [String; 3]| format!("{key}: expected {expected}, found {found}");
+    changes(expected, found).into_iter().map(line).collect()
+}
+
+/// Dotted path and both values of each key that differs.
+pub(crate) fn changes<T: Serialize>(expected: &T, found: &T) -> Vec<[String; 3]> {
     let flat = |value: &T| {
         let mut keys = BTreeMap::new();
         let value = serde_json::to_value(value).expect("our own structs have text keys and finite floats");
@@ -65,7 +71,7 @@ pub fn differences<T: Serialize>(expected: &T, found: &T) -> Vec<String> {
     keys.dedup();
     keys.into_iter()
         .filter(|key| expected.get(*key) != found.get(*key))
-        .map(|key| format!("{key}: expected {}, found {}", show(expected.get(key)), show(found.get(key))))
+        .map(|key| [key.clone(), show(expected.get(key)), show(found.get(key))])
         .collect()
 }
 

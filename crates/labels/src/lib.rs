@@ -79,6 +79,7 @@
 
 mod card;
 mod dataset;
+mod diff;
 mod durable;
 mod error;
 mod groups;
@@ -99,13 +100,16 @@ mod sequence_writer;
 mod shard_reader;
 mod shard_schema;
 mod shard_writer;
+mod stats;
 mod thrift;
 mod tokenizer;
 mod validate;
+mod verify;
 mod view;
 mod writer;
 
 pub use dataset::LabelDataset;
+pub use diff::{KeyDifference, LabelDiff, SequenceDifference};
 pub use error::{Bad, Error};
 pub use json::differences;
 pub use key::SequenceKey;
@@ -116,5 +120,7 @@ pub use plan::{LabelPlan, Selection, TeacherIdentity};
 pub use sequence::Sequence;
 pub use sequence_dataset::SequenceDataset;
 pub use sequence_writer::SequenceWriter;
+pub use stats::{Bin, CalibrationBin, ColumnSize, LabelStats, Spread, TeacherScores};
 pub use tokenizer::Tokenizer;
+pub use verify::{Problem, Verification, verify};
 pub use writer::{Commit, LabelWriter, ShardWriter};

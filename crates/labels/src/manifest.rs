@@ -144,42 +144,51 @@ pub(crate) fn check_files(
         return Err(Error::bad(manifest, format_args!("at most {} shards", limits.shards), shards.len()));
     }
     for (index, shard) in shards.iter().enumerate() {
-        let place = format!("{manifest} shard {index}");
-        for (field, hash) in [("blake3", &shard.blake3), ("sha256", &shard.sha256)] {
-            if hash.len() != 64 || !hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
-                let expected = format!("{field} as 64 hexadecimal digits");
-                return Err(Error::bad(place, expected, format_args!("{hash:?}")));
-            }
-        }
-        let name = file_name(stem, index, shards.len(), &shard.blake3);
-        if shard.file != name {
-            return Err(Error::bad(place, format_args!("file {name:?}"), format_args!("{:?}", shard.file)));
-        }
+        check_record(&manifest, stem, (index, shards.len()), shard)?;
     }
-    check_folder(&dir.join("data"), shards)
+    folder_problems(&dir.join("data"), shards)?.into_iter().next().map_or(Ok(()), Err)
 }
 
-/// Checks that the folder holds the files of the manifest and nothing else, no links.
-fn check_folder(data: &Path, shards: &[ShardRecord]) -> Result<(), Error> {
+/// Checks that a shard's hashes are hashes, and that its name is the one that its place and hash give.
+pub(crate) fn check_record(
+    manifest: &str,
+    stem: &str,
+    (index, count): (usize, usize),
+    shard: &ShardRecord,
+) -> Result<(), Error> {
+    let place = format!("{manifest} shard {index}");
+    for (field, hash) in [("blake3", &shard.blake3), ("sha256", &shard.sha256)] {
+        if hash.len() != 64 || !hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+            let expected = format!("{field} as 64 hexadecimal digits");
+            return Err(Error::bad(place, expected, format_args!("{hash:?}")));
+        }
+    }
+    let name = file_name(stem, index, count, &shard.blake3);
+    if shard.file != name {
+        return Err(Error::bad(place, format_args!("file {name:?}"), format_args!("{:?}", shard.file)));
+    }
+    Ok(())
+}
+
+/// Every file that the folder lacks or should not hold, and every one that is a link or a folder.
+pub(crate) fn folder_problems(data: &Path, shards: &[ShardRecord]) -> Result<Vec<Error>, Error> {
     let metadata = fs_err::symlink_metadata(data)?;
     if !metadata.is_dir() {
-        return Err(Error::bad(quoted(data), "a folder", "a link or a file"));
+        return Ok(vec![Error::bad(quoted(data), "a folder", "a link or a file")]);
     }
     let mut missing: BTreeSet<&str> = shards.iter().map(|shard| shard.file.as_str()).collect();
+    let mut problems = Vec::new();
     for entry in fs_err::read_dir(data)? {
         let entry = entry?;
         if !entry.file_name().to_str().is_some_and(|name| missing.remove(name)) {
             let found = format!("`{}`", entry.file_name().to_string_lossy());
-            return Err(Error::bad(quoted(data), "only the shards of the manifest", found).hint(HINT_DAMAGED));
-        }
-        if !entry.file_type()?.is_file() {
-            return Err(Error::bad(quoted(&entry.path()), "a regular file", "a link or a folder"));
-        }
-    }
-    match missing.first() {
-        None => Ok(()),
-        Some(name) => {
-            Err(Error::bad(quoted(data), format_args!("shard `{name}`"), "none").hint(HINT_DAMAGED))
+            let expected = "only the shards of the manifest";
+            problems.push(Error::bad(quoted(data), expected, found).hint(HINT_DAMAGED));
+        } else if !entry.file_type()?.is_file() {
+            problems.push(Error::bad(quoted(&entry.path()), "a regular file", "a link or a folder"));
         }
     }
+    let lacks = |name| Error::bad(quoted(data), format_args!("shard `{name}`"), "none").hint(HINT_DAMAGED);
+    problems.extend(missing.into_iter().map(lacks));
+    Ok(problems)
 }

@@ -60,7 +60,7 @@ impl ShardReader {
     }
 
     /// Reads and checks the footer.
-    fn from_bytes(
+    pub(crate) fn from_bytes(
         bytes: Bytes,
         record: &ShardRecord,
         schema: &ShardSchema,
@@ -88,6 +88,37 @@ impl ShardReader {
         Ok(Self { place, bytes, metadata, groups, row_group_bytes: limits.row_group_bytes })
     }
 
+    /// Name, size in the file and size without compression of each column, over all row groups.
+    pub(crate) fn column_sizes(&self) -> Vec<(String, [u64; 2])> {
+        let mut sizes: Vec<(String, [u64; 2])> = Vec::new();
+        for group in self.metadata.row_groups() {
+            for (index, column) in group.columns().iter().enumerate() {
+                let [compressed, uncompressed] = [column.compressed_size(), column.uncompressed_size()]
+                    .map(|size| u64::try_from(size).unwrap_or(0));
+                if index == sizes.len() {
+                    sizes.push((self.column_name(index), [0, 0]));
+                }
+                let [of_file, decoded] = &mut sizes[index].1;
+                *of_file = of_file.saturating_add(compressed);
+                *decoded = decoded.saturating_add(uncompressed);
+            }
+        }
+        sizes
+    }
+
+    /// Name of a column, without the levels of its list.
+    pub(crate) fn column_name(&self, index: usize) -> String {
+        let path = self.metadata.file_metadata().schema_descr().column(index).path().string();
+        path.split('.').next().unwrap_or_default().to_owned()
+    }
+
+    /// BLAKE3 that the footer gives for a row group, where its bytes have another: `[expected, found]`.
+    pub(crate) fn wrong_hash(&self, group: usize) -> Option<[String; 2]> {
+        let group = &self.groups[group];
+        let found = blake3::hash(&self.bytes[group.range.clone()]).to_hex().to_string();
+        (found != group.blake3).then(|| [group.blake3.clone(), found])
+    }
+
     /// Number of row groups.
     pub(crate) fn groups(&self) -> usize {
         self.groups.len()
@@ -104,16 +135,27 @@ impl ShardReader {
         index: usize,
         decode: impl FnOnce(&mut PageDecoder, &[Chunk<'_>]) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let within = |error: Error| error.within(format_args!("{} row group {index}", self.place));
         let group = &self.groups[index];
         if !group.verified.load(Ordering::Relaxed) {
             let hash = blake3::hash(&self.bytes[group.range.clone()]).to_hex();
             if hash.as_str() != group.blake3 {
                 let expected = format!("BLAKE3 {}", group.blake3);
-                return Err(within(Error::bad("bytes", expected, hash).hint(HINT_DAMAGED)));
+                let error = Error::bad("bytes", expected, hash).hint(HINT_DAMAGED);
+                return Err(error.within(format_args!("{} row group {index}", self.place)));
             }
             group.verified.store(true, Ordering::Relaxed);
         }
+        self.decode_unverified(index, decode)
+            .map_err(|error| error.within(format_args!("{} row group {index}", self.place)))
+    }
+
+    /// Decodes a row group whose bytes may be damaged, to say where; errors do not name the row group.
+    pub(crate) fn decode_unverified<T>(
+        &self,
+        index: usize,
+        decode: impl FnOnce(&mut PageDecoder, &[Chunk<'_>]) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let group = &self.groups[index];
         guarded(|| {
             let mut start = group.range.start;
             let mut chunks = Vec::new();
@@ -124,12 +166,11 @@ impl ShardReader {
             }
             decode(&mut PageDecoder::new(group.rows, self.row_group_bytes)?, &chunks)
         })
-        .map_err(within)
     }
 }
 
 /// Turns a panic of a decoder into an error.
-fn guarded<T>(decode: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+pub(crate) fn guarded<T>(decode: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");

@@ -3,4 +3,5 @@
 mod bad;
 mod commit;
 mod common;
+mod judge;
 mod round_trip;
