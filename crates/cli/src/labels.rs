@@ -34,14 +34,14 @@ pub(crate) fn run(command: &Labels, stop: &AtomicBool) -> Result<()> {
 }
 
 fn print_json(value: &impl Serialize) -> Result<()> {
-    progress::clear();
+    progress::leave();
     println!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
 }
 
 fn verify(Dataset { dir, json }: &Dataset, stop: &AtomicBool) -> Result<()> {
     let found = verify_labels(dir, &ReadLimits::default(), stop)?;
-    progress::clear();
+    progress::leave();
     if *json {
         print_json(&found)?;
     } else {
