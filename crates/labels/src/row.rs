@@ -77,3 +77,19 @@ fn entries(counts: &[i32], labelled: &Range<usize>) -> Result<Range<usize>, Erro
     let size = sum(counts.get(labelled.clone())).ok_or_else(bad)?;
     Ok(start..start.checked_add(size).ok_or_else(bad)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_that_say_nothing_of_a_row_are_refused() {
+        assert_eq!(entries(&[2, 3, 4], &(1..3)).unwrap(), 2..9);
+        for (counts, labelled) in
+            [([2, 3, 4], 1..4), ([-1, 3, 4], 1..2), ([1, -3, 4], 1..2), ([1, 3, 4], 4..5)]
+        {
+            let error = entries(&counts, &labelled).unwrap_err().to_string();
+            assert_eq!(error, "counts: expected counts of all rows, found too few, or one below 0");
+        }
+    }
+}

@@ -51,17 +51,10 @@ impl<'a> Validator<'a> {
     pub(crate) fn labels(&mut self, labels: &LabelsView<'_>) -> Result<(), Error> {
         sequence(labels.input_ids, labels.positions, self.limits.input_vocab_size)?;
         lengths(labels, self.limits)?;
-        ids("token_ids", labels.token_ids, self.limits.label_vocab_size)?;
         let stamped = self.limits.label_vocab_size.min(STAMPED_IDS);
         self.seen.resize(usize::try_from(stamped).expect("at most 2^20"), 0);
-        let mut start = 0;
-        for (&count, position) in labels.counts.iter().zip(labels.positions) {
-            let end = start + usize::try_from(count).expect("checked against its range by `lengths`");
-            let (ids, log_probs) = (&labels.token_ids[start..end], &labels.log_probs[start..end]);
-            entries(ids, log_probs)
-                .and_then(|()| self.unique(ids))
-                .map_err(|error| error.within(format_args!("position {position}")))?;
-            start = end;
+        if !self.all_entries_hold(labels) {
+            self.entries(labels)?;
         }
         let at = |field: &str, values: &[f32], holds: fn(f32) -> bool, expected: &str| match values
             .iter()
@@ -83,24 +76,53 @@ impl<'a> Validator<'a> {
         Ok(())
     }
 
-    /// Checks that no id comes twice.
-    fn unique(&mut self, ids: &[i32]) -> Result<(), Error> {
+    /// The fast way through the entries of all positions. Where it says no, [`Validator::entries`] decides.
+    fn all_entries_hold(&mut self, labels: &LabelsView<'_>) -> bool {
+        let mut start = 0;
+        labels.counts.iter().all(|&count| {
+            let end = start + usize::try_from(count).expect("checked against its range by `lengths`");
+            let (ids, log_probs) = (&labels.token_ids[start..end], &labels.log_probs[start..end]);
+            start = end;
+            // Ids that differ and have a stamp are ids of the vocabulary.
+            self.differ(ids) && all_fall(ids, log_probs)
+        })
+    }
+
+    /// Checks the entries of each position and names what is wrong.
+    fn entries(&mut self, labels: &LabelsView<'_>) -> Result<(), Error> {
+        ids("token_ids", labels.token_ids, self.limits.label_vocab_size)?;
+        let mut start = 0;
+        for (&count, position) in labels.counts.iter().zip(labels.positions) {
+            let end = start + usize::try_from(count).expect("checked against its range by `lengths`");
+            let (ids, log_probs) = (&labels.token_ids[start..end], &labels.log_probs[start..end]);
+            entries(ids, log_probs)
+                .and_then(|()| self.unique(ids))
+                .map_err(|error| error.within(format_args!("position {position}")))?;
+            start = end;
+        }
+        Ok(())
+    }
+
+    /// Whether all ids have a stamp and none comes twice.
+    fn differ(&mut self, ids: &[i32]) -> bool {
         if self.stamp == u8::MAX {
             self.seen.fill(0);
             self.stamp = 0;
         }
         self.stamp += 1;
-        let (stamp, mut is_doubtful) = (self.stamp, false);
+        let (stamp, mut differ) = (self.stamp, true);
         for &id in ids {
             let id = usize::try_from(id.cast_unsigned()).unwrap_or(usize::MAX);
-            if let Some(seen) = self.seen.get_mut(id) {
-                is_doubtful |= *seen == stamp;
-                *seen = stamp;
-            } else {
-                is_doubtful = true;
-            }
+            let Some(seen) = self.seen.get_mut(id) else { return false };
+            differ &= *seen != stamp;
+            *seen = stamp;
         }
-        if !is_doubtful {
+        differ
+    }
+
+    /// Checks that no id comes twice.
+    fn unique(&mut self, ids: &[i32]) -> Result<(), Error> {
+        if self.differ(ids) {
             return Ok(());
         }
         let mut sorted = ids.to_vec();
@@ -182,10 +204,6 @@ fn same(field: impl fmt::Display, expected: usize, found: usize) -> Result<(), E
 
 fn ids(field: &str, ids: &[i32], vocab_size: u32) -> Result<(), Error> {
     let outside = |id: &i32| id.cast_unsigned() >= vocab_size;
-    // Without a way out of the loop it is done four ids at a time.
-    if ids.iter().fold(0, |most, id| most.max(id.cast_unsigned())) < vocab_size {
-        return Ok(());
-    }
     match ids.iter().position(outside) {
         None => Ok(()),
         Some(index) => {
@@ -203,9 +221,7 @@ fn is_log_prob(value: f32) -> bool {
 fn entries(ids: &[i32], log_probs: &[f32]) -> Result<(), Error> {
     let ordered = |(p, id): (&[f32], &[i32])| p[0] > p[1] || (p[0] == p[1] && id[0] < id[1]);
     let pairs = || log_probs.windows(2).zip(ids.windows(2));
-    // Falling from at most 0 to a finite number: all in between are as well, and a NaN is in no order.
-    let ends = log_probs.first().into_iter().chain(log_probs.last());
-    if ends.copied().all(is_log_prob) && all_ordered(ids, log_probs) {
+    if all_fall(ids, log_probs) {
         return Ok(());
     }
     if let Some(index) = log_probs.iter().position(|value| !is_log_prob(*value)) {
@@ -219,8 +235,12 @@ fn entries(ids: &[i32], log_probs: &[f32]) -> Result<(), Error> {
     Err(Error::bad(format_args!("log_probs[{}]", before + 1), expected, found))
 }
 
-/// Whether entries fall, ties by id; without a way out of the loop, so that several pairs are compared at a time.
-fn all_ordered(ids: &[i32], log_probs: &[f32]) -> bool {
+/// Whether log-probabilities fall, ties by id, from at most 0 to a finite number: all in between are such as well, and
+/// a NaN is in no order. Without a way out of the loop, so that several pairs are compared at a time.
+fn all_fall(ids: &[i32], log_probs: &[f32]) -> bool {
+    if !log_probs.first().into_iter().chain(log_probs.last()).copied().all(is_log_prob) {
+        return false;
+    }
     let (Some((_, next_probs)), Some((_, next_ids))) = (log_probs.split_first(), ids.split_first()) else {
         return true;
     };
