@@ -1,12 +1,14 @@
 //! Reads a finished label dataset: verified at open, found by key, decoded row group by row group.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{HINT_DAMAGED, quoted};
 use crate::groups::{LabelGroup, RowSize, row_sizes};
 use crate::manifest::{check_files, read_manifest, totals};
+use crate::row::{RowPlace, read_row};
 use crate::shard_reader::ShardReader;
 use crate::shard_schema::ShardSchema;
 use crate::{
@@ -15,6 +17,8 @@ use crate::{
 
 /// Decoded row groups that are kept: about 7 MB each for top-64.
 const CACHED_GROUPS: usize = 16;
+/// A row group that is asked for again while it is among the last of these is decoded whole: someone reads in order.
+const RECENT_GROUPS: usize = 4;
 
 /// A finished label dataset.
 ///
@@ -30,7 +34,17 @@ pub struct LabelDataset {
     shards: Vec<ShardReader>,
     rows: Vec<Row>,
     by_key: HashMap<SequenceKey, usize>,
-    cache: Mutex<VecDeque<(GroupId, Arc<LabelGroup>)>>,
+    /// The first row of each row group.
+    group_starts: Vec<usize>,
+    cache: Mutex<Cache>,
+}
+
+/// What was read last, newest first.
+#[derive(Debug, Default)]
+struct Cache {
+    groups: VecDeque<(GroupId, Arc<LabelGroup>)>,
+    /// Row groups of which a row was read alone.
+    recent: VecDeque<GroupId>,
 }
 
 /// Shard and row group.
@@ -85,8 +99,19 @@ impl LabelDataset {
         }
         let (manifest_blake3, label_limits) =
             (blake3::hash(&bytes).to_hex().to_string(), manifest.plan.limits());
-        let cache = Mutex::default();
-        Ok(Self { dir, manifest, manifest_blake3, limits, label_limits, shards, rows, by_key, cache })
+        let group_starts = (0..rows.len()).filter(|row| rows[*row].row == 0).collect();
+        Ok(Self {
+            dir,
+            manifest,
+            manifest_blake3,
+            limits,
+            label_limits,
+            shards,
+            rows,
+            by_key,
+            group_starts,
+            cache: Mutex::default(),
+        })
     }
 
     /// The manifest: plan, tokenizer, teacher, sizes, hashes.
@@ -146,7 +171,7 @@ impl LabelDataset {
         self.read(row)
     }
 
-    /// Labels of a row.
+    /// Labels of a row. A row alone costs the pages it lies in; whoever reads in order gets whole row groups.
     ///
     /// # Errors
     /// [`Error::Bad`] if its row group is damaged.
@@ -154,13 +179,39 @@ impl LabelDataset {
     /// # Panics
     /// If there is no such row.
     pub fn read(&self, row: usize) -> Result<SequenceLabels, Error> {
-        let row = self.rows[row];
-        Ok(self.group(row.group)?.labels(row.row))
+        let Row { group, row: within, .. } = self.rows[row];
+        if let Some(decoded) = self.group(group)? {
+            return Ok(decoded.labels(within));
+        }
+        let (mut inputs, mut labelled) = (0, 0);
+        for earlier in &self.rows[row - within..row] {
+            inputs += earlier.size.input_tokens;
+            labelled += earlier.size.labelled_tokens;
+        }
+        let RowSize { key, input_tokens, labelled_tokens } = self.rows[row].size;
+        let place = RowPlace {
+            row: within,
+            key,
+            inputs: inputs..inputs + input_tokens,
+            labelled: labelled..labelled + labelled_tokens,
+        };
+        read_row(&self.shards[group.0], group.1, &place, &self.label_limits, &self.limits)
+            .map_err(|error| error.within(quoted(&self.dir)))
     }
 
     /// Labels of all rows, in stored order.
     pub fn iter(&self) -> impl Iterator<Item = Result<SequenceLabels, Error>> + '_ {
-        (0..self.len()).map(|row| self.read(row))
+        let mut group = LabelGroup::default();
+        let mut decoded = None;
+        (0..self.len()).map(move |row| {
+            let Row { group: id, row: within, .. } = self.rows[row];
+            if decoded != Some(id) {
+                decoded = None;
+                self.decode(id, &mut group)?;
+                decoded = Some(id);
+            }
+            Ok(group.labels(within))
+        })
     }
 
     /// The shards, in order.
@@ -168,30 +219,67 @@ impl LabelDataset {
         &self.shards
     }
 
-    /// Decodes a row group past the cache: for those that read all of them once.
-    pub(crate) fn decode_group(&self, shard: usize, group: usize) -> Result<LabelGroup, Error> {
-        LabelGroup::read(&self.shards[shard], group, &self.label_limits, &self.limits)
+    /// Number of row groups: what [`LabelDataset::decode_group`] decodes.
+    pub fn groups(&self) -> usize {
+        self.group_starts.len()
+    }
+
+    /// Rows of a row group.
+    ///
+    /// # Panics
+    /// If there is no such row group.
+    pub fn group_rows(&self, group: usize) -> Range<usize> {
+        let end = self.group_starts.get(group + 1).copied().unwrap_or(self.rows.len());
+        self.group_starts[group]..end
+    }
+
+    /// Decodes and checks a row group into memory that is used again: the fast way through a dataset, without a copy
+    /// of each row. After an error `into` is empty.
+    ///
+    /// # Errors
+    /// [`Error::Bad`] if the row group is damaged.
+    ///
+    /// # Panics
+    /// If there is no such row group.
+    pub fn decode_group(&self, group: usize, into: &mut LabelGroup) -> Result<(), Error> {
+        self.decode(self.rows[self.group_starts[group]].group, into)
+    }
+
+    /// Decodes a row group past the cache.
+    pub(crate) fn decode(&self, (shard, group): GroupId, into: &mut LabelGroup) -> Result<(), Error> {
+        into.read(&self.shards[shard], group, &self.label_limits, &self.limits)
             .map_err(|error| error.within(quoted(&self.dir)))
     }
 
-    /// A decoded row group, the last ones from memory.
-    fn group(&self, id: GroupId) -> Result<Arc<LabelGroup>, Error> {
+    /// A row group that is in memory, or should be; none where one row alone is cheaper.
+    fn group(&self, id: GroupId) -> Result<Option<Arc<LabelGroup>>, Error> {
         let cache = || self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut group = LabelGroup::default();
         {
             let mut cache = cache();
-            if let Some(index) = cache.iter().position(|(cached, _)| *cached == id) {
-                let entry = cache.remove(index).expect("just found");
+            if let Some(index) = cache.groups.iter().position(|(cached, _)| *cached == id) {
+                let entry = cache.groups.remove(index).expect("just found");
                 let group = entry.1.clone();
-                cache.push_front(entry);
-                return Ok(group);
+                cache.groups.push_front(entry);
+                return Ok(Some(group));
+            }
+            if !cache.recent.contains(&id) {
+                cache.recent.truncate(RECENT_GROUPS - 1);
+                cache.recent.push_front(id);
+                return Ok(None);
+            }
+            // The memory of the oldest one, where nobody reads it any more.
+            if cache.groups.len() >= CACHED_GROUPS {
+                let oldest = cache.groups.pop_back();
+                group = oldest.and_then(|(_, group)| Arc::into_inner(group)).unwrap_or_default();
             }
         }
-        let (shard, group) = id;
-        let group = Arc::new(self.decode_group(shard, group)?);
+        self.decode(id, &mut group)?;
+        let group = Arc::new(group);
         let mut cache = cache();
-        cache.truncate(CACHED_GROUPS - 1);
-        cache.push_front((id, group.clone()));
-        Ok(group)
+        cache.groups.truncate(CACHED_GROUPS - 1);
+        cache.groups.push_front((id, group.clone()));
+        Ok(Some(group))
     }
 }
 

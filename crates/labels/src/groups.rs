@@ -90,19 +90,7 @@ impl SequenceGroup {
 
     /// Checks what does not depend on the vocabulary.
     fn check_row(&self, row: usize, limits: &ReadLimits) -> Result<(), Error> {
-        let tokens = self.input_ids.row_len(row);
-        if tokens > limits.sequence_tokens {
-            return Err(Error::bad(
-                "input_ids",
-                format_args!("at most {} ids", limits.sequence_tokens),
-                tokens,
-            ));
-        }
-        let key = SequenceKey::of(self.input_ids.row(row));
-        if key != self.keys[row] {
-            return Err(Error::bad("sequence_key", format_args!("{key}, as of input_ids"), self.keys[row]));
-        }
-        Ok(())
+        check_ids(self.input_ids.row(row), self.keys[row], limits)
     }
 
     /// A copy of a row.
@@ -113,6 +101,19 @@ impl SequenceGroup {
             positions: self.positions.row(row).to_vec(),
         }
     }
+}
+
+/// Checks length and key of a sequence.
+pub(crate) fn check_ids(input_ids: &[i32], key: SequenceKey, limits: &ReadLimits) -> Result<(), Error> {
+    if input_ids.len() > limits.sequence_tokens {
+        let expected = format!("at most {} ids", limits.sequence_tokens);
+        return Err(Error::bad("input_ids", expected, input_ids.len()));
+    }
+    let expected = SequenceKey::of(input_ids);
+    if expected != key {
+        return Err(Error::bad("sequence_key", format_args!("{expected}, as of input_ids"), key));
+    }
+    Ok(())
 }
 
 /// Decodes only the keys and the sizes of a row group of either kind of shard.
@@ -130,9 +131,9 @@ pub(crate) fn row_sizes(shard: &ShardReader, group: usize) -> Result<Vec<RowSize
     })
 }
 
-/// A row group of labels.
-#[derive(Debug)]
-pub(crate) struct LabelGroup {
+/// A row group of labels, decoded: memory to use again for the next one.
+#[derive(Debug, Default)]
+pub struct LabelGroup {
     pub(crate) sequences: SequenceGroup,
     counts: List<i32>,
     token_ids: List<i32>,
@@ -184,45 +185,46 @@ impl LabelGroup {
         columns
     }
 
-    /// Decodes and checks a row group of a label shard.
+    /// Decodes and checks a row group of a label shard, into memory that is there already. After an error it is empty.
     pub(crate) fn read(
+        &mut self,
         shard: &ShardReader,
         group: usize,
         labels: &LabelLimits,
         limits: &ReadLimits,
-    ) -> Result<Self, Error> {
-        shard.decode(group, |pages, chunks| {
-            let this = Self::decode(pages, chunks)?;
+    ) -> Result<(), Error> {
+        let mut this = std::mem::take(self);
+        *self = shard.decode(group, |pages, chunks| {
+            this.decode(pages, chunks)?;
             let mut validator = Validator::new(labels);
             for row in 0..this.sequences.rows() {
                 this.check_row(row, &mut validator, limits)
                     .map_err(|error| error.within(format_args!("row {row}")))?;
             }
             Ok(this)
-        })
+        })?;
+        Ok(())
     }
 
     /// Decodes all columns; looks at sizes alone.
-    pub(crate) fn decode(pages: &mut PageDecoder, chunks: &[Chunk<'_>]) -> Result<Self, Error> {
-        Ok(Self {
-            sequences: SequenceGroup {
-                keys: pages.keys(chunks[KEY])?,
-                sources: pages.texts(chunks[SOURCE])?,
-                input_ids: pages.list(chunks[INPUT_IDS])?,
-                positions: pages.list(chunks[POSITIONS])?,
-            },
-            counts: pages.list(chunks[COUNTS])?,
-            token_ids: pages.list(chunks[TOKEN_IDS])?,
-            log_probs: pages.list(chunks[LOG_PROBS])?,
-            log_sum_exp: pages.list(chunks[LOG_SUM_EXP])?,
-            tail_log_mass: pages.list(chunks[TAIL_LOG_MASS])?,
-            entropy: pages.list(chunks[ENTROPY])?,
-            gold_log_prob: pages.list(chunks[GOLD_LOG_PROB])?,
-            log_partitions: chunks[LOG_PARTITIONS..]
-                .iter()
-                .map(|chunk| pages.list(*chunk))
-                .collect::<Result<_, _>>()?,
-        })
+    pub(crate) fn decode(&mut self, pages: &mut PageDecoder, chunks: &[Chunk<'_>]) -> Result<(), Error> {
+        self.sequences.keys = pages.keys(chunks[KEY])?;
+        self.sequences.sources = pages.texts(chunks[SOURCE])?;
+        pages.list_into(chunks[INPUT_IDS], &mut self.sequences.input_ids)?;
+        pages.list_into(chunks[POSITIONS], &mut self.sequences.positions)?;
+        pages.list_into(chunks[COUNTS], &mut self.counts)?;
+        pages.list_into(chunks[TOKEN_IDS], &mut self.token_ids)?;
+        pages.list_into(chunks[LOG_PROBS], &mut self.log_probs)?;
+        pages.list_into(chunks[LOG_SUM_EXP], &mut self.log_sum_exp)?;
+        pages.list_into(chunks[TAIL_LOG_MASS], &mut self.tail_log_mass)?;
+        pages.list_into(chunks[ENTROPY], &mut self.entropy)?;
+        pages.list_into(chunks[GOLD_LOG_PROB], &mut self.gold_log_prob)?;
+        let temperatures = &chunks[LOG_PARTITIONS..];
+        self.log_partitions.resize_with(temperatures.len(), List::default);
+        self.log_partitions
+            .iter_mut()
+            .zip(temperatures)
+            .try_for_each(|(column, chunk)| pages.list_into(*chunk, column))
     }
 
     /// Decodes one column and forgets it: names the column that [`LabelGroup::decode`] could not decode.
@@ -250,8 +252,29 @@ impl LabelGroup {
         self.sequences.check_row(row, limits).and_then(|()| validator.labels(&self.row(row)))
     }
 
-    /// A view of a row.
-    pub(crate) fn row(&self, row: usize) -> LabelsView<'_> {
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.sequences.rows()
+    }
+
+    /// Whether nothing was decoded into it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Key of a row.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn key(&self, row: usize) -> SequenceKey {
+        self.sequences.keys[row]
+    }
+
+    /// Labels of a row.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn row(&self, row: usize) -> LabelsView<'_> {
         LabelsView {
             input_ids: self.sequences.input_ids.row(row),
             positions: self.sequences.positions.row(row),
@@ -268,20 +291,6 @@ impl LabelGroup {
 
     /// A copy of a row.
     pub(crate) fn labels(&self, row: usize) -> SequenceLabels {
-        let view = self.row(row);
-        SequenceLabels {
-            source: self.sequences.sources[row].clone(),
-            input_ids: view.input_ids.to_vec(),
-            positions: view.positions.to_vec(),
-            counts: view.counts.to_vec(),
-            token_ids: view.token_ids.to_vec(),
-            log_probs: view.log_probs.to_vec(),
-            log_sum_exp: view.log_sum_exp.to_vec(),
-            tail_log_mass: view.tail_log_mass.to_vec(),
-            entropy: view.entropy.to_vec(),
-            gold_log_prob: view.gold_log_prob.to_vec(),
-            log_partitions: view.log_partitions.into_iter().map(<[f32]>::to_vec).collect(),
-            sample_counts: None,
-        }
+        self.row(row).to_labels(self.sequences.sources[row].clone())
     }
 }

@@ -13,9 +13,10 @@ impl SequenceKey {
     /// The key of a sequence of token ids.
     pub fn of(input_ids: &[i32]) -> Self {
         let mut hasher = blake3::Hasher::new();
-        for ids in input_ids.chunks(1024) {
-            let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-            hasher.update(&bytes);
+        let mut bytes = [[0; 4]; 1024];
+        for ids in input_ids.chunks(bytes.len()) {
+            bytes.iter_mut().zip(ids).for_each(|(bytes, id)| *bytes = id.to_le_bytes());
+            hasher.update(bytes[..ids.len()].as_flattened());
         }
         let mut key = [0; 16];
         hasher.finalize_xof().fill(&mut key);

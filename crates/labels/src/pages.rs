@@ -3,6 +3,8 @@
 //! A page is decoded straight into the column, and levels are read as runs, which is about twice as fast as building
 //! lists value by value. All sizes are checked against a budget before anything is allocated.
 
+use std::ops::Range;
+
 use parquet::basic::Compression;
 use zstd::bulk::Decompressor;
 
@@ -36,6 +38,16 @@ impl Word for f32 {
     }
 }
 
+/// Page buffers above this size are not kept from one row group to the next; ours have 512 KiB and their levels.
+const KEPT_PAGE_BYTES: usize = 4 << 20;
+
+/// What decoding needs again for each row group: fresh pages of memory cost as much as filling them.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    zstd: Option<Decompressor<'static>>,
+    page: Vec<u8>,
+}
+
 /// Decodes the column chunks of one row group.
 pub(crate) struct PageDecoder {
     zstd: Decompressor<'static>,
@@ -65,8 +77,15 @@ struct PageHeader {
 
 impl PageDecoder {
     /// For a row group of `rows` rows; decodes at most `budget` bytes in all.
-    pub(crate) fn new(rows: usize, budget: usize) -> Result<Self, Error> {
-        Ok(Self { zstd: Decompressor::new()?, page: Vec::new(), budget, rows })
+    pub(crate) fn new(rows: usize, budget: usize, scratch: Scratch) -> Result<Self, Error> {
+        let zstd = scratch.zstd.map_or_else(Decompressor::new, Ok)?;
+        Ok(Self { zstd, page: scratch.page, budget, rows })
+    }
+
+    /// What the next decoder can use again.
+    pub(crate) fn into_scratch(self) -> Scratch {
+        let page = if self.page.capacity() > KEPT_PAGE_BYTES { Vec::new() } else { self.page };
+        Scratch { zstd: Some(self.zstd), page }
     }
 
     /// A required column of keys.
@@ -104,8 +123,16 @@ impl PageDecoder {
 
     /// A required column of lists of required values, none of them empty.
     pub(crate) fn list<T: Word>(&mut self, chunk: Chunk<'_>) -> Result<List<T>, Error> {
-        let mut values: Vec<T> = Vec::new();
-        let mut starts = Vec::with_capacity(self.rows);
+        let mut list = List::default();
+        self.list_into(chunk, &mut list)?;
+        Ok(list)
+    }
+
+    /// As [`PageDecoder::list`], into memory that is there already; what `list` held is lost.
+    pub(crate) fn list_into<T: Word>(&mut self, chunk: Chunk<'_>, list: &mut List<T>) -> Result<(), Error> {
+        let List { values, ends: starts } = list;
+        values.clear();
+        starts.clear();
         let mut dictionary = Vec::new();
         let rows = self.rows;
         self.pages(chunk, |header, page| {
@@ -113,8 +140,7 @@ impl PageDecoder {
                 expect_encoding(header, &[PLAIN, PLAIN_DICTIONARY])?;
                 return words(PLAIN, page, header.values, &[], &mut dictionary);
             }
-            let (repeated, page) = levels(page)?;
-            let (defined, page) = levels(page)?;
+            let (repeated, page) = list_levels(header, page)?;
             let mut at = values.len();
             runs(repeated, 1, header.values, |repeats, count| {
                 if repeats == 0 {
@@ -124,19 +150,55 @@ impl PageDecoder {
                 at += count;
                 Ok(())
             })?;
-            runs(defined, 1, header.values, |is_some, _| match is_some {
-                1 => Ok(()),
-                _ => Err(bad("lists without nulls, none of them empty", "another list")),
-            })?;
-            words(header.encoding, page, header.values, &dictionary, &mut values)
+            words(header.encoding, page, header.values, &dictionary, values)
         })?;
         check_count(rows, starts.len())?;
         match starts.first() {
             Some(0) => {}
             _ => return Err(bad("a column that starts with a row", "one that does not")),
         }
-        let ends = starts[1..].iter().copied().chain([values.len()]).collect();
-        Ok(List { values, ends })
+        // A row ends where the next one starts.
+        starts.remove(0);
+        starts.push(values.len());
+        Ok(())
+    }
+
+    /// The values `wanted` of a list column of split bytes, which must be one row; pages without them stay compressed.
+    pub(crate) fn list_row<T: Word>(
+        &mut self,
+        chunk: Chunk<'_>,
+        wanted: &Range<usize>,
+    ) -> Result<Vec<T>, Error> {
+        let mut row = Vec::new();
+        let (mut rest, mut end) = (chunk.bytes, 0usize);
+        while end < wanted.end {
+            let (header, body) = next_page(&mut rest)?;
+            if header.kind != DATA_PAGE {
+                return Err(bad("a data page", "a dictionary"));
+            }
+            let start = end;
+            end = start.checked_add(header.values).ok_or_else(short)?;
+            if end <= wanted.start {
+                continue;
+            }
+            let page = self.decompress(chunk.compression, &header, body)?;
+            expect_encoding(&header, &[BYTE_STREAM_SPLIT])?;
+            let (repeated, page) = list_levels(&header, page)?;
+            let mut run_start = start;
+            runs(repeated, 1, header.values, |repeats, count| {
+                let run = run_start..run_start + count;
+                run_start = run.end;
+                let is_inside = run.start.max(wanted.start + 1) < run.end.min(wanted.end);
+                let is_bound = run.contains(&wanted.start) || run.contains(&wanted.end);
+                match (repeats, is_inside, is_bound) {
+                    (0, false, _) | (1, _, false) => Ok(()),
+                    _ => Err(bad(format_args!("a row of the values {wanted:?}"), "another row")),
+                }
+            })?;
+            let part = wanted.start.max(start) - start..wanted.end.min(end) - start;
+            split_bytes(page, header.values, part, &mut row)?;
+        }
+        Ok(row)
     }
 
     /// The pages of a column without a dictionary.
@@ -159,31 +221,47 @@ impl PageDecoder {
     ) -> Result<(), Error> {
         let mut rest = chunk.bytes;
         while !rest.is_empty() {
-            let mut thrift = Thrift::new(rest);
-            let header = PageHeader::read(&mut thrift)?;
-            let (body, after) = thrift.rest().split_at_checked(header.compressed).ok_or_else(short)?;
-            rest = after;
-            // A run of a dictionary column makes many values of few bytes, so values count as well.
-            let cost = header.values.saturating_mul(4).saturating_add(header.uncompressed);
-            if cost > self.budget {
-                return Err(bad(format_args!("a page of at most {} decoded bytes", self.budget), cost));
-            }
-            self.budget -= cost;
-            match chunk.compression {
-                Compression::ZSTD(_) => {
-                    self.page.clear();
-                    self.page.reserve(header.uncompressed);
-                    let found = self.zstd.decompress_to_buffer(body, &mut self.page);
-                    let found = found.map_err(|error| bad("a zstd frame", error))?;
-                    check_count(header.uncompressed, found)?;
-                    visit(&header, &self.page)?;
-                }
-                Compression::UNCOMPRESSED => visit(&header, body)?,
-                other => return Err(bad("zstd or no compression", format_args!("{other:?}"))),
-            }
+            let (header, body) = next_page(&mut rest)?;
+            visit(&header, self.decompress(chunk.compression, &header, body)?)?;
         }
         Ok(())
     }
+
+    /// The bytes of a page, after a look at the budget.
+    fn decompress<'a>(
+        &'a mut self,
+        compression: Compression,
+        header: &PageHeader,
+        body: &'a [u8],
+    ) -> Result<&'a [u8], Error> {
+        // A run of a dictionary column makes many values of few bytes, so values count as well.
+        let cost = header.values.saturating_mul(4).saturating_add(header.uncompressed);
+        if cost > self.budget {
+            return Err(bad(format_args!("a page of at most {} decoded bytes", self.budget), cost));
+        }
+        self.budget -= cost;
+        match compression {
+            Compression::ZSTD(_) => {
+                self.page.clear();
+                self.page.reserve(header.uncompressed);
+                let found = self.zstd.decompress_to_buffer(body, &mut self.page);
+                let found = found.map_err(|error| bad("a zstd frame", error))?;
+                check_count(header.uncompressed, found)?;
+                Ok(&self.page)
+            }
+            Compression::UNCOMPRESSED => Ok(body),
+            other => Err(bad("zstd or no compression", format_args!("{other:?}"))),
+        }
+    }
+}
+
+/// Takes a page off the front of a column chunk: its header, and its bytes as they are stored.
+fn next_page<'a>(rest: &mut &'a [u8]) -> Result<(PageHeader, &'a [u8]), Error> {
+    let mut thrift = Thrift::new(rest);
+    let header = PageHeader::read(&mut thrift)?;
+    let (body, after) = thrift.rest().split_at_checked(header.compressed).ok_or_else(short)?;
+    *rest = after;
+    Ok((header, body))
 }
 
 impl PageHeader {
@@ -236,15 +314,7 @@ fn words<T: Word>(
             out.extend(words.iter().map(|bytes| T::from_le(*bytes)));
             Ok(())
         }
-        BYTE_STREAM_SPLIT => {
-            check_count(count.saturating_mul(4), page.len())?;
-            let (low, high) = page.split_at(2 * count);
-            let ((a, b), (c, d)) = (low.split_at(count), high.split_at(count));
-            out.extend(
-                a.iter().zip(b).zip(c.iter().zip(d)).map(|((a, b), (c, d))| T::from_le([*a, *b, *c, *d])),
-            );
-            Ok(())
-        }
+        BYTE_STREAM_SPLIT => split_bytes(page, count, 0..count, out),
         PLAIN_DICTIONARY | RLE_DICTIONARY => {
             let (width, indices) = page.split_first().ok_or_else(short)?;
             runs(indices, *width, count, |index, count| {
@@ -257,6 +327,32 @@ fn words<T: Word>(
         }
         other => Err(bad("a plain, dictionary or byte stream split page", format_args!("encoding {other}"))),
     }
+}
+
+/// Appends the values `part` of a page of `count` values in four planes of bytes, low bytes first.
+fn split_bytes<T: Word>(
+    page: &[u8],
+    count: usize,
+    part: Range<usize>,
+    out: &mut Vec<T>,
+) -> Result<(), Error> {
+    check_count(count.saturating_mul(4), page.len())?;
+    let (low, high) = page.split_at(2 * count);
+    let ((a, b), (c, d)) = (low.split_at(count), high.split_at(count));
+    let [a, b, c, d] = [a, b, c, d].map(|plane| plane[part.clone()].iter());
+    out.extend(a.zip(b).zip(c.zip(d)).map(|((a, b), (c, d))| T::from_le([*a, *b, *c, *d])));
+    Ok(())
+}
+
+/// Levels of a page of lists: every value must be there. Gives the runs of repetition levels, and the values.
+fn list_levels<'a>(header: &PageHeader, page: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), Error> {
+    let (repeated, page) = levels(page)?;
+    let (defined, page) = levels(page)?;
+    runs(defined, 1, header.values, |is_some, _| match is_some {
+        1 => Ok(()),
+        _ => Err(bad("lists without nulls, none of them empty", "another list")),
+    })?;
+    Ok((repeated, page))
 }
 
 /// Levels of a page of version 1: their size, then runs. Gives the runs and what follows.
@@ -400,7 +496,11 @@ mod tests {
                 .concat();
         let bytes = [&header[..], &[0; 4]].concat();
         let chunk = Chunk { bytes: &bytes, compression: Compression::UNCOMPRESSED };
-        let error = PageDecoder::new(1, 1 << 20).unwrap().list::<i32>(chunk).unwrap_err().to_string();
+        let error = PageDecoder::new(1, 1 << 20, Scratch::default())
+            .unwrap()
+            .list::<i32>(chunk)
+            .unwrap_err()
+            .to_string();
         assert_eq!(error, "page: expected a page of at most 1048576 decoded bytes, found 10737418235");
     }
 
@@ -433,7 +533,7 @@ mod tests {
         let footer = &bytes[bytes.len() - 8 - usize::try_from(footer).unwrap()..bytes.len() - 8];
         let metadata = parquet::file::metadata::ParquetMetaDataReader::decode_metadata(footer).unwrap();
 
-        let decoder = || PageDecoder::new(3, 1 << 16).unwrap();
+        let decoder = || PageDecoder::new(3, 1 << 16, Scratch::default()).unwrap();
         for (index, column) in metadata.row_group(0).columns().iter().enumerate() {
             let (start, size) = column.byte_range();
             let start = usize::try_from(start).unwrap();
@@ -445,12 +545,24 @@ mod tests {
                 LOG_PROBS => assert_eq!(decoder().list::<f32>(chunk(good, zstd)).unwrap(), floats),
                 _ => {}
             }
+            if index == LOG_PROBS {
+                for row in [0..1, 1..50, 50..100] {
+                    assert_eq!(
+                        decoder().list_row::<f32>(chunk(good, zstd), &row).unwrap(),
+                        vec![0.5; row.len()]
+                    );
+                }
+                for other in [0..2, 2..50, 1..49, 1..51, 50..101] {
+                    decoder().list_row::<f32>(chunk(good, zstd), &other).unwrap_err();
+                }
+            }
             for bit in 0..8 * good.len() {
                 let mut bad = good.to_vec();
                 bad[bit / 8] ^= 1 << (bit % 8);
                 drop(decoder().keys(chunk(&bad, zstd)));
                 drop(decoder().texts(chunk(&bad, zstd)));
                 drop(decoder().list::<i32>(chunk(&bad, zstd)));
+                drop(decoder().list_row::<i32>(chunk(&bad, zstd), &(1..50)));
                 drop(decoder().list::<f32>(chunk(&bad[..bad.len() - 1], zstd)));
             }
         }

@@ -1,5 +1,6 @@
 //! Reads one Parquet file of a dataset: hash, map, footer, limits, and then row groups.
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -9,11 +10,16 @@ use bytes::Bytes;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
 
 use crate::error::HINT_DAMAGED;
-use crate::pages::{Chunk, PageDecoder};
+use crate::pages::{Chunk, PageDecoder, Scratch};
 use crate::shard_schema::ShardSchema;
 use crate::shard_writer::ROW_GROUP_HASHES;
 use crate::thrift::Thrift;
 use crate::{Error, ReadLimits, ShardRecord, durable, map};
+
+thread_local! {
+    /// A zstd context and a page for each thread that reads.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
 
 const MAGIC: &[u8] = b"PAR1";
 /// The size of the footer and the magic bytes.
@@ -164,7 +170,10 @@ impl ShardReader {
                 chunks.push(Chunk { bytes: &self.bytes[start..end], compression: column.compression() });
                 start = end;
             }
-            decode(&mut PageDecoder::new(group.rows, self.row_group_bytes)?, &chunks)
+            let mut pages = PageDecoder::new(group.rows, self.row_group_bytes, SCRATCH.take())?;
+            let decoded = decode(&mut pages, &chunks);
+            SCRATCH.set(pages.into_scratch());
+            decoded
         })
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::Serialize;
 
 use crate::view::LabelsView;
-use crate::{Error, LabelDataset, parallel};
+use crate::{Error, LabelDataset, LabelGroup, parallel};
 
 /// Steps in which values are counted: percentiles are as exact as this, in nats or as a share.
 const STEPS_PER_UNIT: f64 = 4096.0;
@@ -290,14 +290,14 @@ impl LabelStats {
     pub fn of(dataset: &LabelDataset, stop: &AtomicBool) -> Result<Self, Error> {
         let shards = dataset.shards();
         let counted = parallel::map(shards.len(), |shard| {
-            let mut counts = Counts::new();
+            let (mut counts, mut labels) = (Counts::new(), LabelGroup::default());
             for group in 0..shards[shard].groups() {
                 if stop.load(Ordering::Relaxed) {
                     return Err(
                         io::Error::new(io::ErrorKind::Interrupted, "interrupted while counting").into()
                     );
                 }
-                let labels = dataset.decode_group(shard, group)?;
+                dataset.decode((shard, group), &mut labels)?;
                 (0..labels.sequences.rows()).for_each(|row| counts.add(&labels.row(row)));
             }
             Ok(counts)

@@ -32,30 +32,29 @@ pub(crate) fn sequence(input_ids: &[i32], positions: &[i32], vocab_size: u32) ->
 /// Checks labels of one plan; keeps scratch memory between sequences.
 pub(crate) struct Validator<'a> {
     limits: &'a LabelLimits,
-    /// A bit for each id of the vocabulary, all 0 between positions.
-    seen: Vec<u64>,
+    /// For each id the stamp of the position that had it last. Stamps and not bits: nothing is cleared behind a
+    /// position, and neighbouring ids do not wait for each other.
+    seen: Vec<u8>,
+    /// Of the position in hand.
+    stamp: u8,
 }
+
+/// Ids from here on are compared by sorting, so that memory does not grow with what a file says.
+const STAMPED_IDS: u32 = 1 << 20;
 
 impl<'a> Validator<'a> {
     pub(crate) fn new(limits: &'a LabelLimits) -> Self {
-        Self { limits, seen: Vec::new() }
+        Self { limits, seen: Vec::new(), stamp: 0 }
     }
 
     /// See [`SequenceLabels::validate`].
     pub(crate) fn labels(&mut self, labels: &LabelsView<'_>) -> Result<(), Error> {
         sequence(labels.input_ids, labels.positions, self.limits.input_vocab_size)?;
         lengths(labels, self.limits)?;
-        ids("token_ids", labels.token_ids, self.limits.label_vocab_size)?;
-        let words = labels.token_ids.iter().max().map_or(0, |id| place(*id).0 + 1);
-        self.seen.resize(words.max(self.seen.len()), 0);
-        let mut start = 0;
-        for (&count, position) in labels.counts.iter().zip(labels.positions) {
-            let end = start + usize::try_from(count).expect("checked against its range by `lengths`");
-            let (ids, log_probs) = (&labels.token_ids[start..end], &labels.log_probs[start..end]);
-            entries(ids, log_probs)
-                .and_then(|()| self.unique(ids))
-                .map_err(|error| error.within(format_args!("position {position}")))?;
-            start = end;
+        let stamped = self.limits.label_vocab_size.min(STAMPED_IDS);
+        self.seen.resize(usize::try_from(stamped).expect("at most 2^20"), 0);
+        if !self.all_entries_hold(labels) {
+            self.entries(labels)?;
         }
         let at = |field: &str, values: &[f32], holds: fn(f32) -> bool, expected: &str| match values
             .iter()
@@ -77,29 +76,62 @@ impl<'a> Validator<'a> {
         Ok(())
     }
 
-    /// Checks that no id comes twice; `seen` has a bit for each of them.
-    fn unique(&mut self, ids: &[i32]) -> Result<(), Error> {
-        let mut twice = 0;
-        for &id in ids {
-            let (word, bit) = place(id);
-            twice |= self.seen[word] & bit;
-            self.seen[word] |= bit;
+    /// The fast way through the entries of all positions. Where it says no, [`Validator::entries`] decides.
+    fn all_entries_hold(&mut self, labels: &LabelsView<'_>) -> bool {
+        let mut start = 0;
+        labels.counts.iter().all(|&count| {
+            let end = start + usize::try_from(count).expect("checked against its range by `lengths`");
+            let (ids, log_probs) = (&labels.token_ids[start..end], &labels.log_probs[start..end]);
+            start = end;
+            // Ids that differ and have a stamp are ids of the vocabulary.
+            self.differ(ids) && all_fall(ids, log_probs)
+        })
+    }
+
+    /// Checks the entries of each position and names what is wrong.
+    fn entries(&mut self, labels: &LabelsView<'_>) -> Result<(), Error> {
+        ids("token_ids", labels.token_ids, self.limits.label_vocab_size)?;
+        let mut start = 0;
+        for (&count, position) in labels.counts.iter().zip(labels.positions) {
+            let end = start + usize::try_from(count).expect("checked against its range by `lengths`");
+            let (ids, log_probs) = (&labels.token_ids[start..end], &labels.log_probs[start..end]);
+            entries(ids, log_probs)
+                .and_then(|()| self.unique(ids))
+                .map_err(|error| error.within(format_args!("position {position}")))?;
+            start = end;
         }
-        ids.iter().for_each(|id| self.seen[place(*id).0] = 0);
-        if twice == 0 {
+        Ok(())
+    }
+
+    /// Whether all ids have a stamp and none comes twice.
+    fn differ(&mut self, ids: &[i32]) -> bool {
+        if self.stamp == u8::MAX {
+            self.seen.fill(0);
+            self.stamp = 0;
+        }
+        self.stamp += 1;
+        let (stamp, mut differ) = (self.stamp, true);
+        for &id in ids {
+            let id = usize::try_from(id.cast_unsigned()).unwrap_or(usize::MAX);
+            let Some(seen) = self.seen.get_mut(id) else { return false };
+            differ &= *seen != stamp;
+            *seen = stamp;
+        }
+        differ
+    }
+
+    /// Checks that no id comes twice.
+    fn unique(&mut self, ids: &[i32]) -> Result<(), Error> {
+        if self.differ(ids) {
             return Ok(());
         }
         let mut sorted = ids.to_vec();
         sorted.sort_unstable();
-        let id = sorted.windows(2).find(|pair| pair[0] == pair[1]).map_or(0, |pair| pair[0]);
-        Err(Error::bad("token_ids", "every id once", format_args!("{id} twice")))
+        match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+            None => Ok(()),
+            Some(pair) => Err(Error::bad("token_ids", "every id once", format_args!("{} twice", pair[0]))),
+        }
     }
-}
-
-/// Word and bit of an id that is in the vocabulary.
-fn place(id: i32) -> (usize, u64) {
-    let id = usize::try_from(id).expect("checked against the vocabulary");
-    (id / 64, 1 << (id % 64))
 }
 
 /// See [`SequenceLabels::validate_exact`]; the labels passed [`labels`] before.
@@ -189,9 +221,7 @@ fn is_log_prob(value: f32) -> bool {
 fn entries(ids: &[i32], log_probs: &[f32]) -> Result<(), Error> {
     let ordered = |(p, id): (&[f32], &[i32])| p[0] > p[1] || (p[0] == p[1] && id[0] < id[1]);
     let pairs = || log_probs.windows(2).zip(ids.windows(2));
-    // Falling from at most 0 to a finite number: all in between are as well, and a NaN is in no order.
-    let ends = log_probs.first().into_iter().chain(log_probs.last());
-    if ends.copied().all(is_log_prob) && pairs().all(ordered) {
+    if all_fall(ids, log_probs) {
         return Ok(());
     }
     if let Some(index) = log_probs.iter().position(|value| !is_log_prob(*value)) {
@@ -203,4 +233,46 @@ fn entries(ids: &[i32], log_probs: &[f32]) -> Result<(), Error> {
     let expected = format!("entries after {} of id {}, falling, ties by id", log_probs[before], ids[before]);
     let found = format!("{} of id {}", log_probs[before + 1], ids[before + 1]);
     Err(Error::bad(format_args!("log_probs[{}]", before + 1), expected, found))
+}
+
+/// Whether log-probabilities fall, ties by id, from at most 0 to a finite number: all in between are such as well, and
+/// a NaN is in no order. Without a way out of the loop, so that several pairs are compared at a time.
+fn all_fall(ids: &[i32], log_probs: &[f32]) -> bool {
+    if !log_probs.first().into_iter().chain(log_probs.last()).copied().all(is_log_prob) {
+        return false;
+    }
+    let (Some((_, next_probs)), Some((_, next_ids))) = (log_probs.split_first(), ids.split_first()) else {
+        return true;
+    };
+    let pairs = log_probs.iter().zip(next_probs).zip(ids.iter().zip(next_ids));
+    let unordered = pairs.fold(0, |unordered, ((p, next_p), (id, next_id))| {
+        unordered | u32::from(!((p > next_p) | ((p == next_p) & (id < next_id))))
+    });
+    unordered == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_beyond_the_stamps_are_compared_as_well() {
+        let limits = LabelLimits {
+            input_vocab_size: 10,
+            label_vocab_size: 1 << 30,
+            entries_per_position: [1, 9],
+            temperatures: 0,
+        };
+        let mut validator = Validator::new(&limits);
+        validator.seen.resize(1 << 20, 0);
+        for _ in 0..600 {
+            validator.unique(&[3, 1 << 29, 4, 1 << 21]).unwrap();
+            validator.unique(&[3, 4, 9]).unwrap();
+        }
+        for twice in [[1 << 21, 4, 1 << 21], [4, 1 << 21, 4], [4, 7, 4]] {
+            let error = validator.unique(&twice).unwrap_err().to_string();
+            let expected = format!("token_ids: expected every id once, found {} twice", twice[0]);
+            assert_eq!(error, expected);
+        }
+    }
 }

@@ -254,7 +254,10 @@ impl Shard<'_> {
             let error = Error::bad(place, format_args!("BLAKE3 {expected}"), found);
             checked.problems.push(self.problem(error, None, None));
         }
-        let labels = match reader.decode_unverified(group, LabelGroup::decode) {
+        let labels = match reader.decode_unverified(group, |pages, chunks| {
+            let mut labels = LabelGroup::default();
+            labels.decode(pages, chunks).map(|()| labels)
+        }) {
             Ok(labels) => labels,
             Err(error) => {
                 let before = checked.problems.len();

@@ -1,20 +1,50 @@
-//! Labels without owning them: what is checked, decoded or not.
+//! Labels without owning them: what is checked, and what a decoded row group gives.
 
 use crate::SequenceLabels;
 
 /// Labels of one sequence, borrowed: see [`SequenceLabels`] for the fields.
-#[derive(Debug)]
-pub(crate) struct LabelsView<'a> {
-    pub(crate) input_ids: &'a [i32],
-    pub(crate) positions: &'a [i32],
-    pub(crate) counts: &'a [i32],
-    pub(crate) token_ids: &'a [i32],
-    pub(crate) log_probs: &'a [f32],
-    pub(crate) log_sum_exp: &'a [f32],
-    pub(crate) tail_log_mass: &'a [f32],
-    pub(crate) entropy: &'a [f32],
-    pub(crate) gold_log_prob: &'a [f32],
-    pub(crate) log_partitions: Vec<&'a [f32]>,
+#[derive(Clone, Debug, PartialEq)]
+pub struct LabelsView<'a> {
+    /// The whole sequence.
+    pub input_ids: &'a [i32],
+    /// Labelled positions.
+    pub positions: &'a [i32],
+    /// Entries kept per position.
+    pub counts: &'a [i32],
+    /// Kept token ids, position after position.
+    pub token_ids: &'a [i32],
+    /// Their log-probabilities.
+    pub log_probs: &'a [f32],
+    /// Of the raw logits.
+    pub log_sum_exp: &'a [f32],
+    /// Logarithm of the probability that was cut off.
+    pub tail_log_mass: &'a [f32],
+    /// In nats.
+    pub entropy: &'a [f32],
+    /// Of the token that is really there.
+    pub gold_log_prob: &'a [f32],
+    /// One for each extra temperature.
+    pub log_partitions: Vec<&'a [f32]>,
+}
+
+impl LabelsView<'_> {
+    /// A copy of the row, with where the example came from.
+    pub(crate) fn to_labels(&self, source: Option<String>) -> SequenceLabels {
+        SequenceLabels {
+            source,
+            input_ids: self.input_ids.to_vec(),
+            positions: self.positions.to_vec(),
+            counts: self.counts.to_vec(),
+            token_ids: self.token_ids.to_vec(),
+            log_probs: self.log_probs.to_vec(),
+            log_sum_exp: self.log_sum_exp.to_vec(),
+            tail_log_mass: self.tail_log_mass.to_vec(),
+            entropy: self.entropy.to_vec(),
+            gold_log_prob: self.gold_log_prob.to_vec(),
+            log_partitions: self.log_partitions.iter().map(|column| column.to_vec()).collect(),
+            sample_counts: None,
+        }
+    }
 }
 
 impl<'a> From<&'a SequenceLabels> for LabelsView<'a> {

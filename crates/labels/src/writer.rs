@@ -235,8 +235,9 @@ impl Job {
     fn verify(&self, file: &WrittenFile, record: &ShardRecord) -> Result<(), Error> {
         let limits = ReadLimits::default();
         let reader = ShardReader::open(file.temp.path(), record, &self.schema, &limits)?;
+        let mut decoded = LabelGroup::default();
         for group in 0..reader.groups() {
-            LabelGroup::read(&reader, group, &self.limits, &limits)?;
+            decoded.read(&reader, group, &self.limits, &limits)?;
         }
         Ok(())
     }

@@ -1,12 +1,13 @@
 //! What is written is what is read, by our reader and by the one of the Parquet crate.
 
-use crate::common::{Random, TOP_4, labels, plan, sequence, shard_labels, tree, write_dataset};
+use crate::common::{Random, TOP_4, VOCABULARY, labels, plan, sequence, shard_labels, tree, write_dataset};
 use parquet::basic::{Compression, Encoding};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::{Field, RowAccessor};
 use proptest::prelude::*;
 use softshard_labels::{
-    LabelDataset, LabelPlan, LabelWriter, Selection, SequenceDataset, SequenceLabels, SequenceWriter,
+    LabelDataset, LabelGroup, LabelPlan, LabelWriter, LabelsView, Selection, SequenceDataset, SequenceLabels,
+    SequenceWriter,
 };
 
 /// Half a unit in the last of 10 mantissa bits.
@@ -130,6 +131,35 @@ fn rounding_costs_little() {
         }
     }
     assert!(kl_nats / tokens < ROUNDING_KL, "{}", kl_nats / tokens);
+}
+
+/// Row groups of several pages, read row by row with other row groups in between, which is the way of a row alone.
+#[test]
+fn rows_alone_are_those_of_whole_row_groups() {
+    let all = Selection::TopK { k: VOCABULARY };
+    let plan = LabelPlan { row_group_tokens: 1500, temperatures: vec![2.0], ..plan(vec![[0, 900]], all) };
+    let dir = tempfile::tempdir().unwrap();
+    write_dataset(dir.path(), &plan);
+    let dataset = LabelDataset::open(dir.path()).unwrap();
+    let in_order: Vec<_> = dataset.iter().collect::<Result<_, _>>().unwrap();
+    assert!(dataset.groups() > 5, "{}", dataset.groups());
+    let longest = (0..dataset.groups()).map(|group| dataset.group_rows(group).len()).max().unwrap();
+    for row in 0..longest {
+        for group in 0..dataset.groups() {
+            if let Some(row) = dataset.group_rows(group).nth(row) {
+                assert_eq!(dataset.read(row).unwrap(), in_order[row]);
+            }
+        }
+    }
+    let mut decoded = LabelGroup::default();
+    for group in (0..dataset.groups()).rev() {
+        dataset.decode_group(group, &mut decoded).unwrap();
+        assert_eq!(decoded.len(), dataset.group_rows(group).len());
+        for (within, row) in dataset.group_rows(group).enumerate() {
+            assert_eq!(decoded.key(within), dataset.key(row));
+            assert_eq!(decoded.row(within), LabelsView::from(&in_order[row]));
+        }
+    }
 }
 
 /// The Parquet crate's own reader takes the other way through the file: levels, pages and encodings.
