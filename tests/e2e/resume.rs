@@ -10,44 +10,51 @@ use std::{
 
 use softshard_e2e::{World, assert_same_files};
 
-/// Starts a stage and kills it after `delay`; returns whether it was killed before it was done.
-fn kill_after(mut command: Command, delay: Duration) -> bool {
+/// Starts a stage and kills it when `due`; it must not be done by then.
+fn kill_when(mut command: Command, due: impl Fn() -> bool) {
     let mut child = command.spawn().expect("the binary starts");
-    thread::sleep(delay);
+    wait_until(due);
     child.kill().expect("SIGKILL is sent");
-    child.wait().expect("the child ends").code().is_none()
+    assert!(child.wait().expect("the child ends").code().is_none(), "done before it was killed");
 }
 
-/// Waits until a run has written that many lines of metrics.
-fn wait_for_lines(metrics: &Path, lines: usize) {
+/// Looks every millisecond, for a minute at most.
+fn wait_until(due: impl Fn() -> bool) {
     let began = Instant::now();
-    while !fs::read_to_string(metrics).is_ok_and(|text| text.lines().count() >= lines) {
-        assert!(began.elapsed() < Duration::from_secs(60), "no {lines} lines in {}", metrics.display());
+    while !due() {
+        assert!(began.elapsed() < Duration::from_secs(60), "what was waited for never came");
         thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Whether a run has written that many lines of metrics.
+fn has_lines(metrics: &Path, lines: usize) -> bool {
+    fs::read_to_string(metrics).is_ok_and(|text| text.lines().count() >= lines)
+}
+
+/// Whether a folder holds that many entries.
+fn has_entries(folder: &Path, entries: usize) -> bool {
+    fs::read_dir(folder).is_ok_and(|found| found.count() >= entries)
 }
 
 #[test]
 fn killed_teachers_leave_the_same_dataset() {
     let world = World::with_teacher();
-    let began = Instant::now();
-    world.run("teacher-labels", &[]).succeeded();
-    let undisturbed = began.elapsed();
+    let shards = "labels.sequences_per_shard=2";
+    world.run("teacher-labels", &[shards]).succeeded();
     let expected = world.dataset("run/labels");
-    assert!(expected.len() > 10, "manifests, plans, commits and shards: {}", expected.len());
-
-    let mut killed = 0;
-    for eighth in 1..8 {
-        let output = format!("output.labels=killed-{eighth}");
-        let delay = undisturbed * eighth / 8;
-        killed += u32::from(kill_after(world.stage("teacher-labels", &[&output]), delay));
-        // A second kill, in the resumed run.
-        kill_after(world.stage("teacher-labels", &[&output]), delay / 2);
-        world.run("teacher-labels", &[&output]).succeeded();
-        let found = world.dataset(&format!("run/killed-{eighth}"));
-        assert_same_files(&found, &expected, &format!("killed after {delay:?}"));
+    assert!(expected.len() > 60, "manifests, plans, commits and shards: {}", expected.len());
+    for shards_done in [0, 1, 7, 16] {
+        let output = format!("output.labels=killed-{shards_done}");
+        let commits = world.path(&format!("run/killed-{shards_done}/train/_softshard/commits"));
+        let stage = || world.stage("teacher-labels", &[shards, &output]);
+        kill_when(stage(), || has_entries(&commits, shards_done));
+        // Again, in the resumed run.
+        kill_when(stage(), || has_entries(&commits, shards_done + 3));
+        world.run("teacher-labels", &[shards, &output]).succeeded();
+        let found = world.dataset(&format!("run/killed-{shards_done}"));
+        assert_same_files(&found, &expected, &format!("killed after {shards_done} shards"));
     }
-    assert!(killed >= 3, "only {killed} of 7 runs were killed before they were done");
 }
 
 #[test]
@@ -74,16 +81,14 @@ fn a_killed_student_resumes_to_the_same_curve() {
         };
         metrics.lines().map(line).collect()
     };
-    world.run("train-student", &[]).succeeded();
-    let steps = curve("run/student").len();
+    let epochs = "student.epochs=6";
+    world.run("train-student", &[epochs]).succeeded();
     // Behind the checkpoint of step 3, and between others.
-    for (quarter, lines) in [(1, 4), (2, 5), (3, steps - 1)] {
+    for (quarter, lines) in [(1, 4), (2, 5), (3, 11)] {
         let output = format!("output.student=killed-{quarter}");
-        let mut child = world.stage("train-student", &[&output]).spawn().expect("the binary starts");
-        wait_for_lines(&world.path(&format!("run/killed-{quarter}/metrics.jsonl")), lines);
-        child.kill().expect("SIGKILL is sent");
-        child.wait().expect("the child ends");
-        let said = world.run("train-student", &[&output]).succeeded();
+        let metrics = world.path(&format!("run/killed-{quarter}/metrics.jsonl"));
+        kill_when(world.stage("train-student", &[epochs, &output]), || has_lines(&metrics, lines));
+        let said = world.run("train-student", &[epochs, &output]).succeeded();
         assert!(said.stderr.contains("resumed from a checkpoint"), "{}", said.stderr);
         assert_eq!(curve(&format!("run/killed-{quarter}")), curve("run/student"));
         let adapter = |output: &str| fs::read(world.path(output).join("adapter/adapter_model.safetensors"));
@@ -102,7 +107,7 @@ fn sigterm_stops_at_a_boundary_with_75() {
         .stage("train-student", &["student.epochs=2000", "student.checkpoint_every_steps=0"])
         .spawn()
         .expect("the binary starts");
-    wait_for_lines(&world.path("run/student/metrics.jsonl"), 3);
+    wait_until(|| has_lines(&world.path("run/student/metrics.jsonl"), 3));
     let id = child.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
     assert_eq!(child.wait().expect("the child ends").code(), Some(75));
@@ -116,10 +121,7 @@ fn a_teacher_told_to_stop_does_so_at_a_shard_with_75() {
     let one = "labels.sequences_per_shard=1";
     let mut child = world.stage("teacher-labels", &[one]).spawn().expect("the binary starts");
     let commits = world.path("run/labels/train/_softshard/commits");
-    while !fs::read_dir(&commits).is_ok_and(|mut entries| entries.next().is_some()) {
-        assert!(child.try_wait().expect("a child").is_none(), "done before it could be stopped");
-        thread::sleep(Duration::from_millis(1));
-    }
+    wait_until(|| has_entries(&commits, 1));
     let id = child.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
     assert_eq!(child.wait().expect("the child ends").code(), Some(75));
