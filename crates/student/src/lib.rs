@@ -6,12 +6,15 @@ mod batches;
 mod checkpoint;
 mod config;
 mod examples;
+mod inputs;
 mod optimizer;
 mod pass;
 mod run;
 mod trainer;
 
 pub use config::{Init, LossConfig, Objective, TrainConfig};
+pub use inputs::TrainInputs;
 pub use optimizer::{AdamW, Cosine, clip_global_norm};
 pub use pass::Breakdown;
-pub use run::{Summary, TrainInputs, run};
+pub use run::run;
+pub use trainer::Summary;

@@ -2,75 +2,27 @@
 
 use std::{
     io,
-    path::{Path, PathBuf},
-    sync::{
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
+    sync::{atomic::Ordering, mpsc},
     thread,
     time::Instant,
 };
 
 use anyhow::Result;
 use burn::tensor::Device;
-use serde::Serialize;
-use softshard_labels::{Error, Tokenizer};
+use softshard_labels::Error;
 use softshard_model::{Decoder, DecoderConfig, Trainable};
 
 use crate::{
     batches::{self, Batch},
-    config::{Init, Objective, TrainConfig},
+    config::{Init, TrainConfig},
     examples::Examples,
-    pass::{Breakdown, lap},
-    trainer::Trainer,
+    inputs::TrainInputs,
+    pass::lap,
+    trainer::{Summary, Trainer},
 };
 
 /// Steps that the reader may be ahead of the device.
 const PREFETCHED_STEPS: usize = 4;
-/// What a run reads and where it writes.
-pub struct TrainInputs<'a> {
-    /// Recipe section.
-    pub config: &'a TrainConfig,
-    /// The section's objective, or the stage's own.
-    pub objective: Objective,
-    /// Name of the stage in logs and progress.
-    pub stage: &'static str,
-    /// Label dataset (`distill`) or sequence dataset (`supervised`).
-    pub data: &'a Path,
-    /// Folder with the tokenizer's files, copied beside a whole model.
-    pub tokenizer_folder: &'a Path,
-    /// Fingerprint of that tokenizer; data of another one is refused.
-    pub tokenizer: &'a Tokenizer,
-    /// Receives `adapter/` or `model/`, `checkpoints/` and `metrics.jsonl`.
-    pub output: &'a Path,
-    /// A device without autodiff; the loop adds it.
-    pub device: &'a Device,
-    /// Micro-batches of a step that are computed at a time: the cores of a CPU, 1 on a GPU.
-    pub workers: usize,
-    /// Set to stop at the next step with a checkpoint.
-    pub stop: &'a AtomicBool,
-}
-
-/// What a finished run did.
-#[derive(Clone, Debug, Serialize)]
-pub struct Summary {
-    /// `adapter/` or `model/`.
-    pub output: PathBuf,
-    /// Optimizer steps of the whole run.
-    pub steps: u64,
-    /// Sequences in the data.
-    pub sequences: usize,
-    /// Parameters that were trained, and all.
-    pub trained_parameters: usize,
-    /// Parameters of the model, without the adapter.
-    pub parameters: usize,
-    /// Tokens that went through the model in this process, without padding.
-    pub tokens: u64,
-    /// Loss of the last step, nats per labelled token.
-    pub last_loss: Option<f64>,
-    /// Where the time went in this process.
-    pub seconds: Breakdown,
-}
 
 /// Trains, resuming from the last checkpoint of the same run if there is one.
 ///

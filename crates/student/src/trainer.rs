@@ -16,14 +16,13 @@ use softshard_losses::DistillLoss;
 use softshard_model::Decoder;
 
 use crate::{
-    TrainInputs,
     batches::Batch,
     checkpoint,
     config::{Init, Objective},
     examples::Examples,
+    inputs::TrainInputs,
     optimizer::{AdamW, Cosine, clip_global_norm},
     pass::{Breakdown, Pass, lap},
-    run::Summary,
 };
 
 /// What belongs to a tokenizer in a Hugging Face folder; copied beside a newly trained model.
@@ -34,6 +33,27 @@ const TOKENIZER_FILES: [&str; 5] = [
     "chat_template.jinja",
     "generation_config.json",
 ];
+
+/// What a finished run did.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// `adapter/` or `model/`.
+    pub output: PathBuf,
+    /// Optimizer steps of the whole run.
+    pub steps: u64,
+    /// Sequences in the data.
+    pub sequences: usize,
+    /// Parameters that were trained, and all.
+    pub trained_parameters: usize,
+    /// Parameters of the model, without the adapter.
+    pub parameters: usize,
+    /// Tokens that went through the model in this process, without padding.
+    pub tokens: u64,
+    /// Loss of the last step, nats per labelled token.
+    pub last_loss: Option<f64>,
+    /// Where the time went in this process.
+    pub seconds: Breakdown,
+}
 
 /// One line of metrics.jsonl; losses are nats per labelled token.
 #[derive(Serialize)]

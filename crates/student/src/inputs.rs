@@ -1,0 +1,32 @@
+//! What a run is given.
+
+use std::{path::Path, sync::atomic::AtomicBool};
+
+use burn::tensor::Device;
+use softshard_labels::Tokenizer;
+
+use crate::config::{Objective, TrainConfig};
+
+/// What a run reads and where it writes.
+pub struct TrainInputs<'a> {
+    /// Recipe section.
+    pub config: &'a TrainConfig,
+    /// The section's objective, or the stage's own.
+    pub objective: Objective,
+    /// Name of the stage in logs and progress.
+    pub stage: &'static str,
+    /// Label dataset (`distill`) or sequence dataset (`supervised`).
+    pub data: &'a Path,
+    /// Folder with the tokenizer's files, copied beside a whole model.
+    pub tokenizer_folder: &'a Path,
+    /// Fingerprint of that tokenizer; data of another one is refused.
+    pub tokenizer: &'a Tokenizer,
+    /// Receives `adapter/` or `model/`, `checkpoints/` and `metrics.jsonl`.
+    pub output: &'a Path,
+    /// A device without autodiff; the loop adds it.
+    pub device: &'a Device,
+    /// Micro-batches of a step that are computed at a time: the cores of a CPU, 1 on a GPU.
+    pub workers: usize,
+    /// Set to stop at the next step with a checkpoint.
+    pub stop: &'a AtomicBool,
+}
