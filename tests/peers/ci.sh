@@ -6,24 +6,11 @@ softshard="${CARGO_TARGET_DIR:-target}/debug/softshard"
 python=$(tests/peers/venv.sh ci)
 "$python" tests/peers/test_check_labels.py
 
-world=$(mktemp -d)
-trap 'rm -rf "$world"' EXIT
-"$softshard" demo-data "$world/data" --rows 100 --vocab-size 300 >/dev/null
-"$python" tests/peers/sums.py 200 >"$world/sums.jsonl"
-cat >"$world/recipe.toml" <<TOML
-[data]
-instructions = "sums.jsonl"
-template = "none"
-split = { valid_rows = 20, seed = 1 }
-[tokenizer]
-path = "data/tokenizer"
-[teacher]
-model = "$PWD/tests/peers/golden/tiny-llama"
+. tests/peers/world.sh 200
+cat >>"$world/recipe.toml" <<TOML
 [labels]
 temperatures = [2.0]
 sequences_per_shard = 60
-[output]
-dir = "run"
 TOML
 "$softshard" prepare "$world/recipe.toml" >/dev/null
 for selection in '{ kind = "top_k", k = 16 }' '{ kind = "top_p", p = 0.9, k = 64 }'; do

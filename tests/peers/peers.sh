@@ -7,43 +7,30 @@ softshard=$1
 python=$(tests/peers/venv.sh torch)
 "$python" tests/peers/make_golden.py --check
 
-world=$(mktemp -d)
-trap 'rm -rf "$world"' EXIT
-"$softshard" demo-data "$world/data" --rows 100 --vocab-size 300 >/dev/null
-"$python" tests/peers/sums.py 120 >"$world/sums.jsonl"
-cat >"$world/recipe.toml" <<TOML
-[data]
-instructions = "sums.jsonl"
-template = "none"
-split = { valid_rows = 20, seed = 1 }
-[tokenizer]
-path = "data/tokenizer"
-[teacher]
-model = "$PWD/tests/peers/golden/tiny-llama"
+. tests/peers/world.sh 120
+cat >>"$world/recipe.toml" <<TOML
 [labels]
 selection = { kind = "top_k", k = 16 }
 [finetune]
-model = "$PWD/tests/peers/golden/tiny-llama"
+model = "$tiny_llama"
 max_steps = 3
 learning_rate = 1e-3
 [student]
-model = "$PWD/tests/peers/golden/tiny-llama"
+model = "$tiny_llama"
 max_steps = 5
 learning_rate = 1e-2
 lora = { r = 4, alpha = 8.0, dropout = 0.0, target_modules = ["q_proj", "v_proj", "down_proj"] }
-[output]
-dir = "run"
 TOML
 for stage in prepare teacher-labels train-student; do "$softshard" $stage "$world/recipe.toml" >/dev/null; done
 for bits in 10 23; do
     "$softshard" teacher-labels "$world/recipe.toml" --set labels.mantissa_bits=$bits --set output.labels=labels-$bits >/dev/null
-    "$python" tests/peers/check_logits.py tests/peers/golden/tiny-llama "$world/run/labels-$bits/train"
+    "$python" tests/peers/check_logits.py "$tiny_llama" "$world/run/labels-$bits/train"
 done
 
 # The adapter that we trained, loaded by PEFT: labels of the whole vocabulary are all the logits.
 "$softshard" teacher-labels "$world/recipe.toml" --set teacher.adapter=run/student/adapter --set labels.mantissa_bits=23 \
     --set 'labels.selection={ kind = "top_k", k = 300 }' --set output.labels=labels-adapter >/dev/null
-"$python" tests/peers/check_logits.py tests/peers/golden/tiny-llama "$world/run/labels-adapter/train" --adapter "$world/run/student/adapter"
+"$python" tests/peers/check_logits.py "$tiny_llama" "$world/run/labels-adapter/train" --adapter "$world/run/student/adapter"
 
 # The whole model that we trained, loaded by transformers.
 "$softshard" finetune "$world/recipe.toml" >/dev/null
