@@ -154,8 +154,8 @@ fn an_output_of_another_plan_is_refused_by_key() {
     world.run("teacher-labels", &[]).succeeded();
     let before = world.files("run/labels");
     world
-        .run("teacher-labels", &["labels.mantissa_bits=7"])
-        .failed(3, &["another plan", "mantissa_bits: expected 7, found 10"]);
+        .run("teacher-labels", &["labels.mantissa_bits=9"])
+        .failed(3, &["another plan", "mantissa_bits: expected 9, found 7"]);
     assert!(world.files("run/labels") == before, "the labels that were there are there, with their recipe");
 }
 

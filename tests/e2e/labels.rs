@@ -168,7 +168,7 @@ fn diff_says_why(world: &World) {
     shows(
         &said.stdout,
         &[
-            "  mantissa_bits\n    left   10\n    right  6\n",
+            "  mantissa_bits\n    left   7\n    right  6\n",
             "selection.k",
             "different           60",
             "max |Δ log_prob|",

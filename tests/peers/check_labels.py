@@ -23,7 +23,7 @@ import shards
 from shards import Shard
 
 INT_LISTS = ("input_ids", "positions", "counts", "token_ids")
-FLOAT_LISTS = ("log_probs", "log_sum_exp", "tail_log_mass", "entropy", "gold_log_prob")
+POSITION_LISTS = ("log_sum_exp", "tail_log_mass", "entropy", "gold_log_prob")
 # What f32 values that were computed apart (kept entries, tail, gold) may miss each other by, relative to their size.
 F32_TOLERANCE = 1e-5
 
@@ -41,6 +41,20 @@ def partition_columns(plan: dict) -> list[str]:
     return [f"log_partition_t{float(t):g}".replace(".", "_") for t in plan["temperatures"]]
 
 
+def position_columns(plan: dict) -> list[str]:
+    """Columns with one float per position."""
+    return [name for name in POSITION_LISTS if name not in plan["omit"]] + partition_columns(plan)
+
+
+def exact_entries(plan: dict) -> int:
+    """Entries of a position that have a log_prob: the first ones, at most this many. The others are drawn."""
+    return plan["selection"].get("k", 0)
+
+
+def is_drawn(plan: dict) -> bool:
+    return "draws" in plan["selection"]
+
+
 def schema(plan: dict) -> pa.Schema:
     """The columns as pyarrow shows them. Everything but `source` is required, list elements are named `element`."""
 
@@ -49,7 +63,10 @@ def schema(plan: dict) -> pa.Schema:
 
     fields = [pa.field("sequence_key", pa.binary(16), nullable=False), pa.field("source", pa.string())]
     fields += [pa.field(name, list_of(pa.int32()), nullable=False) for name in INT_LISTS]
-    fields += [pa.field(n, list_of(pa.float32()), nullable=False) for n in (*FLOAT_LISTS, *partition_columns(plan))]
+    columns = [("log_probs", pa.float32())] if exact_entries(plan) else []
+    columns += [("sample_counts", pa.int32())] if is_drawn(plan) else []
+    columns += [(name, pa.float32()) for name in position_columns(plan)]
+    fields += [pa.field(name, list_of(element), nullable=False) for name, element in columns]
     return pa.schema(fields)
 
 
@@ -129,7 +146,7 @@ def check_layout(path: Path, manifest: dict) -> None:
             place = f"{path.name} row group {group} {chunk.path_in_schema}"
             require(chunk.compression in ("ZSTD", "UNCOMPRESSED"), f"{place}: compression {chunk.compression}")
             require(not chunk.is_stats_set, f"{place}: has statistics")
-            if chunk.path_in_schema != "counts.list.element":
+            if chunk.path_in_schema not in ("counts.list.element", "sample_counts.list.element"):
                 require(not chunk.has_dictionary_page, f"{place}: has a dictionary")
 
 
@@ -166,38 +183,52 @@ def check_row(place: str, key: bytes, row: dict[str, np.ndarray], plan: dict) ->
     require(len(positions) > 0, f"{place}: no labelled position")
     require((np.diff(positions) > 0).all(), f"{place}: positions do not ascend")
     require(positions[0] >= 1 and positions[-1] < len(ids), f"{place}: positions outside of 1..{len(ids) - 1}")
-    for name in ("counts", *FLOAT_LISTS[1:], *partition_columns(plan)):
+    for name in ("counts", *position_columns(plan)):
         require(
             len(row[name]) == len(positions),
             f"{place}: {name} has {len(row[name])} values for {len(positions)} positions",
         )
-    for name in ("token_ids", "log_probs"):
-        require(
-            len(row[name]) == counts.sum(),
-            f"{place}: {name} has {len(row[name])} values, counts sum to {counts.sum()}",
-        )
-    k = min(plan["selection"]["k"], plan["teacher"]["vocab_size"])
-    least = k if plan["selection"]["kind"] == "top_k" else 1
-    require(counts.min() >= least and counts.max() <= k, f"{place}: counts outside of {least}..{k}")
+    selection, vocabulary = plan["selection"], plan["teacher"]["vocab_size"]
+    exact = np.minimum(counts, exact_entries(plan))
+    lengths = {"token_ids": counts.sum()}
+    lengths |= {"log_probs": exact.sum()} if exact_entries(plan) else {}
+    lengths |= {"sample_counts": (counts - exact).sum()} if is_drawn(plan) else {}
+    for name, length in lengths.items():
+        require(len(row[name]) == length, f"{place}: {name} has {len(row[name])} values, expected {length}")
+    k, draws = min(selection.get("k", 0), vocabulary), selection.get("draws", 0)
+    least = {"top_k": k, "top_k_sampled": k}.get(selection["kind"], 1)
+    most = min(k + draws, vocabulary)
+    require(counts.min() >= least and counts.max() <= most, f"{place}: counts outside of {least}..{most}")
     ranges = {
         "log_probs": (-math.inf, 0.0),
         "gold_log_prob": (-math.inf, 0.0),
-        "entropy": (0.0, math.log(plan["teacher"]["vocab_size"]) * (1 + F32_TOLERANCE)),
+        "entropy": (0.0, math.log(vocabulary) * (1 + 2.0**-10)),
         "log_sum_exp": (-math.inf, math.inf),
         **{name: (-math.inf, math.inf) for name in partition_columns(plan)},
     }
     for name, (low, high) in ranges.items():
-        values = row[name]
+        values = row.get(name, np.zeros(0, np.float32))
         require(
             np.isfinite(values).all() and (values >= low).all() and (values <= high).all(),
             f"{place}: {name} out of range",
         )
     require((row["tail_log_mass"] <= 0).all(), f"{place}: tail_log_mass above 0 or NaN")  # -inf: nothing was cut
-    dropped = (1 << (23 - plan["mantissa_bits"])) - 1
-    require(
-        not (row["log_probs"].view(np.uint32) & dropped).any(),
-        f"{place}: log_probs have more than {plan['mantissa_bits']} mantissa bits",
-    )
+    bits = {"log_probs": plan["mantissa_bits"]}
+    bits |= {name: plan["position_mantissa_bits"] for name in ("tail_log_mass", "entropy", "gold_log_prob")}
+    bits |= {} if plan["temperatures"] else {"log_sum_exp": plan["position_mantissa_bits"]}
+    for name, kept in bits.items():
+        dropped = (1 << (23 - kept)) - 1
+        values = row.get(name, np.zeros(0, np.float32))
+        finite = values[np.isfinite(values)]
+        require(not (finite.view(np.uint32) & dropped).any(), f"{place}: {name} has more than {kept} mantissa bits")
+
+
+def check_draws(place: str, ids: np.ndarray, counts: np.ndarray, draws: int) -> None:
+    """Counts of one position: from 1 on, falling, ties by id, adding up."""
+    falls, ties = np.diff(counts) < 0, np.diff(counts) == 0
+    require((falls | (ties & (np.diff(ids) > 0))).all(), f"{place}: sample_counts do not fall (ties by id)")
+    if len(counts):
+        require(counts.min() >= 1 and counts.sum() == draws, f"{place}: sample_counts are not {draws} draws")
 
 
 def check_position(place: str, gold: int, labels: dict, plan: dict) -> None:
@@ -205,37 +236,31 @@ def check_position(place: str, gold: int, labels: dict, plan: dict) -> None:
     ids, stored = labels["token_ids"], labels["log_probs"]
     require(ids.min() >= 0 and ids.max() < plan["teacher"]["vocab_size"], f"{place}: token_ids out of range")
     require(len(np.unique(ids)) == len(ids), f"{place}: a token id twice")
+    check_draws(place, ids[len(stored) :], labels["sample_counts"], plan["selection"].get("draws", 0))
+    if not len(stored):
+        return
+    ids = ids[: len(stored)]
     falls, ties = np.diff(stored) < 0, np.diff(stored) == 0
     require((falls | (ties & (np.diff(ids) > 0))).all(), f"{place}: log_probs do not fall (ties by id)")
 
     log_probs = stored.astype(np.float64)
     # Round to nearest moves a value by half a unit of its last kept bit, at most 2^-(bits + 1) of its size.
     rounding = np.abs(log_probs) * (2.0 ** -(plan["mantissa_bits"] + 1) + F32_TOLERANCE) + F32_TOLERANCE
+    coarse = 2.0 ** -(plan["position_mantissa_bits"] + 1) + F32_TOLERANCE
     mass, tolerance = np.exp(log_probs).sum(), (np.exp(log_probs) * rounding).sum() + F32_TOLERANCE
     tail = math.exp(labels["tail_log_mass"])
+    if tail > 0:
+        tolerance += tail * abs(float(labels["tail_log_mass"])) * coarse
     require(
         abs(mass + tail - 1.0) <= tolerance,
         f"{place}: kept mass {mass:.8f} and tail {tail:.8f} do not add up to 1",
     )
-
-    gold_log_prob, kept = float(labels["gold_log_prob"]), np.flatnonzero(ids == gold)
-    if len(kept):
-        off = abs(log_probs[kept[0]] - gold_log_prob)
-        require(
-            off <= rounding[kept[0]],
-            f"{place}: gold_log_prob {gold_log_prob}, its entry says {log_probs[kept[0]]}",
-        )
-    else:
-        require(
-            gold_log_prob <= log_probs[-1] + rounding[-1],
-            f"{place}: gold_log_prob {gold_log_prob} above what was kept",
-        )
-
-    inside = -(np.exp(log_probs) * log_probs).sum()
-    require(
-        labels["entropy"] >= inside - 2 * tolerance * max(1.0, -log_probs[-1]),
-        f"{place}: entropy below that of the kept",
-    )
+    if "gold_log_prob" in labels:
+        check_gold(place, gold, ids, log_probs, rounding, float(labels["gold_log_prob"]), coarse)
+    if "entropy" in labels:
+        inside = -(np.exp(log_probs) * log_probs).sum()
+        least = inside - 2 * tolerance * max(1.0, -log_probs[-1])
+        require(labels["entropy"] * (1 + coarse) >= least, f"{place}: entropy below that of the kept")
     for name, temperature in zip(partition_columns(plan), plan["temperatures"]):
         z = (log_probs + float(labels["log_sum_exp"])) / temperature
         least = np.logaddexp.reduce(z) - rounding.max() / temperature
@@ -245,9 +270,24 @@ def check_position(place: str, gold: int, labels: dict, plan: dict) -> None:
         )
 
 
+def check_gold(
+    place: str, gold: int, ids: np.ndarray, log_probs: np.ndarray, rounding: np.ndarray, stored: float, coarse: float
+) -> None:
+    """The gold token's value is that of its entry, or below all entries."""
+    kept, own = np.flatnonzero(ids == gold), abs(stored) * coarse
+    if len(kept):
+        off = abs(log_probs[kept[0]] - stored)
+        require(
+            off <= rounding[kept[0]] + own,
+            f"{place}: gold_log_prob {stored}, its entry says {log_probs[kept[0]]}",
+        )
+    else:
+        require(stored <= log_probs[-1] + rounding[-1] + own, f"{place}: gold_log_prob {stored} above what was kept")
+
+
 def check_values(name: str, shard: Shard, plan: dict, seen: set[bytes]) -> int:
     """All sequences of a shard; returns the number of labelled positions whose gold token was kept."""
-    per_position = [*FLOAT_LISTS[1:], *partition_columns(plan)]
+    per_position = position_columns(plan)
     golds_kept = 0
     for index, key in enumerate(shard.keys):
         place = f"{name} row {index} ({key.hex()})"
@@ -255,10 +295,14 @@ def check_values(name: str, shard: Shard, plan: dict, seen: set[bytes]) -> int:
         require(key not in seen, f"{place}: this sequence_key comes twice")
         seen.add(key)
         check_row(place, key, row, plan)
-        ends = np.cumsum(row["counts"])
-        for i, (position, count, end) in enumerate(zip(row["positions"], row["counts"], ends)):
+        exact = np.minimum(row["counts"], exact_entries(plan))
+        parts = {"token_ids": row["counts"], "log_probs": exact, "sample_counts": row["counts"] - exact}
+        parts = {field: (row.get(field, np.zeros(0)), lengths, np.cumsum(lengths)) for field, lengths in parts.items()}
+        for i, position in enumerate(row["positions"]):
             labels = {field: row[field][i] for field in per_position}
-            labels |= {field: row[field][end - count : end] for field in ("token_ids", "log_probs")}
+            labels |= {
+                field: values[ends[i] - lengths[i] : ends[i]] for field, (values, lengths, ends) in parts.items()
+            }
             gold = row["input_ids"][position]
             check_position(f"{place} position {position}", gold, labels, plan)
             golds_kept += int(gold in labels["token_ids"])

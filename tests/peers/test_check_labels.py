@@ -28,6 +28,8 @@ PLAN = {
     "teacher": {"vocab_size": 300},
     "selection": {"kind": "top_k", "k": 16},
     "mantissa_bits": MANTISSA_BITS,
+    "position_mantissa_bits": 23,
+    "omit": [],
     "temperatures": [2.0],
 }
 

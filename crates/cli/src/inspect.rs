@@ -75,7 +75,7 @@ impl Painter {
     /// The whole sequence; labelled tokens stand on the colour of the probability that the teacher gave them.
     fn sequence(&self, labels: &SequenceLabels) -> Result<String> {
         let mut text = String::new();
-        let mut labelled = labels.positions.iter().zip(&labels.gold_log_prob).peekable();
+        let mut labelled = labels.positions.iter().enumerate().peekable();
         for index in 0..labels.input_ids.len() {
             let previous = index.checked_sub(1).map(|before| labels.input_ids[before]);
             let piece = match self.piece(previous, labels.input_ids[index])? {
@@ -83,9 +83,11 @@ impl Painter {
                 None if index == 0 => labels.input_ids[index].to_string(),
                 None => format!(" {}", labels.input_ids[index]),
             };
-            let here = labelled.next_if(|(position, _)| usize::try_from(**position) == Ok(index));
-            text += &match here {
-                Some((_, log_prob)) => self.on_colour(&piece, log_prob.exp()),
+            let here = labelled.next_if(|(_, position)| usize::try_from(**position) == Ok(index));
+            text += &match here.map(|(row, _)| labels.gold_log_prob.get(row)) {
+                Some(Some(log_prob)) => self.on_colour(&piece, log_prob.exp()),
+                // Left out of these labels.
+                Some(None) => piece,
                 None if self.colours => format!("{DIM}{piece}{RESET}"),
                 None => piece,
             };
@@ -96,35 +98,38 @@ impl Painter {
     /// A line for each labelled position: the gold token, its probability, and the alternatives.
     fn positions(&self, labels: &SequenceLabels, top: usize) -> Result<Vec<String>> {
         let mut names = Vec::new();
-        let mut start = 0;
-        for ((&position, &count), gold) in labels.positions.iter().zip(&labels.counts).zip(labels.gold()) {
-            let end = start + usize::try_from(count)?;
-            let index = usize::try_from(position)?;
+        for (here, gold) in labels.entries().zip(labels.gold()) {
+            let index = usize::try_from(here.position)?;
             let previous = index.checked_sub(1).map(|before| labels.input_ids[before]);
+            let exact = here.log_probs.iter().map(|log_prob| format!("{:.3}", log_prob.exp()));
+            let drawn = here.sample_counts.iter().map(|count| format!("×{count}"));
             let mut alternatives = Vec::new();
-            for entry in (start..end).filter(|entry| labels.token_ids[*entry] != gold).take(top) {
-                let name = self.name(previous, labels.token_ids[entry])?;
-                alternatives.push(format!("{name} {:.3}", labels.log_probs[entry].exp()));
+            for (id, weight) in
+                here.token_ids.iter().zip(exact.chain(drawn)).filter(|(id, _)| **id != gold).take(top)
+            {
+                alternatives.push(format!("{} {weight}", self.name(previous, *id)?));
             }
             // A token that is not among the entries is one that the teacher did not think of.
-            let rank = labels.token_ids[start..end].iter().position(|id| *id == gold);
+            let rank = here.token_ids.iter().position(|id| *id == gold);
             let rank = rank.map_or("-".to_owned(), |rank| (rank + 1).to_string());
-            names.push((position, self.name(previous, gold)?, rank, alternatives.join("  ")));
-            start = end;
+            names.push((here.position, self.name(previous, gold)?, rank, alternatives.join("  ")));
         }
         let width = names.iter().map(|(_, name, ..)| name.chars().count()).max().unwrap_or(0).max(4);
         let mut lines = vec![format!(
             "{:>8}  {:<width$}  {:>5}  {:<10}  {:>4}  {:>7}  alternatives",
             "position", "gold", "prob", "", "rank", "entropy"
         )];
+        let number = |value: Option<f32>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));
         for (index, (position, name, rank, alternatives)) in names.into_iter().enumerate() {
-            let probability = labels.gold_log_prob[index].exp();
+            let probability = labels.gold_log_prob.get(index).map(|log_prob| log_prob.exp());
             let padded = format!("{name:<width$}");
             let line = format!(
-                "{position:>8}  {}  {probability:>5.3}  {:<10}  {rank:>4}  {:>7.3}  {alternatives}",
-                self.on_colour(&padded, probability),
-                bar(f64::from(probability), BAR),
-                labels.entropy[index],
+                "{position:>8}  {}  {:>5}  {:<10}  {rank:>4}  {:>7}  {alternatives}",
+                probability
+                    .map_or_else(|| padded.clone(), |probability| self.on_colour(&padded, probability)),
+                number(probability),
+                probability.map_or(String::new(), |probability| bar(f64::from(probability), BAR)),
+                number(labels.entropy.get(index).copied()),
             );
             lines.push(line.trim_end().to_owned());
         }
@@ -194,12 +199,12 @@ mod tests {
             counts: vec![2, 1],
             token_ids: vec![0, 1, 0],
             log_probs: vec![0.5f32.ln(), 0.25f32.ln(), 0.75f32.ln()],
+            sample_counts: vec![],
             log_sum_exp: vec![0.0; 2],
             tail_log_mass: vec![0.25f32.ln(); 2],
             entropy: vec![1.0; 2],
             gold_log_prob: vec![0.25f32.ln(), 0.01f32.ln()],
             log_partitions: vec![],
-            sample_counts: None,
         }
     }
 

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use softshard_labels::{
     Error, LabelDataset, Sequence, SequenceDataset, SequenceLabels, Tokenizer as Fingerprint,
 };
-use softshard_losses::{DistillLoss, Targets};
+use softshard_losses::{DistillLoss, StoredLabels, Targets};
 use softshard_model::{Decoder, batches_by_length};
 use softshard_prepare::{DataConfig, Example, Split, Tokenizer, TokenizerConfig, demo};
 
@@ -236,10 +236,16 @@ fn held_out(inputs: &EvaluateInputs, tokenizer: &Fingerprint) -> Result<(Vec<Hel
             return Err(Error::bad(place, expected, "labels of other sequences").hint("label again").into());
         }
         let read = |labels: SequenceLabels| {
-            let gold = labels.gold();
-            let SequenceLabels { input_ids, positions, counts, token_ids, log_probs, tail_log_mass, .. } =
-                labels;
-            (input_ids, positions, Targets { gold, counts, token_ids, log_probs, tail_log_mass })
+            let stored = StoredLabels {
+                counts: &labels.counts,
+                token_ids: &labels.token_ids,
+                log_probs: &labels.log_probs,
+                sample_counts: &labels.sample_counts,
+                tail_log_mass: &labels.tail_log_mass,
+                entropy: &labels.entropy,
+            };
+            let targets = Targets::of(labels.gold(), &stored);
+            (labels.input_ids, labels.positions, targets)
         };
         return Ok((dataset.iter().map(|labels| Ok(read(labels?))).collect::<Result<_>>()?, true));
     }

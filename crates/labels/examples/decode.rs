@@ -190,6 +190,8 @@ fn plan(rows: u64) -> LabelPlan {
         },
         selection: Selection::TopK { k: KEPT },
         mantissa_bits: LabelPlan::DEFAULT_MANTISSA_BITS,
+        position_mantissa_bits: LabelPlan::DEFAULT_POSITION_MANTISSA_BITS,
+        omit: Vec::new(),
         temperatures: Vec::new(),
         seed: 0,
         row_group_tokens: LabelPlan::DEFAULT_ROW_GROUP_TOKENS,
@@ -256,6 +258,6 @@ fn made_up(random: &mut Random) -> SequenceLabels {
         log_probs,
         gold_log_prob,
         log_partitions: Vec::new(),
-        sample_counts: None,
+        sample_counts: Vec::new(),
     }
 }

@@ -14,13 +14,17 @@ pub(crate) fn of(manifest: &LabelsManifest) -> String {
     let selection = match &plan.selection {
         Selection::TopK { k } => format!("the {k} most probable tokens"),
         Selection::TopP { p, k } => format!("the most probable tokens up to a mass of {p}, at most {k}"),
+        Selection::Sampled { draws } => format!("the tokens of {draws} draws, with their counts,"),
+        Selection::TopKSampled { k, draws } => {
+            format!("the {k} most probable tokens and {draws} draws from the others")
+        }
     };
     format!(
         "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: {split}\n    path:\n{files}\
          tags:\n- softshard\n- knowledge-distillation\n---\n\
          # Teacher labels\n\n\
-         Soft labels for knowledge distillation: at each labelled position {selection} of the teacher, with exact \
-         log-probabilities over the full vocabulary, the mass that was cut off, the log-sum-exp and the entropy.\n\n\
+         Soft labels for knowledge distillation: at each labelled position {selection} of the teacher. \
+         Log-probabilities are over the full vocabulary, never renormalised; the mass that was cut off is exact.\n\n\
          | | |\n|---|---|\n\
          | sequences | {rows} |\n| tokens | {input_tokens} |\n| labelled tokens | {labelled_tokens} |\n\
          | prompt template | {template} |\n| teacher weights (BLAKE3) | `{weights}` |\n\

@@ -142,6 +142,7 @@ fn difference(
         ("counts", left.counts != right.counts),
         ("token_ids", left.token_ids != right.token_ids),
         ("log_probs", left.log_probs != right.log_probs),
+        ("sample_counts", left.sample_counts != right.sample_counts),
         ("log_sum_exp", left.log_sum_exp != right.log_sum_exp),
         ("tail_log_mass", left.tail_log_mass != right.tail_log_mass),
         ("entropy", left.entropy != right.entropy),
@@ -172,24 +173,28 @@ fn difference(
         };
         found.positions_with_other_tokens += usize::from(!left.keys().eq(right.keys()));
         for (id, log_prob) in left {
-            let other = right.get(id).unwrap_or(log_prob);
-            found.max_log_prob = found.max_log_prob.max((log_prob - other).abs());
+            let pair = log_prob.zip(right.get(id).copied().flatten());
+            found.max_log_prob = found.max_log_prob.max(distance(pair));
         }
-        found.max_gold_log_prob = found.max_gold_log_prob.max((left_gold - right_gold).abs());
+        found.max_gold_log_prob = found.max_gold_log_prob.max(distance(left_gold.zip(*right_gold)));
     }
     Some(found)
 }
 
-/// Log-probabilities by token, and that of the gold token, for each position.
-fn by_position(labels: &SequenceLabels) -> BTreeMap<i32, (BTreeMap<i32, f32>, f32)> {
-    let mut start = 0;
+/// How far two values lie apart, where there are two.
+fn distance(pair: Option<(f32, f32)>) -> f32 {
+    pair.map_or(0.0, |(one, other)| (one - other).abs())
+}
+
+/// The tokens of a position with their log-probabilities (drawn ones have none), and that of its gold token.
+type Position = (BTreeMap<i32, Option<f32>>, Option<f32>);
+
+fn by_position(labels: &SequenceLabels) -> BTreeMap<i32, Position> {
     let mut positions = BTreeMap::new();
-    for ((&position, &count), &gold) in labels.positions.iter().zip(&labels.counts).zip(&labels.gold_log_prob)
-    {
-        let end = start + usize::try_from(count).expect("counts were checked");
-        let ids = labels.token_ids[start..end].iter().copied();
-        positions.insert(position, (ids.zip(labels.log_probs[start..end].iter().copied()).collect(), gold));
-        start = end;
+    for (index, here) in labels.entries().enumerate() {
+        let log_probs = here.log_probs.iter().copied().map(Some).chain(std::iter::repeat(None));
+        let entries = here.token_ids.iter().copied().zip(log_probs).collect();
+        positions.insert(here.position, (entries, labels.gold_log_prob.get(index).copied()));
     }
     positions
 }

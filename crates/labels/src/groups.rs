@@ -1,12 +1,9 @@
 //! Row groups in memory: what is collected before it is written, and what decoding gives.
 
 use crate::list::List;
-use crate::pages::{Chunk, PageDecoder};
+use crate::pages::{Chunk, PageDecoder, Word};
 use crate::shard_reader::ShardReader;
-use crate::shard_schema::{
-    COUNTS, ENTROPY, GOLD_LOG_PROB, INPUT_IDS, KEY, LOG_PARTITIONS, LOG_PROBS, LOG_SUM_EXP, POSITIONS,
-    SOURCE, TAIL_LOG_MASS, TOKEN_IDS,
-};
+use crate::shard_schema::{COUNTS, INPUT_IDS, KEY, LabelColumns, POSITIONS, SOURCE, TOKEN_IDS};
 use crate::shard_writer::Column;
 use crate::validate::Validator;
 use crate::view::LabelsView;
@@ -138,6 +135,7 @@ pub struct LabelGroup {
     counts: List<i32>,
     token_ids: List<i32>,
     log_probs: List<f32>,
+    sample_counts: List<i32>,
     log_sum_exp: List<f32>,
     tail_log_mass: List<f32>,
     entropy: List<f32>,
@@ -148,17 +146,7 @@ pub struct LabelGroup {
 impl LabelGroup {
     /// An empty row group for labels with this many extra temperatures.
     pub(crate) fn new(temperatures: usize) -> Self {
-        Self {
-            sequences: SequenceGroup::default(),
-            counts: List::default(),
-            token_ids: List::default(),
-            log_probs: List::default(),
-            log_sum_exp: List::default(),
-            tail_log_mass: List::default(),
-            entropy: List::default(),
-            gold_log_prob: List::default(),
-            log_partitions: vec![List::default(); temperatures],
-        }
+        Self { log_partitions: vec![List::default(); temperatures], ..Self::default() }
     }
 
     pub(crate) fn push(&mut self, labels: &SequenceLabels) {
@@ -166,6 +154,7 @@ impl LabelGroup {
         self.counts.push(&labels.counts);
         self.token_ids.push(&labels.token_ids);
         self.log_probs.push(&labels.log_probs);
+        self.sample_counts.push(&labels.sample_counts);
         self.log_sum_exp.push(&labels.log_sum_exp);
         self.tail_log_mass.push(&labels.tail_log_mass);
         self.entropy.push(&labels.entropy);
@@ -175,12 +164,20 @@ impl LabelGroup {
         }
     }
 
-    pub(crate) fn columns(&self) -> Vec<Column<'_>> {
+    /// All columns that labels with these limits have, in the order of the schema.
+    pub(crate) fn columns(&self, limits: &LabelLimits) -> Vec<Column<'_>> {
+        let at = LabelColumns::of(limits);
         let mut columns = Vec::from(self.sequences.columns());
         columns.extend([&self.counts, &self.token_ids].map(Column::Ints));
-        let floats =
-            [&self.log_probs, &self.log_sum_exp, &self.tail_log_mass, &self.entropy, &self.gold_log_prob];
-        columns.extend(floats.map(Column::Floats));
+        columns.extend(at.log_probs.map(|_| Column::Floats(&self.log_probs)));
+        columns.extend(at.sample_counts.map(|_| Column::Ints(&self.sample_counts)));
+        let floats = [
+            (at.log_sum_exp, &self.log_sum_exp),
+            (at.tail_log_mass, &self.tail_log_mass),
+            (at.entropy, &self.entropy),
+            (at.gold_log_prob, &self.gold_log_prob),
+        ];
+        columns.extend(floats.into_iter().filter_map(|(place, list)| place.map(|_| Column::Floats(list))));
         columns.extend(self.log_partitions.iter().map(Column::Floats));
         columns
     }
@@ -195,7 +192,7 @@ impl LabelGroup {
     ) -> Result<(), Error> {
         let mut this = std::mem::take(self);
         *self = shard.decode(group, |pages, chunks| {
-            this.decode(pages, chunks)?;
+            this.decode(pages, chunks, labels)?;
             let mut validator = Validator::new(labels);
             for row in 0..this.sequences.rows() {
                 this.check_row(row, &mut validator, limits)
@@ -207,19 +204,26 @@ impl LabelGroup {
     }
 
     /// Decodes all columns; looks at sizes alone.
-    pub(crate) fn decode(&mut self, pages: &mut PageDecoder, chunks: &[Chunk<'_>]) -> Result<(), Error> {
+    pub(crate) fn decode(
+        &mut self,
+        pages: &mut PageDecoder,
+        chunks: &[Chunk<'_>],
+        limits: &LabelLimits,
+    ) -> Result<(), Error> {
+        let at = LabelColumns::of(limits);
         self.sequences.keys = pages.keys(chunks[KEY])?;
         self.sequences.sources = pages.texts(chunks[SOURCE])?;
         pages.list_into(chunks[INPUT_IDS], &mut self.sequences.input_ids)?;
         pages.list_into(chunks[POSITIONS], &mut self.sequences.positions)?;
         pages.list_into(chunks[COUNTS], &mut self.counts)?;
         pages.list_into(chunks[TOKEN_IDS], &mut self.token_ids)?;
-        pages.list_into(chunks[LOG_PROBS], &mut self.log_probs)?;
-        pages.list_into(chunks[LOG_SUM_EXP], &mut self.log_sum_exp)?;
-        pages.list_into(chunks[TAIL_LOG_MASS], &mut self.tail_log_mass)?;
-        pages.list_into(chunks[ENTROPY], &mut self.entropy)?;
-        pages.list_into(chunks[GOLD_LOG_PROB], &mut self.gold_log_prob)?;
-        let temperatures = &chunks[LOG_PARTITIONS..];
+        optional(pages, chunks, at.log_probs, &mut self.log_probs)?;
+        optional(pages, chunks, at.sample_counts, &mut self.sample_counts)?;
+        optional(pages, chunks, at.log_sum_exp, &mut self.log_sum_exp)?;
+        optional(pages, chunks, at.tail_log_mass, &mut self.tail_log_mass)?;
+        optional(pages, chunks, at.entropy, &mut self.entropy)?;
+        optional(pages, chunks, at.gold_log_prob, &mut self.gold_log_prob)?;
+        let temperatures = &chunks[at.log_partitions..];
         self.log_partitions.resize_with(temperatures.len(), List::default);
         self.log_partitions
             .iter_mut()
@@ -232,12 +236,14 @@ impl LabelGroup {
         pages: &mut PageDecoder,
         chunks: &[Chunk<'_>],
         column: usize,
+        limits: &LabelLimits,
     ) -> Result<(), Error> {
         let chunk = chunks[column];
         match column {
             KEY => pages.keys(chunk).map(drop),
             SOURCE => pages.texts(chunk).map(drop),
             INPUT_IDS | POSITIONS | COUNTS | TOKEN_IDS => pages.list::<i32>(chunk).map(drop),
+            _ if LabelColumns::of(limits).sample_counts == Some(column) => pages.list::<i32>(chunk).map(drop),
             _ => pages.list::<f32>(chunk).map(drop),
         }
     }
@@ -281,6 +287,7 @@ impl LabelGroup {
             counts: self.counts.row(row),
             token_ids: self.token_ids.row(row),
             log_probs: self.log_probs.row(row),
+            sample_counts: self.sample_counts.row(row),
             log_sum_exp: self.log_sum_exp.row(row),
             tail_log_mass: self.tail_log_mass.row(row),
             entropy: self.entropy.row(row),
@@ -292,5 +299,21 @@ impl LabelGroup {
     /// A copy of a row.
     pub(crate) fn labels(&self, row: usize) -> SequenceLabels {
         self.row(row).to_labels(self.sequences.sources[row].clone())
+    }
+}
+
+/// Decodes a column that a plan may lack.
+fn optional<T: Word>(
+    pages: &mut PageDecoder,
+    chunks: &[Chunk<'_>],
+    place: Option<usize>,
+    list: &mut List<T>,
+) -> Result<(), Error> {
+    match place {
+        Some(place) => pages.list_into(chunks[place], list),
+        None => {
+            list.clear();
+            Ok(())
+        }
     }
 }

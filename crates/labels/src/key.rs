@@ -22,6 +22,18 @@ impl SequenceKey {
         hasher.finalize_xof().fill(&mut key);
         Self(key)
     }
+
+    /// Where the draws of a position begin, in 0..1: 53 bits of BLAKE3 over the key, the seed (u64 LE) and the position
+    /// (u32 LE). So draws depend neither on the batch nor on the shard.
+    pub fn uniform(&self, seed: u64, position: i32) -> f64 {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.0).update(&seed.to_le_bytes()).update(&position.to_le_bytes());
+        let mut bytes = [0; 8];
+        hasher.finalize_xof().fill(&mut bytes);
+        #[expect(clippy::cast_precision_loss, reason = "53 bits are exact")]
+        let bits = (u64::from_le_bytes(bytes) >> 11) as f64;
+        bits / (1_u64 << 53) as f64
+    }
 }
 
 impl fmt::Display for SequenceKey {
@@ -61,6 +73,16 @@ mod tests {
     fn is_the_start_of_the_hash_of_the_little_endian_ids() {
         let bytes = [1, 0, 0, 0, 0, 1, 0, 0];
         assert_eq!(SequenceKey::of(&[1, 256]).0[..], blake3::hash(&bytes).as_bytes()[..16]);
+    }
+
+    #[test]
+    fn uniform_numbers_are_spread_over_0_to_1() {
+        let key = SequenceKey::of(&[5, 6]);
+        let numbers: Vec<f64> = (0..1000).map(|position| key.uniform(7, position)).collect();
+        assert!(numbers.iter().all(|number| (0.0..1.0).contains(number)));
+        let mean = numbers.iter().sum::<f64>() / 1000.0;
+        assert!((mean - 0.5).abs() < 4.0 * 0.289 / 1000f64.sqrt(), "{mean}");
+        assert_ne!(key.uniform(8, 0).to_bits(), key.uniform(7, 0).to_bits());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The labels of one sequence.
 
 use crate::validate::Validator;
-use crate::{Error, SequenceKey};
+use crate::view::{LabelsView, PositionEntries};
+use crate::{Error, OptionalColumn, SequenceKey};
 
 /// The teacher's labels of one sequence of L tokens, N of them labelled, E entries kept in all.
 ///
@@ -16,22 +17,25 @@ pub struct SequenceLabels {
     pub positions: Vec<i32>,
     /// Entries kept per position, N; they sum to E.
     pub counts: Vec<i32>,
-    /// Kept token ids, E: per position by falling `log_probs`, ties by id.
+    /// Token ids, E: per position first the exact ones by falling `log_probs`, then the drawn ones by falling
+    /// `sample_counts`, ties by id; none twice.
     pub token_ids: Vec<i32>,
-    /// Natural logarithm of the teacher's full-vocabulary probability at T=1, E; never renormalised.
+    /// Natural logarithm of the teacher's full-vocabulary probability at T=1, one for each exact entry; never
+    /// renormalised. Empty for [`Selection::Sampled`](crate::Selection::Sampled).
     pub log_probs: Vec<f32>,
-    /// Of the raw logits over the full vocabulary, N: raw logit = log-probability + log-sum-exp.
+    /// How often an entry was drawn, one for each drawn entry. Empty for selections that do not draw.
+    pub sample_counts: Vec<i32>,
+    /// Of the raw logits over the full vocabulary, N: raw logit = log-probability + log-sum-exp. Empty if omitted.
     pub log_sum_exp: Vec<f32>,
-    /// Logarithm of the probability that was cut off, N; −∞ where nothing was.
+    /// Logarithm of the probability beyond the exact entries, N (beyond the drawn ones where none is exact); −∞ where
+    /// there is none.
     pub tail_log_mass: Vec<f32>,
-    /// Entropy of the full distribution in nats, N.
+    /// Entropy of the full distribution in nats, N. Empty if omitted.
     pub entropy: Vec<f32>,
-    /// Log-probability of the token that is really there, N.
+    /// Log-probability of the token that is really there, N. Empty if omitted.
     pub gold_log_prob: Vec<f32>,
     /// For each extra temperature X of the plan: log Σ exp(z/X), N each.
     pub log_partitions: Vec<Vec<f32>>,
-    /// How often each entry was drawn, E; only of sampled selections, which no plan has yet.
-    pub sample_counts: Option<Vec<i32>>,
 }
 
 /// What labels of a plan may hold, see [`LabelPlan::limits`](crate::LabelPlan::limits).
@@ -43,8 +47,26 @@ pub struct LabelLimits {
     pub label_vocab_size: u32,
     /// Fewest and most entries of a position.
     pub entries_per_position: [u32; 2],
+    /// Entries of a position beyond this many are drawn; the ones before are exact.
+    pub exact_entries: u32,
+    /// Draws of a position, where the selection draws.
+    pub draws: Option<u32>,
+    /// Columns that are empty.
+    pub omit: Vec<OptionalColumn>,
     /// Number of extra temperatures.
     pub temperatures: usize,
+}
+
+impl LabelLimits {
+    /// Whether labels have this column.
+    pub(crate) fn has(&self, column: OptionalColumn) -> bool {
+        !self.omit.contains(&column)
+    }
+
+    /// Exact entries among `count` of a position.
+    pub(crate) fn exact(&self, count: usize) -> usize {
+        usize::try_from(self.exact_entries).map_or(count, |exact| exact.min(count))
+    }
 }
 
 impl SequenceLabels {
@@ -61,19 +83,24 @@ impl SequenceLabels {
         crate::sequence::tokens_at(&self.input_ids, &self.positions)
     }
 
+    /// Entries of each position.
+    ///
+    /// # Panics
+    /// If the lengths do not agree, which [`SequenceLabels::validate`] refuses.
+    pub fn entries(&self) -> impl Iterator<Item = PositionEntries<'_>> {
+        LabelsView::from(self).entries()
+    }
+
     /// Checks all that a reader relies on: lengths, ranges, order, signs, no NaN.
     ///
     /// # Errors
     /// [`Error::Bad`] naming the first field and position that is wrong.
     pub fn validate(&self, limits: &LabelLimits) -> Result<(), Error> {
-        if self.sample_counts.is_some() {
-            return Err(Error::bad("sample_counts", "none, as the selection does not sample", "some"));
-        }
         Validator::new(limits).labels(&self.into())
     }
 
     /// Checks what only exact values can show: kept and cut mass add up to 1, and `gold_log_prob` is that of the
-    /// token at its position. The writer calls it before rounding; it finds labels that are off by one.
+    /// token at its position. Drawn entries show nothing. The writer calls it before rounding; it finds labels that are off by one.
     ///
     /// # Errors
     /// [`Error::Bad`] naming the first position that is wrong.

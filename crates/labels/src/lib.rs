@@ -40,6 +40,8 @@
 //!     },
 //!     selection: Selection::TopK { k: 2 },
 //!     mantissa_bits: LabelPlan::DEFAULT_MANTISSA_BITS,
+//!     position_mantissa_bits: LabelPlan::DEFAULT_POSITION_MANTISSA_BITS,
+//!     omit: vec![],
 //!     temperatures: vec![],
 //!     seed: 0,
 //!     row_group_tokens: LabelPlan::DEFAULT_ROW_GROUP_TOKENS,
@@ -53,12 +55,12 @@
 //!     counts: vec![2],
 //!     token_ids: vec![0, 1],
 //!     log_probs: vec![0.5f32.ln(), 0.25f32.ln()],
+//!     sample_counts: vec![],
 //!     log_sum_exp: vec![0.0],
 //!     tail_log_mass: vec![0.25f32.ln()],
 //!     entropy: vec![1.75 * 2f32.ln()],
 //!     gold_log_prob: vec![0.25f32.ln()],
 //!     log_partitions: vec![],
-//!     sample_counts: None,
 //! };
 //! let key = labels.key();
 //!
@@ -118,12 +120,12 @@ pub use key::SequenceKey;
 pub use labels::{LabelLimits, SequenceLabels};
 pub use limits::ReadLimits;
 pub use manifest::{LabelsManifest, SequencesInfo, SequencesManifest, ShardRecord};
-pub use plan::{LabelPlan, Selection, TeacherIdentity};
+pub use plan::{LabelPlan, OptionalColumn, Selection, TeacherIdentity};
 pub use sequence::Sequence;
 pub use sequence_dataset::SequenceDataset;
 pub use sequence_writer::SequenceWriter;
 pub use stats::{Bin, CalibrationBin, ColumnSize, LabelStats, Spread, TeacherScores};
 pub use tokenizer::Tokenizer;
 pub use verify::{Problem, Verification, verify};
-pub use view::LabelsView;
+pub use view::{LabelsView, PositionEntries};
 pub use writer::{Commit, LabelWriter, ShardWriter};

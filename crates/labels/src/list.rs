@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-/// The lists of a row group.
+/// The lists of a row group; a column that is not there has none, and gives empty ones.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct List<T> {
     pub(crate) values: Vec<T>,
@@ -32,7 +32,15 @@ impl<T: Copy> List<T> {
         self.range(row).len()
     }
 
+    pub(crate) fn clear(&mut self) {
+        self.values.clear();
+        self.ends.clear();
+    }
+
     fn range(&self, row: usize) -> Range<usize> {
+        if self.ends.is_empty() {
+            return 0..0;
+        }
         let start = if row == 0 { 0 } else { self.ends[row - 1] };
         start..self.ends[row]
     }

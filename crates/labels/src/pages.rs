@@ -121,7 +121,7 @@ impl PageDecoder {
         Ok(texts)
     }
 
-    /// A required column of lists of required values, none of them empty.
+    /// A required column of lists of required values.
     pub(crate) fn list<T: Word>(&mut self, chunk: Chunk<'_>) -> Result<List<T>, Error> {
         let mut list = List::default();
         self.list_into(chunk, &mut list)?;
@@ -140,8 +140,12 @@ impl PageDecoder {
                 expect_encoding(header, &[PLAIN, PLAIN_DICTIONARY])?;
                 return words(PLAIN, page, header.values, &[], &mut dictionary);
             }
-            let (repeated, page) = list_levels(header, page)?;
+            let (repeated, defined, page) = list_levels(page)?;
             let mut at = values.len();
+            if !all_defined(defined, header.values)? {
+                let count = sparse_starts(header, [repeated, defined], at, rows, starts)?;
+                return words(header.encoding, page, count, &dictionary, values);
+            }
             runs(repeated, 1, header.values, |repeats, count| {
                 if repeats == 0 {
                     check_count_at_most(rows - starts.len(), count)?;
@@ -183,7 +187,10 @@ impl PageDecoder {
             }
             let page = self.decompress(chunk.compression, &header, body)?;
             expect_encoding(&header, &[BYTE_STREAM_SPLIT])?;
-            let (repeated, page) = list_levels(&header, page)?;
+            let (repeated, defined, page) = list_levels(page)?;
+            if !all_defined(defined, header.values)? {
+                return Err(bad("lists of which none is empty", "an empty one"));
+            }
             let mut run_start = start;
             runs(repeated, 1, header.values, |repeats, count| {
                 let run = run_start..run_start + count;
@@ -344,15 +351,53 @@ fn split_bytes<T: Word>(
     Ok(())
 }
 
-/// Levels of a page of lists: every value must be there. Gives the runs of repetition levels, and the values.
-fn list_levels<'a>(header: &PageHeader, page: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), Error> {
+/// Repetition levels, definition levels and values of a page of lists.
+fn list_levels(page: &[u8]) -> Result<(&[u8], &[u8], &[u8]), Error> {
     let (repeated, page) = levels(page)?;
     let (defined, page) = levels(page)?;
-    runs(defined, 1, header.values, |is_some, _| match is_some {
-        1 => Ok(()),
-        _ => Err(bad("lists without nulls, none of them empty", "another list")),
+    Ok((repeated, defined, page))
+}
+
+/// Whether a page of lists has no empty one: mostly a single run.
+fn all_defined(defined: &[u8], count: usize) -> Result<bool, Error> {
+    let mut all = true;
+    runs(defined, 1, count, |is_some, _| {
+        all &= is_some == 1;
+        Ok(())
     })?;
-    Ok((repeated, page))
+    Ok(all)
+}
+
+/// Where rows start in a page with empty lists, of which only levels tell; gives the number of values.
+fn sparse_starts(
+    header: &PageHeader,
+    levels: [&[u8]; 2],
+    first: usize,
+    rows: usize,
+    starts: &mut Vec<usize>,
+) -> Result<usize, Error> {
+    let mut pairs = vec![[true; 2]; header.values];
+    for (side, bytes) in levels.into_iter().enumerate() {
+        let mut at = 0;
+        runs(bytes, 1, header.values, |level, count| {
+            pairs[at..at + count].iter_mut().for_each(|pair| pair[side] = level == 1);
+            at += count;
+            Ok(())
+        })?;
+    }
+    let mut values = 0;
+    for [repeats, is_some] in pairs {
+        match (repeats, is_some) {
+            (false, _) => {
+                check_count_at_most(rows - starts.len(), 1)?;
+                starts.push(first + values);
+            }
+            (true, true) => {}
+            (true, false) => return Err(bad("lists without nulls", "a null")),
+        }
+        values += usize::from(is_some);
+    }
+    Ok(values)
 }
 
 /// Levels of a page of version 1: their size, then runs. Gives the runs and what follows.
@@ -469,7 +514,10 @@ fn short() -> Error {
 mod tests {
     use super::*;
     use crate::durable::create_folders;
-    use crate::shard_schema::{COUNTS, INPUT_IDS, LOG_PROBS, SOURCE};
+    use crate::shard_schema::{COUNTS, INPUT_IDS, SOURCE, TOKEN_IDS};
+
+    /// The first of floats.
+    const LOG_PROBS: usize = TOKEN_IDS + 1;
 
     fn chunk(bytes: &[u8], compression: Compression) -> Chunk<'_> {
         Chunk { bytes, compression }

@@ -22,6 +22,54 @@ pub enum Selection {
         /// Most entries per position.
         k: u32,
     },
+    /// Draws from the full distribution, stored as unique tokens with counts: `count / draws` estimates a probability
+    /// without bias (arXiv 2503.16870).
+    Sampled {
+        /// Draws per position.
+        draws: u32,
+    },
+    /// The `k` most probable tokens, and draws from the rest: exact where it matters, without bias where it was cut.
+    TopKSampled {
+        /// Exact entries per position, fewer than the vocabulary.
+        k: u32,
+        /// Draws per position from the other tokens.
+        draws: u32,
+    },
+}
+
+impl Selection {
+    /// Whether entries are drawn, and so have counts.
+    pub fn draws(&self) -> Option<u32> {
+        match *self {
+            Self::TopK { .. } | Self::TopP { .. } => None,
+            Self::Sampled { draws } | Self::TopKSampled { draws, .. } => Some(draws),
+        }
+    }
+
+    /// Whether entries are exact, and so have log-probabilities.
+    pub fn is_exact(&self) -> bool {
+        !matches!(self, Self::Sampled { .. })
+    }
+
+    /// Most exact entries of a position: its first ones. The others are drawn.
+    pub(crate) fn most_exact(&self) -> u32 {
+        match *self {
+            Self::TopK { k } | Self::TopP { k, .. } | Self::TopKSampled { k, .. } => k,
+            Self::Sampled { .. } => 0,
+        }
+    }
+}
+
+/// A column that a plan may leave out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OptionalColumn {
+    /// Needed for temperatures other than 1.
+    LogSumExp,
+    /// Needed by selections that draw: a divergence is measured against it.
+    Entropy,
+    /// Needed to judge the teacher.
+    GoldLogProb,
 }
 
 /// The teacher that wrote the labels.
@@ -64,6 +112,11 @@ pub struct LabelPlan {
     pub selection: Selection,
     /// Mantissa bits kept of `log_probs`, 1..=23; 23 keeps every bit.
     pub mantissa_bits: u32,
+    /// Mantissa bits kept of the columns with one value per position, 1..=23. Where there are extra temperatures,
+    /// `log_sum_exp` and the partitions keep every bit: they are subtracted from each other.
+    pub position_mantissa_bits: u32,
+    /// Columns that are not there, ascending.
+    pub omit: Vec<OptionalColumn>,
     /// Extra temperatures, ascending, none of them 1: one `log_partition_tX` column each.
     pub temperatures: Vec<f32>,
     /// Seed of every random choice of the run.
@@ -77,8 +130,12 @@ impl LabelPlan {
     pub const FORMAT: &'static str = "softshard-labels-plan";
     /// Version of the plan file.
     pub const VERSION: u32 = 1;
-    /// Mantissa bits kept by default: as f16, at a KL of about 1e-7 nats.
-    pub const DEFAULT_MANTISSA_BITS: u32 = 10;
+    /// Mantissa bits kept by default: as bf16, at a KL below 1e-5 nats.
+    pub const DEFAULT_MANTISSA_BITS: u32 = 7;
+    /// Mantissa bits of the columns with one value per position by default: as f16.
+    pub const DEFAULT_POSITION_MANTISSA_BITS: u32 = 10;
+    /// Most draws per position.
+    pub const MAX_DRAWS: u32 = 65_536;
     /// Labelled tokens per row group by default.
     pub const DEFAULT_ROW_GROUP_TOKENS: u32 = 12_288;
 
@@ -100,14 +157,19 @@ impl LabelPlan {
     /// What labels of this plan may hold.
     pub fn limits(&self) -> LabelLimits {
         let teacher = self.teacher.vocab_size;
-        let (min, max) = match self.selection {
-            Selection::TopK { k } => (k.min(teacher), k.min(teacher)),
-            Selection::TopP { k, .. } => (1, k.min(teacher)),
+        let entries_per_position = match self.selection {
+            Selection::TopK { k } => [k.min(teacher), k.min(teacher)],
+            Selection::TopP { k, .. } => [1, k.min(teacher)],
+            Selection::Sampled { draws } => [1, draws.min(teacher)],
+            Selection::TopKSampled { k, draws } => [k, k.saturating_add(draws).min(teacher)],
         };
         LabelLimits {
             input_vocab_size: self.tokenizer.vocab_size,
             label_vocab_size: teacher,
-            entries_per_position: [min, max],
+            entries_per_position,
+            exact_entries: self.selection.most_exact(),
+            draws: self.selection.draws(),
+            omit: self.omit.clone(),
             temperatures: self.temperatures.len(),
         }
     }
@@ -141,21 +203,63 @@ impl LabelPlan {
         ] {
             check(ids.contains(&size), field, "1..=2147483647", size.to_string())?;
         }
-        let (k, p) = match self.selection {
-            Selection::TopK { k } => (k, 1.0),
-            Selection::TopP { p, k } => (k, p),
-        };
-        check(k > 0, "selection.k", "at least 1", k.to_string())?;
-        check(p > 0.0 && p <= 1.0, "selection.p", "above 0 and at most 1", p.to_string())?;
-        check(
-            (1..=23).contains(&self.mantissa_bits),
-            "mantissa_bits",
-            "1..=23",
-            self.mantissa_bits.to_string(),
-        )?;
+        self.validate_selection()?;
+        for (field, bits) in
+            [("mantissa_bits", self.mantissa_bits), ("position_mantissa_bits", self.position_mantissa_bits)]
+        {
+            check((1..=23).contains(&bits), field, "1..=23", bits.to_string())?;
+        }
         let group = self.row_group_tokens;
         check((1..=65536).contains(&group), "row_group_tokens", "1..=65536", group.to_string())?;
+        self.validate_omit()?;
         self.validate_temperatures()
+    }
+
+    fn validate_selection(&self) -> Result<(), Error> {
+        let check = |holds: bool, field: &str, expected: &str, found: String| {
+            if holds {
+                Ok(())
+            } else {
+                Err(Error::bad(format_args!("plan: selection.{field}"), expected, found))
+            }
+        };
+        match self.selection {
+            Selection::TopK { k } => check(k > 0, "k", "at least 1", k.to_string()),
+            Selection::TopP { p, k } => {
+                check(k > 0, "k", "at least 1", k.to_string())?;
+                check(p > 0.0 && p <= 1.0, "p", "above 0 and at most 1", p.to_string())
+            }
+            Selection::Sampled { draws } => Self::validate_draws(draws),
+            Selection::TopKSampled { k, draws } => {
+                let below = format!("at least 1 and below the vocabulary of {}", self.teacher.vocab_size);
+                check((1..self.teacher.vocab_size).contains(&k), "k", &below, k.to_string())?;
+                Self::validate_draws(draws)
+            }
+        }
+    }
+
+    fn validate_draws(draws: u32) -> Result<(), Error> {
+        if (1..=Self::MAX_DRAWS).contains(&draws) {
+            return Ok(());
+        }
+        Err(Error::bad("plan: selection.draws", format_args!("1..={}", Self::MAX_DRAWS), draws))
+    }
+
+    fn validate_omit(&self) -> Result<(), Error> {
+        let found = format!("{:?}", self.omit);
+        if !self.omit.is_sorted_by(|one, next| one < next) {
+            return Err(Error::bad("plan: omit", "columns in their order, each once", found));
+        }
+        let needed = |column, is_needed: bool, why: &str| {
+            if is_needed && self.omit.contains(&column) {
+                return Err(Error::bad("plan: omit", format_args!("no {column:?}, as {why}"), &found));
+            }
+            Ok(())
+        };
+        let why = "other temperatures need it";
+        needed(OptionalColumn::LogSumExp, !self.temperatures.is_empty(), why)?;
+        let why = "a divergence from draws is measured against it";
+        needed(OptionalColumn::Entropy, self.selection.draws().is_some(), why)
     }
 
     fn validate_temperatures(&self) -> Result<(), Error> {

@@ -4,10 +4,7 @@ use std::ops::Range;
 
 use crate::groups::check_ids;
 use crate::shard_reader::ShardReader;
-use crate::shard_schema::{
-    COUNTS, ENTROPY, GOLD_LOG_PROB, INPUT_IDS, LOG_PARTITIONS, LOG_PROBS, LOG_SUM_EXP, POSITIONS, SOURCE,
-    TAIL_LOG_MASS, TOKEN_IDS,
-};
+use crate::shard_schema::{COUNTS, INPUT_IDS, LabelColumns, POSITIONS, SOURCE, TOKEN_IDS};
 use crate::validate::Validator;
 use crate::{Error, LabelLimits, ReadLimits, SequenceKey, SequenceLabels};
 
@@ -31,33 +28,48 @@ pub(crate) fn read_row(
     labels: &LabelLimits,
     limits: &ReadLimits,
 ) -> Result<SequenceLabels, Error> {
+    let at = LabelColumns::of(labels);
     shard.decode(group, |pages, chunks| {
         // Small: a row group has one page of it, mostly a single run. Where entries start follows from the counts.
         let counts = pages.list::<i32>(chunks[COUNTS])?;
-        let entries = entries(&counts.values, &place.labelled)?;
-        if counts.row(place.row).len() != place.labelled.len() {
-            let expected = format!("{} values", place.labelled.len());
+        let labelled = &place.labelled;
+        let entries = entries(&counts.values, labelled, |count| count)?;
+        let exact = self::entries(&counts.values, labelled, |count| labels.exact(count))?;
+        if counts.row(place.row).len() != labelled.len() {
+            let expected = format!("{} values", labelled.len());
             let name = format!("row {} counts", place.row);
             return Err(Error::bad(name, expected, counts.row_len(place.row)));
         }
         let mut sources = pages.texts(chunks[SOURCE])?;
-        let labelled = &place.labelled;
+        // Dictionary pages, as those of the counts: decoded whole.
+        let sample_counts = match at.sample_counts {
+            Some(column) => pages.list::<i32>(chunks[column])?.row(place.row).to_vec(),
+            None => Vec::new(),
+        };
+        let mut floats = |column: Option<usize>, range| match column {
+            Some(column) => pages.list_row::<f32>(chunks[column], range),
+            None => Ok(Vec::new()),
+        };
+        let log_probs = floats(at.log_probs, &exact)?;
+        let log_sum_exp = floats(at.log_sum_exp, labelled)?;
+        let tail_log_mass = floats(at.tail_log_mass, labelled)?;
+        let entropy = floats(at.entropy, labelled)?;
+        let gold_log_prob = floats(at.gold_log_prob, labelled)?;
+        let partitions = at.log_partitions..chunks.len();
+        let log_partitions = partitions.map(|column| floats(Some(column), labelled));
         let this = SequenceLabels {
             source: sources.swap_remove(place.row),
+            log_partitions: log_partitions.collect::<Result<_, _>>()?,
             input_ids: pages.list_row(chunks[INPUT_IDS], &place.inputs)?,
             positions: pages.list_row(chunks[POSITIONS], labelled)?,
             counts: counts.row(place.row).to_vec(),
             token_ids: pages.list_row(chunks[TOKEN_IDS], &entries)?,
-            log_probs: pages.list_row(chunks[LOG_PROBS], &entries)?,
-            log_sum_exp: pages.list_row(chunks[LOG_SUM_EXP], labelled)?,
-            tail_log_mass: pages.list_row(chunks[TAIL_LOG_MASS], labelled)?,
-            entropy: pages.list_row(chunks[ENTROPY], labelled)?,
-            gold_log_prob: pages.list_row(chunks[GOLD_LOG_PROB], labelled)?,
-            log_partitions: chunks[LOG_PARTITIONS..]
-                .iter()
-                .map(|chunk| pages.list_row(*chunk, labelled))
-                .collect::<Result<_, _>>()?,
-            sample_counts: None,
+            log_probs,
+            sample_counts,
+            log_sum_exp,
+            tail_log_mass,
+            entropy,
+            gold_log_prob,
         };
         check_ids(&this.input_ids, place.key, limits)
             .and_then(|()| Validator::new(labels).labels(&(&this).into()))
@@ -66,12 +78,16 @@ pub(crate) fn read_row(
     })
 }
 
-/// Entries of the positions `labelled`.
-fn entries(counts: &[i32], labelled: &Range<usize>) -> Result<Range<usize>, Error> {
+/// Entries of the positions `labelled`, of which `of` counts some.
+fn entries(
+    counts: &[i32],
+    labelled: &Range<usize>,
+    of: impl Fn(usize) -> usize,
+) -> Result<Range<usize>, Error> {
     let bad = || Error::bad("counts", "counts of all rows", "too few, or one below 0");
     let sum = |part: Option<&[i32]>| {
         let mut counts = part?.iter().map(|count| usize::try_from(*count).ok());
-        counts.try_fold(0usize, |sum, count| sum.checked_add(count?))
+        counts.try_fold(0usize, |sum, count| sum.checked_add(of(count?)))
     };
     let start = sum(counts.get(..labelled.start)).ok_or_else(bad)?;
     let size = sum(counts.get(labelled.clone())).ok_or_else(bad)?;
@@ -84,11 +100,11 @@ mod tests {
 
     #[test]
     fn counts_that_say_nothing_of_a_row_are_refused() {
-        assert_eq!(entries(&[2, 3, 4], &(1..3)).unwrap(), 2..9);
+        assert_eq!(entries(&[2, 3, 4], &(1..3), |count| count).unwrap(), 2..9);
         for (counts, labelled) in
             [([2, 3, 4], 1..4), ([-1, 3, 4], 1..2), ([1, -3, 4], 1..2), ([1, 3, 4], 4..5)]
         {
-            let error = entries(&counts, &labelled).unwrap_err().to_string();
+            let error = entries(&counts, &labelled, |count| count).unwrap_err().to_string();
             assert_eq!(error, "counts: expected counts of all rows, found too few, or one below 0");
         }
     }

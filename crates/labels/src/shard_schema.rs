@@ -7,7 +7,7 @@ use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::TypePtr;
 
 use crate::plan::partition_column;
-use crate::{LabelPlan, LabelsManifest, SequencesManifest};
+use crate::{LabelLimits, LabelPlan, LabelsManifest, OptionalColumn, SequencesManifest};
 
 /// Columns that both kinds of shards begin with.
 const COMMON: &str = "required fixed_len_byte_array(16) sequence_key; optional binary source (STRING);";
@@ -18,13 +18,38 @@ pub(crate) const INPUT_IDS: usize = 2;
 pub(crate) const POSITIONS: usize = 3;
 pub(crate) const COUNTS: usize = 4;
 pub(crate) const TOKEN_IDS: usize = 5;
-pub(crate) const LOG_PROBS: usize = 6;
-pub(crate) const LOG_SUM_EXP: usize = 7;
-pub(crate) const TAIL_LOG_MASS: usize = 8;
-pub(crate) const ENTROPY: usize = 9;
-pub(crate) const GOLD_LOG_PROB: usize = 10;
-/// First of the columns for extra temperatures.
-pub(crate) const LOG_PARTITIONS: usize = 11;
+/// Where the other columns of a label shard are: they follow in this order, if the plan has them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LabelColumns {
+    pub(crate) log_probs: Option<usize>,
+    pub(crate) sample_counts: Option<usize>,
+    pub(crate) log_sum_exp: Option<usize>,
+    pub(crate) tail_log_mass: Option<usize>,
+    pub(crate) entropy: Option<usize>,
+    pub(crate) gold_log_prob: Option<usize>,
+    /// The first of them, if there is one.
+    pub(crate) log_partitions: usize,
+}
+
+impl LabelColumns {
+    pub(crate) fn of(limits: &LabelLimits) -> Self {
+        let mut next = TOKEN_IDS + 1;
+        let mut place = |is_there: bool| {
+            let place = is_there.then_some(next);
+            next += usize::from(is_there);
+            place
+        };
+        Self {
+            log_probs: place(limits.exact_entries > 0),
+            sample_counts: place(limits.draws.is_some()),
+            log_sum_exp: place(limits.has(OptionalColumn::LogSumExp)),
+            tail_log_mass: place(true),
+            entropy: place(limits.has(OptionalColumn::Entropy)),
+            gold_log_prob: place(limits.has(OptionalColumn::GoldLogProb)),
+            log_partitions: next,
+        }
+    }
+}
 
 /// What a shard must be: its columns, and the key-values that tie it to its dataset.
 #[derive(Clone, Debug)]
@@ -38,14 +63,8 @@ impl ShardSchema {
     /// Shards of a label dataset with this plan.
     pub(crate) fn labels(plan: &LabelPlan) -> Self {
         let mut columns = String::new();
-        for name in ["input_ids", "positions", "counts", "token_ids"] {
-            push_list(&mut columns, "int32", name);
-        }
-        for name in ["log_probs", "log_sum_exp", "tail_log_mass", "entropy", "gold_log_prob"] {
-            push_list(&mut columns, "float", name);
-        }
-        for temperature in &plan.temperatures {
-            push_list(&mut columns, "float", &partition_column(*temperature));
+        for (name, element) in label_columns(plan) {
+            push_list(&mut columns, element, &name);
         }
         let mut schema = Self::new("labels", &columns, LabelsManifest::FORMAT, LabelsManifest::VERSION);
         schema.key_values.push(("softshard.plan_blake3", plan.blake3()));
@@ -67,6 +86,23 @@ impl ShardSchema {
             vec![("softshard.format", format.to_owned()), ("softshard.version", version.to_string())];
         Self { message: Arc::new(message), key_values }
     }
+}
+
+/// Lists of a label shard, with the types of their elements.
+fn label_columns(plan: &LabelPlan) -> Vec<(String, &'static str)> {
+    let columns = LabelColumns::of(&plan.limits());
+    let always = ["input_ids", "positions", "counts", "token_ids"].map(|name| (name, "int32"));
+    let others = [
+        (columns.log_probs, "log_probs", "float"),
+        (columns.sample_counts, "sample_counts", "int32"),
+        (columns.log_sum_exp, "log_sum_exp", "float"),
+        (columns.tail_log_mass, "tail_log_mass", "float"),
+        (columns.entropy, "entropy", "float"),
+        (columns.gold_log_prob, "gold_log_prob", "float"),
+    ];
+    let others = others.into_iter().filter_map(|(place, name, element)| place.map(|_| (name, element)));
+    let named = always.into_iter().chain(others).map(|(name, element)| (name.to_owned(), element));
+    named.chain(plan.temperatures.iter().map(|t| (partition_column(*t), "float"))).collect()
 }
 
 /// A required list of required elements, in the three levels that every reader knows.

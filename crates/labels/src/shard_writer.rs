@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 use crate::durable::{TempFile, write_failed};
 use crate::list::List;
-use crate::shard_schema::{COUNTS, KEY, SOURCE, ShardSchema};
+use crate::shard_schema::{KEY, SOURCE, ShardSchema};
 use crate::{Error, SequenceKey};
 
 /// zstd 1 writes twice as fast for 4 % more bytes, 19 saves 7 % at a tenth of the speed.
@@ -145,9 +145,10 @@ fn properties(schema: &ShardSchema) -> WriterProperties {
     let descriptor = SchemaDescriptor::new(schema.message.clone());
     for (index, column) in descriptor.columns().iter().enumerate() {
         let path: ColumnPath = column.path().clone();
+        let is_counts = ["counts", "sample_counts"].contains(&path.parts()[0].as_str());
         if index == KEY || index == SOURCE {
             builder = builder.set_column_encoding(path, Encoding::PLAIN);
-        } else if index == COUNTS {
+        } else if is_counts {
             builder = builder
                 .set_column_encoding(path.clone(), Encoding::PLAIN)
                 .set_column_dictionary_enabled(path, true);
@@ -184,12 +185,18 @@ fn write_column(writer: &mut SerializedColumnWriter<'_>, column: &Column<'_>) ->
     Ok(())
 }
 
-/// Definition levels (every value is there: no list is empty) and repetition levels (0 where a row starts).
+/// Definition levels (0 for an empty list) and repetition levels (0 where a row starts).
 fn levels<T>(list: &List<T>) -> (Vec<i16>, Vec<i16>) {
-    let mut repeated = vec![1; list.values.len()];
-    let starts = [0].into_iter().chain(list.ends.iter().copied()).take(list.ends.len());
-    starts.for_each(|start| repeated[start] = 0);
-    (vec![1; list.values.len()], repeated)
+    let (mut defined, mut repeated) = (Vec::with_capacity(list.values.len()), Vec::new());
+    let mut start = 0;
+    for &end in &list.ends {
+        repeated.push(0);
+        repeated.resize(repeated.len() + (end - start).saturating_sub(1), 1);
+        defined.push(i16::from(end > start));
+        defined.resize(repeated.len(), 1);
+        start = end;
+    }
+    (defined, repeated)
 }
 
 /// The I/O error inside of an error of the Parquet writer, which names the path.

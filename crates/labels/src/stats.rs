@@ -227,20 +227,21 @@ impl Counts {
     }
 
     fn add(&mut self, labels: &LabelsView<'_>) {
-        let mut start = 0;
         let gold = crate::sequence::tokens_at(labels.input_ids, labels.positions);
-        for (index, (&gold, &count)) in gold.iter().zip(labels.counts).enumerate() {
-            let end = start + usize::try_from(count).expect("counts were checked");
-            let (ids, top) = (&labels.token_ids[start..end], f64::from(labels.log_probs[start]).exp());
-            start = end;
-            self.entropy.add(f64::from(labels.entropy[index]).max(0.0));
+        for (index, (&gold, here)) in gold.iter().zip(labels.entries()).enumerate() {
+            if let Some(entropy) = labels.entropy.get(index) {
+                self.entropy.add(f64::from(*entropy).max(0.0));
+            }
             self.mass.add((1.0 - f64::from(labels.tail_log_mass[index]).exp()).clamp(0.0, 1.0));
-            self.entries.add(f64::from(count));
-            self.gold_kept += u64::from(ids.contains(&gold));
-            let correct = u64::from(ids[0] == gold);
+            self.entries.add(float(u64::try_from(here.token_ids.len()).expect("a length fits 64 bits")));
+            self.gold_kept += u64::from(here.token_ids.contains(&gold));
+            let correct = u64::from(here.token_ids[0] == gold);
             self.correct += correct;
+            if let Some(gold_log_prob) = labels.gold_log_prob.get(index) {
+                self.nll -= f64::from(*gold_log_prob);
+            }
+            let Some(top) = here.log_probs.first().map(|top| f64::from(*top).exp()) else { continue };
             self.confidence += top;
-            self.nll -= f64::from(labels.gold_log_prob[index]);
             let bin = (1..CALIBRATION_BINS).find(|bin| top <= border(*bin)).unwrap_or(CALIBRATION_BINS) - 1;
             let (positions, right, sum) = &mut self.bins[bin];
             *positions += 1;
@@ -263,7 +264,7 @@ impl Counts {
     }
 
     fn teacher(&self) -> TeacherScores {
-        let positions = float(self.entropy.count()).max(1.0);
+        let positions = float(self.mass.count()).max(1.0);
         let bin = |(index, (count, correct, sum)): (usize, &(u64, u64, f64))| {
             let divisor = float(*count).max(1.0);
             let (lower, upper) = (border(index), border(index + 1));

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::view::LabelsView;
-use crate::{Error, LabelLimits, SequenceLabels};
+use crate::{Error, LabelLimits, OptionalColumn, SequenceLabels};
 
 /// Kept and cut mass may differ from 1 by this much: sums of f32 exponentials, and a tail from f64.
 const MASS_TOLERANCE: f64 = 1e-3;
@@ -78,27 +78,28 @@ impl<'a> Validator<'a> {
 
     /// The fast way through the entries of all positions. Where it says no, [`Validator::entries`] decides.
     fn all_entries_hold(&mut self, labels: &LabelsView<'_>) -> bool {
-        let mut start = 0;
-        labels.counts.iter().all(|&count| {
-            let end = start + usize::try_from(count).expect("checked against its range by `lengths`");
-            let (ids, log_probs) = (&labels.token_ids[start..end], &labels.log_probs[start..end]);
-            start = end;
+        let draws = self.limits.draws;
+        labels.entries().all(|here| {
+            let (exact, drawn) = here.token_ids.split_at(here.log_probs.len());
             // Ids that differ and have a stamp are ids of the vocabulary.
-            self.differ(ids) && all_fall(ids, log_probs)
+            self.differ(here.token_ids)
+                && all_fall(exact, here.log_probs)
+                && draws.is_none_or(|draws| draws_hold(drawn, here.sample_counts, draws))
         })
     }
 
     /// Checks the entries of each position and names what is wrong.
     fn entries(&mut self, labels: &LabelsView<'_>) -> Result<(), Error> {
         ids("token_ids", labels.token_ids, self.limits.label_vocab_size)?;
-        let mut start = 0;
-        for (&count, position) in labels.counts.iter().zip(labels.positions) {
-            let end = start + usize::try_from(count).expect("checked against its range by `lengths`");
-            let (ids, log_probs) = (&labels.token_ids[start..end], &labels.log_probs[start..end]);
-            entries(ids, log_probs)
-                .and_then(|()| self.unique(ids))
-                .map_err(|error| error.within(format_args!("position {position}")))?;
-            start = end;
+        for here in labels.entries() {
+            let (exact, drawn) = here.token_ids.split_at(here.log_probs.len());
+            entries(exact, here.log_probs)
+                .and_then(|()| self.unique(here.token_ids))
+                .and_then(|()| match self.limits.draws {
+                    Some(wanted) => draws(drawn, here.sample_counts, wanted),
+                    None => Ok(()),
+                })
+                .map_err(|error| error.within(format_args!("position {}", here.position)))?;
         }
         Ok(())
     }
@@ -136,30 +137,29 @@ impl<'a> Validator<'a> {
 
 /// See [`SequenceLabels::validate_exact`]; the labels passed [`labels`] before.
 pub(crate) fn exact(labels: &SequenceLabels) -> Result<(), Error> {
-    let mut start = 0;
-    for (row, (&count, &position)) in labels.counts.iter().zip(&labels.positions).enumerate() {
+    for (row, here) in labels.entries().enumerate() {
+        let Some(&least) = here.log_probs.last() else { continue };
+        let position = here.position;
         let index = usize::try_from(position).expect("checked against the sequence");
-        let end = start + usize::try_from(count).expect("checked against its range");
-        let (ids, log_probs) = (&labels.token_ids[start..end], &labels.log_probs[start..end]);
-        start = end;
 
-        let kept: f64 = log_probs.iter().map(|log_prob| f64::from(*log_prob).exp()).sum();
+        let kept: f64 = here.log_probs.iter().map(|log_prob| f64::from(*log_prob).exp()).sum();
         let mass = kept + f64::from(labels.tail_log_mass[row]).exp();
         if (mass - 1.0).abs() > MASS_TOLERANCE {
             let place = format!("position {position} log_probs and tail_log_mass");
             return Err(Error::bad(place, "a mass of 1 in all", format_args!("{mass:.4}")));
         }
 
-        let gold = labels.gold_log_prob[row];
+        let Some(&gold) = labels.gold_log_prob.get(row) else { continue };
         let tolerance = GOLD_TOLERANCE * gold.abs().max(1.0);
         let place = || format!("position {position} gold_log_prob of id {}", labels.input_ids[index]);
         let hint = "labels at a position describe the token that stands there, given the tokens before it";
-        match ids.iter().position(|id| *id == labels.input_ids[index]) {
-            Some(entry) if (log_probs[entry] - gold).abs() > tolerance => {
-                return Err(Error::bad(place(), log_probs[entry], gold).hint(hint));
+        let entry = here.token_ids.iter().position(|id| *id == labels.input_ids[index]);
+        match entry.and_then(|entry| here.log_probs.get(entry)) {
+            Some(log_prob) if (log_prob - gold).abs() > tolerance => {
+                return Err(Error::bad(place(), log_prob, gold).hint(hint));
             }
-            None if gold > log_probs[log_probs.len() - 1] + tolerance => {
-                let expected = format!("at most {}, the least that was kept", log_probs[log_probs.len() - 1]);
+            None if gold > least + tolerance => {
+                let expected = format!("at most {least}, the least that was kept");
                 return Err(Error::bad(place(), expected, gold).hint(hint));
             }
             _ => {}
@@ -173,7 +173,7 @@ fn lengths(labels: &LabelsView<'_>, limits: &LabelLimits) -> Result<(), Error> {
     let positions = labels.positions.len();
     same("counts", positions, labels.counts.len())?;
     let [min, max] = limits.entries_per_position.map(i64::from);
-    let mut entries = 0usize;
+    let (mut entries, mut exact) = (0usize, 0usize);
     for (&count, position) in labels.counts.iter().zip(labels.positions) {
         let within = (min..=max).contains(&i64::from(count));
         let Some(count) = usize::try_from(count).ok().filter(|_| within) else {
@@ -181,13 +181,18 @@ fn lengths(labels: &LabelsView<'_>, limits: &LabelLimits) -> Result<(), Error> {
             return Err(Error::bad(format_args!("position {position} count"), expected, count));
         };
         entries += count;
+        exact += limits.exact(count);
     }
     same("token_ids", entries, labels.token_ids.len())?;
-    same("log_probs", entries, labels.log_probs.len())?;
-    same("log_sum_exp", positions, labels.log_sum_exp.len())?;
+    same("log_probs", exact, labels.log_probs.len())?;
+    same("sample_counts", entries - exact, labels.sample_counts.len())?;
     same("tail_log_mass", positions, labels.tail_log_mass.len())?;
-    same("entropy", positions, labels.entropy.len())?;
-    same("gold_log_prob", positions, labels.gold_log_prob.len())?;
+    let optional = |column, field: &str, found: usize| {
+        same(field, if limits.has(column) { positions } else { 0 }, found)
+    };
+    optional(OptionalColumn::LogSumExp, "log_sum_exp", labels.log_sum_exp.len())?;
+    optional(OptionalColumn::Entropy, "entropy", labels.entropy.len())?;
+    optional(OptionalColumn::GoldLogProb, "gold_log_prob", labels.gold_log_prob.len())?;
     if labels.log_partitions.len() != limits.temperatures {
         let expected = format!("{} temperatures", limits.temperatures);
         return Err(Error::bad("log_partitions", expected, labels.log_partitions.len()));
@@ -235,6 +240,24 @@ fn entries(ids: &[i32], log_probs: &[f32]) -> Result<(), Error> {
     Err(Error::bad(format_args!("log_probs[{}]", before + 1), expected, found))
 }
 
+/// Whether counts fall, ties by id, from 1 on, and add up; there are none where nothing was left to draw.
+fn draws_hold(ids: &[i32], counts: &[i32], draws: u32) -> bool {
+    let ordered = |(c, id): (&[i32], &[i32])| (c[0] > c[1]) | ((c[0] == c[1]) & (id[0] < id[1]));
+    let falls = counts.windows(2).zip(ids.windows(2)).all(ordered);
+    let sum: i64 = counts.iter().map(|count| i64::from(*count)).sum();
+    falls && counts.last().is_none_or(|least| *least > 0 && sum == i64::from(draws))
+}
+
+/// One position: counts of at least 1 that fall, ties by id, and add up to the draws.
+fn draws(ids: &[i32], counts: &[i32], draws: u32) -> Result<(), Error> {
+    if draws_hold(ids, counts, draws) {
+        return Ok(());
+    }
+    let expected = format!("counts from 1 on, falling, ties by id, {draws} in all");
+    let pairs: Vec<String> = ids.iter().zip(counts).map(|(id, count)| format!("{id}: {count}")).collect();
+    Err(Error::bad("sample_counts", expected, format_args!("{{{}}}", pairs.join(", "))))
+}
+
 /// Whether log-probabilities fall, ties by id, from at most 0 to a finite number: all in between are such as well, and
 /// a NaN is in no order. Without a way out of the loop, so that several pairs are compared at a time.
 fn all_fall(ids: &[i32], log_probs: &[f32]) -> bool {
@@ -261,6 +284,9 @@ mod tests {
             input_vocab_size: 10,
             label_vocab_size: 1 << 30,
             entries_per_position: [1, 9],
+            exact_entries: 9,
+            draws: None,
+            omit: Vec::new(),
             temperatures: 0,
         };
         let mut validator = Validator::new(&limits);

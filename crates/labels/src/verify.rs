@@ -254,16 +254,17 @@ impl Shard<'_> {
             let error = Error::bad(place, format_args!("BLAKE3 {expected}"), found);
             checked.problems.push(self.problem(error, None, None));
         }
+        let limits = self.manifest.plan.limits();
         let labels = match reader.decode_unverified(group, |pages, chunks| {
             let mut labels = LabelGroup::default();
-            labels.decode(pages, chunks).map(|()| labels)
+            labels.decode(pages, chunks, &limits).map(|()| labels)
         }) {
             Ok(labels) => labels,
             Err(error) => {
                 let before = checked.problems.len();
                 for column in 0..self.schema.message.get_fields().len() {
                     let decoded = reader.decode_unverified(group, |pages, chunks| {
-                        LabelGroup::try_column(pages, chunks, column)
+                        LabelGroup::try_column(pages, chunks, column, &limits)
                     });
                     if let Err(error) = decoded {
                         let error = error.within(format_args!("row group {group}"));
@@ -276,7 +277,6 @@ impl Shard<'_> {
                 return;
             }
         };
-        let limits = self.manifest.plan.limits();
         let mut validator = Validator::new(&limits);
         for row in 0..labels.sequences.rows() {
             if let Err(error) = guarded(|| labels.check_row(row, &mut validator, self.limits)) {

@@ -11,10 +11,12 @@ pub struct LabelsView<'a> {
     pub positions: &'a [i32],
     /// Entries kept per position.
     pub counts: &'a [i32],
-    /// Kept token ids, position after position.
+    /// Token ids, position after position.
     pub token_ids: &'a [i32],
-    /// Their log-probabilities.
+    /// Log-probabilities of the exact entries.
     pub log_probs: &'a [f32],
+    /// Counts of the drawn entries.
+    pub sample_counts: &'a [i32],
     /// Of the raw logits.
     pub log_sum_exp: &'a [f32],
     /// Logarithm of the probability that was cut off.
@@ -27,7 +29,42 @@ pub struct LabelsView<'a> {
     pub log_partitions: Vec<&'a [f32]>,
 }
 
-impl LabelsView<'_> {
+/// Entries of one position.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PositionEntries<'a> {
+    /// The labelled position.
+    pub position: i32,
+    /// Token ids: first the exact ones, then the drawn ones.
+    pub token_ids: &'a [i32],
+    /// Log-probabilities of the exact ones.
+    pub log_probs: &'a [f32],
+    /// Counts of the drawn ones.
+    pub sample_counts: &'a [i32],
+}
+
+impl<'a> LabelsView<'a> {
+    /// Entries of each position.
+    ///
+    /// # Panics
+    /// If the lengths do not agree, which no reader lets through.
+    pub fn entries(&self) -> impl Iterator<Item = PositionEntries<'a>> + use<'a> {
+        let (mut token_ids, mut log_probs, mut sample_counts) =
+            (self.token_ids, self.log_probs, self.sample_counts);
+        // Where entries are drawn, every position has the same number of exact ones.
+        let exact =
+            if sample_counts.is_empty() { usize::MAX } else { log_probs.len() / self.positions.len() };
+        self.positions.iter().zip(self.counts).map(move |(&position, &count)| {
+            let count = usize::try_from(count).expect("counts are not negative");
+            let exact = exact.min(count);
+            PositionEntries {
+                position,
+                token_ids: take(&mut token_ids, count),
+                log_probs: take(&mut log_probs, exact),
+                sample_counts: take(&mut sample_counts, count - exact),
+            }
+        })
+    }
+
     /// A copy of the row, with where the example came from.
     pub(crate) fn to_labels(&self, source: Option<String>) -> SequenceLabels {
         SequenceLabels {
@@ -37,14 +74,21 @@ impl LabelsView<'_> {
             counts: self.counts.to_vec(),
             token_ids: self.token_ids.to_vec(),
             log_probs: self.log_probs.to_vec(),
+            sample_counts: self.sample_counts.to_vec(),
             log_sum_exp: self.log_sum_exp.to_vec(),
             tail_log_mass: self.tail_log_mass.to_vec(),
             entropy: self.entropy.to_vec(),
             gold_log_prob: self.gold_log_prob.to_vec(),
             log_partitions: self.log_partitions.iter().map(|column| column.to_vec()).collect(),
-            sample_counts: None,
         }
     }
+}
+
+/// Splits the first values off.
+fn take<'a, T>(values: &mut &'a [T], count: usize) -> &'a [T] {
+    let (first, rest) = values.split_at(count);
+    *values = rest;
+    first
 }
 
 impl<'a> From<&'a SequenceLabels> for LabelsView<'a> {
@@ -55,6 +99,7 @@ impl<'a> From<&'a SequenceLabels> for LabelsView<'a> {
             counts: &labels.counts,
             token_ids: &labels.token_ids,
             log_probs: &labels.log_probs,
+            sample_counts: &labels.sample_counts,
             log_sum_exp: &labels.log_sum_exp,
             tail_log_mass: &labels.tail_log_mass,
             entropy: &labels.entropy,

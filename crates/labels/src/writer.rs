@@ -9,7 +9,7 @@ use crate::durable::{self, PRIVATE};
 use crate::error::quoted;
 use crate::groups::LabelGroup;
 use crate::manifest::{self, file_name, is_data_file, totals};
-use crate::rounding::{round_log_probs, sort_ties};
+use crate::rounding::{round, sort_ties};
 use crate::shard_reader::ShardReader;
 use crate::shard_schema::ShardSchema;
 use crate::shard_writer::{ShardFile, WrittenFile};
@@ -256,20 +256,20 @@ pub struct ShardWriter {
 }
 
 impl ShardWriter {
-    /// Adds the labels of the next sequence of the shard's range; `log_probs` are rounded as the plan says.
+    /// Adds the labels of the next sequence of the shard's range, rounded as the plan says.
     ///
     /// Entries that are or become equal by rounding are put in the order of their ids. The same sequence may come twice.
     ///
     /// # Errors
     /// [`Error::Bad`] naming row, position and field if the labels are not valid; I/O.
     pub fn push(&mut self, mut labels: SequenceLabels) -> Result<(), Error> {
-        sort_ties(&mut labels);
+        sort_ties(&mut labels, &self.job.limits);
         labels.validate(&self.job.limits).and_then(|()| labels.validate_exact()).map_err(|error| {
             let source = labels.source.as_ref().map(|source| format!(" ({source})")).unwrap_or_default();
             error.within(format_args!("labels of shard {} row {}{source}", self.shard, self.rows))
         })?;
-        round_log_probs(&mut labels, self.job.plan.mantissa_bits);
-        sort_ties(&mut labels);
+        round(&mut labels, &self.job.plan);
+        sort_ties(&mut labels, &self.job.limits);
         self.group.push(&labels);
         self.rows += 1;
         self.input_tokens += count(labels.input_ids.len());
@@ -322,7 +322,7 @@ impl ShardWriter {
 
     fn write_group(&mut self) -> Result<(), Error> {
         let group = std::mem::replace(&mut self.group, LabelGroup::new(self.job.limits.temperatures));
-        self.file.write_group(&group.columns())
+        self.file.write_group(&group.columns(&self.job.limits))
     }
 }
 

@@ -38,18 +38,12 @@ fn main() {
 
     let gold = vec![1; rows];
     let label = || {
-        label_rows(hidden.clone(), head.clone(), &gold, Keep::TopK { k }, &[], chunk)
+        label_rows(hidden.clone(), head.clone(), &gold, Keep::TopK { k }, &[], &[], chunk)
             .expect("finite hidden states")
     };
     report("labels", fastest(|| drop(label())));
     let labels = label();
-    let targets = Targets {
-        gold,
-        counts: labels.counts,
-        token_ids: labels.token_ids,
-        log_probs: labels.log_probs,
-        tail_log_mass: labels.tail_log_mass,
-    };
+    let targets = Targets::of(gold, &labels.as_stored());
     for (alpha, temperature) in [(0.0, 1.0), (1.0, 1.0), (1.0, 2.0)] {
         let loss = DistillLoss { alpha, temperature, normalise: false, rows_per_chunk: chunk };
         let student = hidden.clone().autodiff().require_grad();

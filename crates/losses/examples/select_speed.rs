@@ -28,7 +28,9 @@ fn main() {
             let label = || {
                 values
                     .par_chunks(vocabulary)
-                    .map(|row| select(row, 0, Keep::TopK { k }, &[]).expect("finite logits").token_ids.len())
+                    .map(|row| {
+                        select(row, 0, Keep::TopK { k }, 0.0, &[]).expect("finite logits").token_ids.len()
+                    })
                     .sum::<usize>()
             };
             let fastest = (0..20)

@@ -25,6 +25,8 @@ pub(crate) struct Kept {
     tail_log: Tensor<2>,
     /// Σ probs + tail, `[C, 1]`: 1 up to the rounding of the labels.
     mass: Tensor<2>,
+    /// Added to the divergence, `[C, 1]`.
+    offset: Tensor<2>,
 }
 
 /// Walks over the targets chunk by chunk.
@@ -64,6 +66,8 @@ impl<'a> TargetChunks<'a> {
         let (mut ids, mut present) = (vec![0; cells], vec![0.0; cells]);
         let (mut probs, mut log_probs) = (vec![0.0; cells], vec![0.0; cells]);
         let (mut tail, mut tail_log, mut mass) = (vec![0.0; rows], vec![0.0; rows], vec![0.0; rows]);
+        let offset = &self.targets.divergence_offset[self.row..self.row + rows];
+        let offset = offset.iter().map(|&nats| f64::from(nats)).collect();
         for (row, &count) in counts.iter().enumerate() {
             let count = entries(count);
             for cell in row * width..row * width + count {
@@ -91,6 +95,7 @@ impl<'a> TargetChunks<'a> {
             tail: self.floats(tail, [rows, 1]),
             tail_log: self.floats(tail_log, [rows, 1]),
             mass: self.floats(mass, [rows, 1]),
+            offset: self.floats(offset, [rows, 1]),
         }
     }
 
@@ -171,12 +176,12 @@ impl Split {
         gold_logits - self.largest.clone()
     }
 
-    /// Σ p (log p - log q) over the kept tokens and everything else, `[C, 1]`.
+    /// Σ p (log p - log q) over the kept tokens and everything else, and the offset, `[C, 1]`.
     pub(crate) fn divergence(&self, teacher: &Kept) -> Tensor<2> {
         let student = self.kept_log_probs();
         let kept = (teacher.probs.clone() * (teacher.log_probs.clone() - student)).sum_dim(1);
         let rest = self.rest_shift.clone() + self.rest_sum.clone().log() - self.log_total.clone();
-        kept + teacher.tail.clone() * (teacher.tail_log.clone() - rest)
+        kept + teacher.tail.clone() * (teacher.tail_log.clone() - rest) + teacher.offset.clone()
     }
 
     /// `softmax · q_weight`, `[C, V]`: the gradient of the log partition.

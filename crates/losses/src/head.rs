@@ -6,19 +6,22 @@ use burn::tensor::{FloatDType, Tensor};
 use rayon::prelude::*;
 
 use crate::select::{Keep, NonFinite, RowLabels, Selector};
+use crate::targets::StoredLabels;
 
 /// Labels of N rows: the columns of [`RowLabels`], kept entries flattened over the rows.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct HeadLabels {
     /// Entries kept per row, `[N]`.
     pub counts: Vec<i32>,
-    /// Kept tokens of all rows, per row by falling log probability, `[Σ counts]`.
+    /// Kept tokens of all rows, per row first the exact and then the drawn ones, `[Σ counts]`.
     pub token_ids: Vec<i32>,
-    /// Their log probabilities in the full vocabulary at temperature 1, `[Σ counts]`.
+    /// Log probabilities of the exact ones in the full vocabulary at temperature 1.
     pub log_probs: Vec<f32>,
+    /// How often the drawn ones were drawn.
+    pub sample_counts: Vec<i32>,
     /// log Σ exp(z) of the raw logits, `[N]`.
     pub log_sum_exp: Vec<f32>,
-    /// Log of the mass that was cut off, -inf when nothing was, `[N]`.
+    /// Log of the mass beyond the exact tokens, see [`RowLabels::tail_log_mass`], `[N]`.
     pub tail_log_mass: Vec<f32>,
     /// Entropy of the full distribution in nats, `[N]`.
     pub entropy: Vec<f32>,
@@ -39,10 +42,23 @@ impl HeadLabels {
         self.counts.is_empty()
     }
 
+    /// The columns that a student's [`Targets`](crate::Targets) are made of.
+    pub fn as_stored(&self) -> StoredLabels<'_> {
+        StoredLabels {
+            counts: &self.counts,
+            token_ids: &self.token_ids,
+            log_probs: &self.log_probs,
+            sample_counts: &self.sample_counts,
+            tail_log_mass: &self.tail_log_mass,
+            entropy: &self.entropy,
+        }
+    }
+
     fn push(&mut self, row: RowLabels) {
         self.counts.push(i32::try_from(row.token_ids.len()).expect("V < 2^31"));
         self.token_ids.extend(row.token_ids);
         self.log_probs.extend(row.log_probs);
+        self.sample_counts.extend(row.sample_counts);
         self.log_sum_exp.push(row.log_sum_exp);
         self.tail_log_mass.push(row.tail_log_mass);
         self.entropy.push(row.entropy);
@@ -59,19 +75,21 @@ impl HeadLabels {
 /// logits of `rows_per_chunk` rows, twice on a device of its own memory.
 ///
 /// # Shapes
-/// `hidden` `[N, D]`, `head` `[V, D]`, `gold` `[N]`: the token that is really there.
+/// `hidden` `[N, D]`, `head` `[V, D]`, `gold` `[N]`: the token that is really there; `uniforms` `[N]`, in 0..1: where the
+/// draws of a row begin, may be empty if `keep` draws nothing.
 ///
 /// # Errors
 /// [`NonFinite`] naming the first row that is no distribution.
 ///
 /// # Panics
-/// If the shapes disagree, `rows_per_chunk` or k is 0, a temperature is not positive, or a gold token is outside of
+/// If the shapes disagree, `rows_per_chunk`, k or the number of draws is 0, a temperature is not positive, or a gold token is outside of
 /// the vocabulary.
 pub fn label_rows(
     hidden: Tensor<2>,
     head: Tensor<2>,
     gold: &[i32],
     keep: Keep,
+    uniforms: &[f64],
     temperatures: &[f32],
     rows_per_chunk: usize,
 ) -> Result<HeadLabels, NonFinite> {
@@ -79,6 +97,10 @@ pub fn label_rows(
     let ([rows, width], [vocabulary, head_width]) = (hidden.dims(), head.dims());
     assert_eq!(width, head_width, "hidden [N, D] and head [V, D] have different D");
     assert_eq!(rows, gold.len(), "hidden [N, D] and gold [N] have different N");
+    assert!(
+        keep.draws().is_none() || rows == uniforms.len(),
+        "hidden [N, D] and uniforms [N] have different N"
+    );
     assert!(rows_per_chunk > 0, "a chunk has at least one row");
 
     let head = head.transpose();
@@ -95,9 +117,10 @@ pub fn label_rows(
         let logits = logits.as_slice::<f32>().expect("the logits were cast to f32");
         let chunk: Vec<Option<RowLabels>> = logits
             .par_chunks_exact(vocabulary)
-            .zip(&gold[start..end])
-            .map_init(Selector::default, |selector, (row, &gold)| {
-                selector.select(row, gold, keep, temperatures)
+            .zip(start..end)
+            .map_init(Selector::default, |selector, (logits, row)| {
+                let uniform = uniforms.get(row).copied().unwrap_or(0.0);
+                selector.select(logits, gold[row], keep, uniform, temperatures)
             })
             .collect();
         for (offset, row) in chunk.into_iter().enumerate() {

@@ -14,17 +14,11 @@
 //! let head = Tensor::<2>::from_data([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], &device);
 //! let hidden = Tensor::<2>::from_data([[2.0, -1.0]], &device);
 //!
-//! let labels = label_rows(hidden.clone(), head.clone(), &[0], Keep::TopK { k: 2 }, &[], 64)?;
+//! let labels = label_rows(hidden.clone(), head.clone(), &[0], Keep::TopK { k: 2 }, &[], &[], 64)?;
 //! assert_eq!(labels.token_ids, [0, 2]);
 //!
 //! // A student that is the teacher: the divergence is zero.
-//! let targets = Targets {
-//!     gold: vec![0],
-//!     counts: labels.counts,
-//!     token_ids: labels.token_ids,
-//!     log_probs: labels.log_probs,
-//!     tail_log_mass: labels.tail_log_mass,
-//! };
+//! let targets = Targets::of(vec![0], &labels.as_stored());
 //! let student = hidden.autodiff().require_grad();
 //! let loss = DistillLoss { alpha: 1.0, temperature: 1.0, normalise: false, rows_per_chunk: 64 };
 //! let value = loss.compute(student.clone(), head, &targets, 1.0);
@@ -43,4 +37,4 @@ mod targets;
 pub use distill::{DistillLoss, Evaluation, LossValue};
 pub use head::{HeadLabels, label_rows};
 pub use select::{Keep, NonFinite, RowLabels, select};
-pub use targets::{Targets, at_temperature};
+pub use targets::{StoredLabels, Targets, at_temperature};

@@ -7,7 +7,7 @@ use std::fmt;
 
 use crate::exponential::exp_non_positive;
 
-/// Which of the most probable tokens are kept.
+/// Which tokens of a distribution are kept.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Keep {
     /// The `k` most probable tokens.
@@ -22,29 +22,52 @@ pub enum Keep {
         /// Upper bound of the number of tokens, at least 1.
         k: usize,
     },
+    /// Tokens drawn from the whole distribution.
+    Sampled {
+        /// Number of draws, at least 1.
+        draws: u32,
+    },
+    /// The `k` most probable tokens, and tokens drawn from the others.
+    TopKSampled {
+        /// Number of exact tokens, at least 1.
+        k: usize,
+        /// Number of draws, at least 1.
+        draws: u32,
+    },
 }
 
 impl Keep {
-    /// The most tokens that are kept of any row.
-    pub fn k(self) -> usize {
+    /// The most tokens that are kept exactly of any row.
+    pub fn exact(self) -> usize {
         match self {
-            Self::TopK { k } | Self::TopP { k, .. } => k,
+            Self::TopK { k } | Self::TopP { k, .. } | Self::TopKSampled { k, .. } => k,
+            Self::Sampled { .. } => 0,
+        }
+    }
+
+    /// Number of draws, where tokens are drawn.
+    pub fn draws(self) -> Option<u32> {
+        match self {
+            Self::TopK { .. } | Self::TopP { .. } => None,
+            Self::Sampled { draws } | Self::TopKSampled { draws, .. } => Some(draws),
         }
     }
 }
 
-/// The teacher's distribution in one position, cut down to its most probable tokens.
+/// The teacher's distribution in one position, cut down to some tokens.
 ///
 /// Probabilities are those of the full vocabulary at temperature 1; they are never renormalised.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RowLabels {
-    /// Kept tokens by falling `log_probs`, equal ones by id.
+    /// First the exact tokens by falling `log_probs`, then the drawn ones by falling `sample_counts`; equal ones by id.
     pub token_ids: Vec<i32>,
-    /// Log probability of each kept token: finite, at most 0.
+    /// Log probability of each exact token: finite, at most 0.
     pub log_probs: Vec<f32>,
+    /// How often each drawn token was drawn; none if no mass was left to draw from.
+    pub sample_counts: Vec<i32>,
     /// log Σ exp(z) over the vocabulary.
     pub log_sum_exp: f32,
-    /// Log of the mass that was cut off; -inf when nothing was.
+    /// Log of the mass beyond the exact tokens (beyond the drawn ones, where none is exact); -inf when there is none.
     pub tail_log_mass: f32,
     /// Entropy of the full distribution in nats.
     pub entropy: f32,
@@ -75,6 +98,11 @@ impl std::error::Error for NonFinite {}
 
 /// Labels of one row of logits `[V]`.
 ///
+/// Draws are systematic: with M the mass to draw from, in the order of the ids, draw j is the token in whose part
+/// `(uniform + j)/draws · M` lies. For a `uniform` in 0..1 each draw has the distribution's own probabilities, so
+/// `count/draws · M` estimates each probability without bias; counts differ from `draws · p/M` by less than 1, so the
+/// variance is below that of independent draws (Kitagawa 1996). `uniform` is not looked at where nothing is drawn.
+///
 /// A logit of -inf is a token of probability zero: legal, and never kept. Ties go to the lower id. Exponentials are
 /// taken in f32 relative to the largest logit (relative error 2e-7) and summed in f64; the tail is the sum over the
 /// tokens that were cut, not a difference. Memory: 4 V bytes.
@@ -83,9 +111,16 @@ impl std::error::Error for NonFinite {}
 /// [`NonFinite`] with row 0 if the logits hold NaN or +inf, or no finite number at all.
 ///
 /// # Panics
-/// If k is 0, a temperature is not positive, or `gold` is outside of the vocabulary.
-pub fn select(logits: &[f32], gold: i32, keep: Keep, temperatures: &[f32]) -> Result<RowLabels, NonFinite> {
-    Selector::default().select(logits, gold, keep, temperatures).ok_or(NonFinite { row: 0 })
+/// If k or the number of draws is 0, `uniform` is not in 0..1, a temperature is not positive, or `gold` is outside of
+/// the vocabulary.
+pub fn select(
+    logits: &[f32],
+    gold: i32,
+    keep: Keep,
+    uniform: f64,
+    temperatures: &[f32],
+) -> Result<RowLabels, NonFinite> {
+    Selector::default().select(logits, gold, keep, uniform, temperatures).ok_or(NonFinite { row: 0 })
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -122,11 +157,14 @@ impl Selector {
         logits: &[f32],
         gold: i32,
         keep: Keep,
+        uniform: f64,
         temperatures: &[f32],
     ) -> Option<RowLabels> {
-        assert!(keep.k() > 0, "a selection keeps at least one token");
+        let (exact, draws) = (keep.exact(), keep.draws());
+        assert!(exact > 0 || draws.is_some(), "a selection keeps at least one token");
         let gold = usize::try_from(gold).expect("a gold token is not negative");
-        let largest = self.scan(logits, keep.k().min(logits.len()));
+        let largest =
+            if exact > 0 { self.scan(logits, exact.min(logits.len())) } else { self.without(logits) };
         if !largest.is_finite() {
             return None;
         }
@@ -141,13 +179,21 @@ impl Selector {
         if let Keep::TopP { p, .. } = keep {
             self.cut_to_mass(p * sums.total);
         }
-        let tail_log_mass = self.tail_log_sum(logits, largest) - log_total;
+        let mut tail_log_mass = self.tail_log_sum(logits, largest) - log_total;
+        let drawn = draws.map_or(Vec::new(), |draws| self.draw(logits, largest, draws, uniform));
+        if exact == 0 {
+            self.candidates.extend(drawn.iter().map(|&(_, id)| Candidate { logit: logits[id], id }));
+            tail_log_mass = self.tail_log_sum(logits, largest) - log_total;
+            self.candidates.clear();
+        }
         let mut kept: Vec<(f32, usize)> = self.candidates.iter().map(|c| (log_prob(c.logit), c.id)).collect();
         // Distinct logits may share one f32 log probability, so the order is decided by what is stored.
         kept.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let ids = kept.iter().map(|&(_, id)| id).chain(drawn.iter().map(|&(_, id)| id));
         Some(RowLabels {
-            token_ids: kept.iter().map(|&(_, id)| i32::try_from(id).expect("V < 2^31")).collect(),
+            token_ids: ids.map(|id| i32::try_from(id).expect("V < 2^31")).collect(),
             log_probs: kept.into_iter().map(|(log_prob, _)| log_prob).collect(),
+            sample_counts: drawn.into_iter().map(|(count, _)| count).collect(),
             log_sum_exp: (largest + log_total) as f32,
             tail_log_mass: (tail_log_mass as f32).min(0.0),
             entropy: (log_total - sums.weighted / sums.total).max(0.0) as f32,
@@ -158,6 +204,12 @@ impl Selector {
             },
             log_partitions: temperatures.iter().map(|&t| log_partition(logits, largest, t)).collect(),
         })
+    }
+
+    /// Leaves no candidate and returns the largest logit.
+    fn without(&mut self, logits: &[f32]) -> f32 {
+        self.candidates.clear();
+        maximum(logits)
     }
 
     /// Leaves the `k` best candidates by rank and returns the largest logit.
@@ -229,10 +281,74 @@ impl Selector {
         }
     }
 
+    /// Counts and tokens of systematic draws from the tokens that are no candidates, by falling count, then by id.
+    ///
+    /// The candidates' exponentials were taken out by [`Selector::tail_log_sum`].
+    fn draw(&mut self, logits: &[f32], largest: f64, draws: u32, uniform: f64) -> Vec<(i32, usize)> {
+        const BLOCK: usize = 256;
+        assert!(draws > 0, "a selection draws at least once");
+        assert!((0.0..1.0).contains(&uniform), "draws begin at a number in 0..1, found {uniform}");
+        if !self.rescale_faint_tail(logits, largest) {
+            return Vec::new();
+        }
+        let sums: Vec<f64> = self.exponentials.chunks(BLOCK).map(sum_f64).collect();
+        let step = sums.iter().sum::<f64>() / f64::from(draws);
+        let mut drawn: Vec<(i32, usize)> = Vec::new();
+        let (mut next, mut before) = (0_u32, 0.0);
+        let threshold = |next: u32| (uniform + f64::from(next)) * step;
+        for (block, sum) in sums.iter().enumerate() {
+            // Added up in another order than the block's own sum, so its last token may end short of it.
+            if before + sum <= threshold(next) {
+                before += sum;
+                continue;
+            }
+            let mut end = before;
+            for (offset, &e) in self.exponentials[block * BLOCK..].iter().take(BLOCK).enumerate() {
+                end += f64::from(e);
+                let first = next;
+                while next < draws && threshold(next) < end {
+                    next += 1;
+                }
+                if next > first {
+                    let count = i32::try_from(next - first).expect("a plan has fewer draws");
+                    drawn.push((count, block * BLOCK + offset));
+                }
+            }
+            before += sum;
+        }
+        // What rounding kept from the last token that has any mass.
+        if next < draws {
+            let missing = i32::try_from(draws - next).expect("a plan has fewer draws");
+            let last = self.exponentials.iter().rposition(|&e| e > 0.0).expect("the sum is above 0");
+            match drawn.iter_mut().find(|(_, id)| *id == last) {
+                Some((count, _)) => *count += missing,
+                None => drawn.push((missing, last)),
+            }
+        }
+        drawn.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+        drawn
+    }
+
+    /// Makes the exponentials of the rest relative to its own largest logit where they are too faint to draw from; false
+    /// if there is nothing to draw from.
+    fn rescale_faint_tail(&mut self, logits: &[f32], largest: f64) -> bool {
+        if sum_f64(&self.exponentials) > TRUSTED {
+            return true;
+        }
+        let mut tail = logits.to_vec();
+        self.candidates.iter().for_each(|candidate| tail[candidate.id] = f32::NEG_INFINITY);
+        let tail_largest = maximum(&tail);
+        debug_assert!(f64::from(tail_largest) <= largest, "the largest logit is a candidate");
+        if tail_largest == f32::NEG_INFINITY {
+            return false;
+        }
+        self.exponentials.clear();
+        self.exponentials.extend(tail.iter().map(|&z| exp_non_positive(z - tail_largest)));
+        true
+    }
+
     /// log Σ exp(z - largest) over the tokens that are no candidates; overwrites the candidates' exponentials.
     fn tail_log_sum(&mut self, logits: &[f32], largest: f64) -> f64 {
-        /// Below this the exponentials are too close to the end of f32's range to trust the smaller ones.
-        const TRUSTED: f64 = 1e-20;
         for candidate in &self.candidates {
             self.exponentials[candidate.id] = 0.0;
         }
@@ -252,6 +368,9 @@ impl Selector {
         tail_largest - largest + tail().map(|z| (z - tail_largest).exp()).sum::<f64>().ln()
     }
 }
+
+/// Below this the exponentials are too close to the end of f32's range to trust the smaller ones.
+const TRUSTED: f64 = 1e-20;
 
 /// Independent accumulators of a sum: as many as fill the vector units.
 const LANES: usize = 8;

@@ -39,6 +39,26 @@ pub fn at_temperature(
     (kept, tail_log_mass)
 }
 
+/// Labels of N positions at temperature 1, as they are stored.
+///
+/// Of the entries of a position the exact ones come first and have `log_probs`, the drawn ones follow and have
+/// `sample_counts`. Where any entry is drawn, each position has the same number of exact ones.
+#[derive(Debug, Clone, Copy)]
+pub struct StoredLabels<'a> {
+    /// Entries per position, `[N]`.
+    pub counts: &'a [i32],
+    /// Tokens of the entries, `[Σ counts]`.
+    pub token_ids: &'a [i32],
+    /// Log probabilities of the exact entries.
+    pub log_probs: &'a [f32],
+    /// How often each drawn entry was drawn.
+    pub sample_counts: &'a [i32],
+    /// Log of the mass beyond the exact entries, `[N]`.
+    pub tail_log_mass: &'a [f32],
+    /// Entropy of the full distribution in nats, `[N]`; may be empty if nothing is drawn.
+    pub entropy: &'a [f32],
+}
+
 /// What N positions are trained towards: the token that is really there, and the teacher's distribution as some
 /// tokens plus one "everything else" event.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -53,13 +73,67 @@ pub struct Targets {
     pub log_probs: Vec<f32>,
     /// Log of the teacher's mass on all other tokens at that temperature, `[N]`.
     pub tail_log_mass: Vec<f32>,
+    /// Nats added to the divergence of each position, `[N]`. No gradient: it makes the value of a divergence from drawn
+    /// entries an unbiased estimate of the one from the full distribution.
+    pub divergence_offset: Vec<f32>,
 }
 
 impl Targets {
+    /// Targets at temperature 1. Drawn entries share the mass beyond the exact ones by their counts (arXiv 2503.16870),
+    /// which leaves nothing for "everything else"; without any, that mass is one event.
+    ///
+    /// The divergence from drawn entries p̂ has the expected gradient of the one from the full distribution p; its value
+    /// `Σ p̂ (log p̂ - log q)` is too large by the entropy that p̂ lacks, so `H(p̂) - H(p)` is added.
+    ///
+    /// # Panics
+    /// If the lengths disagree, or the entropy of drawn entries is not there.
+    pub fn of(gold: Vec<i32>, labels: &StoredLabels<'_>) -> Self {
+        let rows = gold.len();
+        let mut targets = Self {
+            gold,
+            counts: labels.counts.to_vec(),
+            token_ids: labels.token_ids.to_vec(),
+            log_probs: labels.log_probs.to_vec(),
+            tail_log_mass: labels.tail_log_mass.to_vec(),
+            divergence_offset: vec![0.0; rows],
+        };
+        if !labels.sample_counts.is_empty() {
+            targets.spread_draws(labels);
+        }
+        targets.assert_lengths();
+        targets
+    }
+
+    /// Replaces the counts of drawn entries by log probabilities.
+    fn spread_draws(&mut self, labels: &StoredLabels<'_>) {
+        let (mut exact, mut drawn) = (labels.log_probs.iter(), labels.sample_counts.iter());
+        let exact_entries = labels.log_probs.len() / self.counts.len();
+        self.log_probs.clear();
+        for (row, &count) in labels.counts.iter().enumerate() {
+            let start = self.log_probs.len();
+            self.log_probs.extend(exact.by_ref().take(exact_entries));
+            let counts = &drawn.as_slice()[..entries(count) - exact_entries];
+            drawn = drawn.as_slice()[counts.len()..].iter();
+            if counts.is_empty() {
+                continue;
+            }
+            let draws = f64::from(counts.iter().sum::<i32>());
+            // Without exact entries all of the mass is drawn from; the stored tail is what was not drawn.
+            let mass = if exact_entries == 0 { 0.0 } else { f64::from(labels.tail_log_mass[row]) };
+            let log_prob = |&count: &i32| (mass + (f64::from(count) / draws).ln()) as f32;
+            self.log_probs.extend(counts.iter().map(log_prob));
+            self.tail_log_mass[row] = f32::NEG_INFINITY;
+            let own = self.log_probs[start..].iter().map(|&log_prob| f64::from(log_prob));
+            let own: f64 = own.map(|log_prob| -log_prob.exp() * log_prob).sum();
+            self.divergence_offset[row] = (own - f64::from(labels.entropy[row])) as f32;
+        }
+    }
+
     /// Targets without a teacher: all its mass is on "everything else", so every divergence is zero.
     pub fn without_teacher(gold: Vec<i32>) -> Self {
         let rows = gold.len();
-        Self { gold, counts: vec![0; rows], tail_log_mass: vec![0.0; rows], ..Self::default() }
+        let (tail_log_mass, divergence_offset) = (vec![0.0; rows], vec![0.0; rows]);
+        Self { gold, counts: vec![0; rows], tail_log_mass, divergence_offset, ..Self::default() }
     }
 
     /// Adds the positions of `other` behind these.
@@ -69,6 +143,7 @@ impl Targets {
         self.token_ids.extend(other.token_ids);
         self.log_probs.extend(other.log_probs);
         self.tail_log_mass.extend(other.tail_log_mass);
+        self.divergence_offset.extend(other.divergence_offset);
     }
 
     /// Moves the teacher's entries with ids from `vocabulary` on to the tail: a student with fewer rows in its head than
@@ -111,6 +186,7 @@ impl Targets {
         let rows = self.gold.len();
         assert_eq!(self.counts.len(), rows, "counts [N]");
         assert_eq!(self.tail_log_mass.len(), rows, "tail_log_mass [N]");
+        assert_eq!(self.divergence_offset.len(), rows, "divergence_offset [N]");
         let kept: usize = self.counts.iter().map(|&count| entries(count)).sum();
         assert_eq!(self.token_ids.len(), kept, "token_ids [sum of counts]");
         assert_eq!(self.log_probs.len(), kept, "log_probs [sum of counts]");
@@ -135,6 +211,7 @@ mod tests {
             token_ids: vec![9, 1, 8, 2],
             log_probs: vec![ln(0.5), ln(0.25), ln(0.125), ln(0.75)],
             tail_log_mass: vec![ln(0.125), f32::NEG_INFINITY],
+            divergence_offset: vec![0.0; 2],
         };
         let before = targets.clone();
         targets.fold_ids_from(10);

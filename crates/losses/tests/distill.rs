@@ -61,6 +61,7 @@ impl Case {
             targets.token_ids.extend(ids[..count].iter().map(|&id| i32::try_from(id).unwrap()));
             targets.log_probs.extend(ids[..count].iter().map(|&id| log_probs[id] as f32));
             targets.tail_log_mass.push(tail.ln() as f32);
+            targets.divergence_offset.push(0.0);
         }
         targets
     }
@@ -303,7 +304,8 @@ fn same_model(temperature: f64, k: usize) -> (f64, f64) {
     let (hidden, head) = case.tensors(DType::F32);
     let temperatures = [temperature as f32];
     let labels =
-        label_rows(hidden.clone(), head.clone(), &case.gold, Keep::TopK { k }, &temperatures, 5).unwrap();
+        label_rows(hidden.clone(), head.clone(), &case.gold, Keep::TopK { k }, &[], &temperatures, 5)
+            .unwrap();
     let (log_probs, tail_log_mass) = if temperature == 1.0 {
         (labels.log_probs, labels.tail_log_mass)
     } else {
@@ -316,6 +318,7 @@ fn same_model(temperature: f64, k: usize) -> (f64, f64) {
         token_ids: labels.token_ids,
         log_probs,
         tail_log_mass,
+        divergence_offset: vec![0.0; case.gold.len()],
     };
     let hidden = hidden.require_grad();
     let distill = |alpha| {
@@ -393,6 +396,7 @@ fn extreme_students_stay_finite() {
         token_ids: vec![0, 0],
         log_probs: vec![0.75_f32.ln(); 2],
         tail_log_mass: vec![0.25_f32.ln(); 2],
+        divergence_offset: vec![0.0; 2],
     };
     let value = loss(1.0, 1.0, 2).compute(hidden.clone(), head, &targets, 2.0);
     // First row: log q = (0, ln 2 - 200); second row: (-200, 0).

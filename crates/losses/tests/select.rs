@@ -32,12 +32,12 @@ fn assert_close(actual: f32, expected: f64, what: &str) {
 
 /// Everything about a row, the slow way.
 fn assert_row(logits: &[f32], gold: usize, keep: Keep, temperatures: &[f32]) -> RowLabels {
-    let row = select(logits, i32::try_from(gold).unwrap(), keep, temperatures).unwrap();
+    let row = select(logits, i32::try_from(gold).unwrap(), keep, 0.0, temperatures).unwrap();
     let (log_probs, lse) = log_softmax(logits);
 
     let mut order: Vec<usize> = (0..logits.len()).filter(|&id| logits[id] > f32::NEG_INFINITY).collect();
     order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
-    order.truncate(keep.k());
+    order.truncate(keep.exact());
     if let Keep::TopP { p, .. } = keep {
         let masses =
             order.iter().scan(0.0, |mass, &id| Some(std::mem::replace(mass, *mass + log_probs[id].exp())));
@@ -125,7 +125,7 @@ fn one_token_and_all_tokens() {
 #[test]
 fn top_p_is_the_smallest_set() {
     let logits = [0.1_f32.ln(), 0.5_f32.ln(), 0.25_f32.ln(), 0.15_f32.ln()];
-    let ids = |p, k| select(&logits, 0, Keep::TopP { p, k }, &[]).unwrap().token_ids;
+    let ids = |p, k| select(&logits, 0, Keep::TopP { p, k }, 0.0, &[]).unwrap().token_ids;
     assert_eq!(ids(0.0, 4), [1]);
     assert_eq!(ids(0.49, 4), [1]);
     assert_eq!(ids(0.6, 4), [1, 2]);
@@ -149,14 +149,14 @@ fn a_tiny_tail_keeps_its_logarithm() {
     assert!(row.tail_log_mass > -90.0 && row.tail_log_mass < -89.0);
     let row = assert_row(&[100.0, -1e4, -1e4], 0, Keep::TopK { k: 1 }, &[]);
     assert!(row.tail_log_mass.is_finite());
-    let row = select(&[f32::MAX, f32::MIN], 1, Keep::TopK { k: 2 }, &[]).unwrap();
+    let row = select(&[f32::MAX, f32::MIN], 1, Keep::TopK { k: 2 }, 0.0, &[]).unwrap();
     assert_eq!(row.log_probs, [0.0, f32::MIN]);
 }
 
 #[test]
 fn what_is_no_distribution_is_refused() {
     let refused = |logits: &[f32]| {
-        assert_eq!(select(logits, 0, Keep::TopK { k: 2 }, &[]), Err(NonFinite { row: 0 }), "{logits:?}");
+        assert_eq!(select(logits, 0, Keep::TopK { k: 2 }, 0.0, &[]), Err(NonFinite { row: 0 }), "{logits:?}");
     };
     for position in [0, 5, 63, 64, 99] {
         for bad in [f32::NAN, f32::INFINITY] {
@@ -179,8 +179,9 @@ fn rows_do_not_depend_on_the_chunk() {
     device.seed(11);
     let (hidden, head) = (random([7, 8], &device), random([61, 8], &device));
     let gold = [0, 60, 3, 4, 5, 6, 7];
-    let label =
-        |rows| label_rows(hidden.clone(), head.clone(), &gold, Keep::TopK { k: 6 }, &[2.0], rows).unwrap();
+    let label = |rows| {
+        label_rows(hidden.clone(), head.clone(), &gold, Keep::TopK { k: 6 }, &[], &[2.0], rows).unwrap()
+    };
     let expected = label(7);
     assert_eq!(expected.len(), 7);
     assert_eq!(expected.counts, [6; 7]);
@@ -194,7 +195,7 @@ fn rows_do_not_depend_on_the_chunk() {
     }
     let logits = hidden.matmul(head.transpose()).into_data();
     for (row, logits) in logits.as_slice::<f32>().unwrap().chunks(61).enumerate() {
-        let alone = select(logits, gold[row], Keep::TopK { k: 6 }, &[2.0]).unwrap();
+        let alone = select(logits, gold[row], Keep::TopK { k: 6 }, 0.0, &[2.0]).unwrap();
         assert_eq!(expected.token_ids[row * 6..][..6], alone.token_ids);
         assert!((expected.log_sum_exp[row] - alone.log_sum_exp).abs() < 1e-5);
         assert!((expected.log_partitions[0][row] - alone.log_partitions[0]).abs() < 1e-5);
@@ -208,7 +209,7 @@ fn a_bad_row_is_named() {
     values[3 * 3 + 1] = f32::NAN;
     let hidden = Tensor::<2>::from_data(TensorData::new(values, [5, 3]), &device);
     let head = Tensor::<2>::ones([4, 3], &device);
-    let error = label_rows(hidden, head, &[0; 5], Keep::TopK { k: 2 }, &[], 2).unwrap_err();
+    let error = label_rows(hidden, head, &[0; 5], Keep::TopK { k: 2 }, &[], &[], 2).unwrap_err();
     assert_eq!(error, NonFinite { row: 3 });
     assert!(error.to_string().contains("row 3"));
 }
@@ -221,6 +222,7 @@ fn no_rows_no_labels() {
         Tensor::<2>::ones([4, 3], &device),
         &[],
         Keep::TopK { k: 2 },
+        &[],
         &[2.0],
         8,
     );

@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use softshard_labels::{Error, LabelDataset, Sequence, SequenceDataset, SequenceLabels, Tokenizer};
-use softshard_losses::{Targets, at_temperature};
+use softshard_labels::{
+    Error, LabelDataset, LabelPlan, Sequence, SequenceDataset, SequenceLabels, Tokenizer,
+};
+use softshard_losses::{StoredLabels, Targets, at_temperature};
 
 use crate::{batches::Example, config::Objective};
 
@@ -47,7 +49,7 @@ impl Examples {
             }
             Objective::Distill => {
                 let dataset = Box::new(LabelDataset::open(folder)?);
-                let partition = partition_of(temperature, &dataset.manifest().plan.temperatures)
+                let partition = partition_of(temperature, &dataset.manifest().plan)
                     .with_context(|| format!("label dataset `{}`", folder.display()))?;
                 Ok(Examples::Labels { dataset, partition, temperature })
             }
@@ -104,17 +106,24 @@ impl Examples {
 }
 
 /// The column of log-partitions that makes `temperature` exact.
-fn partition_of(temperature: f64, stored: &[f32]) -> Result<Option<usize>, Error> {
+fn partition_of(temperature: f64, plan: &LabelPlan) -> Result<Option<usize>, Error> {
     #[expect(clippy::float_cmp, reason = "1 is written, not computed")]
     if temperature == 1.0 {
         return Ok(None);
     }
+    let bad = |expected: String, hint: &'static str| {
+        Err(Error::bad("`student.loss.temperature`", expected, temperature).hint(hint))
+    };
+    if plan.selection.draws().is_some() {
+        let hint = "label with the selection top_k or top_p for other temperatures";
+        return bad("1, as the labels were drawn at it".to_owned(), hint);
+    }
+    let stored = &plan.temperatures;
     match stored.iter().position(|&stored| (f64::from(stored) - temperature).abs() < 1e-6) {
         Some(index) => Ok(Some(index)),
         None => {
             let expected = format!("1 or a temperature whose partition is stored, {stored:?}");
-            let hint = "label again with this temperature in `labels.temperatures`";
-            Err(Error::bad("`student.loss.temperature`", expected, temperature).hint(hint))
+            bad(expected, "label again with this temperature in `labels.temperatures`")
         }
     }
 }
@@ -128,15 +137,22 @@ fn supervised(sequence: &Sequence) -> Example {
 }
 
 fn distilled(labels: SequenceLabels, partition: Option<usize>, temperature: f64) -> Example {
-    let gold = labels.gold();
-    let SequenceLabels { input_ids, positions, counts, token_ids, log_probs, tail_log_mass, .. } = labels;
-    let (log_probs, tail_log_mass) = match partition {
-        // As stored: the tail is exact, also where the log-probabilities were rounded.
-        None => (log_probs, tail_log_mass),
-        Some(index) => {
-            let log_partition = &labels.log_partitions[index];
-            at_temperature(&counts, &log_probs, &labels.log_sum_exp, log_partition, temperature)
-        }
-    };
-    Example { input_ids, positions, targets: Targets { gold, counts, token_ids, log_probs, tail_log_mass } }
+    let mut targets = Targets::of(
+        labels.gold(),
+        &StoredLabels {
+            counts: &labels.counts,
+            token_ids: &labels.token_ids,
+            log_probs: &labels.log_probs,
+            sample_counts: &labels.sample_counts,
+            tail_log_mass: &labels.tail_log_mass,
+            entropy: &labels.entropy,
+        },
+    );
+    // At temperature 1 as stored: the tail is exact, also where the log-probabilities were rounded.
+    if let Some(index) = partition {
+        let SequenceLabels { counts, log_probs, log_sum_exp, log_partitions, .. } = &labels;
+        (targets.log_probs, targets.tail_log_mass) =
+            at_temperature(counts, log_probs, log_sum_exp, &log_partitions[index], temperature);
+    }
+    Example { input_ids: labels.input_ids, positions: labels.positions, targets }
 }

@@ -96,7 +96,8 @@ fn loss_of(decoder: &Decoder, sequences: &[Labelled], case: &Case) -> LossValue 
             (one.log_probs.clone(), one.tail_log_mass.clone())
         };
         let (counts, token_ids) = (one.counts.clone(), one.token_ids.clone());
-        targets.append(Targets { gold, counts, token_ids, log_probs, tail_log_mass });
+        let divergence_offset = vec![0.0; gold.len()];
+        targets.append(Targets { gold, counts, token_ids, log_probs, tail_log_mass, divergence_offset });
     }
     let ids: Vec<&[i32]> = sequences.iter().map(|one| one.input_ids.as_slice()).collect();
     let positions: Vec<&[i32]> = sequences.iter().map(|one| one.positions.as_slice()).collect();

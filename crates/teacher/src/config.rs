@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use softshard_labels::Selection;
+use softshard_labels::{LabelPlan, OptionalColumn, Selection};
 
 /// Most entries of a position: more cost gigabytes for less than rounding loses.
 const MAX_K: u32 = 4096;
@@ -34,6 +34,13 @@ pub struct LabelsConfig {
     /// Mantissa bits kept of `log_probs`; 23 is exact f32.
     #[serde(default = "default_mantissa_bits")]
     pub mantissa_bits: u32,
+    /// Mantissa bits kept of the columns with one value per position; 23 is exact f32.
+    #[serde(default = "default_position_mantissa_bits")]
+    pub position_mantissa_bits: u32,
+    /// Columns to leave out: `log_sum_exp` (temperatures other than 1 need it), `entropy` (drawn labels need it),
+    /// `gold_log_prob` (judging the teacher needs it).
+    #[serde(default)]
+    pub omit: Vec<OptionalColumn>,
     /// Temperatures other than 1 whose partition is stored, so that a student may use them.
     #[serde(default)]
     pub temperatures: Vec<f32>,
@@ -47,6 +54,8 @@ impl Default for LabelsConfig {
         LabelsConfig {
             selection: default_selection(),
             mantissa_bits: default_mantissa_bits(),
+            position_mantissa_bits: default_position_mantissa_bits(),
+            omit: Vec::new(),
             temperatures: Vec::new(),
             sequences_per_shard: default_sequences_per_shard(),
         }
@@ -76,23 +85,23 @@ impl LabelsConfig {
     /// # Errors
     /// A sentence naming the key, what was expected and what was found.
     pub fn check(&self) -> Result<(), String> {
-        match self.selection {
-            Selection::TopK { k: 0 } | Selection::TopP { k: 0, .. } => {
-                return Err("`labels.selection.k`: expected at least 1, found 0".to_owned());
+        self.check_selection()?;
+        for (key, bits) in
+            [("mantissa_bits", self.mantissa_bits), ("position_mantissa_bits", self.position_mantissa_bits)]
+        {
+            if !(1..=23).contains(&bits) {
+                return Err(format!("`labels.{key}`: expected 1 to 23, found {bits}"));
             }
-            Selection::TopP { p, .. } if !(p > 0.0 && p <= 1.0) => {
-                return Err(format!(
-                    "`labels.selection.p`: expected a mass above 0 and at most 1, found {p}"
-                ));
-            }
-            Selection::TopK { .. } | Selection::TopP { .. } => {}
         }
-        let (Selection::TopK { k } | Selection::TopP { k, .. }) = self.selection;
-        if k > MAX_K {
-            return Err(format!("`labels.selection.k`: expected at most {MAX_K}, found {k}"));
+        if !self.omit.is_sorted_by(|one, next| one < next) {
+            let expected = "log_sum_exp, entropy, gold_log_prob in this order, each once";
+            return Err(format!("`labels.omit`: expected {expected}, found {:?}", self.omit));
         }
-        if !(1..=23).contains(&self.mantissa_bits) {
-            return Err(format!("`labels.mantissa_bits`: expected 1 to 23, found {}", self.mantissa_bits));
+        if self.omit.contains(&OptionalColumn::LogSumExp) && !self.temperatures.is_empty() {
+            return Err("`labels.omit`: expected no log_sum_exp, as `labels.temperatures` need it".to_owned());
+        }
+        if self.omit.contains(&OptionalColumn::Entropy) && self.selection.draws().is_some() {
+            return Err("`labels.omit`: expected no entropy, as drawn labels need it".to_owned());
         }
         for &temperature in &self.temperatures {
             #[expect(clippy::float_cmp, reason = "1 is written, not computed")]
@@ -113,6 +122,29 @@ impl LabelsConfig {
         }
         Ok(())
     }
+
+    fn check_selection(&self) -> Result<(), String> {
+        let draws = |draws: u32| match draws {
+            1..=LabelPlan::MAX_DRAWS => Ok(()),
+            _ => {
+                let most = LabelPlan::MAX_DRAWS;
+                Err(format!("`labels.selection.draws`: expected 1 to {most}, found {draws}"))
+            }
+        };
+        let exact = |k: u32| match k {
+            1..=MAX_K => Ok(()),
+            _ => Err(format!("`labels.selection.k`: expected 1 to {MAX_K}, found {k}")),
+        };
+        match self.selection {
+            Selection::TopK { k } => exact(k),
+            Selection::TopP { p, k } if p > 0.0 && p <= 1.0 => exact(k),
+            Selection::TopP { p, .. } => {
+                Err(format!("`labels.selection.p`: expected a mass above 0 and at most 1, found {p}"))
+            }
+            Selection::Sampled { draws: count } => draws(count),
+            Selection::TopKSampled { k, draws: count } => exact(k).and_then(|()| draws(count)),
+        }
+    }
 }
 
 fn default_max_tokens_per_batch() -> usize {
@@ -125,7 +157,10 @@ fn default_selection() -> Selection {
     Selection::TopK { k: 64 }
 }
 fn default_mantissa_bits() -> u32 {
-    10
+    LabelPlan::DEFAULT_MANTISSA_BITS
+}
+fn default_position_mantissa_bits() -> u32 {
+    LabelPlan::DEFAULT_POSITION_MANTISSA_BITS
 }
 fn default_sequences_per_shard() -> usize {
     1000

@@ -32,6 +32,8 @@ pub(crate) fn plan(
         teacher: identity,
         selection: labels.selection.clone(),
         mantissa_bits: labels.mantissa_bits,
+        position_mantissa_bits: labels.position_mantissa_bits,
+        omit: labels.omit.clone(),
         temperatures: labels.temperatures.clone(),
         seed: info.seed,
         row_group_tokens: LabelPlan::DEFAULT_ROW_GROUP_TOKENS,

@@ -16,7 +16,9 @@ use anyhow::{Result, anyhow};
 use burn::tensor::Device;
 use rayon::prelude::*;
 use serde::Serialize;
-use softshard_labels::{Error, LabelWriter, Selection, Sequence, SequenceDataset, SequenceLabels, Tokenizer};
+use softshard_labels::{
+    Error, LabelWriter, OptionalColumn, Selection, Sequence, SequenceDataset, SequenceLabels, Tokenizer,
+};
 use softshard_losses::{HeadLabels, Keep, label_rows};
 use softshard_model::{Decoder, DecoderConfig, batches_by_length};
 
@@ -111,7 +113,8 @@ pub fn run(inputs: &TeacherInputs) -> Result<Summary> {
         let decoder = loaded.map_or_else(|| load(inputs), Ok)?;
         let sequences_to_label =
             missing.iter().map(|&shard| writer.plan().shards[shard]).map(|[first, end]| end - first).sum();
-        let labeller = Labeller { inputs, decoder, keep: keep(inputs.labels)?, sequences_to_label };
+        let (keep, seed) = (keep(inputs.labels)?, writer.plan().seed);
+        let labeller = Labeller { inputs, decoder, keep, seed, sequences_to_label };
         summary.seconds.load = began.elapsed().as_secs_f64();
         label(&labeller, inputs, &sequences, &writer, &missing, &mut summary)?;
     }
@@ -134,6 +137,8 @@ fn keep(labels: &LabelsConfig) -> Result<Keep> {
     Ok(match labels.selection {
         Selection::TopK { k } => Keep::TopK { k: usize::try_from(k)? },
         Selection::TopP { p, k } => Keep::TopP { p, k: usize::try_from(k)? },
+        Selection::Sampled { draws } => Keep::Sampled { draws },
+        Selection::TopKSampled { k, draws } => Keep::TopKSampled { k: usize::try_from(k)?, draws },
     })
 }
 
@@ -224,6 +229,8 @@ struct Labeller<'a> {
     inputs: &'a TeacherInputs<'a>,
     decoder: Decoder,
     keep: Keep,
+    /// Of the draws.
+    seed: u64,
     /// Sequences of all missing shards.
     sequences_to_label: u64,
 }
@@ -260,15 +267,21 @@ impl Labeller<'_> {
         let ids: Vec<&[i32]> = batch.iter().map(|sequence| sequence.input_ids.as_slice()).collect();
         let positions: Vec<&[i32]> = batch.iter().map(|sequence| sequence.positions.as_slice()).collect();
         let gold: Vec<i32> = batch.iter().flat_map(|sequence| sequence.gold()).collect();
+        let uniforms = self.uniforms(batch);
         let hidden = self.decoder.hidden_before(&ids, &positions);
         let forward = began.elapsed().as_secs_f64();
 
         let began = Instant::now();
-        let temperatures = &self.inputs.labels.temperatures;
-        let head = self.decoder.head();
-        let labels =
-            label_rows(hidden, head, &gold, self.keep, temperatures, self.inputs.teacher.rows_per_chunk)
-                .map_err(|error| not_finite(batch, error.row))?;
+        let labels = label_rows(
+            hidden,
+            self.decoder.head(),
+            &gold,
+            self.keep,
+            &uniforms,
+            &self.inputs.labels.temperatures,
+            self.inputs.teacher.rows_per_chunk,
+        )
+        .map_err(|error| not_finite(batch, error.row))?;
 
         let mut summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
         summary.seconds.forward += forward;
@@ -278,7 +291,19 @@ impl Labeller<'_> {
         summary.tokens += batch.iter().map(|sequence| sequence.input_ids.len() as u64).sum::<u64>();
         summary.labelled_tokens += gold.len() as u64;
         self.progress(&summary);
-        Ok(split(batch, &labels))
+        Ok(split(batch, labels, &self.inputs.labels.omit))
+    }
+
+    /// Where the draws of each position begin.
+    fn uniforms(&self, batch: &[&Sequence]) -> Vec<f64> {
+        if self.keep.draws().is_none() {
+            return Vec::new();
+        }
+        let of = |sequence: &&Sequence| {
+            let key = sequence.key();
+            sequence.positions.iter().map(|position| key.uniform(self.seed, *position)).collect::<Vec<_>>()
+        };
+        batch.iter().flat_map(of).collect()
     }
 
     fn progress(&self, summary: &Summary) {
@@ -304,33 +329,39 @@ fn not_finite(batch: &[&Sequence], row: usize) -> Error {
         .hint("check the teacher's weights; finished shards are intact")
 }
 
-/// Cuts the labels of a batch into those of its sequences.
-fn split(batch: &[&Sequence], labels: &HeadLabels) -> Vec<SequenceLabels> {
-    let (mut row, mut entry) = (0, 0);
-    let mut split = Vec::with_capacity(batch.len());
-    for sequence in batch {
+/// Cuts the labels of a batch into those of its sequences, without the columns that are left out.
+fn split(batch: &[&Sequence], labels: HeadLabels, omit: &[OptionalColumn]) -> Vec<SequenceLabels> {
+    let exact_entries =
+        if labels.sample_counts.is_empty() { usize::MAX } else { labels.log_probs.len() / labels.len() };
+    let has = |column| !omit.contains(&column);
+    let entries = |count: &i32| usize::try_from(*count).expect("counts are not negative");
+    let mut counts = labels.counts.iter().copied();
+    let mut token_ids = labels.token_ids.into_iter();
+    let mut log_probs = labels.log_probs.into_iter();
+    let mut sample_counts = labels.sample_counts.into_iter();
+    let mut row = 0;
+    let split = |sequence: &&Sequence| {
         let rows = row..row + sequence.positions.len();
-        let kept: i32 = labels.counts[rows.clone()].iter().sum();
-        let entries = entry..entry + usize::try_from(kept).expect("counts are not negative");
-        (row, entry) = (rows.end, entries.end);
-        split.push(SequenceLabels {
+        row = rows.end;
+        let counts: Vec<i32> = counts.by_ref().take(rows.len()).collect();
+        let kept: usize = counts.iter().map(entries).sum();
+        let exact: usize = counts.iter().map(|count| entries(count).min(exact_entries)).sum();
+        let floats = |column: &[f32]| column[rows.clone()].to_vec();
+        let optional = |name, column: &[f32]| if has(name) { floats(column) } else { Vec::new() };
+        SequenceLabels {
             source: sequence.source.clone(),
             input_ids: sequence.input_ids.clone(),
             positions: sequence.positions.clone(),
-            counts: labels.counts[rows.clone()].to_vec(),
-            token_ids: labels.token_ids[entries.clone()].to_vec(),
-            log_probs: labels.log_probs[entries].to_vec(),
-            log_sum_exp: labels.log_sum_exp[rows.clone()].to_vec(),
-            tail_log_mass: labels.tail_log_mass[rows.clone()].to_vec(),
-            entropy: labels.entropy[rows.clone()].to_vec(),
-            gold_log_prob: labels.gold_log_prob[rows.clone()].to_vec(),
-            log_partitions: labels
-                .log_partitions
-                .iter()
-                .map(|column| column[rows.clone()].to_vec())
-                .collect(),
-            sample_counts: None,
-        });
-    }
-    split
+            token_ids: token_ids.by_ref().take(kept).collect(),
+            log_probs: log_probs.by_ref().take(exact).collect(),
+            sample_counts: sample_counts.by_ref().take(kept - exact).collect(),
+            counts,
+            log_sum_exp: optional(OptionalColumn::LogSumExp, &labels.log_sum_exp),
+            tail_log_mass: floats(&labels.tail_log_mass),
+            entropy: optional(OptionalColumn::Entropy, &labels.entropy),
+            gold_log_prob: optional(OptionalColumn::GoldLogProb, &labels.gold_log_prob),
+            log_partitions: labels.log_partitions.iter().map(|column| floats(column)).collect(),
+        }
+    };
+    batch.iter().map(split).collect()
 }

@@ -52,7 +52,7 @@ fn labels_are_those_of_transformers() {
             .flat_map(|one| one.positions.iter().map(move |&position| at(one, position)))
             .collect();
         let hidden = decoder.hidden_before(&ids, &positions);
-        let found = label_rows(hidden, decoder.head(), &gold, Keep::TopK { k: 16 }, &[2.0], 7)
+        let found = label_rows(hidden, decoder.head(), &gold, Keep::TopK { k: 16 }, &[], &[2.0], 7)
             .expect("finite logits");
 
         let all = |column: fn(&Expected) -> &Vec<f32>| {

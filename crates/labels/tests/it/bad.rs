@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use softshard_labels::{
-    LabelDataset, LabelPlan, LabelWriter, ReadLimits, Selection, SequenceDataset, SequenceLabels,
-    SequenceWriter,
+    LabelDataset, LabelPlan, LabelWriter, OptionalColumn, ReadLimits, Selection, SequenceDataset,
+    SequenceLabels, SequenceWriter,
 };
 
 use crate::common::{Random, TOP_4, VOCABULARY, info, labels, plan, sequence, write_dataset};
@@ -278,10 +278,7 @@ fn the_writer_refuses_labels_that_are_not_valid() {
             |l| l.tail_log_mass[0] = f32::NEG_INFINITY,
             "position FIRST log_probs and tail_log_mass: expected a mass of 1 in all, found MASS",
         ),
-        (
-            |l| l.sample_counts = Some(vec![]),
-            "sample_counts: expected none, as the selection does not sample, found some",
-        ),
+        (|l| l.sample_counts.push(1), "sample_counts: expected 0 values, found 1"),
     ];
     let plan = plan(vec![[0, 1]], TOP_4);
     let dir = tempfile::tempdir().unwrap();
@@ -363,4 +360,39 @@ fn unknown_sequences_and_wrong_plans_are_named() {
     let wrong = plan(vec![[0, 3], [4, 5]], TOP_4);
     let error = wrong.validate().unwrap_err().to_string();
     assert_eq!(error, "plan: shards: expected a range that starts at row 3, found [4, 5]");
+}
+
+#[test]
+fn draws_that_do_not_add_up_are_refused() {
+    type Change = fn(&mut SequenceLabels);
+    let plan = plan(vec![[0, 1]], Selection::TopKSampled { k: 2, draws: 5 });
+    let dir = tempfile::tempdir().unwrap();
+    let writer = LabelWriter::create_or_resume(dir.path(), plan.clone()).unwrap();
+    // Five draws of five tokens: this teacher is flat.
+    let good = SequenceLabels { source: None, ..labels(&mut Random(1), &plan) };
+    assert_eq!(good.entries().next().unwrap().sample_counts, [1; 5]);
+    let cases: [(Change, &str); 5] = [
+        (|l| l.sample_counts[0] += 1, "counts from 1 on, falling, ties by id, 5 in all"),
+        (|l| l.sample_counts[2] = 0, "counts from 1 on, falling, ties by id, 5 in all"),
+        (|l| l.token_ids.swap(3, 4), "counts from 1 on, falling, ties by id, 5 in all"),
+        (|l| l.token_ids[3] = l.token_ids[0], "every id once"),
+        (|l| l.token_ids[2] = 97, "an id in 0..97"),
+    ];
+    for (change, expected) in cases {
+        let mut bad = good.clone();
+        change(&mut bad);
+        let error = writer.shard(0).unwrap().push(bad).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    for (k, draws) in [(0, 5), (97, 5), (2, 0), (2, 65_537)] {
+        let bad = LabelPlan { selection: Selection::TopKSampled { k, draws }, ..plan.clone() };
+        let error = bad.validate().unwrap_err().to_string();
+        assert!(error.starts_with("plan: selection."), "{error}");
+    }
+    let bad = LabelPlan { omit: vec![OptionalColumn::Entropy], ..plan };
+    let error = bad.validate().unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "plan: omit: expected no Entropy, as a divergence from draws is measured against it, found [Entropy]"
+    );
 }

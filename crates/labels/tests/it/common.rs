@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use softshard_labels::{
-    Commit, LabelPlan, LabelWriter, LabelsManifest, Selection, Sequence, SequenceLabels, SequencesInfo,
-    TeacherIdentity, Tokenizer,
+    Commit, LabelPlan, LabelWriter, LabelsManifest, OptionalColumn, Selection, Sequence, SequenceLabels,
+    SequencesInfo, TeacherIdentity, Tokenizer,
 };
 
 pub(crate) const VOCABULARY: u32 = 97;
@@ -69,7 +69,9 @@ pub(crate) fn plan(shards: Vec<[u64; 2]>, selection: Selection) -> LabelPlan {
             vocab_size: VOCABULARY,
         },
         selection,
-        mantissa_bits: LabelPlan::DEFAULT_MANTISSA_BITS,
+        mantissa_bits: 10,
+        position_mantissa_bits: LabelPlan::DEFAULT_POSITION_MANTISSA_BITS,
+        omit: Vec::new(),
         temperatures: Vec::new(),
         seed: 7,
         row_group_tokens: 64,
@@ -98,17 +100,24 @@ pub(crate) fn labels(random: &mut Random, plan: &LabelPlan) -> SequenceLabels {
         counts: Vec::new(),
         token_ids: Vec::new(),
         log_probs: Vec::new(),
+        sample_counts: Vec::new(),
         log_sum_exp: Vec::new(),
         tail_log_mass: Vec::new(),
         entropy: Vec::new(),
         gold_log_prob: Vec::new(),
         log_partitions: vec![Vec::new(); plan.temperatures.len()],
-        sample_counts: None,
     };
     for index in 0..labels.positions.len() {
         let gold = labels.input_ids[usize::try_from(labels.positions[index]).unwrap()];
         let logits: Vec<f64> = (0..vocabulary).map(|_| (random.unit() * 1e-9).ln() * -0.4).collect();
         push_position(&mut labels, plan, &logits, gold);
+    }
+    for column in &plan.omit {
+        match column {
+            OptionalColumn::LogSumExp => labels.log_sum_exp.clear(),
+            OptionalColumn::Entropy => labels.entropy.clear(),
+            OptionalColumn::GoldLogProb => labels.gold_log_prob.clear(),
+        }
     }
     labels
 }
@@ -131,10 +140,19 @@ fn push_position(labels: &mut SequenceLabels, plan: &LabelPlan, logits: &[f64], 
             });
             reach.map_or(entries.len(), |index| index + 1).min(usize::try_from(k).unwrap())
         }
+        Selection::Sampled { .. } => 0,
+        Selection::TopKSampled { k, .. } => usize::try_from(k).unwrap(),
     };
-    let tail: f64 = entries[kept..].iter().map(|(log_prob, _)| log_prob.exp()).sum();
-    labels.counts.push(i32::try_from(kept).unwrap());
+    let drawn = plan.selection.draws().map_or(Vec::new(), |draws| draw(&entries[kept..], draws));
+    let rest = if kept == 0 { entries.len() - drawn.len() } else { entries.len() - kept };
+    let drawn_ids: Vec<i32> = drawn.iter().map(|(_, id)| *id).collect();
+    let left = |id: &i32| kept > 0 || !drawn_ids.contains(id);
+    let tail = entries[kept..].iter().filter(|(_, id)| left(id)).map(|(log_prob, _)| log_prob.exp());
+    let tail: f64 = if rest == 0 { 0.0 } else { tail.sum() };
+    labels.counts.push(i32::try_from(kept + drawn.len()).unwrap());
     labels.token_ids.extend(entries[..kept].iter().map(|(_, id)| id));
+    labels.token_ids.extend(drawn_ids);
+    labels.sample_counts.extend(drawn.iter().map(|(count, _)| count));
     labels.log_probs.extend(entries[..kept].iter().map(|(log_prob, _)| log_prob.min(0.0) as f32));
     labels.log_sum_exp.push(partition as f32);
     labels.tail_log_mass.push(tail.ln() as f32);
@@ -142,6 +160,26 @@ fn push_position(labels: &mut SequenceLabels, plan: &LabelPlan, logits: &[f64], 
     for (temperature, column) in plan.temperatures.iter().zip(&mut labels.log_partitions) {
         column.push(log_sum_exp(f64::from(*temperature)) as f32);
     }
+}
+
+/// Counts and ids of evenly spaced draws, as labels have them.
+fn draw(entries: &[(f64, i32)], draws: u32) -> Vec<(i32, i32)> {
+    let mass: f64 = entries.iter().map(|(log_prob, _)| log_prob.exp()).sum();
+    let (mut drawn, mut next, mut before) = (Vec::new(), 0, 0.0);
+    for (index, (log_prob, id)) in entries.iter().enumerate() {
+        before += log_prob.exp();
+        let mut count = 0;
+        while next < draws
+            && ((f64::from(next) + 0.5) / f64::from(draws) * mass < before || index + 1 == entries.len())
+        {
+            (count, next) = (count + 1, next + 1);
+        }
+        if count > 0 {
+            drawn.push((count, *id));
+        }
+    }
+    drawn.sort_by_key(|(count, id)| (-count, *id));
+    drawn
 }
 
 /// Labels of every sequence of a shard, always the same.
