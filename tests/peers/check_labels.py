@@ -189,16 +189,16 @@ def check_row(place: str, key: bytes, row: dict[str, np.ndarray], plan: dict) ->
             f"{place}: {name} has {len(row[name])} values for {len(positions)} positions",
         )
     selection, vocabulary = plan["selection"], plan["teacher"]["vocab_size"]
+    k, draws = min(selection.get("k", 0), vocabulary), selection.get("draws", 0)
+    least = {"top_k": k, "top_k_sampled": k}.get(selection["kind"], 1)
+    most = min(k + draws, vocabulary)
+    require(counts.min() >= least and counts.max() <= most, f"{place}: counts outside of {least}..{most}")
     exact = np.minimum(counts, exact_entries(plan))
     lengths = {"token_ids": counts.sum()}
     lengths |= {"log_probs": exact.sum()} if exact_entries(plan) else {}
     lengths |= {"sample_counts": (counts - exact).sum()} if is_drawn(plan) else {}
     for name, length in lengths.items():
         require(len(row[name]) == length, f"{place}: {name} has {len(row[name])} values, expected {length}")
-    k, draws = min(selection.get("k", 0), vocabulary), selection.get("draws", 0)
-    least = {"top_k": k, "top_k_sampled": k}.get(selection["kind"], 1)
-    most = min(k + draws, vocabulary)
-    require(counts.min() >= least and counts.max() <= most, f"{place}: counts outside of {least}..{most}")
     ranges = {
         "log_probs": (-math.inf, 0.0),
         "gold_log_prob": (-math.inf, 0.0),

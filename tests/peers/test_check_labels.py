@@ -133,7 +133,7 @@ BROKEN_ROWS: dict[str, tuple[Callable[[dict], None], str]] = {
     "position 0": (lambda r: r["positions"].__setitem__(0, 0), "positions outside"),
     "position L": (lambda r: r["positions"].__setitem__(-1, len(r["input_ids"])), "positions outside"),
     "positions fall": (lambda r: swap(r["positions"], 0, 1), "do not ascend"),
-    "a count too many": (lambda r: r["counts"].__setitem__(0, 17), "counts sum to"),
+    "a count too many": (lambda r: r["counts"].__setitem__(0, 17), "counts outside"),
     "two counts": (
         lambda r: (r["counts"].__setitem__(0, 17), r["counts"].__setitem__(1, 15)),
         "counts outside",
