@@ -52,6 +52,44 @@ fn top_p_keeps_what_it_needs_and_no_more() {
     world.run("train-student", &["student.max_steps=2"]).succeeded();
 }
 
+/// The divergence from draws estimates the one from all of the vocabulary, before the first step changes anything.
+#[test]
+fn drawn_labels_teach_as_full_ones_do() {
+    let world = World::with_teacher();
+    world.run("finetune", &["finetune.max_steps=1", "output.teacher=../start"]).succeeded();
+    let first_kl = |name: &str, selection: &str| -> f64 {
+        let (labels, student) = (format!("output.labels={name}"), format!("output.student={name}-student"));
+        let selection = format!("labels.selection={selection}");
+        world.run("teacher-labels", &[&labels, &selection]).succeeded();
+        world.run("train-student", &[&labels, &student, "student.max_steps=3"]).succeeded();
+        let metrics = fs::read_to_string(world.path(&format!("run/{name}-student/metrics.jsonl")));
+        let metrics = metrics.expect("metrics are written");
+        let line = metrics.lines().next().expect("a step");
+        let line: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
+        line["kl"].as_f64().expect("a number")
+    };
+    let full = first_kl("full", r#"{ kind = "top_k", k = 400 }"#);
+    for (name, selection) in [
+        ("sampled", r#"{ kind = "sampled", draws = 50 }"#),
+        ("hybrid", r#"{ kind = "top_k_sampled", k = 12, draws = 12 }"#),
+    ] {
+        let found = first_kl(name, selection);
+        assert!((found / full - 1.0).abs() < 0.05, "{name}: expected about {full}, found {found}");
+    }
+    world
+        .run("train-student", &["output.labels=sampled", "student.loss.temperature=2.0", "output.student=t2"])
+        .failed(
+            3,
+            &["`student.loss.temperature`", "expected 1, as the labels were drawn at it, found 2", "top_k"],
+        );
+    let inspected = softshard_e2e::softshard(&[
+        "labels",
+        "inspect",
+        world.path("run/sampled/train").to_str().expect("UTF-8"),
+    ]);
+    assert!(inspected.succeeded().stdout.contains('×'));
+}
+
 #[test]
 fn a_temperature_with_its_partition_trains_and_one_without_is_refused() {
     let world = World::labelled();
