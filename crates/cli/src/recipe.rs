@@ -3,6 +3,7 @@
 use std::path::{Component, Path, PathBuf};
 
 use fs_err as fs;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use softshard_evaluate::EvaluateConfig;
 use softshard_prepare::{DataConfig, TokenizerConfig};
@@ -15,7 +16,7 @@ use softshard_teacher::{LabelsConfig, TeacherConfig};
 pub(crate) struct RecipeError(pub(crate) String);
 
 /// A whole run.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Recipe {
     /// What is learnt from, and how it is cut.
@@ -39,7 +40,7 @@ pub(crate) struct Recipe {
 }
 
 /// Where everything is written. All but `dir` are below `dir` unless absolute.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OutputConfig {
     /// Folder of the run.

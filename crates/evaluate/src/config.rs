@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::rouge::Rouge;
 
 /// What is evaluated, and how answers are made and scored. Recipe section `[evaluate]`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluateConfig {
     /// Name of the result, `evaluations/<name>.json`; the student's folder gives it unless it is set.

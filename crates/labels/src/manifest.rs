@@ -3,15 +3,18 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{HINT_DAMAGED, quoted};
 use crate::{Error, LabelPlan, ReadLimits, Tokenizer, json};
 
 /// One data file, as manifests and commits describe it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ShardRecord {
-    /// Plain name of the file, below `data/`.
+    /// Plain name of the file, below `data/`: kind, index, number of shards, beginning of its BLAKE3.
+    #[schemars(regex(pattern = r"^(labels|sequences)-[0-9]{5,}-of-[0-9]{5,}-[0-9a-f]{12}\.parquet$"))]
     pub file: String,
     /// Sequences.
     pub rows: u64,
@@ -22,20 +25,25 @@ pub struct ShardRecord {
     /// Size of the file.
     pub bytes: u64,
     /// BLAKE3 of the file, hexadecimal.
+    #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
     pub blake3: String,
     /// SHA-256 of the file, hexadecimal: what object stores and hubs list.
+    #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
     pub sha256: String,
 }
 
 /// `manifest.json` of a label dataset.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LabelsManifest {
-    /// Always [`LabelsManifest::FORMAT`].
+    /// Always `softshard-labels`.
+    #[schemars(extend("const" = LabelsManifest::FORMAT))]
     pub format: String,
-    /// Always [`LabelsManifest::VERSION`].
+    /// Version of the format.
+    #[schemars(extend("const" = LabelsManifest::VERSION))]
     pub version: u32,
     /// BLAKE3 of `_softshard/plan.json`, hexadecimal; every shard carries it.
+    #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
     pub plan_blake3: String,
     /// The plan itself: tokenizer, template, teacher, selection.
     pub plan: LabelPlan,
@@ -46,16 +54,19 @@ pub struct LabelsManifest {
     /// Labelled positions in all.
     pub labelled_tokens: u64,
     /// The data files, by shard index.
+    #[schemars(length(min = 1))]
     pub shards: Vec<ShardRecord>,
 }
 
 /// `manifest.json` of a sequence dataset.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SequencesManifest {
-    /// Always [`SequencesManifest::FORMAT`].
+    /// Always `softshard-sequences`.
+    #[schemars(extend("const" = SequencesManifest::FORMAT))]
     pub format: String,
-    /// Always [`SequencesManifest::VERSION`].
+    /// Version of the format.
+    #[schemars(extend("const" = SequencesManifest::VERSION))]
     pub version: u32,
     /// Where the sequences come from.
     pub info: SequencesInfo,
@@ -66,11 +77,12 @@ pub struct SequencesManifest {
     /// Positions of the loss masks in all.
     pub labelled_tokens: u64,
     /// The data files, in order.
+    #[schemars(length(min = 1))]
     pub shards: Vec<ShardRecord>,
 }
 
 /// Where sequences come from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SequencesInfo {
     /// The tokenizer that made the ids.

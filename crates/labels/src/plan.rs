@@ -2,24 +2,28 @@
 
 use std::collections::BTreeSet;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, LabelLimits, Tokenizer, json};
 
 /// Which entries of the teacher's distribution are kept at each position.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Selection {
     /// The `k` most probable tokens.
     TopK {
         /// Entries per position (the whole vocabulary where it is smaller).
+        #[schemars(range(min = 1))]
         k: u32,
     },
     /// The smallest set of most probable tokens whose mass reaches `p`, at most `k` of them.
     TopP {
         /// Probability mass to reach, above 0 and at most 1.
+        #[schemars(range(max = 1), extend("exclusiveMinimum" = 0))]
         p: f64,
         /// Most entries per position.
+        #[schemars(range(min = 1))]
         k: u32,
     },
     /// Draws from the full distribution, stored as unique tokens with counts: `count / draws` estimates a probability
@@ -73,7 +77,7 @@ pub enum OptionalColumn {
 }
 
 /// The teacher that wrote the labels.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TeacherIdentity {
     /// BLAKE3 of the model's configuration, hexadecimal.
@@ -85,20 +89,24 @@ pub struct TeacherIdentity {
     /// The type the forward pass was computed in, for example `f32`.
     pub dtype: String,
     /// Rows of the head: token ids of labels are below it.
+    #[schemars(range(min = 1, max = i32::MAX))]
     pub vocab_size: u32,
 }
 
 /// Everything that decides what a label dataset holds: same plan, same bytes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LabelPlan {
-    /// Always [`LabelPlan::FORMAT`].
+    /// Always `softshard-labels-plan`.
+    #[schemars(extend("const" = LabelPlan::FORMAT))]
     pub format: String,
-    /// Always [`LabelPlan::VERSION`].
+    /// Version of the format.
+    #[schemars(extend("const" = LabelPlan::VERSION))]
     pub version: u32,
     /// BLAKE3 of the manifest of the sequence dataset, hexadecimal.
     pub sequences: String,
     /// Rows of the sequence dataset that each shard labels: `[start, end)`, ascending, none empty.
+    #[schemars(length(min = 1))]
     pub shards: Vec<[u64; 2]>,
     /// The split the sequences come from, as `train`.
     pub split: String,
@@ -111,6 +119,7 @@ pub struct LabelPlan {
     /// What is kept.
     pub selection: Selection,
     /// Mantissa bits kept of `log_probs`, 1..=23; 23 keeps every bit.
+    #[schemars(range(min = 1, max = 23))]
     pub mantissa_bits: u32,
     /// Mantissa bits kept of the columns with one value per position, 1..=23. Where there are extra temperatures,
     /// `log_sum_exp` and the partitions keep every bit: they are subtracted from each other.
@@ -118,10 +127,12 @@ pub struct LabelPlan {
     /// Columns that are not there, ascending.
     pub omit: Vec<OptionalColumn>,
     /// Extra temperatures, ascending, none of them 1: one `log_partition_tX` column each.
+    #[schemars(extend("items" = serde_json::json!({ "type": "number", "exclusiveMinimum": 0, "not": { "const": 1 } })))]
     pub temperatures: Vec<f32>,
     /// Seed of every random choice of the run.
     pub seed: u64,
     /// A row group is closed when it holds this many labelled tokens: 1..=65536.
+    #[schemars(range(min = 1, max = 65536))]
     pub row_group_tokens: u32,
 }
 

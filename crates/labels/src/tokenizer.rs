@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Display, path::Path};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -9,12 +10,13 @@ use crate::Error;
 /// What must be equal for token ids of two runs to mean the same.
 ///
 /// Made by the stage that has the tokenizer; this crate only stores and compares it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tokenizer {
     /// BLAKE3 of the vocabulary map, hexadecimal.
     pub vocabulary_blake3: String,
     /// Largest id + 1, added tokens included.
+    #[schemars(range(min = 1, max = i32::MAX))]
     pub vocab_size: u32,
     /// Ids of `bos`, `eos`, `pad`, `unk`, where known.
     pub special_ids: BTreeMap<String, i32>,

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::durable::{self, PRIVATE};
@@ -48,13 +49,21 @@ pub enum Commit {
 }
 
 /// `_softshard/commits/00017.json`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct CommitFile {
+pub(crate) struct CommitFile {
+    /// Always `softshard-labels-commit`.
+    #[schemars(extend("const" = CommitFile::FORMAT))]
     format: String,
+    /// Version of the format.
+    #[schemars(extend("const" = CommitFile::VERSION))]
     version: u32,
+    /// BLAKE3 of `_softshard/plan.json`, hexadecimal.
+    #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
     plan_blake3: String,
+    /// Index of the shard.
     shard: usize,
+    /// The file that is the shard from now on.
     record: ShardRecord,
     /// Names the attempt that won; the only thing that differs between two runs of one plan.
     attempt: String,

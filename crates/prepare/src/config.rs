@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::Error;
@@ -19,15 +20,17 @@ use crate::Error;
 /// })).unwrap();
 /// data.validate().unwrap();
 /// ```
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
     /// JSONL files (one path or a list): rows of `instruction`, `context` (or `input`), `response` (or `output`),
     /// `category`, or of `messages`, a conversation whose last message is the response. Other columns are ignored.
     #[serde(default, deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "OneOrMany")]
     pub instructions: Vec<PathBuf>,
     /// Plain text files (one path or a list) for pretraining, instead of `instructions`.
     #[serde(default, deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "OneOrMany")]
     pub text: Vec<PathBuf>,
     /// What stands between two documents of a text file; `"\n\n"` for documents parted by blank lines.
     #[serde(default = "default_document_separator")]
@@ -59,7 +62,7 @@ pub struct DataConfig {
 }
 
 /// How a row becomes a prompt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Template {
     /// The Alpaca-style prompt of MiniLLM and of the paper (arXiv 2502.11306).
@@ -72,7 +75,7 @@ pub enum Template {
 }
 
 /// Which tokens of a sequence are labelled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Mask {
     /// The response and the token that ends it.
@@ -82,7 +85,7 @@ pub enum Mask {
 }
 
 /// What to do with a row whose response is empty or blank.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EmptyResponses {
     /// Stop before anything is written, naming the first one: a student would learn to say nothing.
@@ -96,7 +99,7 @@ pub enum EmptyResponses {
 ///
 /// A row's place is a hash of the seed and of its prompt: it does not depend on the other rows or on their
 /// order, and rows with the same prompt are never on both sides.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SplitConfig {
     /// Fraction of the rows, 0 to 1 (on average).
@@ -131,7 +134,7 @@ impl Split {
 }
 
 /// The recipe section `[tokenizer]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TokenizerConfig {
     /// A Hugging Face model folder, or a `tokenizer.json` (its neighbours are read too).
@@ -240,13 +243,22 @@ fn default_add_eos() -> bool {
     true
 }
 
-fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "expected a path or a list of paths")]
-    enum OneOrMany {
-        One(PathBuf),
-        Many(Vec<PathBuf>),
+/// A path or a list of paths.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "expected a path or a list of paths")]
+#[schemars(inline)]
+enum OneOrMany {
+    One(PathBuf),
+    Many(Vec<PathBuf>),
+}
+
+impl Default for OneOrMany {
+    fn default() -> Self {
+        Self::Many(Vec::new())
     }
+}
+
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
     Ok(match OneOrMany::deserialize(deserializer)? {
         OneOrMany::One(path) => vec![path],
         OneOrMany::Many(paths) => paths,

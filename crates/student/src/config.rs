@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use softshard_model::LoraConfig;
 
 /// One training run: which model, on what, for how long. Recipe sections `[student]` and `[finetune]`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
     /// Hugging Face folder of the model to start from; with `init = "random"` only its `config.json` is read.
@@ -60,7 +61,7 @@ pub struct TrainConfig {
 }
 
 /// Where the first weights come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Init {
     /// From the folder's safetensors.
@@ -71,7 +72,7 @@ pub enum Init {
 }
 
 /// What is learnt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Objective {
     /// Gold tokens and the teacher's distribution, both from label shards.
@@ -81,7 +82,7 @@ pub enum Objective {
 }
 
 /// `L = CE(gold) + alpha · T² · KL(teacher ‖ student)`, a mean over labelled tokens. Recipe section `[student.loss]`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LossConfig {
     /// Weight of the distillation term; 0: supervised only.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use softshard_labels::{LabelPlan, OptionalColumn, Selection};
 
@@ -9,7 +10,7 @@ use softshard_labels::{LabelPlan, OptionalColumn, Selection};
 const MAX_K: u32 = 4096;
 
 /// The model that labels. Recipe section `[teacher]`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TeacherConfig {
     /// Hugging Face folder.
@@ -25,7 +26,7 @@ pub struct TeacherConfig {
 }
 
 /// What is kept of the teacher's distributions. Recipe section `[labels]`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LabelsConfig {
     /// Which tokens are kept at a position.
