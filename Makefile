@@ -2,9 +2,10 @@
 # make test    format, lints, unit and end-to-end tests, readers that are not ours
 # make teacher-labels RECIPE=… [DEVICE=cpu]     stage 1 of a real run
 # make train-student  RECIPE=… [DEVICE=cpu]     stage 2 of a real run
+# make schemas  the published schemas made again from the types
 # make bench   ratios against PyTorch on this machine
 # make peers   golden files made again with PyTorch, and our files read by it
-.PHONY: build demo test lint teacher-labels train-student bench peers
+.PHONY: build demo test lint schemas teacher-labels train-student bench peers
 
 CARGO_TARGET_DIR ?= target
 export CARGO_TARGET_DIR
@@ -42,6 +43,10 @@ test: lint
 lint:
 	cargo fmt --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+schemas: build
+	rm -rf schemas
+	$(SOFTSHARD) schema --all schemas
 
 teacher-labels train-student: build
 	@test -n "$(RECIPE)" || { echo "usage: make $@ RECIPE=pipelines/<name>.toml [DEVICE=cpu]"; exit 2; }

@@ -58,9 +58,22 @@ pub(crate) enum Command {
     Evaluate(Stage),
     /// All evaluations of a recipe's output as one table
     Report(Stage),
+    /// Print a published schema: of the shards, of their manifests, plans and commits, of recipes
+    Schema(Schema),
     /// Judge, read and compare label datasets
     #[command(subcommand)]
     Labels(Labels),
+}
+
+/// Arguments of `schema`.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Schema {
+    /// Which one, as labels.parquet, labels-manifest, plan or recipe; all are listed where there is no such one
+    pub(crate) name: Option<String>,
+    /// Write all into a folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) all: Option<PathBuf>,
 }
 
 /// What every stage takes.

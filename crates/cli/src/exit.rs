@@ -2,7 +2,7 @@
 
 use std::{error::Error, io, process::ExitCode};
 
-use crate::{arguments::LogFormat, commands::DeviceError, recipe::RecipeError};
+use crate::{arguments::LogFormat, commands::DeviceError, recipe::RecipeError, schema::UnknownSchema};
 
 const FAILED: u8 = 1;
 const BAD_RECIPE: u8 = 2;
@@ -39,7 +39,7 @@ fn code(error: &anyhow::Error) -> u8 {
 }
 
 fn of_cause(cause: &(dyn Error + 'static)) -> Option<u8> {
-    if cause.is::<RecipeError>() {
+    if cause.is::<RecipeError>() || cause.is::<UnknownSchema>() {
         return Some(BAD_RECIPE);
     }
     if cause.is::<DeviceError>() {

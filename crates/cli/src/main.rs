@@ -10,6 +10,7 @@ mod labels;
 mod logging;
 mod progress;
 mod recipe;
+mod schema;
 mod table;
 
 use std::{

@@ -1,0 +1,50 @@
+//! `softshard schema`: what is published about our files.
+
+use std::path::Path;
+
+use anyhow::Result;
+use fs_err as fs;
+
+use crate::{arguments, recipe::Recipe};
+
+/// A schema that is not there: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("schema `{found}`: expected one of {expected}")]
+pub(crate) struct UnknownSchema {
+    found: String,
+    expected: String,
+}
+
+/// Prints one schema, or writes all.
+///
+/// # Errors
+/// [`UnknownSchema`]; a folder that cannot be written.
+pub(crate) fn run(arguments::Schema { name, all }: &arguments::Schema) -> Result<()> {
+    let schemas = schemas();
+    if let Some(folder) = all {
+        return write(&schemas, folder);
+    }
+    let name = name.as_deref().unwrap_or_default();
+    let Some(schema) = schemas.iter().find(|schema| schema.name == name) else {
+        let names: Vec<&str> = schemas.iter().map(|schema| schema.name).collect();
+        return Err(UnknownSchema { found: name.to_owned(), expected: names.join(", ") }.into());
+    };
+    print!("{}", schema.text);
+    Ok(())
+}
+
+/// Those of the formats, and that of recipes.
+fn schemas() -> Vec<softshard_labels::Schema> {
+    let mut schemas = softshard_labels::Schema::all();
+    schemas.push(softshard_labels::Schema::read::<Recipe>("recipe"));
+    schemas
+}
+
+fn write(schemas: &[softshard_labels::Schema], folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    for schema in schemas {
+        fs::write(folder.join(&schema.file), &schema.text)?;
+    }
+    println!("{} schemas: {}", schemas.len(), folder.display());
+    Ok(())
+}
