@@ -19,6 +19,7 @@ check() {
     for split in train valid; do
         "$python" tests/peers/check_labels.py "$world/run/labels/$split"
     done
+    "$python" tests/peers/check_published.py "$world/run"
     rm -rf "$world/run/labels"
 }
 check 'selection={ kind = "top_k", k = 16 }'
