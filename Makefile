@@ -43,6 +43,7 @@ test: lint
 lint:
 	cargo fmt --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet --package softshard-labels
 
 schemas: build
 	rm -rf schemas

@@ -7,6 +7,7 @@ use parquet::schema::printer::print_schema;
 use parquet::schema::types::{Type, TypePtr};
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
+use schemars::transform::RecursiveTransform;
 
 use crate::plan::partition_column;
 use crate::shard_schema::ShardSchema;
@@ -51,6 +52,7 @@ impl Schema {
     }
 
     fn json<T: JsonSchema>(name: &'static str, settings: SchemaSettings) -> Self {
+        let settings = settings.with_transform(RecursiveTransform(plain_description));
         let schema = settings.into_generator().into_root_schema_for::<T>();
         let text = serde_json::to_string_pretty(&schema).expect("a schema is JSON");
         Self { name, file: format!("{name}.schema.json"), text: text + "\n" }
@@ -58,6 +60,18 @@ impl Schema {
 
     fn text(name: &'static str, text: String) -> Self {
         Self { name, file: format!("{name}.txt"), text }
+    }
+}
+
+/// A description without the code of its documentation, and without line breaks inside of a sentence.
+fn plain_description(schema: &mut schemars::Schema) {
+    if let Some(serde_json::Value::String(text)) = schema.get_mut("description") {
+        let prose = text.split("```").next().unwrap_or_default().trim();
+        *text = prose
+            .split("\n\n")
+            .map(|paragraph| paragraph.replace('\n', " "))
+            .collect::<Vec<_>>()
+            .join("\n\n");
     }
 }
 

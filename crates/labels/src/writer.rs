@@ -48,7 +48,7 @@ pub enum Commit {
     Lost(ShardRecord),
 }
 
-/// `_softshard/commits/00017.json`.
+/// `_softshard/commits/00017.json`: shard 17 is there.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CommitFile {
