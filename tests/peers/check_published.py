@@ -49,6 +49,9 @@ PLAN: dict[str, Change] = {
     "another selection": lambda plan: plan["selection"].update(kind="best"),
     "a text for a number": lambda plan: plan.update(mantissa_bits="10"),
     "too many bits": lambda plan: plan.update(mantissa_bits=24),
+    "a column left out twice": lambda plan: plan.update(omit=["entropy", "entropy"]),
+    "a column that must be there left out": lambda plan: plan.update(omit=["tail_log_mass"]),
+    "draws without end": lambda plan: plan.update(selection={"kind": "sampled", "draws": 1 << 20}),
     "temperature 0": lambda plan: plan.update(temperatures=[0]),
     "temperature 1": lambda plan: plan.update(temperatures=[1.0]),
     "no teacher": lambda plan: plan.pop("teacher"),
@@ -144,7 +147,7 @@ def check_arrow(kind: str, dataset: Path) -> str:
     if kind == "labels":
         plan = shards.manifest(dataset)["plan"]
         sampled = {"sampled": {"log_probs"}, "top_k_sampled": set()}
-        absent = sampled.get(plan["selection"]["kind"], {"sample_counts"}) | set(plan.get("omit", []))
+        absent = sampled.get(plan["selection"]["kind"], {"sample_counts"}) | set(plan["omit"])
         require(plan["temperatures"] in ([], [2.0]), f"{dataset}: temperatures {plan['temperatures']}")
         absent |= set() if plan["temperatures"] else {"log_partition_t2"}
     expected = [column for column in arrow_columns(kind) if column.split(":")[0] not in absent]
@@ -190,19 +193,19 @@ def check_reader(dataset: Path) -> str:
 
 
 def expected_probabilities(row: dict[str, np.ndarray], selection: dict, vocabulary: int) -> np.ndarray:
-    """Exact where the log-probability is stored; else the tail's mass in proportion to the draws."""
+    """Exact where the log-probability is stored; else the mass that was drawn from, in proportion to the draws."""
     counts = row["counts"]
     rank = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     position = np.repeat(np.arange(len(counts)), counts)
-    head = {"sampled": 0, "top_k_sampled": min(selection.get("k", 0), vocabulary)}.get(selection["kind"], vocabulary)
+    head = {"sampled": 0, "top_k_sampled": selection.get("k")}.get(selection["kind"], vocabulary)
     exact, result = rank < head, np.empty(len(rank))
     if exact.any():
         result[exact] = np.exp(row["log_probs"].astype(np.float64))
     if not exact.all():
         draws = row["sample_counts"].astype(np.float64)
         of = position[~exact]
-        tail = np.exp(row["tail_log_mass"].astype(np.float64))
-        result[~exact] = draws / np.bincount(of, draws, len(counts))[of] * tail[of]
+        mass = np.exp(row["tail_log_mass"].astype(np.float64)) if head else np.ones(len(counts))
+        result[~exact] = draws / selection["draws"] * mass[of]
     return result
 
 

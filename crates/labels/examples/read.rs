@@ -17,17 +17,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (tokens, labelled) = dataset.token_counts(row);
     println!("sequence {key}: {tokens} tokens, {labelled} labelled");
     let labels = dataset.get(&key)?;
-    let mut end = 0;
-    for (index, position) in labels.positions.iter().enumerate() {
-        let start = end;
-        end += usize::try_from(labels.counts[index])?;
-        let tail = f64::from(labels.tail_log_mass[index]).exp();
-        println!(
-            "token {position}: {:?}, kept {:.4} of the probability, best id {}",
-            labels.input_ids[usize::try_from(*position)?],
-            1.0 - tail,
-            labels.token_ids[start]
-        );
+    for (entries, tail) in labels.entries().zip(&labels.tail_log_mass) {
+        let best = entries.token_ids.iter().zip(entries.log_probs).next();
+        let best = best.map(|(id, log_prob)| format!("{id} ({:.4}), ", log_prob.exp())).unwrap_or_default();
+        let (position, count) = (entries.position, entries.token_ids.len());
+        println!("token {position}: {best}{count} entries, {:.4} beyond them", tail.exp());
     }
 
     // All of it: row group by row group, into memory that is used again.

@@ -53,6 +53,8 @@ fn plan() -> LabelPlan {
         },
         selection: Selection::TopK { k: KEPT },
         mantissa_bits: LabelPlan::DEFAULT_MANTISSA_BITS,
+        position_mantissa_bits: LabelPlan::DEFAULT_POSITION_MANTISSA_BITS,
+        omit: Vec::new(),
         temperatures: Vec::new(),
         seed: 0,
         row_group_tokens: LabelPlan::DEFAULT_ROW_GROUP_TOKENS,
@@ -72,15 +74,7 @@ fn label(row: u64) -> Result<SequenceLabels, std::num::TryFromIntError> {
         source: Some(format!("example {row}")),
         input_ids: (0..12).map(|place| (row + place * place) % 64).collect(),
         positions: (4..12).collect(),
-        counts: Vec::new(),
-        token_ids: Vec::new(),
-        log_probs: Vec::new(),
-        log_sum_exp: Vec::new(),
-        tail_log_mass: Vec::new(),
-        entropy: Vec::new(),
-        gold_log_prob: Vec::new(),
-        log_partitions: Vec::new(),
-        sample_counts: None,
+        ..SequenceLabels::default()
     };
     for position in 4..12 {
         let gold = usize::try_from(labels.input_ids[position])?;

@@ -7,7 +7,7 @@ use crate::{Error, OptionalColumn, SequenceKey};
 /// The teacher's labels of one sequence of L tokens, N of them labelled, E entries kept in all.
 ///
 /// The labels at position t describe the teacher's distribution of token t given the tokens before t.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct SequenceLabels {
     /// Where the example came from.
     pub source: Option<String>,

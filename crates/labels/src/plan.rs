@@ -30,13 +30,16 @@ pub enum Selection {
     /// without bias (arXiv 2503.16870).
     Sampled {
         /// Draws per position.
+        #[schemars(range(min = 1, max = LabelPlan::MAX_DRAWS))]
         draws: u32,
     },
     /// The `k` most probable tokens, and draws from the rest: exact where it matters, without bias where it was cut.
     TopKSampled {
         /// Exact entries per position, fewer than the vocabulary.
+        #[schemars(range(min = 1))]
         k: u32,
         /// Draws per position from the other tokens.
+        #[schemars(range(min = 1, max = LabelPlan::MAX_DRAWS))]
         draws: u32,
     },
 }
@@ -65,7 +68,7 @@ impl Selection {
 }
 
 /// A column that a plan may leave out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OptionalColumn {
     /// Needed for temperatures other than 1.
@@ -123,8 +126,10 @@ pub struct LabelPlan {
     pub mantissa_bits: u32,
     /// Mantissa bits kept of the columns with one value per position, 1..=23. Where there are extra temperatures,
     /// `log_sum_exp` and the partitions keep every bit: they are subtracted from each other.
+    #[schemars(range(min = 1, max = 23))]
     pub position_mantissa_bits: u32,
     /// Columns that are not there, ascending.
+    #[schemars(extend("uniqueItems" = true))]
     pub omit: Vec<OptionalColumn>,
     /// Extra temperatures, ascending, none of them 1: one `log_partition_tX` column each.
     #[schemars(extend("items" = serde_json::json!({ "type": "number", "exclusiveMinimum": 0, "not": { "const": 1 } })))]

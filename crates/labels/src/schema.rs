@@ -12,7 +12,9 @@ use schemars::transform::RecursiveTransform;
 use crate::plan::partition_column;
 use crate::shard_schema::ShardSchema;
 use crate::writer::CommitFile;
-use crate::{LabelPlan, LabelsManifest, Selection, SequencesManifest, TeacherIdentity, Tokenizer};
+use crate::{
+    LabelPlan, LabelsManifest, OptionalColumn, Selection, SequencesManifest, TeacherIdentity, Tokenizer,
+};
 
 /// A published schema.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +30,7 @@ pub struct Schema {
 impl Schema {
     /// The schemas of this crate's formats: Parquet and Arrow of the shards, and JSON Schemas of the small files.
     pub fn all() -> Vec<Self> {
-        let (labels, sequences) = (label_shards(&ALL_COLUMNS), ShardSchema::sequences());
+        let (labels, sequences) = (label_shards(&ALL_COLUMNS, &[]), ShardSchema::sequences());
         vec![
             Self::text("labels.parquet", label_notes() + &parquet(&labels)),
             Self::text("labels.arrow", label_notes() + &arrow(&labels)),
@@ -76,14 +78,21 @@ fn plain_description(schema: &mut schemars::Schema) {
 }
 
 /// A selection whose shards have every column.
-const ALL_COLUMNS: Selection = Selection::TopK { k: 1 };
+const ALL_COLUMNS: Selection = Selection::TopKSampled { k: 1, draws: 1 };
 /// The other ones.
-const SELECTIONS: [(&str, Selection); 1] = [("top_p", Selection::TopP { p: 1.0, k: 1 })];
+const SELECTIONS: [(&str, Selection); 3] = [
+    ("top_k", Selection::TopK { k: 1 }),
+    ("top_p", Selection::TopP { p: 1.0, k: 1 }),
+    ("sampled", Selection::Sampled { draws: 1 }),
+];
+/// What a plan may leave out.
+const OPTIONAL: [OptionalColumn; 3] =
+    [OptionalColumn::LogSumExp, OptionalColumn::Entropy, OptionalColumn::GoldLogProb];
 /// The extra temperature of the schema that is shown.
 const TEMPERATURE: f32 = 2.0;
 
-/// Columns of label shards of a selection.
-fn label_shards(selection: &Selection) -> TypePtr {
+/// Columns of label shards of a selection, without some.
+fn label_shards(selection: &Selection, omit: &[OptionalColumn]) -> TypePtr {
     let plan = LabelPlan {
         format: LabelPlan::FORMAT.to_owned(),
         version: LabelPlan::VERSION,
@@ -107,6 +116,8 @@ fn label_shards(selection: &Selection) -> TypePtr {
         },
         selection: selection.clone(),
         mantissa_bits: LabelPlan::DEFAULT_MANTISSA_BITS,
+        position_mantissa_bits: LabelPlan::DEFAULT_POSITION_MANTISSA_BITS,
+        omit: omit.to_vec(),
         temperatures: vec![TEMPERATURE],
         seed: 0,
         row_group_tokens: LabelPlan::DEFAULT_ROW_GROUP_TOKENS,
@@ -116,22 +127,22 @@ fn label_shards(selection: &Selection) -> TypePtr {
 
 /// Which columns are not always there.
 fn label_notes() -> String {
-    let names = |message: &Type| -> Vec<String> {
-        message.get_fields().iter().map(|field| field.name().to_owned()).collect()
+    let all = label_shards(&ALL_COLUMNS, &[]);
+    let missing = |here: &Type| -> String {
+        let is_here = |name: &str| here.get_fields().iter().any(|field| field.name() == name);
+        let names = all.get_fields().iter().map(|field| field.name()).filter(|name| !is_here(name));
+        names.collect::<Vec<_>>().join(", ")
     };
-    let all = names(&label_shards(&ALL_COLUMNS));
     let mut notes = String::from("# Every column of label shards, in this order.\n");
     for (kind, selection) in SELECTIONS {
-        let here = names(&label_shards(&selection));
-        let missing: Vec<&str> =
-            all.iter().map(String::as_str).filter(|name| !here.iter().any(|one| one == name)).collect();
-        if !missing.is_empty() {
-            notes += &format!("# Not there with the selection `{kind}`: {}.\n", missing.join(", "));
-        }
+        let names = missing(&label_shards(&selection, &[]));
+        notes += &format!("# Not there with the selection `{kind}`: {names}.\n");
     }
+    let names = missing(&label_shards(&ALL_COLUMNS, &OPTIONAL));
+    notes += &format!("# Not there where the plan's `omit` names it: {names}.\n");
+    let name = partition_column(TEMPERATURE);
     notes += &format!(
-        "# {}: a column like it for each of the plan's `temperatures`; 1.5 is written t1_5.\n",
-        partition_column(TEMPERATURE)
+        "# One for each of the plan's `temperatures`, as here for 2: {name}; 1.5 is written t1_5.\n"
     );
     notes
 }

@@ -93,25 +93,20 @@ pub(crate) fn labels(random: &mut Random, plan: &LabelPlan) -> SequenceLabels {
     let vocabulary = plan.teacher.vocab_size;
     let Sequence { source, input_ids, positions } =
         sequence(random, plan.tokenizer.vocab_size.min(vocabulary));
-    let mut labels = SequenceLabels {
-        source,
-        input_ids,
-        positions,
-        counts: Vec::new(),
-        token_ids: Vec::new(),
-        log_probs: Vec::new(),
-        sample_counts: Vec::new(),
-        log_sum_exp: Vec::new(),
-        tail_log_mass: Vec::new(),
-        entropy: Vec::new(),
-        gold_log_prob: Vec::new(),
-        log_partitions: vec![Vec::new(); plan.temperatures.len()],
-    };
+    let log_partitions = vec![Vec::new(); plan.temperatures.len()];
+    let mut labels =
+        SequenceLabels { source, input_ids, positions, log_partitions, ..SequenceLabels::default() };
     for index in 0..labels.positions.len() {
         let gold = labels.input_ids[usize::try_from(labels.positions[index]).unwrap()];
         let logits: Vec<f64> = (0..vocabulary).map(|_| (random.unit() * 1e-9).ln() * -0.4).collect();
         push_position(&mut labels, plan, &logits, gold);
     }
+    leave_out(&mut labels, plan);
+    labels
+}
+
+/// Empties the columns that the plan omits.
+pub(crate) fn leave_out(labels: &mut SequenceLabels, plan: &LabelPlan) {
     for column in &plan.omit {
         match column {
             OptionalColumn::LogSumExp => labels.log_sum_exp.clear(),
@@ -119,11 +114,10 @@ pub(crate) fn labels(random: &mut Random, plan: &LabelPlan) -> SequenceLabels {
             OptionalColumn::GoldLogProb => labels.gold_log_prob.clear(),
         }
     }
-    labels
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "labels are f32")]
-fn push_position(labels: &mut SequenceLabels, plan: &LabelPlan, logits: &[f64], gold: i32) {
+pub(crate) fn push_position(labels: &mut SequenceLabels, plan: &LabelPlan, logits: &[f64], gold: i32) {
     let log_sum_exp = |temperature: f64| logits.iter().map(|z| (z / temperature).exp()).sum::<f64>().ln();
     let partition = log_sum_exp(1.0);
     let mut entries: Vec<(f64, i32)> = (0..).zip(logits).map(|(id, z)| (z - partition, id)).collect();
@@ -166,6 +160,9 @@ fn push_position(labels: &mut SequenceLabels, plan: &LabelPlan, logits: &[f64], 
 fn draw(entries: &[(f64, i32)], draws: u32) -> Vec<(i32, i32)> {
     let mass: f64 = entries.iter().map(|(log_prob, _)| log_prob.exp()).sum();
     let (mut drawn, mut next, mut before) = (Vec::new(), 0, 0.0);
+    if mass == 0.0 {
+        return drawn;
+    }
     for (index, (log_prob, id)) in entries.iter().enumerate() {
         before += log_prob.exp();
         let mut count = 0;

@@ -3,5 +3,6 @@
 mod bad;
 mod commit;
 mod common;
+mod golden;
 mod judge;
 mod round_trip;
