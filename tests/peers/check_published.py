@@ -4,7 +4,8 @@
 
 The JSON Schemas in schemas/ accept manifests, plans, commits and recipes, and refuse broken ones (jsonschema). The Arrow
 schemas are what pyarrow sees. The reader in docs/label-format.md gives what DuckDB gives. Hugging Face `datasets` opens the
-folders as they are, without a network. Exit code 1 and one line on the first fault.
+folders as they are, without a network. pyarrow reads the golden datasets of the labels crate. Exit code 1 and one line on the
+first fault.
 """
 
 import copy
@@ -30,6 +31,7 @@ from check_labels import Fault, require  # noqa: E402
 ROOT = Path(__file__).parent.parent.parent
 SCHEMAS = ROOT / "schemas"
 DOCUMENT = ROOT / "docs" / "label-format.md"
+GOLDEN = ROOT / "crates" / "labels" / "tests" / "golden"
 READER_LINES = 40
 
 Change = Callable[[dict], object]
@@ -226,6 +228,31 @@ def damaged_is_refused(dataset: Path) -> None:
     raise Fault(f"{DOCUMENT.name}: its reader takes a flipped bit")
 
 
+def check_golden() -> str:
+    """pyarrow reads from the golden datasets what was written down when they were made."""
+    count = 0
+    for path in sorted(GOLDEN.glob("v*/*.expected.json")):
+        rows, row = json.loads(path.read_text()), 0
+        dataset = path.with_name(path.name.removesuffix(".expected.json"))
+        for record in shards.manifest(dataset)["shards"]:
+            for found in pq.read_table(dataset / "data" / record["file"]).to_pylist():
+                expected = {name: value for name, value in rows[row].items() if name != "log_partitions" and value != []}
+                temperatures = sorted(name for name in found if name.startswith("log_partition_"))
+                expected |= dict(zip(temperatures, rows[row].get("log_partitions", []), strict=True))
+                found["sequence_key"] = found["sequence_key"].hex()
+                found = {name: null_if_infinite(value) for name, value in found.items() if value != []}
+                require(found == expected, f"{path}: row {row}: expected {expected}, pyarrow reads {found}")
+                row += 1
+        require(row == len(rows), f"{dataset}: {row} rows, expected {len(rows)}")
+        count += 1
+    require(count >= 5, f"{GOLDEN}: {count} datasets")
+    return f"{count} golden datasets as they were made"
+
+
+def null_if_infinite(value: object) -> object:
+    return [None if each == -np.inf else each for each in value] if isinstance(value, list) else value
+
+
 def check_datasets(dataset: Path, split: str | None) -> str:
     """Hugging Face `datasets` finds the files through the card, and gives the rows and columns that pyarrow gives."""
     opened = datasets.load_dataset(str(dataset))
@@ -249,7 +276,7 @@ def main() -> int:
     run = Path(sys.argv[1])
     datasets.disable_progress_bars()
     try:
-        said = [check_schemas(run)]
+        said = [check_schemas(run), check_golden()]
         for labels in sorted((run / "labels").glob("*/")):
             said += [check_arrow("labels", labels), check_reader(labels), check_datasets(labels, labels.name)]
         sequences = run / "sequences" / "train"
