@@ -104,7 +104,8 @@ def validator(name: str) -> jsonschema.Draft202012Validator:
 
 def documents(run: Path) -> Iterator[tuple[str, Path]]:
     """Names of schemas, and files that must follow them."""
-    for dataset in (run / "labels").glob("*/"):
+    golden = (folder for folder in GOLDEN.glob("v1/*/") if folder.name != "sequences")
+    for dataset in (*(run / "labels").glob("*/"), *golden):
         yield "labels-manifest", dataset / "manifest.json"
         yield "plan", dataset / "_softshard" / "plan.json"
         for commit in sorted((dataset / "_softshard" / "commits").iterdir()):
