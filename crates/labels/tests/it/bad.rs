@@ -170,6 +170,11 @@ fn manifests_that_are_not_what_they_say_are_refused() {
              `format`, `version`, `plan_blake3`, `plan`, `rows`, `input_tokens`, `labelled_tokens`, `shards` at line 1 \
              column 9",
         ),
+        (
+            |m| m["shards"][0]["extra"] = json!(1),
+            "`DIR/manifest.json`: expected a softshard-labels file, found unknown field `extra`, expected one of \
+             `file`, `rows`, `input_tokens`, `labelled_tokens`, `bytes`, `blake3`, `sha256` at line 1 column 9",
+        ),
     ];
     for (change, expected) in cases {
         let (dir, name) = dataset();
