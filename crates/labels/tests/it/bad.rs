@@ -133,7 +133,7 @@ fn a_footer_that_asks_for_gigabytes_is_refused() {
 #[test]
 fn manifests_that_are_not_what_they_say_are_refused() {
     type Change = fn(&mut Value);
-    let cases: [(Change, &str); 9] = [
+    let cases: [(Change, &str); 10] = [
         (
             |m| m["format"] = json!("other"),
             "`DIR/manifest.json`: expected format \"softshard-labels\", found \"other\"",
