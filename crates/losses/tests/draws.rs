@@ -97,8 +97,8 @@ fn variance_is_below_that_of_independent_draws() {
 fn the_hybrid_has_less_variance_than_draws_alone_at_the_same_size() {
     for (k, draws) in [(4, 6), (8, 8), (16, 8)] {
         let (_, hybrid, hybrid_entries) = spread(Keep::TopKSampled { k, draws });
-        let sampled = (1..200).map(|draws| spread(Keep::Sampled { draws }));
-        let (_, sampled, _) = sampled.skip_while(|(.., entries)| *entries < hybrid_entries).next().unwrap();
+        let mut sampled = (1..200).map(|draws| spread(Keep::Sampled { draws }));
+        let (_, sampled, _) = sampled.find(|(.., entries)| *entries >= hybrid_entries).unwrap();
         let (hybrid, sampled): (f64, f64) = (hybrid.iter().sum(), sampled.iter().sum());
         assert!(hybrid < sampled, "k {k}: {hybrid} against {sampled}");
     }
