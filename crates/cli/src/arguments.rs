@@ -30,6 +30,9 @@ pub(crate) struct Arguments {
     /// How events are written to stderr.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     pub(crate) log_format: LogFormat,
+    /// Read labels and sequences piece by piece instead of mapping their files, as is always done on network file systems.
+    #[arg(long, global = true)]
+    pub(crate) no_mmap: bool,
 }
 
 /// How events are written to stderr.

@@ -6,7 +6,7 @@ use crate::{arguments::LogFormat, commands::DeviceError, recipe::RecipeError, sc
 
 const FAILED: u8 = 1;
 const BAD_RECIPE: u8 = 2;
-const BAD_DATA: u8 = 3;
+pub(crate) const BAD_DATA: u8 = 3;
 const BAD_DEVICE: u8 = 4;
 /// `EX_TEMPFAIL` of sysexits.h: Slurm is asked to requeue it.
 pub(crate) const INTERRUPTED: u8 = 75;

@@ -8,6 +8,7 @@ mod exit;
 mod inspect;
 mod labels;
 mod logging;
+mod map_fault;
 mod progress;
 mod recipe;
 mod schema;
@@ -36,6 +37,12 @@ fn main() -> ExitCode {
     logging::start(arguments.log_format);
     if let Err(error) = ctrlc::set_handler(stop) {
         tracing::warn!("signals will end the process at once: {error}");
+    }
+    if let Err(error) = map_fault::diagnose() {
+        tracing::warn!("a mapped file that is cut short will end the process without a word: {error}");
+    }
+    if arguments.no_mmap {
+        softshard_labels::never_map();
     }
     let result = commands::run(&arguments, &STOP);
     progress::leave();

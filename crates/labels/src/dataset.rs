@@ -22,7 +22,8 @@ const RECENT_GROUPS: usize = 4;
 
 /// A finished label dataset.
 ///
-/// Memory: about 64 bytes per sequence for the index, and 16 decoded row groups; shards are memory-mapped.
+/// Memory: about 64 bytes per sequence for the index, and 16 decoded row groups; shards on local file
+/// systems are memory-mapped, others are read row group by row group.
 /// Reading takes `&self` and may be done from many threads.
 #[derive(Debug)]
 pub struct LabelDataset {
@@ -79,6 +80,7 @@ impl LabelDataset {
             json::parse(&path, &bytes, LabelsManifest::FORMAT, LabelsManifest::VERSION)?;
         check_manifest(&path, &manifest, &limits)?;
         check_files(&dir, "labels", &manifest.shards, &limits)?;
+        let mut rows = index_of(&path, manifest.rows)?;
         let schema = ShardSchema::labels(&manifest.plan);
         let opened = parallel::map(manifest.shards.len(), |index| {
             let record = &manifest.shards[index];
@@ -88,7 +90,7 @@ impl LabelDataset {
         })
         .map_err(|error| error.within(quoted(&dir)))?;
 
-        let (mut shards, mut rows) = (Vec::with_capacity(opened.len()), Vec::new());
+        let mut shards = Vec::with_capacity(opened.len());
         for (shard, shard_rows) in opened {
             shards.push(shard);
             rows.extend(shard_rows);
@@ -321,6 +323,13 @@ pub(crate) fn check_manifest(
         return Err(Error::bad(place, expected, most));
     }
     Ok(())
+}
+
+/// Room for the index of as many rows as a manifest says there are: few bytes of a shard can stand for many.
+fn index_of(manifest: &Path, rows: u64) -> Result<Vec<Row>, Error> {
+    let mut index = Vec::new();
+    let reserved = usize::try_from(rows).is_ok_and(|rows| index.try_reserve_exact(rows).is_ok());
+    if reserved { Ok(index) } else { Err(Error::bad(quoted(manifest), "rows that fit the memory", rows)) }
 }
 
 /// Keys and sizes of a shard's rows, checked against the manifest.

@@ -1,17 +1,18 @@
 //! The small JSON files: pretty-printed, deterministic, without time stamps, compared key by key.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::Path;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::Error;
 use crate::error::quoted;
 
-/// A JSON file larger than this is refused before it is parsed.
-const MAX_BYTES: u64 = 256 << 20;
+/// A JSON file larger than this is refused before it is parsed: a manifest of 100,000 shards has 45 MB.
+const MAX_BYTES: u64 = 64 << 20;
 
 /// Pretty-printed JSON with a newline at its end.
 pub(crate) fn to_bytes(value: &impl Serialize) -> Vec<u8> {
@@ -23,11 +24,25 @@ pub(crate) fn to_bytes(value: &impl Serialize) -> Vec<u8> {
 
 /// Reads a whole file that is small by its nature.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    let bytes = fs_err::metadata(path)?.len();
-    if bytes > MAX_BYTES {
-        return Err(Error::bad(quoted(path), format_args!("at most {MAX_BYTES} bytes"), bytes));
+    let file = fs_err::File::open(path)?;
+    let size = file.metadata()?.len();
+    let mut bytes = Vec::new();
+    // What is no regular file has no size and may have no end.
+    if size <= MAX_BYTES {
+        file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
     }
-    Ok(fs_err::read(path)?)
+    let size = size.max(u64::try_from(bytes.len()).expect("a length fits 64 bits"));
+    if size > MAX_BYTES {
+        return Err(Error::bad(quoted(path), format_args!("at most {MAX_BYTES} bytes"), size));
+    }
+    Ok(bytes)
+}
+
+/// What every file of ours says of itself. Not a `Value` of the whole file: that can take 30 times its bytes.
+#[derive(Deserialize)]
+struct Head {
+    format: Option<String>,
+    version: Option<u64>,
 }
 
 /// Checks `format` and `version`, then parses the rest.
@@ -38,12 +53,14 @@ pub(crate) fn parse<T: DeserializeOwned>(
     version: u32,
 ) -> Result<T, Error> {
     let bad = |error: serde_json::Error| Error::bad(quoted(path), format_args!("a {format} file"), error);
-    let value: Value = serde_json::from_slice(bytes).map_err(bad)?;
-    if value.get("format").and_then(Value::as_str) != Some(format) {
-        return Err(Error::bad(quoted(path), format_args!("format \"{format}\""), show(value.get("format"))));
+    let head: Head = serde_json::from_slice(bytes).map_err(bad)?;
+    if head.format.as_deref() != Some(format) {
+        let found = head.format.map(Value::from);
+        return Err(Error::bad(quoted(path), format_args!("format \"{format}\""), show(found.as_ref())));
     }
-    if value.get("version").and_then(Value::as_u64) != Some(version.into()) {
-        return Err(Error::bad(quoted(path), format_args!("version {version}"), show(value.get("version"))));
+    if head.version != Some(version.into()) {
+        let found = head.version.map(Value::from);
+        return Err(Error::bad(quoted(path), format_args!("version {version}"), show(found.as_ref())));
     }
     serde_json::from_slice(bytes).map_err(bad)
 }

@@ -80,6 +80,7 @@
 //! ```
 
 mod card;
+mod data_file;
 mod dataset;
 mod diff;
 mod durable;
@@ -91,7 +92,6 @@ mod labels;
 mod limits;
 mod list;
 mod manifest;
-mod map;
 mod pages;
 mod parallel;
 mod plan;
@@ -112,6 +112,7 @@ mod verify;
 mod view;
 mod writer;
 
+pub use data_file::never_map;
 pub use dataset::LabelDataset;
 pub use diff::{KeyDifference, LabelDiff, SequenceDifference};
 pub use error::{Bad, Error};

@@ -15,6 +15,9 @@ pub struct ReadLimits {
     pub footer_bytes: usize,
     /// Most shards of a dataset.
     pub shards: usize,
+    /// Whether files are mapped into memory. On a file system that is not known to be local they never are: there the row
+    /// groups that are asked for are read and hashed, every time.
+    pub memory_map: bool,
 }
 
 impl Default for ReadLimits {
@@ -24,8 +27,9 @@ impl Default for ReadLimits {
             sequence_tokens: 1 << 20,
             entries_per_position: 65_536,
             row_group_bytes: 512 << 20,
-            footer_bytes: 64 << 20,
+            footer_bytes: 16 << 20,
             shards: 100_000,
+            memory_map: true,
         }
     }
 }

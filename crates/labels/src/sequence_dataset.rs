@@ -10,7 +10,7 @@ use crate::shard_reader::ShardReader;
 use crate::shard_schema::ShardSchema;
 use crate::{Error, ReadLimits, Sequence, SequencesManifest, json, parallel};
 
-/// A finished sequence dataset, memory-mapped; sequences are decoded when they are read.
+/// A finished sequence dataset, mapped if it is local; sequences are decoded when they are read.
 #[derive(Debug)]
 pub struct SequenceDataset {
     dir: PathBuf,

@@ -1,4 +1,4 @@
-//! Reads one Parquet file of a dataset: hash, map, footer, limits, and then row groups.
+//! Reads one Parquet file of a dataset: hash, footer, limits, and then row groups.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -6,15 +6,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
 
+use crate::data_file::DataFile;
 use crate::error::HINT_DAMAGED;
 use crate::pages::{Chunk, PageDecoder, Scratch};
 use crate::shard_schema::ShardSchema;
 use crate::shard_writer::ROW_GROUP_HASHES;
-use crate::thrift::Thrift;
-use crate::{Error, ReadLimits, ShardRecord, durable, map};
+use crate::thrift::{Kind, Thrift};
+use crate::{Error, ReadLimits, ShardRecord, durable};
 
 thread_local! {
     /// A zstd context and a page for each thread that reads.
@@ -24,13 +24,19 @@ thread_local! {
 const MAGIC: &[u8] = b"PAR1";
 /// The size of the footer and the magic bytes.
 const TAIL: usize = 8;
+// Fields of parquet.thrift.
+const FOOTER_SCHEMA: i16 = 2;
+const SCHEMA_CHILDREN: i16 = 5;
+/// Ours have a column for each temperature, and three levels.
+const MAX_SCHEMA_CHILDREN: usize = 4096;
+const MAX_SCHEMA_LEVELS: usize = 8;
 
-/// A shard whose whole-file hash was checked, mapped into memory.
+/// A shard whose whole-file hash was checked.
 #[derive(Debug)]
 pub(crate) struct ShardReader {
     /// As it stands in messages: ``shard `name` ``.
     place: String,
-    bytes: Bytes,
+    file: DataFile,
     metadata: ParquetMetaData,
     groups: Vec<Group>,
     row_group_bytes: usize,
@@ -46,7 +52,7 @@ struct Group {
 }
 
 impl ShardReader {
-    /// Checks size and hash, then maps the file and checks its footer against schema and limits.
+    /// Checks size and hash, then opens the file and checks its footer against schema and limits.
     pub(crate) fn open(
         path: &Path,
         record: &ShardRecord,
@@ -62,17 +68,19 @@ impl ShardReader {
         if hash != record.blake3 {
             return Err(Error::bad(place, format_args!("BLAKE3 {}", record.blake3), hash).hint(HINT_DAMAGED));
         }
-        Self::from_bytes(map::map(path)?, record, schema, limits).map_err(|error| error.within(place))
+        DataFile::open(path, limits.memory_map)
+            .and_then(|file| Self::from_file(file, record, schema, limits))
+            .map_err(|error| error.within(place))
     }
 
     /// Reads and checks the footer.
-    pub(crate) fn from_bytes(
-        bytes: Bytes,
+    pub(crate) fn from_file(
+        file: DataFile,
         record: &ShardRecord,
         schema: &ShardSchema,
         limits: &ReadLimits,
     ) -> Result<Self, Error> {
-        let metadata = guarded(|| read_footer(&bytes, limits.footer_bytes))?;
+        let metadata = guarded(|| read_footer(&file, limits.footer_bytes))?;
         if metadata.file_metadata().schema_descr().root_schema() != schema.message.as_ref() {
             let mut found = Vec::new();
             parquet::schema::printer::print_schema(&mut found, metadata.file_metadata().schema());
@@ -85,13 +93,13 @@ impl ShardReader {
                 return Err(Error::bad(format_args!("key-value {key}"), value, found));
             }
         }
-        let groups = read_groups(&metadata, bytes.len(), limits)?;
+        let groups = read_groups(&metadata, file.len(), limits)?;
         let rows: usize = groups.iter().map(|group| group.rows).sum();
         if u64::try_from(rows) != Ok(record.rows) {
             return Err(Error::bad("row groups", format_args!("{} rows", record.rows), rows));
         }
         let place = format!("shard `{}`", record.file);
-        Ok(Self { place, bytes, metadata, groups, row_group_bytes: limits.row_group_bytes })
+        Ok(Self { place, file, metadata, groups, row_group_bytes: limits.row_group_bytes })
     }
 
     /// Name, size in the file and size without compression of each column, over all row groups.
@@ -119,10 +127,10 @@ impl ShardReader {
     }
 
     /// BLAKE3 that the footer gives for a row group, where its bytes have another: `[expected, found]`.
-    pub(crate) fn wrong_hash(&self, group: usize) -> Option<[String; 2]> {
+    pub(crate) fn wrong_hash(&self, group: usize) -> Result<Option<[String; 2]>, Error> {
         let group = &self.groups[group];
-        let found = blake3::hash(&self.bytes[group.range.clone()]).to_hex().to_string();
-        (found != group.blake3).then(|| [group.blake3.clone(), found])
+        let found = blake3::hash(&self.file.range(group.range.clone())?).to_hex().to_string();
+        Ok((found != group.blake3).then(|| [group.blake3.clone(), found]))
     }
 
     /// Number of row groups.
@@ -135,24 +143,27 @@ impl ShardReader {
         self.groups[group].rows
     }
 
-    /// Decodes a row group: `decode` gets a decoder and the column chunks. Its bytes are hashed before the first time.
+    /// Decodes a row group: `decode` gets a decoder and the column chunks. Its bytes are hashed before: once if they are
+    /// mapped, otherwise each time that they are read.
     pub(crate) fn decode<T>(
         &self,
         index: usize,
         decode: impl FnOnce(&mut PageDecoder, &[Chunk<'_>]) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let group = &self.groups[index];
-        if !group.verified.load(Ordering::Relaxed) {
-            let hash = blake3::hash(&self.bytes[group.range.clone()]).to_hex();
-            if hash.as_str() != group.blake3 {
-                let expected = format!("BLAKE3 {}", group.blake3);
-                let error = Error::bad("bytes", expected, hash).hint(HINT_DAMAGED);
-                return Err(error.within(format_args!("{} row group {index}", self.place)));
+        let read = || {
+            let bytes = self.file.range(group.range.clone())?;
+            if !(self.file.is_mapped() && group.verified.load(Ordering::Relaxed)) {
+                let hash = blake3::hash(&bytes).to_hex();
+                if hash.as_str() != group.blake3 {
+                    let expected = format!("BLAKE3 {}", group.blake3);
+                    return Err(Error::bad("bytes", expected, hash).hint(HINT_DAMAGED));
+                }
+                group.verified.store(true, Ordering::Relaxed);
             }
-            group.verified.store(true, Ordering::Relaxed);
-        }
-        self.decode_unverified(index, decode)
-            .map_err(|error| error.within(format_args!("{} row group {index}", self.place)))
+            self.decode_bytes(index, &bytes, decode)
+        };
+        read().map_err(|error| error.within(format_args!("{} row group {index}", self.place)))
     }
 
     /// Decodes a row group whose bytes may be damaged, to say where; errors do not name the row group.
@@ -161,16 +172,27 @@ impl ShardReader {
         index: usize,
         decode: impl FnOnce(&mut PageDecoder, &[Chunk<'_>]) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let group = &self.groups[index];
+        let bytes = self.file.range(self.groups[index].range.clone())?;
+        self.decode_bytes(index, &bytes, decode)
+    }
+
+    fn decode_bytes<T>(
+        &self,
+        index: usize,
+        bytes: &[u8],
+        decode: impl FnOnce(&mut PageDecoder, &[Chunk<'_>]) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         guarded(|| {
-            let mut start = group.range.start;
+            let mut rest = bytes;
             let mut chunks = Vec::new();
             for column in self.metadata.row_group(index).columns() {
-                let end = start + usize::try_from(column.compressed_size()).expect("checked at open");
-                chunks.push(Chunk { bytes: &self.bytes[start..end], compression: column.compression() });
-                start = end;
+                let size = usize::try_from(column.compressed_size()).expect("checked at open");
+                let (chunk, after) = rest.split_at(size);
+                chunks.push(Chunk { bytes: chunk, compression: column.compression() });
+                rest = after;
             }
-            let mut pages = PageDecoder::new(group.rows, self.row_group_bytes, SCRATCH.take())?;
+            let rows = self.groups[index].rows;
+            let mut pages = PageDecoder::new(rows, self.row_group_bytes, SCRATCH.take())?;
             let decoded = decode(&mut pages, &chunks);
             SCRATCH.set(pages.into_scratch());
             decoded
@@ -188,11 +210,12 @@ pub(crate) fn guarded<T>(decode: impl FnOnce() -> Result<T, Error>) -> Result<T,
 }
 
 /// Parses the footer, after a walk over it that finds sizes which are not there.
-fn read_footer(bytes: &Bytes, max_bytes: usize) -> Result<ParquetMetaData, Error> {
+fn read_footer(file: &DataFile, max_bytes: usize) -> Result<ParquetMetaData, Error> {
     let not_parquet = || Error::bad("footer", "a Parquet file", "other bytes");
-    let body = bytes.len().checked_sub(MAGIC.len() + TAIL).ok_or_else(not_parquet)?;
-    let (rest, tail) = bytes.split_at(bytes.len() - TAIL);
-    if !bytes.starts_with(MAGIC) || tail[4..] != *MAGIC {
+    let body = file.len().checked_sub(MAGIC.len() + TAIL).ok_or_else(not_parquet)?;
+    let end = file.len() - TAIL;
+    let tail = file.range(end..file.len())?;
+    if file.range(0..MAGIC.len())? != *MAGIC || tail[4..] != *MAGIC {
         return Err(not_parquet());
     }
     let size = u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]);
@@ -200,11 +223,44 @@ fn read_footer(bytes: &Bytes, max_bytes: usize) -> Result<ParquetMetaData, Error
     if size > body.min(max_bytes) {
         return Err(Error::bad("footer", format_args!("at most {} bytes", body.min(max_bytes)), size));
     }
-    let footer = &rest[rest.len() - size..];
-    let mut walk = Thrift::new(footer);
-    walk.fields(|thrift, _, kind| thrift.skip(kind)).map_err(|error| error.within("footer"))?;
-    ParquetMetaDataReader::decode_metadata(footer)
+    let footer = file.range(end - size..end)?;
+    walk_footer(&footer).map_err(|error| error.within("footer"))?;
+    ParquetMetaDataReader::decode_metadata(&footer)
         .map_err(|error| Error::bad("footer", "Parquet metadata", error))
+}
+
+/// Looks at all sizes in a footer, which the Parquet crate believes.
+fn walk_footer(footer: &[u8]) -> Result<(), Error> {
+    Thrift::new(footer).fields(|thrift, id, kind| match id {
+        FOOTER_SCHEMA => walk_schema(thrift, kind),
+        _ => thrift.skip(kind),
+    })
+}
+
+/// The Parquet crate makes room for as many children as an element of the schema says it has, and calls itself for each
+/// level of the tree.
+fn walk_schema(thrift: &mut Thrift<'_>, kind: Kind) -> Result<(), Error> {
+    // For each level that is open, how many children are to come.
+    let mut open: Vec<usize> = Vec::new();
+    thrift.structures(kind, |thrift| {
+        let mut children = 0;
+        thrift.fields(|thrift, id, kind| match id {
+            SCHEMA_CHILDREN => thrift.size(kind).map(|size| children = size),
+            _ => thrift.skip(kind),
+        })?;
+        while open.pop_if(|left| *left == 0).is_some() {}
+        if let Some(left) = open.last_mut() {
+            *left -= 1;
+        }
+        if children > 0 {
+            open.push(children);
+        }
+        if children > MAX_SCHEMA_CHILDREN || open.len() > MAX_SCHEMA_LEVELS {
+            let expected = format!("at most {MAX_SCHEMA_CHILDREN} columns in {MAX_SCHEMA_LEVELS} levels");
+            return Err(Error::bad("schema", expected, "more"));
+        }
+        Ok(())
+    })
 }
 
 /// Checks limits, places and hashes of the row groups.

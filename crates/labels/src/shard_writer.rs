@@ -15,7 +15,7 @@ use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
 use parquet::schema::types::{ColumnPath, SchemaDescriptor};
 use sha2::{Digest, Sha256};
 
-use crate::durable::{TempFile, write_failed};
+use crate::durable::{TempFile, hexadecimal, write_failed};
 use crate::list::List;
 use crate::shard_schema::{KEY, SOURCE, ShardSchema};
 use crate::{Error, SequenceKey};
@@ -208,8 +208,4 @@ fn failed(error: ParquetError) -> Error {
         },
         error => Error::Io(io::Error::other(error)),
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -5,8 +5,11 @@
 
 use crate::Error;
 
-/// Structures nest 7 deep in a Parquet footer.
+/// Structures and lists nest 8 deep in a Parquet footer.
 const MAX_DEPTH: usize = 16;
+/// Memory that a program may be made to set aside by the sizes of all lists: structures of the Parquet crate take 512
+/// bytes at most, where one byte of a file can stand for one.
+const MAX_LIST_BYTES: u64 = 512 << 20;
 
 /// Type of a field, as the protocol numbers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,11 +34,13 @@ impl Kind {
 pub(crate) struct Thrift<'a> {
     rest: &'a [u8],
     depth: usize,
+    /// Of [`MAX_LIST_BYTES`], what is left.
+    list_bytes: u64,
 }
 
 impl<'a> Thrift<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Self { rest: bytes, depth: 0 }
+        Self { rest: bytes, depth: 0, list_bytes: MAX_LIST_BYTES }
     }
 
     /// What was not read yet.
@@ -48,10 +53,7 @@ impl<'a> Thrift<'a> {
         &mut self,
         mut field: impl FnMut(&mut Self, i16, Kind) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        self.depth += 1;
-        if self.depth > MAX_DEPTH {
-            return Err(bad(format!("at most {MAX_DEPTH} nested structures"), "more"));
-        }
+        self.enter()?;
         let mut id = 0i16;
         loop {
             let [byte] = self.take()?;
@@ -66,6 +68,18 @@ impl<'a> Thrift<'a> {
                 }
             };
             field(self, id, Kind(byte & 15))?;
+        }
+    }
+
+    /// Reads a list of structures: calls `structure` for each, which must read it.
+    pub(crate) fn structures(
+        &mut self,
+        kind: Kind,
+        mut structure: impl FnMut(&mut Self) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        match (kind, self.list()?) {
+            (Kind::LIST, (Kind::STRUCT, size)) => (0..size).try_for_each(|_| structure(self)),
+            _ => Err(bad("a list of structures", "another field")),
         }
     }
 
@@ -96,12 +110,8 @@ impl<'a> Thrift<'a> {
     }
 
     fn skip_list(&mut self) -> Result<(), Error> {
-        let [byte] = self.take()?;
-        let element = Kind(byte & 15);
-        let size = match byte >> 4 {
-            15 => self.varint()?,
-            short => u64::from(short),
-        };
+        self.enter()?;
+        let (element, size) = self.list()?;
         for _ in 0..size {
             // Booleans take a byte in a list; so every element takes one, and a false size ends at the end of the bytes.
             if element == Kind::TRUE || element == Kind::FALSE {
@@ -109,6 +119,31 @@ impl<'a> Thrift<'a> {
             } else {
                 self.skip(element)?
             }
+        }
+        self.depth -= 1;
+        Ok(())
+    }
+
+    /// Type and number of the elements of a list, after a look at the memory that they may take.
+    fn list(&mut self) -> Result<(Kind, u64), Error> {
+        let [byte] = self.take()?;
+        let element = Kind(byte & 15);
+        let size = match byte >> 4 {
+            15 => self.varint()?,
+            short => u64::from(short),
+        };
+        let bytes = size.saturating_mul(if element == Kind::STRUCT { 512 } else { 32 });
+        self.list_bytes = self.list_bytes.checked_sub(bytes).ok_or_else(|| {
+            bad(format!("lists of at most {MAX_LIST_BYTES} bytes in memory"), format!("{size} more elements"))
+        })?;
+        Ok((element, size))
+    }
+
+    /// Goes one level down; all that nests is read by functions that call themselves.
+    fn enter(&mut self) -> Result<(), Error> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return Err(bad(format!("at most {MAX_DEPTH} nested structures and lists"), "more"));
         }
         Ok(())
     }

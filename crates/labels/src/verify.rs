@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
+use crate::data_file::DataFile;
 use crate::dataset::check_manifest;
 use crate::error::quoted;
 use crate::groups::LabelGroup;
@@ -17,7 +17,7 @@ use crate::manifest::{check_record, folder_problems, read_manifest};
 use crate::shard_reader::{ShardReader, guarded};
 use crate::shard_schema::ShardSchema;
 use crate::validate::Validator;
-use crate::{Error, LabelsManifest, ReadLimits, ShardRecord, json, map, parallel};
+use crate::{Error, LabelsManifest, ReadLimits, ShardRecord, json, parallel};
 
 /// One thing that is wrong with a dataset.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -110,7 +110,7 @@ struct Checked {
 /// Checks a finished dataset in full: manifest, files, hashes, footers, and every row decoded; all shards in parallel.
 ///
 /// Where a hash is wrong it goes on, to name the row groups, rows and columns that are damaged. Memory: one row group a
-/// core; files are mapped.
+/// core; local files are mapped.
 ///
 /// # Errors
 /// [`Error::Io`] with [`io::ErrorKind::Interrupted`] when `stop` is set. All that is wrong with the dataset is in
@@ -209,25 +209,25 @@ impl Shard<'_> {
         if !fs_err::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
             return Ok(checked);
         }
-        let bytes = match map::map(&path) {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                checked.problems.push(self.problem(error, None, None));
-                return Ok(checked);
-            }
-        };
-        checked.bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        let opened = DataFile::open(&path, self.limits.memory_map);
+        let (file, [blake3, sha256]) =
+            match opened.and_then(|file| file.hashes().map(|hashes| (file, hashes))) {
+                Ok(opened) => opened,
+                Err(error) => {
+                    checked.problems.push(self.problem(error, None, None));
+                    return Ok(checked);
+                }
+            };
+        checked.bytes = u64::try_from(file.len()).unwrap_or(u64::MAX);
         let mut differs = |place: &str, expected: String, found: String| {
             if expected != found {
                 checked.problems.push(self.problem(Error::bad(place, expected, found), None, None));
             }
         };
-        differs("file", format!("{} bytes", self.record.bytes), format!("{} bytes", bytes.len()));
-        let hash = blake3::hash(&bytes).to_hex();
-        differs("file", format!("BLAKE3 {}", self.record.blake3), format!("BLAKE3 {hash}"));
-        let hash: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        differs("file", format!("SHA-256 {}", self.record.sha256), format!("SHA-256 {hash}"));
-        let reader = match ShardReader::from_bytes(bytes, self.record, self.schema, self.limits) {
+        differs("file", format!("{} bytes", self.record.bytes), format!("{} bytes", file.len()));
+        differs("file", format!("BLAKE3 {}", self.record.blake3), format!("BLAKE3 {blake3}"));
+        differs("file", format!("SHA-256 {}", self.record.sha256), format!("SHA-256 {sha256}"));
+        let reader = match ShardReader::from_file(file, self.record, self.schema, self.limits) {
             Ok(reader) => reader,
             Err(error) => {
                 checked.problems.push(self.problem(error, None, None));
@@ -249,10 +249,14 @@ impl Shard<'_> {
     /// Hash, then each column, then each row.
     fn check_group(&self, reader: &ShardReader, group: usize, first_row: u64, checked: &mut Checked) {
         let rows = u64::try_from(reader.group_rows(group)).expect("a count fits 64 bits");
-        if let Some([expected, found]) = reader.wrong_hash(group) {
-            let place = format!("row group {group} (rows {first_row}..{})", first_row + rows);
-            let error = Error::bad(place, format_args!("BLAKE3 {expected}"), found);
-            checked.problems.push(self.problem(error, None, None));
+        let place = format!("row group {group} (rows {first_row}..{})", first_row + rows);
+        match reader.wrong_hash(group) {
+            Ok(None) => {}
+            Ok(Some([expected, found])) => {
+                let error = Error::bad(place, format_args!("BLAKE3 {expected}"), found);
+                checked.problems.push(self.problem(error, None, None));
+            }
+            Err(error) => checked.problems.push(self.problem(error.within(place), None, None)),
         }
         let limits = self.manifest.plan.limits();
         let labels = match reader.decode_unverified(group, |pages, chunks| {

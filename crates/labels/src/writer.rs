@@ -65,6 +65,8 @@ pub(crate) struct CommitFile {
     shard: usize,
     /// The file that is the shard from now on.
     record: ShardRecord,
+    /// BLAKE3 of `record` as JSON: the manifest takes over what the record says.
+    record_blake3: String,
     /// Names the attempt that won; the only thing that differs between two runs of one plan.
     attempt: String,
 }
@@ -72,6 +74,10 @@ pub(crate) struct CommitFile {
 impl CommitFile {
     const FORMAT: &'static str = "softshard-labels-commit";
     const VERSION: u32 = 1;
+
+    fn hash_of(record: &ShardRecord) -> String {
+        blake3::hash(&json::to_bytes(record)).to_hex().to_string()
+    }
 }
 
 impl LabelWriter {
@@ -222,7 +228,8 @@ impl Job {
             }
         };
         let record = commit.record;
-        if record.blake3.len() != 64
+        if commit.record_blake3 != CommitFile::hash_of(&record)
+            || record.blake3.len() != 64
             || !record.blake3.is_ascii()
             || record.file != self.file_name(shard, &record.blake3)
         {
@@ -345,6 +352,7 @@ impl Job {
             version: CommitFile::VERSION,
             plan_blake3: self.plan_blake3.clone(),
             shard,
+            record_blake3: CommitFile::hash_of(&record),
             record,
             attempt: file.temp.nonce().to_owned(),
         };
