@@ -12,25 +12,14 @@ use std::{
     time::Duration,
 };
 
-use softshard_e2e::{Disk, Said, World, assert_same_files, run, skipped};
+use softshard_e2e::{Disk, Files, Said, World, assert_same_files, may_trace, run};
 
 /// System calls that change a file system. A C library uses one of each pair.
 const CALLS: &str =
     "write,fsync,fdatasync,link,linkat,rename,renameat,renameat2,unlink,unlinkat,openat,mkdir,mkdirat";
 /// Those for which a disk answers with an error.
-const FAILING: [&str; 6] = ["write", "fsync", "fdatasync", "linkat", "rename", "renameat"];
-
-type Files = Vec<(PathBuf, Vec<u8>)>;
-
-/// Whether strace is there and may trace; said aloud if not.
-fn may_trace() -> bool {
-    match Command::new("strace").args(["-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "true"]).output() {
-        Err(_) => skipped("strace is not installed"),
-        Ok(output) if !output.status.success() => skipped("this strace cannot trace here"),
-        Ok(_) => return true,
-    }
-    false
-}
+const FAILING: [&str; 9] =
+    ["write", "fsync", "fdatasync", "linkat", "rename", "renameat", "openat", "mkdir", "mkdirat"];
 
 /// How a labelling run starts.
 #[derive(Clone, Copy, Debug)]
@@ -253,6 +242,83 @@ fn an_error_at_any_system_call_of_labelling_is_named_and_commits_nothing() {
 #[test]
 fn an_error_at_any_system_call_of_finishing_is_named() {
     fail_everywhere(Start::Unfinished, 6);
+}
+
+/// Covers files that cannot be removed: a leftover is a warning, and the end of a run that must remove one an error.
+#[test]
+fn an_error_at_any_unlink_leaves_a_sound_dataset() {
+    if !may_trace() {
+        return;
+    }
+    for start in [Start::Fresh, Start::Unfinished] {
+        let scene = Scene::new(start);
+        let mut calls = scene.calls(5);
+        calls.retain(|(call, _)| call.starts_with("unlink"));
+        assert!(calls.len() > 1, "{calls:?}");
+        for (call, number) in &calls {
+            let (name, after) = (format!("{call}-{number}"), format!("EIO at {call} {number}"));
+            scene.output(&name);
+            let said = scene.traced(&name, call, &format!("error=EIO:when={number}"));
+            assert!(matches!(said.code, 0 | 1), "{after}: {said:?}");
+            assert!(said.stderr.contains("Input/output error"), "{after}: {said:?}");
+            scene.resume(&name, &after);
+        }
+        eprintln!("failed at {} calls: {calls:?}", calls.len());
+    }
+}
+
+/// Covers writes that stop half way, as a disk that fills up makes them: wherever it is full, nothing is committed half.
+#[test]
+fn a_short_write_is_never_a_short_file() {
+    let scene = Scene::new(Start::Fresh);
+    let (output, mut failed) = (scene.world.path("run/short"), 0);
+    for pages in (8..80).step_by(5) {
+        let after = format!("a disk of {pages} pages");
+        let size = format!("size={}k,mode=755", 4 * pages);
+        let Some(_disk) = Disk::mount(output.clone(), &size) else { return };
+        let said = scene.world.run("teacher-labels", &["output.labels=short"]);
+        if said.code != 0 {
+            failed += 1;
+            let place = output.to_str().expect("a path of ASCII");
+            said.failed(1, &["No space left on device", place]);
+        }
+        assert_sound(&scene.world.dataset("run/short"), &scene.expected, &after);
+        let larger = Command::new("mount").args(["-o", "remount,size=16m"]).arg(&output).status();
+        assert!(larger.expect("mount runs").success());
+        scene.world.run("teacher-labels", &["output.labels=short"]).succeeded();
+        assert_same_files(&scene.world.dataset("run/short"), &scene.expected, &after);
+    }
+    assert!(failed > 5, "{failed} disks were too small");
+}
+
+/// Covers a disk that says it wrote what it did not: a shard is read back before it is committed.
+#[test]
+fn a_write_that_never_happened_is_found_before_the_commit() {
+    if !may_trace() {
+        return;
+    }
+    let scene = Scene::new(Start::Fresh);
+    let output = scene.output("undisturbed");
+    scene.traced("undisturbed", "write", "").succeeded();
+    let trace = fs::read_to_string(scene.trace("undisturbed")).expect("a trace");
+    // Those of the data, which are larger than the plan, a commit and the card.
+    let calls = changing_calls(&trace, &output);
+    let (_, numbers) = calls.iter().find(|(call, _)| call == "write").expect("files are written");
+    let mut refused = 0;
+    for number in sample(numbers, 12) {
+        let (name, after) = (format!("lost-{number}"), format!("write {number} is lost"));
+        // As many bytes as it was asked for are not known here: one is claimed, and none written.
+        let said = scene.traced(&name, "write", &format!("retval=1:when={number}"));
+        refused += usize::from(said.code != 0);
+        let found = scene.world.dataset(&format!("run/{name}"));
+        for (path, bytes) in &found {
+            let is_data = path.to_string_lossy().contains("/data/");
+            let whole = || scene.expected.contains(&(path.clone(), bytes.clone()));
+            assert!(!is_data || whole(), "{after}: {} is not what it must be", path.display());
+        }
+        fs::remove_dir_all(scene.world.path("run").join(&name)).expect("the output is removed");
+    }
+    assert!(refused > 6, "{refused} runs ended with an error");
 }
 
 /// Covers races for the plan, for every commit and for the end; the later the second starts, the later they meet.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use softshard_e2e::{World, run};
+use softshard_e2e::{Said, World, command, run};
 
 /// Address space of a reader: less than what a bomb asks for.
 const MEMORY_CAP: u64 = 1500 << 20;
@@ -127,7 +127,11 @@ fn torn_manifest_and_plan_are_refused() {
     let world = World::small_labelled();
     let torn = |path: &Path| {
         let whole = fs::read(path).expect("the file is there");
-        [0, 1, whole.len() / 2, whole.len() - 3].map(|length| whole[..length].to_vec())
+        let mut torn: Vec<Vec<u8>> =
+            [0, 1, whole.len() / 2, whole.len() - 3].map(|length| whole[..length].to_vec()).into();
+        // Junk, and what a file system leaves that knew the size of a file before its content.
+        torn.extend([b"junk".to_vec(), b"{}".to_vec(), b"null".to_vec(), vec![0; whole.len()]]);
+        torn
     };
     let path = world.path(MANIFEST);
     for bytes in torn(&path) {
@@ -202,6 +206,12 @@ fn bomb(shard: &[u8]) -> Vec<u8> {
     bomb
 }
 
+/// Runs a command in little memory.
+fn capped(command: &Command) -> Said {
+    let mut capped = Command::new("prlimit");
+    run(capped.arg(format!("--as={MEMORY_CAP}")).arg(command.get_program()).args(command.get_args()))
+}
+
 /// Covers a small file that asks for more memory than there is; a good dataset trains under the same cap.
 #[test]
 fn a_bomb_is_refused_under_a_memory_cap() {
@@ -209,15 +219,110 @@ fn a_bomb_is_refused_under_a_memory_cap() {
     fs::remove_dir_all(world.path("run/labels")).expect("the labels are removed");
     // Longer shards, so that a page is long enough to be changed in place.
     world.run("teacher-labels", &["labels.sequences_per_shard=12"]).succeeded();
-    let train = |output: &str| {
-        let stage = world.stage("train-student", &[&format!("output.student={output}")]);
-        let mut capped = Command::new("prlimit");
-        run(capped.arg(format!("--as={MEMORY_CAP}")).arg(stage.get_program()).args(stage.get_args()))
-    };
+    let train = |output: &str| capped(&world.stage("train-student", &[&format!("output.student={output}")]));
     train("good").succeeded();
     let mut manifest = manifest(&world);
     let bytes = bomb(&fs::read(shard(&world, 0)).expect("the shard is there"));
     let name = forge(&world, 0, &bytes, &mut manifest);
     write_manifest(&world, &manifest);
     train("bombed").failed(3, &[&name, "a page of at most"]);
+}
+
+/// Puts many copies of a piece of JSON between two others.
+fn repeated(start: &str, piece: &str, times: usize, end: &str) -> Vec<u8> {
+    [start.as_bytes(), &piece.as_bytes().repeat(times), end.as_bytes()].concat()
+}
+
+/// Covers manifests that are small on the disk, or are no manifests at all, and would be large in memory.
+#[test]
+fn json_bombs_are_refused_under_a_memory_cap() {
+    let world = World::small_labelled();
+    let labels = world.path("run/labels/train");
+    let verify = command(&["labels", "verify", labels.to_str().expect("a path of ASCII")]);
+    let path = world.path(MANIFEST);
+    capped(&verify).succeeded();
+    let good = fs::read_to_string(&path).expect("the manifest is there");
+    let head = r#"{"format":"softshard-labels","version":1,"#;
+    let shards = good.split_once("\"shards\": [").expect("the ranges of the plan");
+    let ids = good.split_once("\"special_ids\": {").expect("the special ids");
+    let mut many_ids = format!("{}\"special_ids\": {{", ids.0);
+    (0..3_000_000).for_each(|id| many_ids += &format!("\"{id}\":1,"));
+    let temperatures = good.split_once("\"temperatures\": [").expect("the temperatures");
+    let bombs = [
+        ("depth", repeated("", "[", 30 << 20, "")),
+        ("depth in a field", repeated(&format!("{head}\"plan\":"), r#"{"a":"#, 10 << 20, "")),
+        ("a list that nobody knows", repeated(&format!("{head}\"extra\":["), "0,", 30 << 20, "0]}")),
+        ("a format as a list", repeated(r#"{"format":["#, "0,", 30 << 20, "0]}")),
+        (
+            "ranges",
+            repeated(
+                &format!("{}\"shards\": [", shards.0),
+                "[0,1],",
+                10 << 20,
+                &format!("[1,2],{}", shards.1),
+            ),
+        ),
+        ("special ids", [many_ids.as_bytes(), ids.1.as_bytes()].concat()),
+        (
+            "temperatures",
+            repeated(
+                &format!("{}\"temperatures\": [", temperatures.0),
+                "3,",
+                20 << 20,
+                &format!("3,{}", temperatures.1),
+            ),
+        ),
+    ];
+    for (name, bytes) in bombs {
+        fs::write(&path, bytes).expect("the manifest is written");
+        let said = capped(&verify).failed(3, &["sound labels, found 1 problem"]);
+        assert!(said.stdout.contains("manifest.json"), "{name}: {said:?}");
+        assert!(said.stdout.len() < 10_000, "{name}: a message of {} bytes", said.stdout.len());
+    }
+    // 64 GiB that take no room on the disk.
+    let file = fs::File::create(&path).expect("the manifest is made");
+    file.set_len(64 << 30).expect("a file with a hole");
+    let said = capped(&verify).failed(3, &["1 problem"]);
+    assert!(said.stdout.contains("expected at most 67108864 bytes, found 68719476736"), "{}", said.stdout);
+}
+
+/// Covers footers that make the Parquet crate set memory aside, or call itself until the stack ends, and rows that are there
+/// only in the manifest.
+#[test]
+fn footer_bombs_are_refused_under_a_memory_cap() {
+    let world = World::small_labelled();
+    let labels = world.path("run/labels/train");
+    let verify = command(&["labels", "verify", labels.to_str().expect("a path of ASCII")]);
+    let file = |footer: &[&[u8]]| {
+        let footer = footer.concat();
+        let size = u32::try_from(footer.len()).expect("4 bytes").to_le_bytes();
+        [b"PAR1", &footer[..], &size, b"PAR1"].concat()
+    };
+    // Version 1, and a schema whose only element says it has 2^31 - 1 children.
+    let children = file(&[
+        &[0x15, 2, 0x19, 0x1c, 0x48, 1, b'm', 0x15, 0xfe, 0xff, 0xff, 0xff, 0x0f, 0],
+        &[0x16, 0, 0x19, 0x0c, 0],
+    ]);
+    // A million groups within each other; a field of 10 million lists within each other; 15 million row groups.
+    let levels = file(&[
+        &[0x15, 2, 0x19, 0xfc, 0xc0, 0x84, 0x3d],
+        &[0x48, 1, b'm', 0x15, 2, 0].repeat(1_000_000),
+        &[0],
+    ]);
+    let lists = file(&[&[0x09, 0x14], &[0x19].repeat(10_000_000)]);
+    let groups = file(&[&[0x15, 2, 0x49, 0xfc, 0xc0, 0xc3, 0x93, 0x07], &vec![0; 15_000_000], &[0]]);
+    let bombs = [
+        (children, "footer schema: expected at most 4096 columns in 8 levels"),
+        (levels, "footer schema: expected at most 4096 columns in 8 levels"),
+        (lists, "footer header: expected at most 16 nested structures and lists"),
+        (groups, "footer header: expected lists of at most 536870912 bytes in memory"),
+    ];
+    for (bytes, expected) in bombs {
+        let mut manifest = manifest(&world);
+        let name = forge(&world, 1, &bytes, &mut manifest);
+        write_manifest(&world, &manifest);
+        let said = capped(&verify).failed(3, &["problem"]);
+        assert!(said.stdout.contains(expected) && said.stdout.contains(&name), "{expected}: {said:?}");
+        capped(&world.stage("train-student", &[])).failed(3, &[expected, &name]);
+    }
 }

@@ -57,7 +57,8 @@ pub struct Said {
 }
 
 impl Said {
-    fn new(output: &Output) -> Self {
+    /// What an ended process said.
+    pub fn new(output: &Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Said {
             code: output.status.code().unwrap_or(-1),
@@ -99,6 +100,19 @@ pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(binary());
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
+}
+
+/// Names and contents of files.
+pub type Files = Vec<(PathBuf, Vec<u8>)>;
+
+/// Whether strace is there and may trace; said aloud if not.
+pub fn may_trace() -> bool {
+    match Command::new("strace").args(["-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "true"]).output() {
+        Err(_) => skipped("strace is not installed"),
+        Ok(output) if !output.status.success() => skipped("this strace cannot trace here"),
+        Ok(_) => return true,
+    }
+    false
 }
 
 /// A folder with demo data, two model shapes and a recipe.
@@ -244,7 +258,7 @@ impl World {
     }
 
     /// All files of label datasets below `path`, with what tells one attempt from another taken out of the commits.
-    pub fn dataset(&self, path: &str) -> Vec<(PathBuf, Vec<u8>)> {
+    pub fn dataset(&self, path: &str) -> Files {
         let mut files = self.files(path);
         files.retain(|(name, _)| !name.ends_with("recipe.toml"));
         for (name, bytes) in &mut files {
@@ -258,7 +272,7 @@ impl World {
     }
 
     /// Names and contents of all files below `path`.
-    pub fn files(&self, path: &str) -> Vec<(PathBuf, Vec<u8>)> {
+    pub fn files(&self, path: &str) -> Files {
         let mut files = Vec::new();
         collect(&self.path(path), &self.path(path), &mut files);
         files.sort();
@@ -282,19 +296,29 @@ pub fn assert_same_files(found: &[(PathBuf, Vec<u8>)], expected: &[(PathBuf, Vec
     }
 }
 
-/// A file system in memory, mounted at a folder for as long as it lives.
+/// A file system of its own, mounted at a folder for as long as it lives.
 pub struct Disk(PathBuf);
 
 impl Disk {
-    /// `None`, said aloud, where this user may not mount.
+    /// In memory. `None`, said aloud, where this user may not mount.
     pub fn mount(folder: PathBuf, options: &str) -> Option<Self> {
+        let device = Path::new("softshard-test");
+        Self::mounted(device, folder, &["-t", "tmpfs", "-o", options], "this user may not mount a disk")
+    }
+
+    /// An image of an ext4 disk, to which nothing is written but what is synced. `None`, said aloud, where there are no loop
+    /// devices.
+    pub fn ext4(image: &Path, folder: PathBuf) -> Option<Self> {
+        let options = ["-t", "ext4", "-o", "loop,commit=3600,noatime"];
+        Self::mounted(image, folder, &options, "this user may not mount an image through a loop device")
+    }
+
+    fn mounted(device: &Path, folder: PathBuf, options: &[&str], why_not: &str) -> Option<Self> {
         fs::create_dir_all(&folder).expect("the folder is made");
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", options, "softshard-test"]).arg(&folder);
-        if mount.output().is_ok_and(|output| output.status.success()) {
+        if run(Command::new("mount").args(options).arg(device).arg(&folder)).code == 0 {
             return Some(Disk(folder));
         }
-        skipped("this user may not mount a disk");
+        skipped(why_not);
         None
     }
 }

@@ -552,6 +552,30 @@ mod tests {
         assert_eq!(error, "page: expected a page of at most 1048576 decoded bytes, found 10737418235");
     }
 
+    /// A frame of 2 KB that holds 64 MB, behind a header that says 1,000 bytes.
+    #[test]
+    fn a_frame_that_holds_more_than_its_header_says_is_refused() {
+        let body = zstd::bulk::compress(&vec![0; 64 << 20], 3).unwrap();
+        let mut number = body.len() * 2;
+        let mut size = Vec::new();
+        while number > 127 {
+            size.push(u8::try_from(number & 127).unwrap() | 128);
+            number >>= 7;
+        }
+        size.push(u8::try_from(number).unwrap());
+        let header = [
+            &[0x15, 0, 0x15, 0xd0, 0x0f, 0x15][..],
+            &size,
+            &[0x2c, 0x15, 20, 0x15, 0, 0x15, 6, 0x15, 6, 0, 0],
+        ];
+        let bytes = [&header.concat()[..], &body].concat();
+        let zstd = Compression::ZSTD(parquet::basic::ZstdLevel::default());
+        let mut decoder = PageDecoder::new(1, 1 << 20, Scratch::default()).unwrap();
+        let error = decoder.list::<i32>(chunk(&bytes, zstd)).unwrap_err().to_string();
+        assert!(error.starts_with("page: expected a zstd frame, found "), "{error}");
+        assert!(decoder.into_scratch().page.capacity() < 1 << 16);
+    }
+
     /// Damage behind all hashes: any answer is fine but a panic or a large allocation.
     #[test]
     fn damaged_pages_do_not_panic() {
