@@ -11,8 +11,10 @@ use serde_json::{Value, json};
 use softshard_labels::{Error, LabelDataset, LabelPlan, LabelWriter, ReadLimits, SequenceLabels, verify};
 use tempfile::TempDir;
 
-/// A good dataset of one shard, which has one row group.
+/// Good datasets of one shard, which has one row group.
 pub(crate) const GOOD_MANIFEST: &[u8] = include_bytes!("corpus/manifest/good.json");
+pub(crate) const SAMPLED_MANIFEST: &[u8] = include_bytes!("corpus/manifest/sampled.json");
+pub(crate) const MIXED_MANIFEST: &[u8] = include_bytes!("corpus/manifest/top_k_sampled.json");
 pub(crate) const GOOD_PLAN: &[u8] = include_bytes!("corpus/plan/good.json");
 pub(crate) const GOOD_SHARD: &[u8] = include_bytes!("corpus/shard_open/good.parquet");
 
@@ -65,13 +67,19 @@ pub(crate) fn shard_open(bytes: &[u8]) {
     let mut bytes = bytes.to_vec();
     rehash(&mut bytes);
     let dir = folder();
-    stage(dir.path(), &bytes);
+    let has = |column: &[u8]| bytes.windows(column.len()).any(|window| window == column);
+    let manifest = match (has(b"log_probs"), has(b"sample_counts")) {
+        (_, false) => GOOD_MANIFEST,
+        (false, true) => SAMPLED_MANIFEST,
+        (true, true) => MIXED_MANIFEST,
+    };
+    stage(dir.path(), manifest, &bytes);
     judge(dir.path());
 }
 
-/// Writes the good dataset with another shard, whose file hash is right.
-pub(crate) fn stage(dir: &Path, shard: &[u8]) {
-    let mut manifest: Value = serde_json::from_slice(GOOD_MANIFEST).expect("the good manifest is JSON");
+/// Writes a good dataset with another shard, whose file hash is right.
+pub(crate) fn stage(dir: &Path, manifest: &[u8], shard: &[u8]) {
+    let mut manifest: Value = serde_json::from_slice(manifest).expect("the good manifest is JSON");
     let blake3 = blake3::hash(shard).to_hex();
     let name = format!("labels-00000-of-00001-{}.parquet", &blake3[..12]);
     let record = &mut manifest["shards"][0];

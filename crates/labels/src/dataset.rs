@@ -285,6 +285,15 @@ impl LabelDataset {
     }
 }
 
+/// Lists that a reader is willing to go through.
+pub(crate) fn check_sizes(path: &Path, manifest: &LabelsManifest, limits: &ReadLimits) -> Result<(), Error> {
+    let shards = manifest.shards.len().max(manifest.plan.shards.len());
+    if shards > limits.shards {
+        return Err(Error::bad(quoted(path), format_args!("at most {} shards", limits.shards), shards));
+    }
+    Ok(())
+}
+
 /// What the manifest says about itself.
 pub(crate) fn check_manifest(
     path: &Path,
@@ -292,6 +301,7 @@ pub(crate) fn check_manifest(
     limits: &ReadLimits,
 ) -> Result<(), Error> {
     let place = quoted(path);
+    check_sizes(path, manifest, limits)?;
     manifest.plan.validate().map_err(|error| error.within(&place))?;
     let plan_blake3 = manifest.plan.blake3();
     if manifest.plan_blake3 != plan_blake3 {

@@ -279,6 +279,12 @@ impl LabelPlan {
     }
 
     fn validate_temperatures(&self) -> Result<(), Error> {
+        // Each is a column.
+        const MOST: usize = 1000;
+        if self.temperatures.len() > MOST {
+            let expected = format!("at most {MOST}");
+            return Err(Error::bad("plan: temperatures", expected, self.temperatures.len()));
+        }
         let ascending = self.temperatures.windows(2).all(|pair| pair[0] < pair[1]);
         let useful = self.temperatures.iter().all(|t| t.is_finite() && *t > 0.0 && *t != 1.0);
         let names: BTreeSet<String> = self.temperatures.iter().map(|t| partition_column(*t)).collect();

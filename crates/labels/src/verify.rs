@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use serde::Serialize;
 
 use crate::data_file::DataFile;
-use crate::dataset::check_manifest;
+use crate::dataset::{check_manifest, check_sizes};
 use crate::error::quoted;
 use crate::groups::LabelGroup;
 use crate::manifest::{check_record, folder_problems, read_manifest};
@@ -173,11 +173,8 @@ fn manifest(
     let (path, bytes) = read_manifest(dir)?;
     let manifest: LabelsManifest =
         json::parse(&path, &bytes, LabelsManifest::FORMAT, LabelsManifest::VERSION)?;
+    check_sizes(&path, &manifest, limits)?;
     manifest.plan.validate().map_err(|error| error.within(quoted(&path)))?;
-    if manifest.shards.len() > limits.shards {
-        let expected = format!("at most {} shards", limits.shards);
-        return Err(Error::bad(quoted(&path), expected, manifest.shards.len()));
-    }
     verification.manifest_blake3 = Some(blake3::hash(&bytes).to_hex().to_string());
     verification.shards = manifest.shards.len();
     let mut problems: Vec<Error> = check_manifest(&path, &manifest, limits).err().into_iter().collect();

@@ -10,7 +10,7 @@ use softshard_labels::{LabelDataset, LabelPlan, LabelWriter, ReadLimits, Sequenc
 use crate::allocations::assert_small;
 use crate::common::{Random, TOP_4, plan, tree, write_dataset};
 use crate::entry::{LIMITS, footer_start, read_all, rehash, stage};
-use crate::seeds::{GOOD, uncompressed};
+use crate::seeds::{GOOD, Good, MIXED, SAMPLED, uncompressed};
 
 const FLIPS: usize = 1000;
 /// Page headers of our columns are this long or longer; behind them lie the levels.
@@ -126,21 +126,21 @@ fn survives(dir: &Path, plan: &LabelPlan, good: &std::collections::BTreeMap<Stri
 
 /// Flips bits of a shard of one row group, adapts what `adapt` does, and reads it; counts what could still be read.
 fn forged(
+    good: &Good,
     shard: &[u8],
     seed: u64,
-    rounds: usize,
     adapt: fn(&mut [u8]),
     check: impl Fn(&[SequenceLabels]),
 ) -> usize {
     let regions = regions(shard);
     let (mut random, mut read) = (Random(seed), 0);
-    for round in 0..rounds {
+    for round in 0..FLIPS {
         let (region, range) = &regions[round % regions.len()];
         let mut bytes = shard.to_vec();
         let at = flip(&mut bytes, range, &mut random);
         adapt(&mut bytes);
         let dir = tempfile::tempdir().unwrap();
-        stage(dir.path(), &bytes);
+        stage(dir.path(), &good.manifest, &bytes);
         let place = format!("round {round}, byte {at}, {region}");
         match read_all(dir.path(), &ReadLimits { memory_map: round % 2 == 0, ..LIMITS }) {
             Ok(labels) => {
@@ -161,9 +161,11 @@ fn forged(
 /// As if the flip had happened before the manifest was made: the hashes of row groups and the checks of the footer remain.
 #[test]
 fn a_flip_behind_the_hash_of_the_file_is_an_error_or_the_truth() {
-    let truth = GOOD.labels();
-    let read = forged(&GOOD.shard, 12, FLIPS, |_| {}, |labels| assert_eq!(labels, truth));
-    assert!(read < FLIPS / 10, "{read} of {FLIPS} could be read");
+    for good in [&GOOD, &MIXED] {
+        let truth = good.labels();
+        let read = forged(good, &good.shard, 12, |_| {}, |labels| assert_eq!(labels, truth));
+        assert!(read < FLIPS / 10, "{read} of {FLIPS} could be read");
+    }
 }
 
 /// As if somebody had forged all hashes: values may differ, but they keep the rules of the format.
@@ -172,8 +174,11 @@ fn a_flip_behind_all_hashes_neither_panics_nor_takes_memory() {
     let adapt = |shard: &mut [u8]| {
         rehash(shard);
     };
-    forged(&GOOD.shard, 13, FLIPS, adapt, |labels| assert!(!labels.is_empty()));
+    let is_some = |labels: &[SequenceLabels]| assert!(!labels.is_empty());
+    forged(&GOOD, &GOOD.shard, 13, adapt, is_some);
     // Without zstd around them, the flips reach levels and values.
-    let read = forged(&uncompressed(&GOOD.shard), 14, FLIPS, adapt, |labels| assert!(!labels.is_empty()));
-    assert!(read > FLIPS / 10, "{read} of {FLIPS} could be read");
+    for good in [&GOOD, &SAMPLED, &MIXED] {
+        let read = forged(good, &uncompressed(&good.shard), 14, adapt, is_some);
+        assert!(read > FLIPS / 10, "{read} of {FLIPS} could be read");
+    }
 }

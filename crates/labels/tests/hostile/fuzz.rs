@@ -137,7 +137,7 @@ fn mutated_seeds_neither_panic_nor_hang_nor_take_memory() {
 fn footers_that_ask_for_gigabytes_are_refused() {
     for (name, bytes) in footer_bombs() {
         let dir = tempfile::tempdir().unwrap();
-        entry::stage(dir.path(), &bytes);
+        entry::stage(dir.path(), entry::GOOD_MANIFEST, &bytes);
         let error = entry::read_all(dir.path(), &entry::LIMITS).unwrap_err().to_string();
         let expected = match name {
             "children.parquet" | "levels.parquet" => {

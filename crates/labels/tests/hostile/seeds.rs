@@ -12,7 +12,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::writer::SerializedFileWriter;
 use serde_json::{Value, json};
-use softshard_labels::{LabelPlan, Selection, SequenceLabels};
+use softshard_labels::{LabelPlan, OptionalColumn, Selection, SequenceLabels};
 
 use crate::common::{TOP_4, plan, shard_labels, write_dataset};
 use crate::entry::rehash;
@@ -58,6 +58,15 @@ fn one_group(selection: Selection) -> LabelPlan {
 }
 
 pub(crate) static GOOD: LazyLock<Good> = LazyLock::new(|| Good::new(one_group(TOP_4)));
+/// Labels without log-probabilities, and without the columns that may be left out.
+pub(crate) static SAMPLED: LazyLock<Good> = LazyLock::new(|| {
+    let omit = vec![OptionalColumn::LogSumExp, OptionalColumn::Entropy];
+    let plan = LabelPlan { omit, temperatures: Vec::new(), ..one_group(Selection::Sampled { draws: 20 }) };
+    Good::new(plan)
+});
+/// Labels with both.
+pub(crate) static MIXED: LazyLock<Good> =
+    LazyLock::new(|| Good::new(one_group(Selection::TopKSampled { k: 3, draws: 9 })));
 
 /// The same shard without compression, so that a changed byte is a changed level or value.
 pub(crate) fn uncompressed(shard: &[u8]) -> Vec<u8> {
@@ -144,16 +153,22 @@ fn corpus() -> BTreeMap<String, Vec<u8>> {
     let mut corpus: BTreeMap<String, Vec<u8>> = [
         ("manifest/good.json", GOOD.manifest.clone()),
         ("manifest/top_p.json", top_p.manifest),
+        ("manifest/sampled.json", SAMPLED.manifest.clone()),
+        ("manifest/top_k_sampled.json", MIXED.manifest.clone()),
         ("manifest/traversal.json", serde_json::to_vec(&traversal).unwrap()),
         ("manifest/torn.json", GOOD.manifest[..GOOD.manifest.len() / 2].to_vec()),
         ("manifest/nested.json", text(&"[".repeat(500))),
         ("plan/good.json", GOOD.plan_json.clone()),
         ("plan/top_p.json", top_p.plan_json),
+        ("plan/sampled.json", SAMPLED.plan_json.clone()),
+        ("plan/top_k_sampled.json", MIXED.plan_json.clone()),
         ("plan/torn.json", GOOD.plan_json[..GOOD.plan_json.len() / 2].to_vec()),
         ("commit/good.json", GOOD.commit.clone()),
         ("commit/empty.json", text("{}")),
         ("shard_open/good.parquet", GOOD.shard.clone()),
         ("shard_open/uncompressed.parquet", uncompressed(&GOOD.shard)),
+        ("shard_open/sampled.parquet", uncompressed(&SAMPLED.shard)),
+        ("shard_open/top_k_sampled.parquet", uncompressed(&MIXED.shard)),
         ("shard_open/empty.parquet", text("PAR1PAR1")),
     ]
     .map(|(name, bytes)| (name.to_owned(), bytes))
