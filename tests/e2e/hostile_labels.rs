@@ -309,8 +309,8 @@ fn footer_bombs_are_refused_under_a_memory_cap() {
         &[0x48, 1, b'm', 0x15, 2, 0].repeat(1_000_000),
         &[0],
     ]);
-    let lists = file(&[&[0x09, 0x14], &[0x19].repeat(10_000_000)]);
-    let groups = file(&[&[0x15, 2, 0x49, 0xfc, 0xc0, 0xc3, 0x93, 0x07], &vec![0; 15_000_000], &[0]]);
+    let lists = file(&[&[0xf9], &[0x19].repeat(10_000_000)]);
+    let groups = file(&[&[0x15, 2, 0x39, 0xfc, 0xc0, 0xc3, 0x93, 0x07], &vec![0; 15_000_000], &[0]]);
     let bombs = [
         (children, "footer schema: expected at most 4096 columns in 8 levels"),
         (levels, "footer schema: expected at most 4096 columns in 8 levels"),

@@ -85,6 +85,7 @@ mod dataset;
 mod diff;
 mod durable;
 mod error;
+mod footer;
 mod groups;
 mod json;
 mod key;

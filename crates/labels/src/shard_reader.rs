@@ -6,15 +6,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
+use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 
 use crate::data_file::DataFile;
 use crate::error::HINT_DAMAGED;
 use crate::pages::{Chunk, PageDecoder, Scratch};
 use crate::shard_schema::ShardSchema;
 use crate::shard_writer::ROW_GROUP_HASHES;
-use crate::thrift::{Kind, Thrift};
-use crate::{Error, ReadLimits, ShardRecord, durable};
+use crate::{Error, ReadLimits, ShardRecord, durable, footer};
 
 thread_local! {
     /// A zstd context and a page for each thread that reads.
@@ -24,12 +23,6 @@ thread_local! {
 const MAGIC: &[u8] = b"PAR1";
 /// The size of the footer and the magic bytes.
 const TAIL: usize = 8;
-// Fields of parquet.thrift.
-const FOOTER_SCHEMA: i16 = 2;
-const SCHEMA_CHILDREN: i16 = 5;
-/// Ours have a column for each temperature, and three levels.
-const MAX_SCHEMA_CHILDREN: usize = 4096;
-const MAX_SCHEMA_LEVELS: usize = 8;
 
 /// A shard whose whole-file hash was checked.
 #[derive(Debug)]
@@ -209,7 +202,7 @@ pub(crate) fn guarded<T>(decode: impl FnOnce() -> Result<T, Error>) -> Result<T,
     })
 }
 
-/// Parses the footer, after a walk over it that finds sizes which are not there.
+/// Finds and parses the footer.
 fn read_footer(file: &DataFile, max_bytes: usize) -> Result<ParquetMetaData, Error> {
     let not_parquet = || Error::bad("footer", "a Parquet file", "other bytes");
     let body = file.len().checked_sub(MAGIC.len() + TAIL).ok_or_else(not_parquet)?;
@@ -223,44 +216,7 @@ fn read_footer(file: &DataFile, max_bytes: usize) -> Result<ParquetMetaData, Err
     if size > body.min(max_bytes) {
         return Err(Error::bad("footer", format_args!("at most {} bytes", body.min(max_bytes)), size));
     }
-    let footer = file.range(end - size..end)?;
-    walk_footer(&footer).map_err(|error| error.within("footer"))?;
-    ParquetMetaDataReader::decode_metadata(&footer)
-        .map_err(|error| Error::bad("footer", "Parquet metadata", error))
-}
-
-/// Looks at all sizes in a footer, which the Parquet crate believes.
-fn walk_footer(footer: &[u8]) -> Result<(), Error> {
-    Thrift::new(footer).fields(|thrift, id, kind| match id {
-        FOOTER_SCHEMA => walk_schema(thrift, kind),
-        _ => thrift.skip(kind),
-    })
-}
-
-/// The Parquet crate makes room for as many children as an element of the schema says it has, and calls itself for each
-/// level of the tree.
-fn walk_schema(thrift: &mut Thrift<'_>, kind: Kind) -> Result<(), Error> {
-    // For each level that is open, how many children are to come.
-    let mut open: Vec<usize> = Vec::new();
-    thrift.structures(kind, |thrift| {
-        let mut children = 0;
-        thrift.fields(|thrift, id, kind| match id {
-            SCHEMA_CHILDREN => thrift.size(kind).map(|size| children = size),
-            _ => thrift.skip(kind),
-        })?;
-        while open.pop_if(|left| *left == 0).is_some() {}
-        if let Some(left) = open.last_mut() {
-            *left -= 1;
-        }
-        if children > 0 {
-            open.push(children);
-        }
-        if children > MAX_SCHEMA_CHILDREN || open.len() > MAX_SCHEMA_LEVELS {
-            let expected = format!("at most {MAX_SCHEMA_CHILDREN} columns in {MAX_SCHEMA_LEVELS} levels");
-            return Err(Error::bad("schema", expected, "more"));
-        }
-        Ok(())
-    })
+    footer::read(&file.range(end - size..end)?)
 }
 
 /// Checks limits, places and hashes of the row groups.

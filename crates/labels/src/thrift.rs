@@ -16,17 +16,17 @@ const MAX_LIST_BYTES: u64 = 512 << 20;
 pub(crate) struct Kind(u8);
 
 impl Kind {
-    const TRUE: Self = Self(1);
-    const FALSE: Self = Self(2);
+    pub(crate) const TRUE: Self = Self(1);
+    pub(crate) const FALSE: Self = Self(2);
     const BYTE: Self = Self(3);
-    const I16: Self = Self(4);
-    const I32: Self = Self(5);
-    const I64: Self = Self(6);
+    pub(crate) const I16: Self = Self(4);
+    pub(crate) const I32: Self = Self(5);
+    pub(crate) const I64: Self = Self(6);
     const DOUBLE: Self = Self(7);
-    const BINARY: Self = Self(8);
-    const LIST: Self = Self(9);
+    pub(crate) const BINARY: Self = Self(8);
+    pub(crate) const LIST: Self = Self(9);
     const SET: Self = Self(10);
-    const STRUCT: Self = Self(12);
+    pub(crate) const STRUCT: Self = Self(12);
 }
 
 /// A position in untrusted bytes.
@@ -61,8 +61,9 @@ impl<'a> Thrift<'a> {
                 self.depth -= 1;
                 return Ok(());
             }
+            // Zero stands for a step that does not fit four bits, or goes back: no structure of Parquet needs that.
             id = match byte >> 4 {
-                0 => i16::try_from(self.integer()?).map_err(|_| bad("a field id", "a larger number"))?,
+                0 => return Err(bad("fields in their order", "another order")),
                 step => {
                     id.checked_add(i16::from(step)).ok_or_else(|| bad("a field id", "a larger number"))?
                 }
@@ -71,16 +72,20 @@ impl<'a> Thrift<'a> {
         }
     }
 
-    /// Reads a list of structures: calls `structure` for each, which must read it.
-    pub(crate) fn structures(
+    /// Reads a list: calls `element` with the type of each element, which it must read or skip.
+    pub(crate) fn elements(
         &mut self,
-        kind: Kind,
-        mut structure: impl FnMut(&mut Self) -> Result<(), Error>,
+        mut element: impl FnMut(&mut Self, Kind) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        match (kind, self.list()?) {
-            (Kind::LIST, (Kind::STRUCT, size)) => (0..size).try_for_each(|_| structure(self)),
-            _ => Err(bad("a list of structures", "another field")),
+        self.enter()?;
+        let (kind, size) = self.list()?;
+        // Whether these take a byte or none is a matter on which readers differ.
+        if kind == Kind::TRUE || kind == Kind::FALSE {
+            return Err(bad("no list of booleans", "one"));
         }
+        (0..size).try_for_each(|_| element(self, kind))?;
+        self.depth -= 1;
+        Ok(())
     }
 
     /// Reads an integer field that is a size or a code: not negative.
@@ -103,25 +108,10 @@ impl<'a> Thrift<'a> {
                 self.rest = self.rest.get(length..).ok_or_else(end)?;
                 Ok(())
             }
-            Kind::LIST | Kind::SET => self.skip_list(),
+            Kind::LIST | Kind::SET => self.elements(|thrift, kind| thrift.skip(kind)),
             Kind::STRUCT => self.fields(|thrift, _, kind| thrift.skip(kind)),
             Kind(other) => Err(bad("a Parquet field", format_args!("a field of type {other}"))),
         }
-    }
-
-    fn skip_list(&mut self) -> Result<(), Error> {
-        self.enter()?;
-        let (element, size) = self.list()?;
-        for _ in 0..size {
-            // Booleans take a byte in a list; so every element takes one, and a false size ends at the end of the bytes.
-            if element == Kind::TRUE || element == Kind::FALSE {
-                self.take::<1>().map(drop)?
-            } else {
-                self.skip(element)?
-            }
-        }
-        self.depth -= 1;
-        Ok(())
     }
 
     /// Type and number of the elements of a list, after a look at the memory that they may take.

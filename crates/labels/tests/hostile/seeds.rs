@@ -60,7 +60,7 @@ fn one_group(selection: Selection) -> LabelPlan {
 pub(crate) static GOOD: LazyLock<Good> = LazyLock::new(|| Good::new(one_group(TOP_4)));
 /// Labels without log-probabilities, and without the columns that may be left out.
 pub(crate) static SAMPLED: LazyLock<Good> = LazyLock::new(|| {
-    let omit = vec![OptionalColumn::LogSumExp, OptionalColumn::Entropy];
+    let omit = vec![OptionalColumn::LogSumExp, OptionalColumn::GoldLogProb];
     let plan = LabelPlan { omit, temperatures: Vec::new(), ..one_group(Selection::Sampled { draws: 20 }) };
     Good::new(plan)
 });
@@ -124,7 +124,7 @@ fn footer_only(footer: &[u8]) -> Vec<u8> {
 }
 
 /// Footers that ask the Parquet crate for memory or for a deep stack.
-pub(crate) fn footer_bombs() -> [(&'static str, Vec<u8>); 4] {
+pub(crate) fn footer_bombs() -> [(&'static str, Vec<u8>); 5] {
     // Version 1; a schema of one element, its name and 2^31 - 1 children; then nothing.
     let children = [
         &[0x15, 2, 0x19, 0x1c, 0x48, 1, b'm', 0x15][..],
@@ -134,10 +134,17 @@ pub(crate) fn footer_bombs() -> [(&'static str, Vec<u8>); 4] {
     let level = [0x48, 1, b'm', 0x15, 2, 0];
     let levels = [&[0x15, 2, 0x19, 0xfc, 0xd0, 0x0f][..], &level.repeat(2000), &[0]];
     // Lists within lists in a field that nobody knows.
-    let lists = [&[0x09, 0x14][..], &[0x19].repeat(60_000)];
+    let lists = [&[0xf9][..], &[0x19].repeat(60_000)];
     // 60,000 row groups of one byte each.
-    let groups = [&[0x15, 2, 0x49, 0xfc, 0xe0, 0xd4, 0x03][..], &[0].repeat(60_000), &[0]];
+    let groups = [&[0x15, 2, 0x39, 0xfc, 0xe0, 0xd4, 0x03][..], &[0].repeat(60_000), &[0]];
+    // The first again, behind a version that is a boolean: the Parquet crate takes its value for a number, and the next
+    // field for the schema. The fuzzer found it.
+    let types = [
+        &[0x11, 2, 0x11, 0x1c, 0x48, 1, b'm', 0x15][..],
+        &[0xfe, 0xff, 0xff, 0xff, 0x0f, 0, 0x13, 0, 0, 0, 0],
+    ];
     [
+        ("types.parquet", footer_only(&types.concat())),
         ("children.parquet", footer_only(&children.concat())),
         ("levels.parquet", footer_only(&levels.concat())),
         ("lists.parquet", footer_only(&lists.concat())),
