@@ -267,15 +267,17 @@ fn an_error_at_any_unlink_leaves_a_sound_dataset() {
     }
 }
 
-/// Covers writes that stop half way, as a disk that fills up makes them: wherever it is full, nothing is committed half.
+/// Covers writes that stop half way, and files that cannot be made, on the main thread and the one that writes: wherever a disk
+/// is full, nothing is committed half.
 #[test]
 fn a_short_write_is_never_a_short_file() {
     let scene = Scene::new(Start::Fresh);
     let (output, mut failed) = (scene.world.path("run/short"), 0);
-    for pages in 6..30 {
-        let after = format!("a disk of {pages} pages");
-        let size = format!("size={}k,mode=755", 4 * pages);
-        let Some(_disk) = Disk::mount(output.clone(), &size) else { return };
+    let sizes = (6..30).map(|pages| format!("size={}k", 4 * pages));
+    let numbers = (6..30).map(|files| format!("size=16m,nr_inodes={files}"));
+    for limit in sizes.chain(numbers) {
+        let after = format!("a disk of {limit}");
+        let Some(_disk) = Disk::mount(output.clone(), &limit) else { return };
         let said = scene.world.run("teacher-labels", &["output.labels=short"]);
         if said.code != 0 {
             failed += 1;
@@ -283,12 +285,13 @@ fn a_short_write_is_never_a_short_file() {
             said.failed(1, &["No space left on device", place]);
         }
         assert_sound(&scene.world.dataset("run/short"), &scene.expected, &after);
-        let larger = Command::new("mount").args(["-o", "remount,size=16m"]).arg(&output).status();
+        let larger =
+            Command::new("mount").args(["-o", "remount,size=16m,nr_inodes=1000"]).arg(&output).status();
         assert!(larger.expect("mount runs").success());
         scene.world.run("teacher-labels", &["output.labels=short"]).succeeded();
         assert_same_files(&scene.world.dataset("run/short"), &scene.expected, &after);
     }
-    assert!(failed > 5, "{failed} disks were too small");
+    assert!(failed > 20, "{failed} disks were too small");
 }
 
 /// Covers a disk that says it wrote what it did not: a shard is read back before it is committed.

@@ -140,7 +140,7 @@ impl PageDecoder {
                 expect_encoding(header, &[PLAIN, PLAIN_DICTIONARY])?;
                 return words(PLAIN, page, header.values, &[], &mut dictionary);
             }
-            let (repeated, defined, page) = list_levels(page)?;
+            let [repeated, defined, page] = list_levels(page)?;
             let mut at = values.len();
             if !all_defined(defined, header.values)? {
                 let count = sparse_starts(header, [repeated, defined], at, rows, starts)?;
@@ -187,7 +187,7 @@ impl PageDecoder {
             }
             let page = self.decompress(chunk.compression, &header, body)?;
             expect_encoding(&header, &[BYTE_STREAM_SPLIT])?;
-            let (repeated, defined, page) = list_levels(page)?;
+            let [repeated, defined, page] = list_levels(page)?;
             if !all_defined(defined, header.values)? {
                 return Err(bad("lists of which none is empty", "an empty one"));
             }
@@ -352,10 +352,10 @@ fn split_bytes<T: Word>(
 }
 
 /// Repetition levels, definition levels and values of a page of lists.
-fn list_levels(page: &[u8]) -> Result<(&[u8], &[u8], &[u8]), Error> {
+fn list_levels(page: &[u8]) -> Result<[&[u8]; 3], Error> {
     let (repeated, page) = levels(page)?;
     let (defined, page) = levels(page)?;
-    Ok((repeated, defined, page))
+    Ok([repeated, defined, page])
 }
 
 /// Whether a page of lists has no empty one: mostly a single run.

@@ -12,7 +12,9 @@ use crate::common::Random;
 use crate::entry;
 use crate::seeds::footer_bombs;
 
-const TARGETS: [(&str, fn(&[u8])); 4] = [
+type Target = fn(&[u8]);
+
+const TARGETS: [(&str, Target); 4] = [
     ("manifest", entry::manifest),
     ("plan", entry::plan),
     ("commit", entry::commit),
