@@ -38,7 +38,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-/// What every file of ours says of itself. Not a `Value` of the whole file: that can take 30 times its bytes.
+/// What every file of ours says of itself. Not a `Value` of the whole file: that can take 17 times its bytes.
 #[derive(Deserialize)]
 struct Head {
     format: Option<String>,
