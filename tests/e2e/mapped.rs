@@ -82,6 +82,13 @@ fn a_shard_cut_while_it_is_in_use_is_diagnosed_and_costs_no_checkpoint() {
         assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
         said(child).failed(75, &["resumed from a checkpoint"]);
     }
+    // A SIGBUS that is no fault of a map kills, as ever.
+    let student = ["student.epochs=2000", labels[1], "output.student=killed"];
+    let child = world.stage("train-student", &student).spawn().expect("the binary starts");
+    wait_for_lines(&world, "killed", 1);
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-BUS", &id]).status().expect("kill runs").success());
+    assert!(!said(child).failed(-1, &[]).stderr.contains("cut short"));
 }
 
 /// Runs the binary below strace and gives the names of the shards that it mapped, and what it said.

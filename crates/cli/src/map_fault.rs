@@ -19,12 +19,12 @@ pub(crate) fn diagnose() -> io::Result<()> {
 pub(crate) fn diagnose() -> io::Result<()> {
     use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-    // On the stack that the standard library gives each thread for signals; a second fault, in the handler, ends the process.
-    let flags = SaFlags::SA_SIGINFO | SaFlags::SA_ONSTACK | SaFlags::SA_RESETHAND;
+    // On the stack that the standard library gives each thread for signals. Other threads may come to the same fault.
+    let flags = SaFlags::SA_SIGINFO | SaFlags::SA_ONSTACK;
     let action = SigAction::new(SigHandler::SigAction(linux::on_sigbus), flags, SigSet::empty());
-    // SAFETY: the handler calls nothing but open, read, write and _exit, which are safe in a signal handler; it allocates
-    // nothing, takes no lock, cannot panic and keeps to memory of its own. Nobody else relies on a handler of SIGBUS: the
-    // one of the standard library names stack overflows, which are SIGSEGV on Linux.
+    // SAFETY: the handler calls nothing but open, read, write, sigaction, raise and _exit, which are safe in a signal
+    // handler; it allocates nothing, takes no lock, cannot panic and keeps to memory of its own. Nobody else relies on a
+    // handler of SIGBUS: the one of the standard library names stack overflows, which are SIGSEGV on Linux.
     unsafe { sigaction(Signal::SIGBUS, &action) }?;
     Ok(())
 }
@@ -39,7 +39,10 @@ mod linux {
     use nix::{
         fcntl::{OFlag, open},
         libc::{_exit, siginfo_t},
-        sys::stat::Mode,
+        sys::{
+            signal::{SigHandler, Signal, raise, signal},
+            stat::Mode,
+        },
         unistd::{read, write},
     };
 
@@ -50,7 +53,7 @@ mod linux {
         its disk failed, while it was in use\nhint: put the file back and run again, finished work is kept; with \
         `--no-mmap` files are read instead\n";
 
-    /// Names the file that the fault lies in and ends the process. A fault elsewhere comes again, and kills it.
+    /// Names the file that the fault lies in and ends the process. A fault elsewhere kills it, as without this handler.
     #[expect(
         unsafe_code,
         reason = "a signal handler gets a pointer, and must not run what waits for the end of main"
@@ -62,6 +65,13 @@ mod linux {
         let stderr = unsafe { BorrowedFd::borrow_raw(2) };
         let mut line = Line::new();
         if line.find(address).is_none() {
+            // SAFETY: the default action needs no handler. The signal waits until this one returns.
+            let again =
+                unsafe { signal(Signal::SIGBUS, SigHandler::SigDfl) }.and_then(|_| raise(Signal::SIGBUS));
+            if again.is_err() {
+                // SAFETY: as below.
+                unsafe { _exit(i32::from(BAD_DATA)) }
+            }
             return;
         }
         for part in [BEFORE, line.path(), AFTER] {
