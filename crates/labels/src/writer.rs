@@ -66,6 +66,7 @@ pub(crate) struct CommitFile {
     /// The file that is the shard from now on.
     record: ShardRecord,
     /// BLAKE3 of `record` as JSON: the manifest takes over what the record says. The first writers gave none.
+    #[serde(skip_serializing_if = "Option::is_none")]
     record_blake3: Option<String>,
     /// Names the attempt that won; the only thing that differs between two runs of one plan.
     attempt: String,
