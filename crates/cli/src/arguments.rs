@@ -95,7 +95,7 @@ pub(crate) enum Labels {
     /// Check everything: hashes, schema and every row; names shard, row and column of all that is wrong
     Verify(Dataset),
     /// Tokens, bytes per column, entropy, retained mass, and how good the teacher is
-    Stats(Dataset),
+    Stats(Stats),
     /// One sequence, coloured by the teacher's confidence, and its alternatives
     Inspect(Inspect),
     /// Why two datasets are not interchangeable
@@ -110,6 +110,17 @@ pub(crate) struct Dataset {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Arguments of `labels stats`.
+#[derive(Args)]
+pub(crate) struct Stats {
+    /// The dataset
+    #[command(flatten)]
+    pub(crate) dataset: Dataset,
+    /// Write them as one page with plots, which needs no other file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
 }
 
 /// Arguments of `labels inspect`.

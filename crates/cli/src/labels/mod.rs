@@ -1,6 +1,8 @@
 //! `softshard labels`: what a team asks of a label dataset that it was given.
 
 mod diff;
+mod page;
+mod plot;
 mod stats;
 mod verify;
 

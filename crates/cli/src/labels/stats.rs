@@ -5,22 +5,34 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Result;
 use softshard_labels::{LabelDataset, LabelStats, Spread};
 
-use super::{count, float, number, percent, print_json};
+use super::{count, float, number, page, percent, print_json};
 use crate::{
-    arguments::Dataset,
+    arguments::{Dataset, Stats},
     table::{aligned, bar},
 };
 
 /// Cells of the longest bar.
 const BAR: u8 = 32;
 
-/// Prints sizes, histograms and how good the teacher is.
-pub(super) fn stats(Dataset { dir, json }: &Dataset, stop: &AtomicBool) -> Result<()> {
+/// Prints sizes, histograms and how good the teacher is; writes them as a page where one is asked for.
+pub(super) fn stats(options: &Stats, stop: &AtomicBool) -> Result<()> {
+    let Dataset { dir, json } = &options.dataset;
     let dataset = LabelDataset::open(dir)?;
     let stats = LabelStats::of(&dataset, stop)?;
+    if let Some(page) = &options.html {
+        fs_err::write(page, page::of(&dataset, dir, &stats))?;
+    }
     if *json {
         return print_json(&stats);
     }
+    print_stats(&stats);
+    if let Some(page) = &options.html {
+        println!("\npage: {}", page.display());
+    }
+    Ok(())
+}
+
+fn print_stats(stats: &LabelStats) {
     let per_token = |bytes: u64| float(bytes) / float(stats.labelled_tokens);
     let row = |name: &str, value: String| vec![name.to_owned(), value];
     print!(
@@ -51,33 +63,36 @@ pub(super) fn stats(Dataset { dir, json }: &Dataset, stop: &AtomicBool) -> Resul
     });
     print!("{}", aligned(&[Vec::from(header)].into_iter().chain(columns).collect::<Vec<_>>()));
 
-    println!("\nEntropy of the teacher, nats");
-    print_spread(&stats.entropy_nats, |value| format!("{value:.2}"));
+    if let Some(entropy) = &stats.entropy_nats {
+        println!("\nEntropy of the teacher, nats");
+        print_spread(entropy, |value| format!("{value:.2}"));
+    }
     println!("\nRetained mass");
     print_spread(&stats.retained_mass, |value| format!("{value:.4}"));
     println!("\nEntries per position");
     print_spread(&stats.entries_per_position, |value| format!("{value:.0}"));
-    print_teacher(&stats);
-    Ok(())
+    print_teacher(stats);
 }
 
 fn print_teacher(stats: &LabelStats) {
     println!("\nTeacher against the gold tokens");
-    let teacher = &stats.teacher;
     let row = |name: &str, value: String| vec![name.to_owned(), value];
-    print!(
-        "{}",
-        aligned(&[
-            row("top-1 accuracy", percent(teacher.top_1_accuracy)),
-            row("mean confidence", percent(teacher.confidence)),
-            row("calibration error (ECE, 15 bins)", percent(teacher.expected_calibration_error)),
-            row("gold tokens among the entries", percent(stats.gold_kept)),
-            row("negative log-likelihood, nats", format!("{:.4}", teacher.gold_nll_nats)),
-        ])
-    );
+    let calibration = stats.teacher.calibration.as_ref();
+    let mut rows = Vec::new();
+    if let Some(calibration) = calibration {
+        rows.push(row("top-1 accuracy", percent(calibration.top_1_accuracy)));
+        rows.push(row("mean confidence", percent(calibration.confidence)));
+        rows.push(row("calibration error (ECE, 15 bins)", percent(calibration.expected_error)));
+    }
+    rows.push(row("gold tokens among the entries", percent(stats.gold_kept)));
+    if let Some(nats) = stats.teacher.gold_nll_nats {
+        rows.push(row("negative log-likelihood, nats", format!("{nats:.4}")));
+    }
+    print!("{}", aligned(&rows));
+    let Some(calibration) = calibration else { return };
     println!();
     let header = ["confidence", "positions", "mean", "right", ""].map(str::to_owned);
-    let bins = teacher.calibration.iter().filter(|bin| bin.count > 0).map(|bin| {
+    let bins = calibration.bins.iter().filter(|bin| bin.count > 0).map(|bin| {
         vec![
             format!("{:.2}–{:.2}", bin.lower, bin.upper),
             count(bin.count),
