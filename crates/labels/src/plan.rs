@@ -278,6 +278,11 @@ impl LabelPlan {
         needed(OptionalColumn::Entropy, self.selection.draws().is_some(), why)
     }
 
+    /// Names of the columns of the extra temperatures, in their order.
+    pub fn partition_columns(&self) -> Vec<String> {
+        self.temperatures.iter().map(|temperature| partition_column(*temperature)).collect()
+    }
+
     fn validate_temperatures(&self) -> Result<(), Error> {
         let ascending = self.temperatures.windows(2).all(|pair| pair[0] < pair[1]);
         let useful = self.temperatures.iter().all(|t| t.is_finite() && *t > 0.0 && *t != 1.0);

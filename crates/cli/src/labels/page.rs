@@ -10,6 +10,7 @@ use softshard_labels::{Calibration, LabelDataset, LabelPlan, LabelStats, Selecti
 use super::{
     count, float, number, percent,
     plot::{Row, Spacing, bars, escape, histogram, reliability},
+    selection,
 };
 
 const STYLE: &str = include_str!("page.css");
@@ -54,26 +55,18 @@ fn name_of(dir: &Path) -> String {
 /// What the labels are.
 fn sentence(plan: &LabelPlan) -> String {
     format!(
-        "At each labelled position {}, of a teacher with a vocabulary of {}.",
+        "At each labelled position {} of a teacher with a vocabulary of {}.",
         selection(&plan.selection),
         count(plan.teacher.vocab_size.into())
     )
-}
-
-fn selection(selection: &Selection) -> String {
-    let of = |count: u32| self::count(count.into());
-    match *selection {
-        Selection::TopK { k } => format!("the {} most probable tokens", of(k)),
-        Selection::TopP { p, k } => {
-            format!("the most probable tokens up to a mass of {p}, at most {}", of(k))
-        }
-    }
 }
 
 /// What `retained_mass` is the mass of.
 fn retained(selection: &Selection) -> &'static str {
     match selection {
         Selection::TopK { .. } | Selection::TopP { .. } => "probability of the kept tokens",
+        Selection::Sampled { .. } => "probability of the drawn tokens",
+        Selection::TopKSampled { .. } => "probability of the exact tokens",
     }
 }
 
@@ -231,7 +224,13 @@ fn facts(dataset: &LabelDataset, stats: &LabelStats) -> String {
         ("Manifest (BLAKE3)", hash(dataset.manifest_blake3())),
         ("Plan (BLAKE3)", hash(&manifest.plan_blake3)),
         ("Selection", escape(selection(&plan.selection))),
-        ("Mantissa bits", format!("{} of <code>log_probs</code>", plan.mantissa_bits)),
+        (
+            "Mantissa bits",
+            format!(
+                "{} of <code>log_probs</code>, {} of values per position",
+                plan.mantissa_bits, plan.position_mantissa_bits
+            ),
+        ),
         ("Temperatures", if temperatures.is_empty() { "1".to_owned() } else { format!("1, {temperatures}") }),
         ("Teacher’s weights", hash(&plan.teacher.weights_blake3)),
         ("Teacher’s configuration", hash(&plan.teacher.config_blake3)),
