@@ -259,25 +259,30 @@ fn judge(
         found
     };
     let (found, control) = (all(stored, Bits::of(plan)), all(control, Bits::ALL));
+    let ascending = |column: Column| {
+        let mut all: Vec<f64> =
+            control.get(&column).into_iter().flatten().map(|(_, one)| one.deviation).collect();
+        all.sort_by(f64::total_cmp);
+        all
+    };
+    let log_probs = largest(Column::LogProbs, &ascending(Column::LogProbs));
     let column = |(column, mut found): (Column, Vec<(usize, Deviation)>)| {
-        let of_control = control.get(&column).map(Vec::as_slice).unwrap_or_default();
-        let mut of_control: Vec<f64> = of_control.iter().map(|(_, one)| one.deviation).collect();
-        of_control.sort_by(f64::total_cmp);
+        let of_control = ascending(column);
         found.sort_by(|(_, a), (_, b)| a.deviation.total_cmp(&b.deviation));
         let (sequence, worst) = *found.last()?;
         let size =
             found.iter().map(|(_, one)| one.live.abs()).filter(|size| size.is_finite()).fold(1.0, f64::max);
         let sorted: Vec<f64> = found.into_iter().map(|(_, one)| one.deviation).collect();
-        // Any position may have draws that move; it is their number that tells.
-        let largest = |sorted: &[f64]| match column {
-            Column::SampleCounts => sorted.iter().sum(),
-            _ => sorted.last().copied().unwrap_or(0.0),
+        let control_largest = largest(column, &of_control);
+        let least = match column {
+            Column::SampleCounts => 1.0,
+            // Tokens change places as far from the cut as their log-probabilities move.
+            Column::TokenIds => log_probs.max(LAST_BIT * size),
+            _ => LAST_BIT * size,
         };
-        let least = if column == Column::SampleCounts { 1.0 } else { LAST_BIT * size };
-        let control_largest = largest(&of_control);
         Some(ColumnAudit {
             column: column.name(plan),
-            largest: largest(&sorted),
+            largest: largest(column, &sorted),
             p99: percentile_99(&sorted),
             control_largest,
             control_p99: percentile_99(&of_control),
@@ -286,6 +291,14 @@ fn judge(
         })
     };
     found.into_iter().filter_map(column).collect()
+}
+
+/// Of ascending deviations. Any position may have draws that moved; it is their number that tells.
+fn largest(column: Column, sorted: &[f64]) -> f64 {
+    match column {
+        Column::SampleCounts => sorted.iter().sum(),
+        _ => sorted.last().copied().unwrap_or(0.0),
+    }
 }
 
 fn place(row: usize, labels: &SequenceLabels, worst: &Deviation) -> Place {
