@@ -221,7 +221,8 @@ fn a_page_shows_what_is_known_and_nothing_else() {
         html
     };
     let html = page("run/labels/train");
-    let manifest = blake3::hash(&fs::read(world.path("run/labels/train/manifest.json")).expect("a manifest")).to_hex();
+    let manifest =
+        blake3::hash(&fs::read(world.path("run/labels/train/manifest.json")).expect("a manifest")).to_hex();
     for part in [
         "<h1>",
         "run/labels/train",

@@ -55,7 +55,7 @@ fn name_of(dir: &Path) -> String {
 /// What the labels are.
 fn sentence(plan: &LabelPlan) -> String {
     format!(
-        "At each labelled position {} of a teacher with a vocabulary of {}.",
+        "At each labelled position {}, of a teacher with a vocabulary of {}.",
         selection(&plan.selection),
         count(plan.teacher.vocab_size.into())
     )
@@ -153,11 +153,14 @@ fn plots(stats: &LabelStats, plan: &LabelPlan) -> String {
         retained(&plan.selection)
     );
     left += &figure("", "Retained mass", &caption, &svg);
-    let entries = entries(stats);
-    let right = match &stats.teacher.calibration {
-        Some(calibration) => calibration_figure(calibration) + &entries,
-        None => entries,
-    };
+    let (entries, mut right) = (entries(stats), String::new());
+    match &stats.teacher.calibration {
+        Some(calibration) => {
+            left += &entries;
+            right += &calibration_figure(calibration);
+        }
+        None => right += &entries,
+    }
     format!(
         "<h2>Distributions</h2>\n<div class=\"plots\">\n<div>\n{left}</div>\n<div>\n{right}</div>\n</div>\n"
     )
