@@ -134,74 +134,52 @@ fn shift(labels: &mut SequenceLabels, index: usize) -> i32 {
 
 #[test]
 fn a_plan_predicts_what_a_run_writes() {
-    /// Of the bytes.
-    const CLOSE: f64 = 0.1;
     let world = World::with_teacher();
+    let said = labels(&world, "plan", &["--sample", "4"]).succeeded();
+    for part in ["top_k 16 *", "top_k 128", "top_k_sampled 16 + 50", "tokens/s", "suggestion: "] {
+        assert!(said.stdout.contains(part), "expected {part:?} in:\n{}", said.stdout);
+    }
+    labels(&world, "plan", &["--sample", "0"]).failed(2, &["expected a whole number above 0"]);
+
     let data = text(world.path("more"));
-    softshard(&["demo-data", &data, "--rows", "700", "--vocab-size", "400"]).succeeded();
+    softshard(&["demo-data", &data, "--rows", "400", "--vocab-size", "400"]).succeeded();
     let set = [
         "data.instructions=more/instructions.jsonl",
         "output.sequences=more",
-        "labels.sequences_per_shard=250",
+        "labels.sequences_per_shard=150",
     ];
     world.run("prepare", &set).succeeded();
     let arguments: Vec<&str> = set.iter().flat_map(|value| ["--set", value]).collect();
-    let said = labels(&world, "plan", &[&arguments[..], &["--sample", "20"]].concat()).succeeded();
-    for part in ["top_k 16 *", "top_k 128", "sampled 50", "top_k_sampled 16 + 50", "tokens/s", "suggestion: "]
+    let arguments = [&arguments[..], &["--sample", "20", "--json"]].concat();
+    let found = json(&labels(&world, "plan", &arguments).succeeded());
+    let sample = found["sample"]["labelled_tokens"].as_u64().expect("a number");
+    assert!((2000..3000).contains(&sample), "{sample}");
+    for (name, selection) in
+        [("top", r#"{"kind":"top_k","k":16}"#), ("sampled", r#"{"kind":"sampled","draws":50}"#)]
     {
-        assert!(said.stdout.contains(part), "expected {part:?} in:\n{}", said.stdout);
-    }
-    let found =
-        json(&labels(&world, "plan", &[&arguments[..], &["--sample", "20", "--json"]].concat()).succeeded());
-    let sample = &found["sample"];
-    assert!(
-        sample["labelled_tokens"].as_u64().is_some_and(|tokens| (2000..3000).contains(&tokens)),
-        "{sample}"
-    );
-    for (index, selection) in [
-        r#"{ kind = "top_k", k = 16 }"#,
-        r#"{ kind = "top_k", k = 128 }"#,
-        r#"{ kind = "sampled", draws = 50 }"#,
-        r#"{ kind = "top_k_sampled", k = 16, draws = 50 }"#,
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let selected = [format!("labels.selection={selection}"), format!("output.labels=labels-{index}")];
+        let wanted: Value = serde_json::from_str(selection).expect("JSON");
+        let table = selection.replace("\":", "\" = ");
+        let selected = [format!("labels.selection={table}"), format!("output.labels={name}")];
         world.run("teacher-labels", &[&set[..], &[&selected[0], &selected[1]]].concat()).succeeded();
-        let wanted: Value = serde_json::from_str(
-            &selection
-                .replace("kind =", "\"kind\":")
-                .replace("k =", "\"k\":")
-                .replace("draws =", "\"draws\":"),
-        )
-        .expect("JSON");
         let all = found["selections"].as_array().expect("a list");
-        let one = all
-            .iter()
-            .find(|one| one["selection"] == wanted)
-            .unwrap_or_else(|| panic!("{wanted} in {found}"));
-        for (split, name) in ["train", "valid"].into_iter().enumerate() {
-            let stats = json(
-                &softshard(&[
-                    "labels",
-                    "stats",
-                    &text(world.path(&format!("run/labels-{index}/{name}"))),
-                    "--json",
-                ])
-                .succeeded(),
-            );
-            let (written, predicted) =
-                (stats["bytes"].as_f64().expect("a number"), one["bytes"][split].as_f64().expect("a number"));
-            println!(
-                "{selection} {name}: {predicted} predicted, {written} written, ± {}",
-                one["relative_error"]
-            );
-            assert!((predicted / written - 1.0).abs() < CLOSE, "{selection} {name}: {predicted}, {written}");
-            let mass = one["retained_mass"].as_f64().expect("a number");
-            let whole = stats["retained_mass"]["mean"].as_f64().expect("a number");
-            assert!((mass - whole).abs() < 0.02, "{selection} {name}: {mass}, {whole}");
-        }
+        let one = all.iter().find(|one| one["selection"] == wanted);
+        predicts(&world, name, one.unwrap_or_else(|| panic!("{wanted} in {found}")));
+    }
+}
+
+/// Fails unless `predicted` is what was written to `run/NAME`.
+fn predicts(world: &World, name: &str, predicted: &Value) {
+    /// Of the bytes.
+    const CLOSE: f64 = 0.1;
+    for (index, split) in ["train", "valid"].into_iter().enumerate() {
+        let dataset = text(world.path(&format!("run/{name}/{split}")));
+        let stats = json(&softshard(&["labels", "stats", &dataset, "--json"]).succeeded());
+        let number = |value: &Value| value.as_f64().expect("a number");
+        let (bytes, written) = (number(&predicted["bytes"][index]), number(&stats["bytes"]));
+        println!("{name} {split}: {bytes} predicted, {written} written, ± {}", predicted["relative_error"]);
+        assert!((bytes / written - 1.0).abs() < CLOSE, "{name} {split}: {bytes}, {written}");
+        let (mass, whole) = (number(&predicted["retained_mass"]), number(&stats["retained_mass"]["mean"]));
+        assert!((mass - whole).abs() < 0.02, "{name} {split}: {mass}, {whole}");
     }
 }
 

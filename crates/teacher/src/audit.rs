@@ -4,16 +4,14 @@ use std::{
     collections::BTreeMap,
     io,
     path::Path,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use anyhow::Result;
 use burn::tensor::Device;
 use rand::{SeedableRng, seq::index};
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 use serde::Serialize;
 use softshard_labels::{
     Error, LabelDataset, LabelPlan, Sequence, SequenceLabels, TeacherIdentity, differences,
@@ -23,7 +21,7 @@ use crate::{
     config::TeacherConfig,
     deviation::{Bits, Column, Deviation, deviations},
     identity,
-    labeller::{Batch, Labeller, Pace, Wanted, load},
+    labeller::{Labeller, Pace, Wanted, load, progress},
 };
 
 /// A deviation of so many times the greatest one between two live labellings is still the teacher's: the labels may be of
@@ -31,8 +29,9 @@ use crate::{
 const CONTROL_FACTOR: f64 = 8.0;
 /// The last bit of an f32 near 1: two labellings that agree by chance do not make a bound of 0.
 const LAST_BIT: f64 = f32::EPSILON as f64;
-/// The control's rows at a time, other than any recipe has.
+/// The control's rows at a time, and the tokens that it pads with: other vectors are filled to other ends.
 const CONTROL_ROWS: usize = 7;
+const CONTROL_PADDING: usize = 13;
 
 /// What an audit reads.
 pub struct AuditInputs<'a> {
@@ -121,8 +120,8 @@ impl Audit {
 
 /// Scores random positions of a finished dataset again and compares.
 ///
-/// The control scores the same positions twice: in the recipe's batches, and each sequence alone with other rows at a
-/// time. What differs there is the order of sums.
+/// The control scores the same positions twice: in the recipe's batches, and each sequence padded to a longer one beside
+/// it, with other rows at a time. What differs there is the order of sums.
 ///
 /// # Errors
 /// Labels of another teacher, damaged labels, logits that are not finite. A stop that was asked for is an
@@ -140,9 +139,11 @@ pub fn audit(inputs: &AuditInputs) -> Result<Audit> {
 
     let pace = Pace::of(inputs.teacher, inputs.workers);
     let mut labeller = Labeller { decoder: load(inputs.teacher, inputs.device)?, pace };
-    let live = score(&labeller, inputs, plan, &sequences)?;
-    labeller.pace = Pace { max_tokens_per_batch: 1, rows_per_chunk: CONTROL_ROWS, ..pace };
-    let control = score(&labeller, inputs, plan, &sequences)?;
+    check_stop(inputs)?;
+    let live = score(&labeller, plan, &sequences)?;
+    check_stop(inputs)?;
+    labeller.pace = Pace { max_tokens_per_batch: usize::MAX, rows_per_chunk: CONTROL_ROWS, ..pace };
+    let control = control(&labeller, plan, &sequences)?;
 
     let rows: Vec<usize> = chosen.iter().map(|(row, _)| *row).collect();
     let columns = judge(plan, &rows, [&stored, &live, &control]);
@@ -215,30 +216,42 @@ fn sequence(labels: &SequenceLabels) -> Sequence {
 }
 
 /// Labels of the live teacher.
-fn score(
-    labeller: &Labeller,
-    inputs: &AuditInputs,
-    plan: &LabelPlan,
-    sequences: &[Sequence],
-) -> Result<Vec<SequenceLabels>> {
-    if inputs.stop.load(Ordering::Relaxed) {
-        return Err(io::Error::new(io::ErrorKind::Interrupted, "interrupted while auditing").into());
-    }
-    let done = Mutex::new((0, 0));
-    let progress = |batch: Batch| {
-        let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
-        *done = (done.0 + batch.sequences, done.1 + batch.tokens);
-        tracing::info!(
-            target: "softshard::progress",
-            stage = "audit",
-            done = done.0,
-            total = sequences.len() as u64,
-            unit = "sequences",
-            tokens = done.1,
-        );
-    };
-    let labels = labeller.label(sequences, &[Wanted::of(plan)?], progress)?;
+fn score(labeller: &Labeller, plan: &LabelPlan, sequences: &[Sequence]) -> Result<Vec<SequenceLabels>> {
+    let labels = labeller.label(sequences, &[Wanted::of(plan)?], progress("audit", sequences.len()))?;
     Ok(labels.into_iter().flatten().collect())
+}
+
+/// Labels of the live teacher, of each sequence padded to a longer one beside it.
+fn control(labeller: &Labeller, plan: &LabelPlan, sequences: &[Sequence]) -> Result<Vec<SequenceLabels>> {
+    let labeller = &labeller;
+    let (wanted, done) = ([Wanted::of(plan)?], progress("control", 2 * sequences.len()));
+    let most = labeller.decoder.config().max_position_embeddings;
+    let score = |sequence: &Sequence| -> Result<Vec<SequenceLabels>> {
+        let pair = [longer(sequence, most), sequence.clone()];
+        let mut labels = labeller.label(&pair, &wanted, &done)?;
+        Ok(labels.iter_mut().filter_map(Vec::pop).collect())
+    };
+    let labels: Vec<Vec<SequenceLabels>> = if labeller.pace.workers > 1 {
+        sequences.par_iter().map(score).collect::<Result<_>>()?
+    } else {
+        sequences.iter().map(score).collect::<Result<_>>()?
+    };
+    Ok(labels.into_iter().flatten().collect())
+}
+
+/// A sequence with some of its tokens once more, up to `most` tokens.
+fn longer(sequence: &Sequence, most: usize) -> Sequence {
+    let ids = &sequence.input_ids;
+    let input_ids = ids.iter().chain(ids.iter().cycle().take(CONTROL_PADDING)).copied();
+    let input_ids: Vec<i32> = input_ids.take(most.max(ids.len())).collect();
+    Sequence { source: None, input_ids, positions: vec![1] }
+}
+
+fn check_stop(inputs: &AuditInputs) -> io::Result<()> {
+    if inputs.stop.load(Ordering::Relaxed) {
+        return Err(io::Error::new(io::ErrorKind::Interrupted, "interrupted while auditing"));
+    }
+    Ok(())
 }
 
 /// All deviations of one column, with the sequence that each is of.

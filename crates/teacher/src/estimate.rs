@@ -2,10 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::Instant,
 };
 
@@ -16,14 +13,14 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use softshard_labels::{
     LabelDataset, LabelPlan, LabelStats, LabelWriter, OptionalColumn, Selection, Sequence, SequenceDataset,
-    SequenceLabels, Tokenizer,
+    SequenceLabels, ShardRecord, Tokenizer,
 };
 use softshard_model::DecoderConfig;
 
 use crate::{
     config::{LabelsConfig, TeacherConfig},
     identity,
-    labeller::{Batch, Labeller, Pace, Wanted, load},
+    labeller::{Labeller, Pace, Wanted, load, progress},
     run::check_fit,
 };
 
@@ -120,8 +117,8 @@ pub struct SelectionEstimate {
     pub bytes: Vec<u64>,
     /// Bytes of all splits for each labelled token.
     pub bytes_per_labelled_token: f64,
-    /// The bytes are right to this share: a 95 % interval from eight parts of the sample, and how much the size of a part
-    /// matters.
+    /// The bytes are right to this share: the 95 % interval of the bytes per label, from eight parts of the sample, and what
+    /// row groups cost in the sample, as larger ones may cost more or less.
     pub relative_error: f64,
 }
 
@@ -147,7 +144,7 @@ pub fn estimate(inputs: &EstimateInputs) -> Result<Estimate> {
     let tokens_per_second = tokens_per_second(inputs, &labeller, &sample, &plans[0])?;
     labeller.pace = Pace::of(inputs.teacher, inputs.workers);
     let wanted = plans.iter().map(Wanted::of).collect::<Result<Vec<_>>>()?;
-    let labelled = labeller.label(&sample, &wanted, progress(&sample))?;
+    let labelled = labeller.label(&sample, &wanted, progress("plan", sample.len()))?;
     let splits: Vec<Split> = datasets.iter().map(|dataset| split(dataset, inputs.labels)).collect();
     let mut measured = Vec::with_capacity(plans.len());
     for (plan, labels) in plans.iter().zip(labelled) {
@@ -238,7 +235,7 @@ fn tokens_per_second(
     }
     stopped(inputs)?;
     let began = Instant::now();
-    labeller.label(sample, &wanted, progress(sample))?;
+    labeller.label(sample, &wanted, progress("plan", sample.len()))?;
     let seconds = began.elapsed().as_secs_f64();
     stopped(inputs)?;
     Ok(float(size(sample).tokens) / seconds)
@@ -251,22 +248,6 @@ fn stopped(inputs: &EstimateInputs) -> Result<()> {
         );
     }
     Ok(())
-}
-
-fn progress(sample: &[Sequence]) -> impl Fn(Batch) + Sync {
-    let (total, done) = (sample.len() as u64, Mutex::new((0, 0)));
-    move |batch| {
-        let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
-        *done = (done.0 + batch.sequences, done.1 + batch.tokens);
-        tracing::info!(
-            target: "softshard::progress",
-            stage = "plan",
-            done = done.0,
-            total,
-            unit = "sequences",
-            tokens = done.1,
-        );
-    }
 }
 
 fn split(dataset: &SequenceDataset, labels: &LabelsConfig) -> Split {
@@ -283,12 +264,13 @@ fn split(dataset: &SequenceDataset, labels: &LabelsConfig) -> Split {
 /// A sample as it was written.
 struct Measured {
     stats: LabelStats,
-    size: Size,
-    row_groups: usize,
-    /// See [`SelectionEstimate::relative_error`]; of a sample of an endless split.
-    relative_error: f64,
-    /// The same from the size of the parts alone.
-    from_size: f64,
+    /// Columns that the sequences have as well, for each token.
+    common_per_token: f64,
+    /// All other columns and the footers: for each row group, and for each labelled token.
+    per_row_group: f64,
+    per_label: f64,
+    /// The 95 % interval of `per_label`, as a share of it.
+    spread: f64,
 }
 
 impl Measured {
@@ -299,34 +281,36 @@ impl Measured {
         let (dataset, _folder) = write(plan, shards, labels)?;
         let stats = LabelStats::of(&dataset, inputs.stop)?;
         let (parts, _folder) = write(plan, LabelPlan::ranges(rows, rows.div_ceil(PARTS as u64)), labels)?;
-        let manifest = parts.manifest();
-        let footer =
-            float(footers(&LabelStats::of(&parts, inputs.stop)?)) / float(manifest.shards.len() as u64);
-        let rate = |shard: &softshard_labels::ShardRecord| {
-            (float(shard.bytes) - footer) / float(shard.labelled_tokens)
+        let of_parts = LabelStats::of(&parts, inputs.stop)?;
+
+        let [groups, more_groups] = [&dataset, &parts].map(|dataset| float(dataset.groups() as u64));
+        let [other, more] = [&stats, &of_parts].map(|stats| float(stats.bytes - common(stats)));
+        // Where the parts are as large as the recipe's shards, they do not show what a row group costs.
+        let per_row_group = if more_groups >= 2.0 * groups {
+            ((more - other) / (more_groups - groups)).max(0.0)
+        } else {
+            float(footers(&stats)) / groups
         };
-        let rates: Vec<f64> = manifest.shards.iter().map(rate).collect();
-        let mean = rates.iter().sum::<f64>() / float(rates.len() as u64);
-        let variance = rates.iter().map(|rate| (rate - mean).powi(2)).sum::<f64>()
-            / float(rates.len().max(2) as u64 - 1);
-        let whole = float(stats.bytes - footers(&stats)) / float(stats.labelled_tokens);
+        let per_label = (other - per_row_group * groups) / float(stats.labelled_tokens);
+        let per_token = float(common(&of_parts)) / float(of_parts.input_tokens);
+        let rate = |shard: &ShardRecord| {
+            (float(shard.bytes) - per_row_group - per_token * float(shard.input_tokens))
+                / float(shard.labelled_tokens)
+        };
+        let rates: Vec<f64> = parts.manifest().shards.iter().map(rate).collect();
         Ok(Self {
-            size: Size {
-                sequences: stats.sequences,
-                tokens: stats.input_tokens,
-                labelled_tokens: stats.labelled_tokens,
-            },
-            row_groups: dataset.groups(),
-            relative_error: STUDENT_T * (variance / float(rates.len() as u64)).sqrt() / mean,
-            from_size: (mean / whole - 1.0).abs(),
+            common_per_token: float(common(&stats)) / float(stats.input_tokens),
+            per_row_group,
+            per_label,
+            spread: STUDENT_T * standard_error(&rates) / per_label,
             stats,
         })
     }
 
     /// Scales the sample to all splits.
     ///
-    /// Label columns grow with the labelled tokens, footers with the row groups. The columns that the sequences have as well
-    /// are as large as there, unless shards are no larger than the sample, which then shows what cutting costs.
+    /// The columns that the sequences have as well are as large as there, unless shards are no larger than the sample, which
+    /// then shows what cutting costs.
     fn extrapolate(
         &self,
         plan: &LabelPlan,
@@ -334,42 +318,59 @@ impl Measured {
         of_sequences: &[u64],
         labels: &LabelsConfig,
     ) -> SelectionEstimate {
-        let is_common = |name: &str| OF_SEQUENCES.contains(&name);
-        let common: u64 = self
-            .stats
-            .columns
-            .iter()
-            .filter(|column| is_common(&column.name))
-            .map(|column| column.bytes)
-            .sum();
-        let footers = footers(&self.stats);
-        let per_label = float(self.stats.bytes - common - footers) / float(self.size.labelled_tokens);
-        let shards_are_small = labels.sequences_per_shard as u64 <= self.size.sequences;
+        let shards_are_small = labels.sequences_per_shard as u64 <= self.stats.sequences;
         let bytes = |(split, of_sequences): (&Split, &u64)| {
             let common = if shards_are_small {
-                float(common) * float(split.size.tokens) / float(self.size.tokens)
+                self.common_per_token * float(split.size.tokens)
             } else {
                 float(*of_sequences)
             };
-            let footers = float(footers) / float(self.row_groups as u64) * row_groups(plan, split);
-            (common + per_label * float(split.size.labelled_tokens) + footers).round()
+            let others = self.per_row_group * row_groups(plan, split)
+                + self.per_label * float(split.size.labelled_tokens);
+            (common + others).round()
         };
         let bytes: Vec<f64> = splits.iter().zip(of_sequences).map(bytes).collect();
-        let [all, total]: [u64; 2] = splits.iter().fold([0, 0], |[all, total], split| {
-            [all + split.size.sequences, total + split.size.labelled_tokens]
-        });
+        let sum = |of: fn(&Size) -> u64| float(splits.iter().map(|split| of(&split.size)).sum());
+        let (sequences, labelled) = (sum(|size| size.sequences), sum(|size| size.labelled_tokens));
+        let all: f64 = bytes.iter().sum();
         // What was measured needs no extrapolation.
-        let left = 1.0 - (float(self.size.sequences) / float(all)).min(1.0);
+        let left = 1.0 - (float(self.stats.sequences) / sequences).min(1.0);
+        let scaled = self.per_label * labelled / all;
+        let sampled_groups =
+            self.per_row_group * row_groups(plan, &Split::of(&self.stats)) / float(self.stats.bytes);
         SelectionEstimate {
             selection: plan.selection.clone(),
             retained_mass: self.stats.retained_mass.mean,
             retained_mass_p5: self.stats.retained_mass.percentiles.get(&5).copied().unwrap_or(0.0),
             entries: self.stats.entries_per_position.mean,
-            bytes_per_labelled_token: bytes.iter().sum::<f64>() / float(total),
+            bytes_per_labelled_token: all / labelled,
             bytes: bytes.into_iter().map(whole).collect(),
-            relative_error: left.sqrt() * self.relative_error + left * self.from_size,
+            relative_error: left.sqrt() * scaled * self.spread + left * sampled_groups,
         }
     }
+}
+
+impl Split {
+    /// A sample as a split of its own.
+    fn of(stats: &LabelStats) -> Self {
+        let (sequences, tokens, labelled_tokens) =
+            (stats.sequences, stats.input_tokens, stats.labelled_tokens);
+        Self { name: String::new(), size: Size { sequences, tokens, labelled_tokens }, shards: stats.shards }
+    }
+}
+
+/// Of the mean of `values`.
+fn standard_error(values: &[f64]) -> f64 {
+    let count = float(values.len() as u64);
+    let mean = values.iter().sum::<f64>() / count;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    (squares / (count - 1.0).max(1.0) / count).sqrt()
+}
+
+/// Bytes of the columns that the sequences have as well.
+fn common(stats: &LabelStats) -> u64 {
+    let common = stats.columns.iter().filter(|column| OF_SEQUENCES.contains(&column.name.as_str()));
+    common.map(|column| column.bytes).sum()
 }
 
 /// Row groups of a split: each shard has one at least.
@@ -380,13 +381,7 @@ fn row_groups(plan: &LabelPlan, split: &Split) -> f64 {
 
 /// What is no column.
 fn footers(stats: &LabelStats) -> u64 {
-    stats.bytes
-        - stats
-            .columns
-            .iter()
-            .filter(|column| !column.name.starts_with('('))
-            .map(|column| column.bytes)
-            .sum::<u64>()
+    stats.columns.iter().filter(|column| column.name.starts_with('(')).map(|column| column.bytes).sum()
 }
 
 /// Writes labels to a temporary folder, which lives as long as what is given with the dataset.

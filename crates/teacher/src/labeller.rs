@@ -1,6 +1,10 @@
 //! The teacher at work: sequences to labels, in batches of like length.
 
-use std::{iter, time::Instant};
+use std::{
+    iter,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
 
 use anyhow::Result;
 use burn::tensor::Device;
@@ -69,6 +73,23 @@ pub(crate) struct Batch {
     pub(crate) labelled_tokens: u64,
     pub(crate) forward_seconds: f64,
     pub(crate) head_seconds: f64,
+}
+
+/// Says how many of `total` sequences are done after each batch.
+pub(crate) fn progress(stage: &'static str, total: usize) -> impl Fn(Batch) + Sync {
+    let done = Mutex::new((0, 0));
+    move |batch| {
+        let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+        *done = (done.0 + batch.sequences, done.1 + batch.tokens);
+        tracing::info!(
+            target: "softshard::progress",
+            stage,
+            done = done.0,
+            total = total as u64,
+            unit = "sequences",
+            tokens = done.1,
+        );
+    }
 }
 
 /// A loaded teacher.

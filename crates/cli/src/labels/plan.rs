@@ -81,7 +81,7 @@ fn print_estimate(found: &Estimate) {
     print!("{}", aligned(&[header.collect()].into_iter().chain(rows).collect::<Vec<_>>()));
     println!("  * the recipe's");
     println!(
-        "± is the 95 % interval of the bytes, from eight parts of the sample; how far such a part alone is off is added.\n\
+        "± is the 95 % interval of the bytes, from eight parts of the sample, and what row groups cost in so small a sample.\n\
          Retained mass is that of the exact entries, or of the drawn ones where none is exact. The speed is that of now."
     );
     match found.enough {
