@@ -222,8 +222,12 @@ fn a_page_shows_what_is_known_and_nothing_else() {
         .run("teacher-labels", &[sampled, r#"labels.omit=["gold_log_prob"]"#, "output.labels=sampled"])
         .succeeded();
     let html = page("run/sampled/train");
-    for part in ["the tokens of 20 draws", "probability of the drawn tokens", "<b>Entries per position.</b>"]
-    {
+    for part in [
+        "the tokens of 20 draws",
+        "Columns left out</th><td><code>gold_log_prob</code>",
+        "probability of the drawn tokens",
+        "<b>Entries per position.</b>",
+    ] {
         assert!(html.contains(part), "expected {part:?} in:\n{html}");
     }
     for unknown in ["Reliability", "ECE", "top-1", "log-likelihood"] {

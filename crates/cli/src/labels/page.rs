@@ -5,7 +5,7 @@ use std::{
     path::{Component, Path},
 };
 
-use softshard_labels::{Calibration, LabelDataset, LabelPlan, LabelStats, Selection, Spread};
+use softshard_labels::{Calibration, LabelDataset, LabelPlan, LabelStats, OptionalColumn, Selection, Spread};
 
 use super::{
     count, float, number, percent,
@@ -174,11 +174,14 @@ fn entries(stats: &LabelStats) -> String {
             format!("Each of the {} positions has {:.0}.", count(stats.labelled_tokens), spread.maximum);
         return figure("", "Entries per position", &caption, "");
     }
-    let svg = histogram(&spread.histogram, &Spacing::ToScale, Some(spread.mean), "entries", |entries| {
-        format!("{entries:.0}")
-    });
+    let svg = histogram(&spread.histogram, &Spacing::ToScale, Some(spread.mean), "entries", whole_or_tenths);
     let caption = format!("{} entries in all.", count(stats.entries));
     figure("", "Entries per position", &caption, &svg)
+}
+
+/// `8`, `9.6`.
+fn whole_or_tenths(value: f64) -> String {
+    if value.fract() > 0.0 { format!("{value:.1}") } else { format!("{value:.0}") }
 }
 
 fn calibration_figure(calibration: &Calibration) -> String {
@@ -199,10 +202,11 @@ fn spreads(stats: &LabelStats, plan: &LabelPlan) -> String {
     let retained = retained[..1].to_uppercase() + &retained[1..];
     let mut rows = String::new();
     let mut row = |name: &str, spread: &Spread, digits: usize| {
-        let values = [spread.mean, spread.minimum].into_iter().chain(spread.percentiles.values().copied());
+        let values = [spread.minimum].into_iter().chain(spread.percentiles.values().copied());
         let cells: String =
             values.chain([spread.maximum]).map(|value| format!("<td>{value:.digits$}</td>")).collect();
-        writeln!(rows, "<tr><th>{name}</th>{cells}</tr>").expect("a text takes everything");
+        let mean = format!("<td>{:.*}</td>", digits.max(1), spread.mean);
+        writeln!(rows, "<tr><th>{name}</th>{mean}{cells}</tr>").expect("a text takes everything");
     };
     if let Some(entropy) = &stats.entropy_nats {
         row("Entropy, nats", entropy, 3);
@@ -227,17 +231,15 @@ fn facts(dataset: &LabelDataset, stats: &LabelStats) -> String {
         ("Manifest (BLAKE3)", hash(dataset.manifest_blake3())),
         ("Plan (BLAKE3)", hash(&manifest.plan_blake3)),
         ("Selection", escape(selection(&plan.selection))),
-        (
-            "Mantissa bits",
-            format!(
-                "{} of <code>log_probs</code>, {} of values per position",
-                plan.mantissa_bits, plan.position_mantissa_bits
-            ),
-        ),
+        ("Mantissa bits", mantissa_bits(plan)),
         ("Temperatures", if temperatures.is_empty() { "1".to_owned() } else { format!("1, {temperatures}") }),
         ("Teacher’s weights", hash(&plan.teacher.weights_blake3)),
         ("Teacher’s configuration", hash(&plan.teacher.config_blake3)),
     ];
+    if !plan.omit.is_empty() {
+        let name = |column: &OptionalColumn| format!("<code>{}</code>", column_name(*column));
+        rows.push(("Columns left out", plan.omit.iter().map(name).collect::<Vec<_>>().join(", ")));
+    }
     rows.extend(plan.teacher.adapter_blake3.as_ref().map(|adapter| ("Teacher’s adapter", hash(adapter))));
     rows.extend([
         (
@@ -267,6 +269,22 @@ fn facts(dataset: &LabelDataset, stats: &LabelStats) -> String {
     let row = |(name, value): &(&str, String)| format!("<tr><th>{name}</th><td>{value}</td></tr>\n");
     let rows: String = rows.iter().map(row).collect();
     format!("<h2>Plan</h2>\n<table class=\"facts\">\n<tbody>\n{rows}</tbody>\n</table>\n")
+}
+
+fn mantissa_bits(plan: &LabelPlan) -> String {
+    let per_position = format!("{} of values per position", plan.position_mantissa_bits);
+    if plan.selection.is_exact() {
+        return format!("{} of <code>log_probs</code>, {per_position}", plan.mantissa_bits);
+    }
+    per_position
+}
+
+fn column_name(column: OptionalColumn) -> &'static str {
+    match column {
+        OptionalColumn::LogSumExp => "log_sum_exp",
+        OptionalColumn::Entropy => "entropy",
+        OptionalColumn::GoldLogProb => "gold_log_prob",
+    }
 }
 
 fn plural(count: usize, noun: &str) -> String {

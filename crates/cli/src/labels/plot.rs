@@ -286,21 +286,21 @@ pub(super) fn reliability(bins: &[CalibrationBin]) -> String {
         even(5.0).map(|fifth| (fifth / 5.0, format!("{:.1}", fifth / 5.0))).collect();
     upper.rows(&mut canvas, &fifths);
     canvas.text("name", [0.0, 12.0], "share that is right");
-    canvas.line("diagonal", [upper.x(0.0), upper.y(0.0)], [upper.x(1.0), upper.y(1.0)]);
-    for bin in bins.iter().filter(|bin| bin.count > 0) {
-        let says = format!(
-            "confidence {:.2} to {:.2}, mean {:.4}: {:.4} right of {} positions",
-            bin.lower,
-            bin.upper,
-            bin.confidence,
-            bin.accuracy,
-            count(bin.count)
-        );
+    let filled = || bins.iter().filter(|bin| bin.count > 0);
+    let says = |bin: &CalibrationBin| {
+        let CalibrationBin { lower, upper, count, confidence, accuracy } = bin;
+        let count = self::count(*count);
+        format!("{lower:.2} to {upper:.2}, mean {confidence:.4}: {accuracy:.4} right of {count} positions")
+    };
+    for bin in filled() {
         let (left, right) = (upper.x(bin.lower) + 0.75, upper.x(bin.upper) - 0.75);
-        canvas.bar("bar pale", [left, upper.y(bin.accuracy)], [right, upper.bottom], &says);
+        canvas.bar("bar pale", [left, upper.y(bin.accuracy)], [right, upper.bottom], &says(bin));
+    }
+    canvas.line("diagonal", [upper.x(0.0), upper.y(0.0)], [upper.x(1.0), upper.y(1.0)]);
+    for bin in filled() {
         let (x, [low, high]) = (upper.x(bin.confidence), wilson(bin.accuracy, float(bin.count)));
         canvas.line("whisker", [x, upper.y(low)], [x, upper.y(high)]);
-        canvas.dot([x, upper.y(bin.accuracy)], &says);
+        canvas.dot([x, upper.y(bin.accuracy)], &says(bin));
     }
     for (share, _) in &fifths {
         canvas.line("axis", [upper.x(*share), upper.bottom], [upper.x(*share), upper.bottom + 4.0]);
@@ -314,11 +314,10 @@ pub(super) fn reliability(bins: &[CalibrationBin]) -> String {
     let powers = powers.map(|power| (power / decades, thousands(10f64.powf(power))));
     lower.rows(&mut canvas, &powers.collect::<Vec<_>>());
     canvas.text("name", [0.0, lower.top - 14.0], "positions, by powers of ten");
-    for bin in bins.iter().filter(|bin| bin.count > 0) {
+    for bin in filled() {
         let height = lower.y(float(bin.count).log10() / decades).min(lower.bottom - 0.8);
         let (left, right) = (lower.x(bin.lower) + 0.75, lower.x(bin.upper) - 0.75);
-        let says = format!("{:.2} to {:.2}: {} positions", bin.lower, bin.upper, count(bin.count));
-        canvas.bar("bar", [left, height], [right, lower.bottom], &says);
+        canvas.bar("bar", [left, height], [right, lower.bottom], &says(bin));
     }
     lower.columns(&mut canvas, &fifths, "confidence: probability of the most probable token");
     canvas.finish("Reliability diagram of the teacher's most probable token, with the positions of each bin")
