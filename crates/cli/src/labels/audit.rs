@@ -89,7 +89,7 @@ fn print_audit(Found { labels, audit }: &Found) {
     print!("{}", aligned(&[header.map(str::to_owned).to_vec()].into_iter().chain(rows).collect::<Vec<_>>()));
     println!(
         "Deviations from the live teacher beyond rounding, in nats (sample_counts: draws that moved, in all). The control is\n\
-         the live teacher twice, in the recipe's batches and with other padding; the bound is 8 times the largest there."
+         the live teacher twice, in the recipe's batches and in others; the bound is 8 times the largest there."
     );
     match audit.worst() {
         None => println!("the labels are those of this teacher"),
