@@ -30,7 +30,7 @@ const CONTROL_FACTOR: f64 = 8.0;
 /// The last bit of an f32 near 1: two labellings that agree by chance do not make a bound of 0.
 const LAST_BIT: f64 = f32::EPSILON as f64;
 /// The control's rows at a time, and the tokens that it pads with: other vectors are filled to other ends.
-const CONTROL_ROWS: usize = 7;
+const CONTROL_ROWS: usize = 1;
 const CONTROL_PADDING: usize = 13;
 
 /// What an audit reads.
@@ -278,28 +278,30 @@ fn judge(
         all.sort_by(f64::total_cmp);
         all
     };
-    let log_probs = largest(Column::LogProbs, &ascending(Column::LogProbs));
+    let size = |column: Column| {
+        let sizes = found.get(&column).into_iter().flatten().map(|(_, one)| one.live.abs());
+        sizes.filter(|size| size.is_finite()).fold(1.0, f64::max)
+    };
+    let bound = |column: Column| {
+        // Tokens change places as far from the cut as their log-probabilities move.
+        let values = if column == Column::TokenIds { Column::LogProbs } else { column };
+        let control = f64::max(largest(column, &ascending(column)), largest(values, &ascending(values)));
+        let least = if column == Column::SampleCounts { 1.0 } else { LAST_BIT * size(values) };
+        CONTROL_FACTOR * control.max(least)
+    };
+    let bounds: BTreeMap<Column, f64> = found.keys().map(|column| (*column, bound(*column))).collect();
     let column = |(column, mut found): (Column, Vec<(usize, Deviation)>)| {
         let of_control = ascending(column);
         found.sort_by(|(_, a), (_, b)| a.deviation.total_cmp(&b.deviation));
         let (sequence, worst) = *found.last()?;
-        let size =
-            found.iter().map(|(_, one)| one.live.abs()).filter(|size| size.is_finite()).fold(1.0, f64::max);
         let sorted: Vec<f64> = found.into_iter().map(|(_, one)| one.deviation).collect();
-        let control_largest = largest(column, &of_control);
-        let least = match column {
-            Column::SampleCounts => 1.0,
-            // Tokens change places as far from the cut as their log-probabilities move.
-            Column::TokenIds => log_probs.max(LAST_BIT * size),
-            _ => LAST_BIT * size,
-        };
         Some(ColumnAudit {
             column: column.name(plan),
             largest: largest(column, &sorted),
             p99: percentile_99(&sorted),
-            control_largest,
+            control_largest: largest(column, &of_control),
             control_p99: percentile_99(&of_control),
-            bound: CONTROL_FACTOR * f64::max(control_largest, least),
+            bound: bounds[&column],
             worst: place(rows[sequence], &live[sequence], &worst),
         })
     };
