@@ -126,12 +126,11 @@ impl Frame {
         canvas.text("mid name", [self.x(0.5), self.bottom + 35.0], name);
     }
 
-    /// A vertical line with a name.
+    /// A vertical line, and its name above the frame, where no bar reaches.
     fn mark(self, canvas: &mut Canvas, share: f64, name: &str) {
-        let (x, top) = (self.x(share), self.top - 4.0);
-        canvas.line("mark", [x, top], [x, self.bottom]);
-        let (class, x) = if share > 0.8 { ("end mark", x - 5.0) } else { ("mark", x + 5.0) };
-        canvas.text(class, [x, top + 8.0], name);
+        let x = self.x(share);
+        canvas.line("mark", [x, self.top - 4.0], [x, self.bottom]);
+        canvas.text("end mark", [self.right, 12.0], &format!("┆ {name}"));
     }
 }
 

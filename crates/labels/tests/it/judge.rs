@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use softshard_labels::{
-    LabelDataset, LabelDiff, LabelPlan, LabelStats, ReadLimits, Selection, Verification, verify,
+    LabelDataset, LabelDiff, LabelPlan, LabelStats, OptionalColumn, ReadLimits, Selection, Verification,
+    verify,
 };
 
 use crate::common::{TOP_4, plan, write_dataset};
@@ -100,6 +101,24 @@ fn an_interrupted_verification_says_so() {
     write_dataset(dir.path(), &plan(vec![[0, 10]], TOP_4));
     let error = verify(dir.path(), &ReadLimits::default(), &AtomicBool::new(true)).unwrap_err();
     assert!(!error.is_bad_data() && error.to_string().contains("interrupted"), "{error}");
+}
+
+#[test]
+fn statistics_say_nothing_of_what_is_not_there() {
+    let of = |plan: &LabelPlan| {
+        let dir = tempfile::tempdir().unwrap();
+        write_dataset(dir.path(), plan);
+        LabelStats::of(&LabelDataset::open(dir.path()).unwrap(), &GO).unwrap()
+    };
+    let drawn = plan(LabelPlan::ranges(20, 20), Selection::Sampled { draws: 9 });
+    let stats = of(&LabelPlan { omit: vec![OptionalColumn::GoldLogProb], ..drawn });
+    assert_eq!((stats.teacher.gold_nll_nats, &stats.teacher.calibration), (None, &None));
+    assert!(stats.entropy_nats.is_some() && stats.retained_mass.mean > 0.0);
+
+    let exact = plan(LabelPlan::ranges(20, 20), TOP_4);
+    let stats = of(&LabelPlan { omit: vec![OptionalColumn::LogSumExp, OptionalColumn::Entropy], ..exact });
+    assert_eq!(stats.entropy_nats, None);
+    assert!(stats.teacher.gold_nll_nats.is_some() && stats.teacher.calibration.is_some());
 }
 
 #[test]
