@@ -79,13 +79,8 @@ fn an_audit_finds_labels_of_another_teacher_and_of_another_position() {
 
 /// Labels of a teacher of which one weight is 1 % larger.
 fn labels_of_a_changed_teacher(world: &World) -> Vec<SequenceLabels> {
-    let (from, to) = (world.path("run/teacher/model"), world.path("changed"));
-    fs::create_dir(&to).expect("a folder is made");
-    for (name, bytes) in world.files("run/teacher/model") {
-        fs::write(to.join(name), bytes).expect("a file is copied");
-    }
-    let path = to.join("model.safetensors");
-    let mut bytes = fs::read(from.join("model.safetensors")).expect("weights are there");
+    let path = copy_of_the_teacher(world, "changed").join("model.safetensors");
+    let mut bytes = fs::read(&path).expect("weights are there");
     let header = usize::try_from(u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes"))).expect("small");
     let tensors: Value = serde_json::from_slice(&bytes[8..8 + header]).expect("a header");
     let start = tensors["model.norm.weight"]["data_offsets"][0].as_u64().expect("an offset");
@@ -97,6 +92,15 @@ fn labels_of_a_changed_teacher(world: &World) -> Vec<SequenceLabels> {
     run(stage.args(["--set", "teacher.model=changed", "--set", "output.labels=other"])).succeeded();
     let other = LabelDataset::open(world.path("run/other/train")).expect("labels");
     other.iter().map(|row| row.expect("labels")).collect()
+}
+
+fn copy_of_the_teacher(world: &World, name: &str) -> PathBuf {
+    let copy = world.path(name);
+    fs::create_dir(&copy).expect("a folder is made");
+    for (file, bytes) in world.files("run/teacher/model") {
+        fs::write(copy.join(file), bytes).expect("a file is copied");
+    }
+    copy
 }
 
 /// Writes labels that claim to be of `plan`.
@@ -140,6 +144,13 @@ fn a_plan_predicts_what_a_run_writes() {
         assert!(said.stdout.contains(part), "expected {part:?} in:\n{}", said.stdout);
     }
     labels(&world, "plan", &["--sample", "0"]).failed(2, &["expected a whole number above 0"]);
+
+    let config = copy_of_the_teacher(&world, "short").join("config.json");
+    let mut short: Value = serde_json::from_slice(&fs::read(&config).expect("a model")).expect("JSON");
+    short["max_position_embeddings"] = 16.into();
+    fs::write(config, short.to_string()).expect("the model is written");
+    labels(&world, "plan", &["--set", "teacher.model=short"])
+        .failed(3, &["expected at most the 16 positions of the teacher, found "]);
 
     let data = text(world.path("more"));
     softshard(&["demo-data", &data, "--rows", "400", "--vocab-size", "400"]).succeeded();

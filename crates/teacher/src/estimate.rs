@@ -21,7 +21,7 @@ use crate::{
     config::{LabelsConfig, TeacherConfig},
     identity,
     labeller::{Labeller, Pace, Wanted, load, progress},
-    run::check_fit,
+    run::{check_fit, check_lengths},
 };
 
 /// Numbers of entries that are tried.
@@ -125,14 +125,15 @@ pub struct SelectionEstimate {
 /// Labels a sample, writes it as each selection would, and extrapolates.
 ///
 /// # Errors
-/// Sequences of another tokenizer, logits that are not finite, a temporary folder that cannot be written. A stop that was
-/// asked for is an [`std::io::ErrorKind::Interrupted`].
+/// Sequences of another tokenizer or over the teacher's context, logits that are not finite, a temporary folder that
+/// cannot be written. A stop that was asked for is an [`std::io::ErrorKind::Interrupted`].
 pub fn estimate(inputs: &EstimateInputs) -> Result<Estimate> {
     let began = Instant::now();
     let config = DecoderConfig::load(&inputs.teacher.model)?;
     let datasets = inputs.sequences.iter().map(SequenceDataset::open).collect::<Result<Vec<_>, _>>()?;
     for (path, sequences) in inputs.sequences.iter().zip(&datasets) {
         check_fit(&inputs.teacher.model, &config, inputs.tokenizer, (path, sequences))?;
+        check_lengths(sequences, &config, inputs.labels.sequences_per_shard)?;
     }
     let plan = identity::plan(identity::of(inputs.teacher)?, inputs.labels, &datasets[0])?;
     let sample = sample(&datasets[0], inputs.sample)?;

@@ -120,7 +120,7 @@ pub fn run(inputs: &TeacherInputs) -> Result<Summary> {
     let loaded = if LabelWriter::is_begun(inputs.output)? {
         None
     } else {
-        check_lengths(inputs, &sequences, &config)?;
+        check_lengths(&sequences, &config, inputs.labels.sequences_per_shard)?;
         Some(load(inputs.teacher, inputs.device)?)
     };
     let plan = identity::plan(identity::of(inputs.teacher)?, inputs.labels, &sequences)?;
@@ -154,11 +154,11 @@ pub(crate) fn check_fit(
     tokenizer.expect_fits(model, config.vocab_size)
 }
 
-/// Refuses a sequence over the teacher's context before any work.
-fn check_lengths(inputs: &TeacherInputs, sequences: &SequenceDataset, config: &DecoderConfig) -> Result<()> {
+/// Refuses a sequence over the teacher's context before any work; reads some rows at a time.
+pub(crate) fn check_lengths(sequences: &SequenceDataset, config: &DecoderConfig, rows: usize) -> Result<()> {
     let limit = config.max_position_embeddings;
-    for first in (0..sequences.len()).step_by(inputs.labels.sequences_per_shard) {
-        let end = (first + inputs.labels.sequences_per_shard).min(sequences.len());
+    for first in (0..sequences.len()).step_by(rows) {
+        let end = (first + rows).min(sequences.len());
         if let Some(long) = sequences.read_range(first..end)?.iter().find(|one| one.input_ids.len() > limit) {
             let expected = format!("at most the {limit} positions of the teacher");
             let hint = "set `data.max_tokens` and prepare again";
