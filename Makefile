@@ -22,6 +22,8 @@ demo: build
 	$(SOFTSHARD) finetune pipelines/demo.toml
 	@echo "── stage 1: the teacher writes labels ──"
 	$(SOFTSHARD) teacher-labels pipelines/demo.toml
+	@$(SOFTSHARD) labels stats runs/demo/labels/train --html runs/demo/labels.html > /dev/null
+	@echo "page: runs/demo/labels.html"
 	@echo "── a smaller model learns the language ──"
 	$(SOFTSHARD) prepare pipelines/demo-start.toml
 	$(SOFTSHARD) train-student pipelines/demo-start.toml

@@ -116,7 +116,7 @@ fn stats_show_sizes_and_the_teacher(world: &World) {
     assert_eq!((stats["shards"].as_u64(), stats["sequences"].as_u64()), (Some(6), Some(60)));
     let positions = stats["labelled_tokens"].as_u64().expect("a number");
     assert_eq!(stats["entries"].as_u64(), Some(16 * positions));
-    assert_eq!(stats["teacher"]["calibration"].as_array().map(Vec::len), Some(15));
+    assert_eq!(stats["teacher"]["calibration"]["bins"].as_array().map(Vec::len), Some(15));
 }
 
 fn inspect_shows_a_sequence(world: &World) {

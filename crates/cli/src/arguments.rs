@@ -98,11 +98,15 @@ pub(crate) enum Labels {
     /// Check everything: hashes, schema and every row; names shard, row and column of all that is wrong
     Verify(Dataset),
     /// Tokens, bytes per column, entropy, retained mass, and how good the teacher is
-    Stats(Dataset),
+    Stats(Stats),
     /// One sequence, coloured by the teacher's confidence, and its alternatives
     Inspect(Inspect),
     /// Why two datasets are not interchangeable
     Diff(Diff),
+    /// Before a long run: bytes, hours and retained mass of several selections, from a small sample
+    Plan(Plan),
+    /// Score random positions of finished labels again with the live teacher
+    Audit(Audit),
 }
 
 /// A label dataset, and how to speak of it.
@@ -113,6 +117,17 @@ pub(crate) struct Dataset {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Arguments of `labels stats`.
+#[derive(Args)]
+pub(crate) struct Stats {
+    /// The dataset
+    #[command(flatten)]
+    pub(crate) dataset: Dataset,
+    /// Write them as one page with plots, which needs no other file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
 }
 
 /// Arguments of `labels inspect`.
@@ -144,6 +159,44 @@ pub(crate) struct Diff {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Arguments of `labels plan`.
+#[derive(Args)]
+pub(crate) struct Plan {
+    /// The run
+    #[command(flatten)]
+    pub(crate) stage: Stage,
+    /// Sequences of the sample; more where they have less than 2,000 labelled tokens
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = positive)]
+    pub(crate) sample: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Arguments of `labels audit`.
+#[derive(Args)]
+pub(crate) struct Audit {
+    /// The run
+    #[command(flatten)]
+    pub(crate) stage: Stage,
+    /// Folder of the labels [default: the recipe's, of every split]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) labels: Option<PathBuf>,
+    /// Labelled positions of each dataset that are scored again
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = positive)]
+    pub(crate) positions: usize,
+    /// Chooses the positions
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "expected a whole number above 0".to_owned())
 }
 
 /// Arguments of `demo-data`.

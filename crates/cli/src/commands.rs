@@ -224,7 +224,7 @@ fn report(stage: &Stage) -> Result<()> {
 
 /// Fingerprint of the recipe's tokenizer. Where `model` has one of its own, it must give the same ids; templates and special
 /// tokens may differ, as they do between base and instruct models.
-fn tokenizer_for(recipe: &Recipe, model: &Path) -> Result<softshard_labels::Tokenizer> {
+pub(crate) fn tokenizer_for(recipe: &Recipe, model: &Path) -> Result<softshard_labels::Tokenizer> {
     let tokenizer = Tokenizer::load(&recipe.tokenizer.path)?.fingerprint().clone();
     if model.join("tokenizer.json").exists() {
         let own = Tokenizer::load(model)?.fingerprint().clone();
@@ -239,7 +239,7 @@ fn tokenizer_for(recipe: &Recipe, model: &Path) -> Result<softshard_labels::Toke
 }
 
 /// The device called `name`.
-fn device(name: &str) -> Result<Device, DeviceError> {
+pub(crate) fn device(name: &str) -> Result<Device, DeviceError> {
     if name == "cpu" {
         return Ok(Device::flex());
     }
@@ -253,6 +253,6 @@ fn device(name: &str) -> Result<Device, DeviceError> {
 }
 
 /// Batches at a time: a CPU's cores each compute one, and a GPU computes one with all it has.
-fn workers(device: &Device) -> usize {
+pub(crate) fn workers(device: &Device) -> usize {
     if *device == Device::flex() { thread::available_parallelism().map_or(1, NonZero::get) } else { 1 }
 }

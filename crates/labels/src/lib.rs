@@ -128,7 +128,7 @@ pub use schema::Schema;
 pub use sequence::Sequence;
 pub use sequence_dataset::SequenceDataset;
 pub use sequence_writer::SequenceWriter;
-pub use stats::{Bin, CalibrationBin, ColumnSize, LabelStats, Spread, TeacherScores};
+pub use stats::{Bin, Calibration, CalibrationBin, ColumnSize, LabelStats, Spread, TeacherScores};
 pub use tokenizer::Tokenizer;
 pub use verify::{Problem, Verification, verify};
 pub use view::{LabelsView, PositionEntries};

@@ -278,6 +278,11 @@ impl LabelPlan {
         needed(OptionalColumn::Entropy, self.selection.draws().is_some(), why)
     }
 
+    /// Names of the columns of the extra temperatures, in their order.
+    pub fn partition_columns(&self) -> Vec<String> {
+        self.temperatures.iter().map(|temperature| partition_column(*temperature)).collect()
+    }
+
     fn validate_temperatures(&self) -> Result<(), Error> {
         // Each is a column.
         const MOST: usize = 1000;

@@ -38,9 +38,9 @@ pub struct LabelStats {
     pub bytes: u64,
     /// Columns in their order, and last what is no column: footers and magic bytes.
     pub columns: Vec<ColumnSize>,
-    /// Entropy of the full distribution, nats.
-    pub entropy_nats: Spread,
-    /// Probability that the kept entries hold, from the exact tail.
+    /// Entropy of the full distribution, nats; none where the plan omits it.
+    pub entropy_nats: Option<Spread>,
+    /// Probability of the exact entries, or of the drawn ones where none is exact; from the exact tail.
     pub retained_mass: Spread,
     /// Kept entries of a position.
     pub entries_per_position: Spread,
@@ -90,16 +90,23 @@ pub struct Bin {
 /// The teacher against the gold tokens.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TeacherScores {
+    /// Mean negative log-likelihood of the gold tokens, nats; none where the plan omits it.
+    pub gold_nll_nats: Option<f64>,
+    /// How well the teacher knows what it knows; none where all entries are drawn, as its best guess is not known then.
+    pub calibration: Option<Calibration>,
+}
+
+/// The teacher's most probable token against the gold token.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Calibration {
     /// Share of positions whose most probable token is the gold token; entries that rounding made equal count by id.
     pub top_1_accuracy: f64,
     /// Mean probability of the most probable token.
     pub confidence: f64,
     /// Expected calibration error of the most probable token, 15 bins of equal width (arXiv 1706.04599).
-    pub expected_calibration_error: f64,
-    /// Mean negative log-likelihood of the gold tokens, nats.
-    pub gold_nll_nats: f64,
+    pub expected_error: f64,
     /// The bins.
-    pub calibration: Vec<CalibrationBin>,
+    pub bins: Vec<CalibrationBin>,
 }
 
 /// Positions at which the teacher is similarly sure.
@@ -205,9 +212,8 @@ struct Counts {
     mass: Tally,
     entries: Tally,
     gold_kept: u64,
-    correct: u64,
-    confidence: f64,
-    nll: f64,
+    /// Positions with a known gold log-probability, and its negative sum.
+    gold: (u64, f64),
     /// Positions, correct ones, sum of confidences.
     bins: [(u64, u64, f64); CALIBRATION_BINS],
 }
@@ -219,9 +225,7 @@ impl Counts {
             mass: Tally::new(STEPS_PER_UNIT * 16.0),
             entries: Tally::new(1.0),
             gold_kept: 0,
-            correct: 0,
-            confidence: 0.0,
-            nll: 0.0,
+            gold: (0, 0.0),
             bins: [(0, 0, 0.0); CALIBRATION_BINS],
         }
     }
@@ -229,25 +233,29 @@ impl Counts {
     fn add(&mut self, labels: &LabelsView<'_>) {
         let gold = crate::sequence::tokens_at(labels.input_ids, labels.positions);
         for (index, (&gold, here)) in gold.iter().zip(labels.entries()).enumerate() {
-            if let Some(entropy) = labels.entropy.get(index) {
-                self.entropy.add(f64::from(*entropy).max(0.0));
-            }
             self.mass.add((1.0 - f64::from(labels.tail_log_mass[index]).exp()).clamp(0.0, 1.0));
             self.entries.add(float(u64::try_from(here.token_ids.len()).expect("a length fits 64 bits")));
             self.gold_kept += u64::from(here.token_ids.contains(&gold));
-            let correct = u64::from(here.token_ids[0] == gold);
-            self.correct += correct;
-            if let Some(gold_log_prob) = labels.gold_log_prob.get(index) {
-                self.nll -= f64::from(*gold_log_prob);
+            if let Some(nats) = labels.entropy.get(index) {
+                self.entropy.add(f64::from(*nats).max(0.0));
             }
-            let Some(top) = here.log_probs.first().map(|top| f64::from(*top).exp()) else { continue };
-            self.confidence += top;
-            let bin = (1..CALIBRATION_BINS).find(|bin| top <= border(*bin)).unwrap_or(CALIBRATION_BINS) - 1;
-            let (positions, right, sum) = &mut self.bins[bin];
-            *positions += 1;
-            *right += correct;
-            *sum += top;
+            if let Some(log_prob) = labels.gold_log_prob.get(index) {
+                self.gold = (self.gold.0 + 1, self.gold.1 - f64::from(*log_prob));
+            }
+            if let Some(log_prob) = here.log_probs.first() {
+                self.guess(f64::from(*log_prob).exp(), here.token_ids[0] == gold);
+            }
         }
+    }
+
+    /// Counts a most probable token.
+    fn guess(&mut self, confidence: f64, is_right: bool) {
+        let bin =
+            (1..CALIBRATION_BINS).find(|bin| confidence <= border(*bin)).unwrap_or(CALIBRATION_BINS) - 1;
+        let (positions, right, sum) = &mut self.bins[bin];
+        *positions += 1;
+        *right += u64::from(is_right);
+        *sum += confidence;
     }
 
     fn merge(&mut self, other: &Self) {
@@ -255,31 +263,37 @@ impl Counts {
         self.mass.merge(&other.mass);
         self.entries.merge(&other.entries);
         self.gold_kept += other.gold_kept;
-        self.correct += other.correct;
-        self.confidence += other.confidence;
-        self.nll += other.nll;
+        self.gold = (self.gold.0 + other.gold.0, self.gold.1 + other.gold.1);
         for (bin, other) in self.bins.iter_mut().zip(&other.bins) {
             *bin = (bin.0 + other.0, bin.1 + other.1, bin.2 + other.2);
         }
     }
 
     fn teacher(&self) -> TeacherScores {
-        let positions = float(self.mass.count()).max(1.0);
+        let (known, sum) = self.gold;
+        TeacherScores {
+            gold_nll_nats: (known > 0).then(|| sum / float(known)),
+            calibration: self.calibration(),
+        }
+    }
+
+    fn calibration(&self) -> Option<Calibration> {
+        let guesses: u64 = self.bins.iter().map(|bin| bin.0).sum();
+        let share = |sum: f64| sum / float(guesses);
         let bin = |(index, (count, correct, sum)): (usize, &(u64, u64, f64))| {
             let divisor = float(*count).max(1.0);
             let (lower, upper) = (border(index), border(index + 1));
             let (confidence, accuracy) = (sum / divisor, float(*correct) / divisor);
             CalibrationBin { lower, upper, count: *count, confidence, accuracy }
         };
-        let calibration: Vec<CalibrationBin> = self.bins.iter().enumerate().map(bin).collect();
+        let bins: Vec<CalibrationBin> = self.bins.iter().enumerate().map(bin).collect();
         let gap = |bin: &CalibrationBin| float(bin.count) * (bin.accuracy - bin.confidence).abs();
-        TeacherScores {
-            top_1_accuracy: float(self.correct) / positions,
-            confidence: self.confidence / positions,
-            expected_calibration_error: calibration.iter().map(gap).sum::<f64>() / positions,
-            gold_nll_nats: self.nll / positions,
-            calibration,
-        }
+        (guesses > 0).then(|| Calibration {
+            top_1_accuracy: share(float(self.bins.iter().map(|bin| bin.1).sum())),
+            confidence: share(self.bins.iter().map(|bin| bin.2).sum()),
+            expected_error: share(bins.iter().map(gap).sum()),
+            bins,
+        })
     }
 }
 
@@ -315,7 +329,8 @@ impl LabelStats {
             entries: counts.entries.counts.iter().map(|(entries, count)| entries * count).sum(),
             bytes: manifest.shards.iter().map(|shard| shard.bytes).sum(),
             columns: column_sizes(dataset),
-            entropy_nats: counts.entropy.spread(&counts.entropy.even_borders(&WIDTHS)),
+            entropy_nats: (counts.entropy.count() > 0)
+                .then(|| counts.entropy.spread(&counts.entropy.even_borders(&WIDTHS))),
             retained_mass: counts.mass.spread(&MASS_BORDERS),
             entries_per_position: counts
                 .entries

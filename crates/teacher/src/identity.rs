@@ -6,20 +6,24 @@ use softshard_model::{DecoderConfig, adapter_blake3, config_blake3, weights_blak
 
 use crate::config::{LabelsConfig, TeacherConfig};
 
-/// The plan of labelling `sequences`; reads the teacher's files once to hash them.
-pub(crate) fn plan(
-    teacher: &TeacherConfig,
-    labels: &LabelsConfig,
-    sequences: &SequenceDataset,
-    model: &DecoderConfig,
-) -> Result<LabelPlan> {
-    let identity = TeacherIdentity {
+/// Who the teacher is; reads its files once to hash them.
+pub(crate) fn of(teacher: &TeacherConfig) -> Result<TeacherIdentity> {
+    let model = DecoderConfig::load(&teacher.model)?;
+    Ok(TeacherIdentity {
         config_blake3: config_blake3(&teacher.model)?,
         weights_blake3: weights_blake3(&teacher.model)?,
         adapter_blake3: teacher.adapter.as_deref().map(adapter_blake3).transpose()?,
         dtype: "f32".to_owned(),
         vocab_size: u32::try_from(model.vocab_size)?,
-    };
+    })
+}
+
+/// The plan of labelling `sequences` by `teacher`.
+pub(crate) fn plan(
+    teacher: TeacherIdentity,
+    labels: &LabelsConfig,
+    sequences: &SequenceDataset,
+) -> Result<LabelPlan> {
     let info = &sequences.manifest().info;
     Ok(LabelPlan {
         format: LabelPlan::FORMAT.to_owned(),
@@ -29,7 +33,7 @@ pub(crate) fn plan(
         split: info.split.clone(),
         tokenizer: info.tokenizer.clone(),
         template: info.template.clone(),
-        teacher: identity,
+        teacher,
         selection: labels.selection.clone(),
         mantissa_bits: labels.mantissa_bits,
         position_mantissa_bits: labels.position_mantissa_bits,

@@ -1,7 +1,7 @@
 //! The labelling loop.
 
 use std::{
-    io, iter,
+    io,
     path::Path,
     sync::{
         Mutex, PoisonError,
@@ -14,17 +14,14 @@ use std::{
 
 use anyhow::{Result, anyhow};
 use burn::tensor::Device;
-use rayon::prelude::*;
 use serde::Serialize;
-use softshard_labels::{
-    Error, LabelWriter, OptionalColumn, Selection, Sequence, SequenceDataset, SequenceLabels, Tokenizer,
-};
-use softshard_losses::{HeadLabels, Keep, label_rows};
-use softshard_model::{Decoder, DecoderConfig, batches_by_length};
+use softshard_labels::{Error, LabelWriter, SequenceDataset, SequenceLabels, Tokenizer};
+use softshard_model::DecoderConfig;
 
 use crate::{
     config::{LabelsConfig, TeacherConfig},
     identity,
+    labeller::{Batch, Labeller, Pace, Wanted, load, place},
 };
 
 /// What a labelling run reads and where it writes.
@@ -87,6 +84,29 @@ pub struct Breakdown {
     pub total: f64,
 }
 
+impl Summary {
+    /// Counts a batch that was labelled.
+    fn add(&mut self, batch: &Batch) {
+        self.seconds.forward += batch.forward_seconds;
+        self.seconds.head += batch.head_seconds;
+        self.sequences += batch.sequences;
+        self.padded_tokens += batch.padded_tokens;
+        self.tokens += batch.tokens;
+        self.labelled_tokens += batch.labelled_tokens;
+    }
+}
+
+fn progress(stage: &str, summary: &Summary, total: u64) {
+    tracing::info!(
+        target: "softshard::progress",
+        stage,
+        done = summary.sequences,
+        total,
+        unit = "sequences",
+        tokens = summary.tokens,
+    );
+}
+
 /// Labels every shard that is not committed yet, then finishes the dataset.
 ///
 /// # Errors
@@ -96,25 +116,22 @@ pub fn run(inputs: &TeacherInputs) -> Result<Summary> {
     let began = Instant::now();
     let sequences = SequenceDataset::open(inputs.sequences)?;
     let config = DecoderConfig::load(&inputs.teacher.model)?;
-    check_fit(inputs, &sequences, &config)?;
+    check_fit(&inputs.teacher.model, &config, inputs.tokenizer, (inputs.sequences, &sequences))?;
     let loaded = if LabelWriter::is_begun(inputs.output)? {
         None
     } else {
-        check_lengths(inputs, &sequences, &config)?;
-        Some(load(inputs)?)
+        check_lengths(&sequences, &config, inputs.labels.sequences_per_shard)?;
+        Some(load(inputs.teacher, inputs.device)?)
     };
-    let plan = identity::plan(inputs.teacher, inputs.labels, &sequences, &config)?;
+    let plan = identity::plan(identity::of(inputs.teacher)?, inputs.labels, &sequences)?;
     let writer = LabelWriter::create_or_resume(inputs.output, plan)?;
 
     let missing = writer.missing()?;
     let mut summary =
         Summary { shards: writer.plan().shards.len(), new_shards: missing.len(), ..Summary::default() };
     if !missing.is_empty() {
-        let decoder = loaded.map_or_else(|| load(inputs), Ok)?;
-        let sequences_to_label =
-            missing.iter().map(|&shard| writer.plan().shards[shard]).map(|[first, end]| end - first).sum();
-        let (keep, seed) = (keep(inputs.labels)?, writer.plan().seed);
-        let labeller = Labeller { inputs, decoder, keep, seed, sequences_to_label };
+        let decoder = loaded.map_or_else(|| load(inputs.teacher, inputs.device), Ok)?;
+        let labeller = Labeller { decoder, pace: Pace::of(inputs.teacher, inputs.workers) };
         summary.seconds.load = began.elapsed().as_secs_f64();
         label(&labeller, inputs, &sequences, &writer, &missing, &mut summary)?;
     }
@@ -125,38 +142,23 @@ pub fn run(inputs: &TeacherInputs) -> Result<Summary> {
     Ok(summary)
 }
 
-fn load(inputs: &TeacherInputs) -> Result<Decoder> {
-    let mut decoder = Decoder::load(&inputs.teacher.model, inputs.device)?;
-    if let Some(adapter) = &inputs.teacher.adapter {
-        decoder.load_adapter(adapter)?;
-    }
-    Ok(decoder)
-}
-
-fn keep(labels: &LabelsConfig) -> Result<Keep> {
-    Ok(match labels.selection {
-        Selection::TopK { k } => Keep::TopK { k: usize::try_from(k)? },
-        Selection::TopP { p, k } => Keep::TopP { p, k: usize::try_from(k)? },
-        Selection::Sampled { draws } => Keep::Sampled { draws },
-        Selection::TopKSampled { k, draws } => Keep::TopKSampled { k: usize::try_from(k)?, draws },
-    })
-}
-
-fn check_fit(
-    inputs: &TeacherInputs,
-    sequences: &SequenceDataset,
+/// Refuses sequences of another tokenizer, and a tokenizer that is too large for the model.
+pub(crate) fn check_fit(
+    model: &Path,
     config: &DecoderConfig,
+    tokenizer: &Tokenizer,
+    (path, sequences): (&Path, &SequenceDataset),
 ) -> Result<(), Error> {
     let found = &sequences.manifest().info.tokenizer;
-    inputs.tokenizer.expect_same(found, format_args!("sequences `{}`", inputs.sequences.display()))?;
-    inputs.tokenizer.expect_fits(&inputs.teacher.model, config.vocab_size)
+    tokenizer.expect_same(found, format_args!("sequences `{}`", path.display()))?;
+    tokenizer.expect_fits(model, config.vocab_size)
 }
 
-/// Refuses a sequence over the teacher's context before any work.
-fn check_lengths(inputs: &TeacherInputs, sequences: &SequenceDataset, config: &DecoderConfig) -> Result<()> {
+/// Refuses a sequence over the teacher's context before any work; reads some rows at a time.
+pub(crate) fn check_lengths(sequences: &SequenceDataset, config: &DecoderConfig, rows: usize) -> Result<()> {
     let limit = config.max_position_embeddings;
-    for first in (0..sequences.len()).step_by(inputs.labels.sequences_per_shard) {
-        let end = (first + inputs.labels.sequences_per_shard).min(sequences.len());
+    for first in (0..sequences.len()).step_by(rows) {
+        let end = (first + rows).min(sequences.len());
         if let Some(long) = sequences.read_range(first..end)?.iter().find(|one| one.input_ids.len() > limit) {
             let expected = format!("at most the {limit} positions of the teacher");
             let hint = "set `data.max_tokens` and prepare again";
@@ -164,11 +166,6 @@ fn check_lengths(inputs: &TeacherInputs, sequences: &SequenceDataset, config: &D
         }
     }
     Ok(())
-}
-
-/// How errors name a sequence.
-fn place(sequence: &Sequence) -> String {
-    format!("sequence {} from `{}`", sequence.key(), sequence.source.as_deref().unwrap_or("unknown"))
 }
 
 /// Labels the `missing` shards here while another thread writes the last one.
@@ -180,6 +177,9 @@ fn label(
     missing: &[usize],
     summary: &mut Summary,
 ) -> Result<()> {
+    let to_label =
+        missing.iter().map(|&shard| writer.plan().shards[shard]).map(|[first, end]| end - first).sum();
+    let wanted = [Wanted::of(writer.plan())?];
     thread::scope(|scope| {
         let (sender, receiver) = mpsc::sync_channel::<(usize, Vec<SequenceLabels>)>(0);
         let writing = scope.spawn(move || -> Result<f64> {
@@ -201,8 +201,13 @@ fn label(
                 let [first, end] = writer.plan().shards[shard];
                 let read = sequences.read_range(usize::try_from(first)?..usize::try_from(end)?)?;
                 summary.seconds.read += began.elapsed().as_secs_f64();
-                let rows = labeller.label(&read, summary)?;
-                if sender.send((shard, rows)).is_err() {
+                let shared = Mutex::new(&mut *summary);
+                let rows = labeller.label(&read, &wanted, |batch| {
+                    let mut summary = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                    summary.add(&batch);
+                    progress("teacher-labels", &summary, to_label);
+                })?;
+                if rows.into_iter().any(|rows| sender.send((shard, rows)).is_err()) {
                     break; // the writer failed: its error is returned below
                 }
             }
@@ -222,146 +227,4 @@ fn write_shard(writer: &LabelWriter, shard: usize, rows: Vec<SequenceLabels>) ->
     }
     open.commit()?;
     Ok(())
-}
-
-/// The loaded teacher and what it is asked for.
-struct Labeller<'a> {
-    inputs: &'a TeacherInputs<'a>,
-    decoder: Decoder,
-    keep: Keep,
-    /// Of the draws.
-    seed: u64,
-    /// Sequences of all missing shards.
-    sequences_to_label: u64,
-}
-
-impl Labeller<'_> {
-    /// Labels of `sequences`, in their order.
-    fn label(&self, sequences: &[Sequence], summary: &mut Summary) -> Result<Vec<SequenceLabels>> {
-        let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.input_ids.len()).collect();
-        let batches = batches_by_length(&lengths, self.inputs.teacher.max_tokens_per_batch);
-        let summary = Mutex::new(summary);
-        let label = |batch: &Vec<usize>| {
-            let members: Vec<&Sequence> = batch.iter().map(|&index| &sequences[index]).collect();
-            self.label_batch(&members, &summary)
-        };
-        let done: Vec<Result<Vec<SequenceLabels>>> = if self.inputs.workers > 1 {
-            batches.par_iter().map(label).collect()
-        } else {
-            batches.iter().map(label).collect()
-        };
-        let mut labelled: Vec<Option<SequenceLabels>> =
-            iter::repeat_with(|| None).take(sequences.len()).collect();
-        for (batch, rows) in batches.iter().zip(done) {
-            for (&index, row) in batch.iter().zip(rows?) {
-                labelled[index] = Some(row);
-            }
-        }
-        Ok(labelled.into_iter().flatten().collect())
-    }
-
-    /// One forward pass, longest sequence first.
-    fn label_batch(&self, batch: &[&Sequence], summary: &Mutex<&mut Summary>) -> Result<Vec<SequenceLabels>> {
-        let began = Instant::now();
-        let width = batch[0].input_ids.len();
-        let ids: Vec<&[i32]> = batch.iter().map(|sequence| sequence.input_ids.as_slice()).collect();
-        let positions: Vec<&[i32]> = batch.iter().map(|sequence| sequence.positions.as_slice()).collect();
-        let gold: Vec<i32> = batch.iter().flat_map(|sequence| sequence.gold()).collect();
-        let uniforms = self.uniforms(batch);
-        let hidden = self.decoder.hidden_before(&ids, &positions);
-        let forward = began.elapsed().as_secs_f64();
-
-        let began = Instant::now();
-        let labels = label_rows(
-            hidden,
-            self.decoder.head(),
-            &gold,
-            self.keep,
-            &uniforms,
-            &self.inputs.labels.temperatures,
-            self.inputs.teacher.rows_per_chunk,
-        )
-        .map_err(|error| not_finite(batch, error.row))?;
-
-        let mut summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
-        summary.seconds.forward += forward;
-        summary.seconds.head += began.elapsed().as_secs_f64();
-        summary.sequences += batch.len() as u64;
-        summary.padded_tokens += (batch.len() * width) as u64;
-        summary.tokens += batch.iter().map(|sequence| sequence.input_ids.len() as u64).sum::<u64>();
-        summary.labelled_tokens += gold.len() as u64;
-        self.progress(&summary);
-        Ok(split(batch, labels, &self.inputs.labels.omit))
-    }
-
-    /// Where the draws of each position begin.
-    fn uniforms(&self, batch: &[&Sequence]) -> Vec<f64> {
-        if self.keep.draws().is_none() {
-            return Vec::new();
-        }
-        let of = |sequence: &&Sequence| {
-            let key = sequence.key();
-            sequence.positions.iter().map(|position| key.uniform(self.seed, *position)).collect::<Vec<_>>()
-        };
-        batch.iter().flat_map(of).collect()
-    }
-
-    fn progress(&self, summary: &Summary) {
-        tracing::info!(
-            target: "softshard::progress",
-            stage = "teacher-labels",
-            done = summary.sequences,
-            total = self.sequences_to_label,
-            unit = "sequences",
-            tokens = summary.tokens,
-        );
-    }
-}
-
-/// Names the sequence and position that a row of a batch stands for.
-fn not_finite(batch: &[&Sequence], row: usize) -> Error {
-    let mut positions =
-        batch.iter().flat_map(|sequence| sequence.positions.iter().map(move |position| (sequence, position)));
-    let place = positions
-        .nth(row)
-        .map_or_else(|| format!("row {row}"), |(sequence, at)| format!("{} position {at}", place(sequence)));
-    Error::bad(place, "finite logits of the teacher", "NaN or infinity")
-        .hint("check the teacher's weights; finished shards are intact")
-}
-
-/// Cuts the labels of a batch into those of its sequences, without the columns that are left out.
-fn split(batch: &[&Sequence], labels: HeadLabels, omit: &[OptionalColumn]) -> Vec<SequenceLabels> {
-    let exact_entries =
-        if labels.sample_counts.is_empty() { usize::MAX } else { labels.log_probs.len() / labels.len() };
-    let has = |column| !omit.contains(&column);
-    let entries = |count: &i32| usize::try_from(*count).expect("counts are not negative");
-    let mut counts = labels.counts.iter().copied();
-    let mut token_ids = labels.token_ids.into_iter();
-    let mut log_probs = labels.log_probs.into_iter();
-    let mut sample_counts = labels.sample_counts.into_iter();
-    let mut row = 0;
-    let split = |sequence: &&Sequence| {
-        let rows = row..row + sequence.positions.len();
-        row = rows.end;
-        let counts: Vec<i32> = counts.by_ref().take(rows.len()).collect();
-        let kept: usize = counts.iter().map(entries).sum();
-        let exact: usize = counts.iter().map(|count| entries(count).min(exact_entries)).sum();
-        let floats = |column: &[f32]| column[rows.clone()].to_vec();
-        let optional = |name, column: &[f32]| if has(name) { floats(column) } else { Vec::new() };
-        SequenceLabels {
-            source: sequence.source.clone(),
-            input_ids: sequence.input_ids.clone(),
-            positions: sequence.positions.clone(),
-            token_ids: token_ids.by_ref().take(kept).collect(),
-            log_probs: log_probs.by_ref().take(exact).collect(),
-            sample_counts: sample_counts.by_ref().take(kept - exact).collect(),
-            counts,
-            log_sum_exp: optional(OptionalColumn::LogSumExp, &labels.log_sum_exp),
-            tail_log_mass: floats(&labels.tail_log_mass),
-            entropy: optional(OptionalColumn::Entropy, &labels.entropy),
-            gold_log_prob: optional(OptionalColumn::GoldLogProb, &labels.gold_log_prob),
-            log_partitions: labels.log_partitions.iter().map(|column| floats(column)).collect(),
-        }
-    };
-    batch.iter().map(split).collect()
 }

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use softshard_labels::{
-    LabelDataset, LabelDiff, LabelPlan, LabelStats, ReadLimits, Selection, Verification, verify,
+    LabelDataset, LabelDiff, LabelPlan, LabelStats, OptionalColumn, ReadLimits, Selection, Verification,
+    verify,
 };
 
 use crate::common::{TOP_4, plan, write_dataset};
@@ -103,6 +104,24 @@ fn an_interrupted_verification_says_so() {
 }
 
 #[test]
+fn statistics_say_nothing_of_what_is_not_there() {
+    let of = |plan: &LabelPlan| {
+        let dir = tempfile::tempdir().unwrap();
+        write_dataset(dir.path(), plan);
+        LabelStats::of(&LabelDataset::open(dir.path()).unwrap(), &GO).unwrap()
+    };
+    let drawn = plan(LabelPlan::ranges(20, 20), Selection::Sampled { draws: 9 });
+    let stats = of(&LabelPlan { omit: vec![OptionalColumn::GoldLogProb], ..drawn });
+    assert_eq!((stats.teacher.gold_nll_nats, &stats.teacher.calibration), (None, &None));
+    assert!(stats.entropy_nats.is_some() && stats.retained_mass.mean > 0.0);
+
+    let exact = plan(LabelPlan::ranges(20, 20), TOP_4);
+    let stats = of(&LabelPlan { omit: vec![OptionalColumn::LogSumExp, OptionalColumn::Entropy], ..exact });
+    assert_eq!(stats.entropy_nats, None);
+    assert!(stats.teacher.gold_nll_nats.is_some() && stats.teacher.calibration.is_some());
+}
+
+#[test]
 fn statistics_are_those_of_a_loop_over_all_labels() {
     let dir = tempfile::tempdir().unwrap();
     let selection = Selection::TopP { p: 0.9, k: 20 };
@@ -128,18 +147,20 @@ fn statistics_are_those_of_a_loop_over_all_labels() {
     }
     assert_eq!(stats.entries, entries);
     let close = |found: f64, sum: f64| assert!((found - sum / positions).abs() < CLOSE, "{found}");
-    close(stats.teacher.top_1_accuracy, right);
+    let calibration = stats.teacher.calibration.as_ref().unwrap();
+    close(calibration.top_1_accuracy, right);
     close(stats.gold_kept, kept);
-    close(stats.entropy_nats.mean, entropy);
+    let entropy_nats = stats.entropy_nats.as_ref().unwrap();
+    close(entropy_nats.mean, entropy);
     close(stats.retained_mass.mean, mass);
-    close(stats.teacher.gold_nll_nats, nll);
+    close(stats.teacher.gold_nll_nats.unwrap(), nll);
     assert_eq!(stats.columns.iter().map(|column| column.bytes).sum::<u64>(), stats.bytes);
-    for spread in [&stats.entropy_nats, &stats.retained_mass, &stats.entries_per_position] {
+    for spread in [entropy_nats, &stats.retained_mass, &stats.entries_per_position] {
         let counted: u64 = spread.histogram.iter().map(|bin| bin.count).sum();
         assert_eq!(counted, stats.labelled_tokens);
         assert!(spread.percentiles.values().is_sorted());
     }
-    assert_eq!(stats.teacher.calibration.len(), 15);
+    assert_eq!(calibration.bins.len(), 15);
 }
 
 #[test]

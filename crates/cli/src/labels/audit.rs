@@ -1,0 +1,130 @@
+//! `softshard labels audit`: random positions scored again by the live teacher.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+};
+
+use anyhow::Result;
+use serde::Serialize;
+use softshard_labels::Error;
+use softshard_teacher::{AuditInputs, ColumnAudit, audit as audit_labels};
+
+use super::{count, number, print_json};
+use crate::{
+    arguments::Audit,
+    commands::{device, workers},
+    progress,
+    recipe::Recipe,
+    table::aligned,
+};
+
+/// What was found in one dataset.
+#[derive(Serialize)]
+struct Found {
+    labels: PathBuf,
+    #[serde(flatten)]
+    audit: softshard_teacher::Audit,
+}
+
+/// Prints how far the labels are from the teacher, and fails where that is too far.
+pub(super) fn audit(options: &Audit, stop: &AtomicBool) -> Result<()> {
+    let recipe = Recipe::load(&options.stage.recipe, &options.stage.overrides)?;
+    let teacher = Recipe::section(recipe.teacher.as_ref(), "teacher", "labels audit")?;
+    let device = device(&options.stage.device)?;
+    let mut all = Vec::new();
+    for labels in datasets(options, &recipe) {
+        let audit = audit_labels(&AuditInputs {
+            teacher,
+            labels: &labels,
+            positions: options.positions,
+            seed: options.seed,
+            device: &device,
+            workers: workers(&device),
+            stop,
+        })?;
+        let found = Found { labels, audit };
+        if !options.json {
+            progress::leave();
+            print_audit(&found);
+        }
+        all.push(found);
+    }
+    if options.json {
+        print_json(&all)?;
+    }
+    for Found { labels, audit } in &all {
+        if let Some(worst) = audit.worst() {
+            return Err(deviates(labels, worst).into());
+        }
+    }
+    Ok(())
+}
+
+/// The dataset that was named, or those of the recipe.
+fn datasets(options: &Audit, recipe: &Recipe) -> Vec<PathBuf> {
+    if let Some(labels) = &options.labels {
+        return vec![labels.clone()];
+    }
+    let [train, valid] = ["train", "valid"].map(|split| recipe.output.labels.join(split));
+    // Nothing may be held out; without training labels the audit says what is missing.
+    [Some(train), Some(valid).filter(|path| path.exists())].into_iter().flatten().collect()
+}
+
+fn print_audit(Found { labels, audit }: &Found) {
+    println!("{}", labels.display());
+    println!(
+        "scored again: {} of {} labelled positions, in {} sequences",
+        count(audit.positions),
+        count(audit.of_positions),
+        number(audit.sequences)
+    );
+    let header = ["column", "largest", "p99", "control's largest", "control's p99", "bound", ""];
+    let rows = audit.columns.iter().map(|column| {
+        let ColumnAudit { largest, p99, control_largest, control_p99, bound, .. } = column;
+        let numbers = [largest, p99, control_largest, control_p99, bound].map(|value| nats(*value));
+        let verdict = if column.passed() { "" } else { "← beyond" };
+        [column.column.clone()].into_iter().chain(numbers).chain([verdict.to_owned()]).collect()
+    });
+    print!("{}", aligned(&[header.map(str::to_owned).to_vec()].into_iter().chain(rows).collect::<Vec<_>>()));
+    println!(
+        "Deviations from the live teacher beyond rounding, in nats (sample_counts: draws that moved, in all). The control is\n\
+         the live teacher twice, in the recipe's batches and in others; the bound is 8 times the largest there."
+    );
+    match audit.worst() {
+        None => println!("the labels are those of this teacher"),
+        Some(column) => println!("furthest beyond its bound: {}", place(column)),
+    }
+}
+
+fn nats(value: f64) -> String {
+    match value {
+        0.0 => "0".to_owned(),
+        value if value >= 0.01 => format!("{value:.3}"),
+        value => format!("{value:.1e}"),
+    }
+}
+
+/// Where the greatest deviation of a column is.
+fn place(column: &ColumnAudit) -> String {
+    let worst = &column.worst;
+    let source = worst.source.as_ref().map(|source| format!(" ({source})")).unwrap_or_default();
+    let token = worst.token.map(|token| format!(" token {token}")).unwrap_or_default();
+    format!(
+        "row {} sequence {}{source} position {} {}{token}",
+        worst.row, worst.key, worst.position, column.column
+    )
+}
+
+fn deviates(labels: &Path, column: &ColumnAudit) -> Error {
+    let place = format!("labels `{}` {}", labels.display(), place(column));
+    let expected = format!("{} of the live teacher", column.worst.live);
+    let found = format!(
+        "{}; the column's deviation is {}, the bound {}",
+        column.worst.stored,
+        nats(column.largest),
+        nats(column.bound)
+    );
+    Error::bad(place, expected, found)
+        .hint("these are not labels of this teacher for these sequences: write them again, or find out who changed them")
+}

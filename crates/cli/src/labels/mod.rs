@@ -1,0 +1,74 @@
+//! `softshard labels`: what a team asks of a label dataset that it was given.
+
+mod audit;
+mod diff;
+mod page;
+mod plan;
+mod plot;
+mod stats;
+mod verify;
+
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Result;
+use serde::Serialize;
+use softshard_labels::Selection;
+
+use crate::{
+    arguments::Labels,
+    inspect::inspect,
+    progress::{self, grouped},
+};
+
+/// Runs one of the commands.
+///
+/// # Errors
+/// Bad data (exit code 3), which is also how `verify`, `diff` and `audit` end when they find something.
+pub(crate) fn run(command: &Labels, stop: &AtomicBool) -> Result<()> {
+    match command {
+        Labels::Verify(dataset) => verify::verify(dataset, stop),
+        Labels::Stats(dataset) => stats::stats(dataset, stop),
+        Labels::Inspect(options) => inspect(options),
+        Labels::Diff(options) => diff::diff(options, stop),
+        Labels::Plan(options) => plan::plan(options, stop),
+        Labels::Audit(options) => audit::audit(options, stop),
+    }
+}
+
+fn print_json(value: &impl Serialize) -> Result<()> {
+    progress::leave();
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+/// How messages say what a selection keeps.
+fn selection(selection: &Selection) -> String {
+    let of = |count: u32| self::count(count.into());
+    match *selection {
+        Selection::TopK { k } => format!("the {} most probable tokens", of(k)),
+        Selection::TopP { p, k } => {
+            format!("the most probable tokens up to a mass of {p}, at most {}", of(k))
+        }
+        Selection::Sampled { draws } => format!("the tokens of {} draws, with their counts", of(draws)),
+        Selection::TopKSampled { k, draws } => {
+            format!("the {} most probable tokens and {} draws from the others", of(k), of(draws))
+        }
+    }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.2} %", 100.0 * share)
+}
+
+fn number(count: usize) -> String {
+    self::count(u64::try_from(count).expect("a count fits 64 bits"))
+}
+
+fn count(count: u64) -> String {
+    grouped(float(count))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+fn float(count: u64) -> f64 {
+    count as f64
+}

@@ -1,0 +1,235 @@
+//! The teacher at work: sequences to labels, in batches of like length.
+
+use std::{
+    iter,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
+
+use anyhow::Result;
+use burn::tensor::Device;
+use rayon::prelude::*;
+use softshard_labels::{Error, LabelPlan, OptionalColumn, Selection, Sequence, SequenceLabels};
+use softshard_losses::{HeadLabels, Keep, label_rows};
+use softshard_model::{Decoder, batches_by_length};
+
+use crate::config::TeacherConfig;
+
+/// Loads the teacher with its adapter.
+pub(crate) fn load(teacher: &TeacherConfig, device: &Device) -> Result<Decoder> {
+    let mut decoder = Decoder::load(&teacher.model, device)?;
+    if let Some(adapter) = &teacher.adapter {
+        decoder.load_adapter(adapter)?;
+    }
+    Ok(decoder)
+}
+
+/// How much is computed at a time. Labels are the same for any pace but for rounding errors.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// Batches at a time.
+    pub(crate) workers: usize,
+    /// Tokens of a batch, padding included.
+    pub(crate) max_tokens_per_batch: usize,
+    /// Rows that meet the vocabulary at a time.
+    pub(crate) rows_per_chunk: usize,
+}
+
+impl Pace {
+    /// As the recipe says.
+    pub(crate) fn of(teacher: &TeacherConfig, workers: usize) -> Self {
+        let TeacherConfig { max_tokens_per_batch, rows_per_chunk, .. } = *teacher;
+        Self { workers, max_tokens_per_batch, rows_per_chunk }
+    }
+}
+
+/// What is kept of the teacher's distributions.
+pub(crate) struct Wanted<'a> {
+    keep: Keep,
+    /// Of the draws.
+    seed: u64,
+    temperatures: &'a [f32],
+    omit: &'a [OptionalColumn],
+}
+
+impl<'a> Wanted<'a> {
+    /// What labels of the plan hold.
+    pub(crate) fn of(plan: &'a LabelPlan) -> Result<Self> {
+        let keep = match plan.selection {
+            Selection::TopK { k } => Keep::TopK { k: usize::try_from(k)? },
+            Selection::TopP { p, k } => Keep::TopP { p, k: usize::try_from(k)? },
+            Selection::Sampled { draws } => Keep::Sampled { draws },
+            Selection::TopKSampled { k, draws } => Keep::TopKSampled { k: usize::try_from(k)?, draws },
+        };
+        Ok(Self { keep, seed: plan.seed, temperatures: &plan.temperatures, omit: &plan.omit })
+    }
+}
+
+/// A batch that was labelled.
+pub(crate) struct Batch {
+    pub(crate) sequences: u64,
+    pub(crate) tokens: u64,
+    pub(crate) padded_tokens: u64,
+    pub(crate) labelled_tokens: u64,
+    pub(crate) forward_seconds: f64,
+    pub(crate) head_seconds: f64,
+}
+
+/// Says how many of `total` sequences are done after each batch.
+pub(crate) fn progress(stage: &'static str, total: usize) -> impl Fn(Batch) + Sync {
+    let done = Mutex::new((0, 0));
+    move |batch| {
+        let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+        *done = (done.0 + batch.sequences, done.1 + batch.tokens);
+        tracing::info!(
+            target: "softshard::progress",
+            stage,
+            done = done.0,
+            total = total as u64,
+            unit = "sequences",
+            tokens = done.1,
+        );
+    }
+}
+
+/// A loaded teacher.
+pub(crate) struct Labeller {
+    pub(crate) decoder: Decoder,
+    pub(crate) pace: Pace,
+}
+
+impl Labeller {
+    /// Labels of `sequences`, in their order, for each of `wanted`; one forward pass serves all of them.
+    pub(crate) fn label(
+        &self,
+        sequences: &[Sequence],
+        wanted: &[Wanted],
+        done: impl Fn(Batch) + Sync,
+    ) -> Result<Vec<Vec<SequenceLabels>>> {
+        let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.input_ids.len()).collect();
+        let batches = batches_by_length(&lengths, self.pace.max_tokens_per_batch);
+        let label = |batch: &Vec<usize>| {
+            let members: Vec<&Sequence> = batch.iter().map(|&index| &sequences[index]).collect();
+            self.label_batch(&members, wanted, &done)
+        };
+        let labelled: Vec<Result<Vec<Vec<SequenceLabels>>>> = if self.pace.workers > 1 {
+            batches.par_iter().map(label).collect()
+        } else {
+            batches.iter().map(label).collect()
+        };
+        let empty = || iter::repeat_with(|| None).take(sequences.len()).collect();
+        let mut all: Vec<Vec<Option<SequenceLabels>>> = wanted.iter().map(|_| empty()).collect();
+        for (batch, labelled) in batches.iter().zip(labelled) {
+            for (into, rows) in all.iter_mut().zip(labelled?) {
+                batch.iter().zip(rows).for_each(|(&index, row)| into[index] = Some(row));
+            }
+        }
+        Ok(all.into_iter().map(|rows| rows.into_iter().flatten().collect()).collect())
+    }
+
+    /// One forward pass, longest sequence first.
+    fn label_batch(
+        &self,
+        batch: &[&Sequence],
+        wanted: &[Wanted],
+        done: impl Fn(Batch),
+    ) -> Result<Vec<Vec<SequenceLabels>>> {
+        let began = Instant::now();
+        let width = batch[0].input_ids.len();
+        let ids: Vec<&[i32]> = batch.iter().map(|sequence| sequence.input_ids.as_slice()).collect();
+        let positions: Vec<&[i32]> = batch.iter().map(|sequence| sequence.positions.as_slice()).collect();
+        let gold: Vec<i32> = batch.iter().flat_map(|sequence| sequence.gold()).collect();
+        let hidden = self.decoder.hidden_before(&ids, &positions);
+        let forward_seconds = began.elapsed().as_secs_f64();
+
+        let began = Instant::now();
+        let select = |wanted: &Wanted| -> Result<Vec<SequenceLabels>> {
+            let labels = label_rows(
+                hidden.clone(),
+                self.decoder.head(),
+                &gold,
+                wanted.keep,
+                &uniforms(batch, wanted),
+                wanted.temperatures,
+                self.pace.rows_per_chunk,
+            );
+            let labels = labels.map_err(|error| not_finite(batch, error.row))?;
+            Ok(split(batch, labels, wanted.omit))
+        };
+        let labels = wanted.iter().map(select).collect::<Result<_>>()?;
+        done(Batch {
+            sequences: batch.len() as u64,
+            tokens: batch.iter().map(|sequence| sequence.input_ids.len() as u64).sum(),
+            padded_tokens: (batch.len() * width) as u64,
+            labelled_tokens: gold.len() as u64,
+            forward_seconds,
+            head_seconds: began.elapsed().as_secs_f64(),
+        });
+        Ok(labels)
+    }
+}
+
+/// Where the draws of each position begin.
+fn uniforms(batch: &[&Sequence], wanted: &Wanted) -> Vec<f64> {
+    if wanted.keep.draws().is_none() {
+        return Vec::new();
+    }
+    let of = |sequence: &&Sequence| {
+        let key = sequence.key();
+        sequence.positions.iter().map(|position| key.uniform(wanted.seed, *position)).collect::<Vec<_>>()
+    };
+    batch.iter().flat_map(of).collect()
+}
+
+/// How errors name a sequence.
+pub(crate) fn place(sequence: &Sequence) -> String {
+    format!("sequence {} from `{}`", sequence.key(), sequence.source.as_deref().unwrap_or("unknown"))
+}
+
+/// Names the sequence and position that a row of a batch stands for.
+fn not_finite(batch: &[&Sequence], row: usize) -> Error {
+    let mut positions =
+        batch.iter().flat_map(|sequence| sequence.positions.iter().map(move |position| (sequence, position)));
+    let place = positions
+        .nth(row)
+        .map_or_else(|| format!("row {row}"), |(sequence, at)| format!("{} position {at}", place(sequence)));
+    Error::bad(place, "finite logits of the teacher", "NaN or infinity")
+        .hint("check the teacher's weights; finished shards are intact")
+}
+
+/// Cuts the labels of a batch into those of its sequences, without the columns that are left out.
+fn split(batch: &[&Sequence], labels: HeadLabels, omit: &[OptionalColumn]) -> Vec<SequenceLabels> {
+    let exact_entries =
+        if labels.sample_counts.is_empty() { usize::MAX } else { labels.log_probs.len() / labels.len() };
+    let has = |column| !omit.contains(&column);
+    let entries = |count: &i32| usize::try_from(*count).expect("counts are not negative");
+    let mut counts = labels.counts.iter().copied();
+    let mut token_ids = labels.token_ids.into_iter();
+    let mut log_probs = labels.log_probs.into_iter();
+    let mut sample_counts = labels.sample_counts.into_iter();
+    let mut row = 0;
+    let split = |sequence: &&Sequence| {
+        let rows = row..row + sequence.positions.len();
+        row = rows.end;
+        let counts: Vec<i32> = counts.by_ref().take(rows.len()).collect();
+        let kept: usize = counts.iter().map(entries).sum();
+        let exact: usize = counts.iter().map(|count| entries(count).min(exact_entries)).sum();
+        let floats = |column: &[f32]| column[rows.clone()].to_vec();
+        let optional = |name, column: &[f32]| if has(name) { floats(column) } else { Vec::new() };
+        SequenceLabels {
+            source: sequence.source.clone(),
+            input_ids: sequence.input_ids.clone(),
+            positions: sequence.positions.clone(),
+            token_ids: token_ids.by_ref().take(kept).collect(),
+            log_probs: log_probs.by_ref().take(exact).collect(),
+            sample_counts: sample_counts.by_ref().take(kept - exact).collect(),
+            counts,
+            log_sum_exp: optional(OptionalColumn::LogSumExp, &labels.log_sum_exp),
+            tail_log_mass: floats(&labels.tail_log_mass),
+            entropy: optional(OptionalColumn::Entropy, &labels.entropy),
+            gold_log_prob: optional(OptionalColumn::GoldLogProb, &labels.gold_log_prob),
+            log_partitions: labels.log_partitions.iter().map(|column| floats(column)).collect(),
+        }
+    };
+    batch.iter().map(split).collect()
+}
