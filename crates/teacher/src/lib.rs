@@ -7,6 +7,7 @@
 mod config;
 mod identity;
 mod run;
+mod writing;
 
 pub use config::{LabelsConfig, TeacherConfig};
 pub use run::{Breakdown, Summary, TeacherInputs, run};

@@ -25,6 +25,7 @@ use softshard_model::{Decoder, DecoderConfig, batches_by_length};
 use crate::{
     config::{LabelsConfig, TeacherConfig},
     identity,
+    writing::write_shards,
 };
 
 /// What a labelling run reads and where it writes.
@@ -70,7 +71,7 @@ pub struct Summary {
     pub seconds: Breakdown,
 }
 
-/// Seconds by part; `forward` and `head` are summed over the workers, `write` runs beside them.
+/// Seconds by part; `forward` and `head` are summed over the workers, `write` and `commit` run beside them.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Breakdown {
     /// Hashing the teacher and loading it.
@@ -81,8 +82,10 @@ pub struct Breakdown {
     pub forward: f64,
     /// Logits and selection.
     pub head: f64,
-    /// Encoding, hashing and committing shards.
+    /// Checking, encoding and hashing shards.
     pub write: f64,
+    /// Reading shards back and committing them.
+    pub commit: f64,
     /// The whole run.
     pub total: f64,
 }
@@ -171,7 +174,7 @@ fn place(sequence: &Sequence) -> String {
     format!("sequence {} from `{}`", sequence.key(), sequence.source.as_deref().unwrap_or("unknown"))
 }
 
-/// Labels the `missing` shards here while another thread writes the last one.
+/// Labels the `missing` shards here while other threads write the ones before.
 fn label(
     labeller: &Labeller,
     inputs: &TeacherInputs,
@@ -182,15 +185,7 @@ fn label(
 ) -> Result<()> {
     thread::scope(|scope| {
         let (sender, receiver) = mpsc::sync_channel::<(usize, Vec<SequenceLabels>)>(0);
-        let writing = scope.spawn(move || -> Result<f64> {
-            let mut seconds = 0.0;
-            for (shard, rows) in receiver {
-                let began = Instant::now();
-                write_shard(writer, shard, rows)?;
-                seconds += began.elapsed().as_secs_f64();
-            }
-            Ok(seconds)
-        });
+        let writing = scope.spawn(move || write_shards(writer, receiver));
         let labelled = (|| -> Result<()> {
             for &shard in missing {
                 if inputs.stop.load(Ordering::Relaxed) {
@@ -209,19 +204,10 @@ fn label(
             Ok(())
         })();
         drop(sender);
-        summary.seconds.write =
-            writing.join().map_err(|_| anyhow!("the thread that writes shards panicked"))??;
+        let written = writing.join().map_err(|_| anyhow!("the thread that writes shards panicked"))??;
+        (summary.seconds.write, summary.seconds.commit) = (written.write, written.commit);
         labelled
     })
-}
-
-fn write_shard(writer: &LabelWriter, shard: usize, rows: Vec<SequenceLabels>) -> Result<()> {
-    let mut open = writer.shard(shard)?;
-    for row in rows {
-        open.push(row)?;
-    }
-    open.commit()?;
-    Ok(())
 }
 
 /// The loaded teacher and what it is asked for.
