@@ -3,7 +3,7 @@
 # make teacher-labels RECIPE=… [DEVICE=cpu]     stage 1 of a real run
 # make train-student  RECIPE=… [DEVICE=cpu]     stage 2 of a real run
 # make schemas  the published schemas made again from the types
-# make bench   ratios against PyTorch on this machine
+# make bench   ratios against PyTorch on this machine, and label layouts of ours and of others
 # make peers   golden files made again with PyTorch, and our files read by it
 .PHONY: build demo test lint schemas teacher-labels train-student bench peers
 
@@ -57,6 +57,7 @@ teacher-labels train-student: build
 
 bench: build
 	cargo build --locked --workspace --examples
+	$$(tests/peers/venv.sh ci) tests/peers/bench_labels.py $(SOFTSHARD)
 	$$(tests/peers/venv.sh torch) tests/peers/bench.py $(SOFTSHARD)
 
 peers: build

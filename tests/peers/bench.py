@@ -95,11 +95,6 @@ def main() -> None:
         ratio = f"{mine / theirs:.2f}"
         print(f"| {what} | {shape} | {variant} | {mine:,.0f} | {theirs:,.0f} | {ratio} | {memory:,} | {peer_memory:,} |")
 
-    decoded = json.loads(run(softshard.parent / "examples/decode")[0])
-    print("\n| label shard, k = 64, V = 128,256, one thread | |\n|---|---|")
-    for name in sorted(decoded):
-        print(f"| {name.replace('_', ' ')} | {decoded[name]:,.1f} |")
-
 
 if __name__ == "__main__":
     main()

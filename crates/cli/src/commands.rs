@@ -186,8 +186,15 @@ fn labelled(split: &str, summary: &softshard_teacher::Summary) -> String {
             100.0 * (1.0 - summary.tokens as f64 / summary.padded_tokens.max(1) as f64)
         );
         text += &format!(
-            "\n  seconds: {:.1} in all; load {:.1}, read {:.1}; over all workers forward {:.1}, head {:.1}; write {:.1} beside them",
-            seconds.total, seconds.load, seconds.read, seconds.forward, seconds.head, seconds.write
+            "\n  seconds: {:.1} in all; load {:.1}, read {:.1}; over all workers forward {:.1}, head {:.1}; beside them write {:.1} ({} labelled tokens/s), commit {:.1}",
+            seconds.total,
+            seconds.load,
+            seconds.read,
+            seconds.forward,
+            seconds.head,
+            seconds.write,
+            grouped(summary.labelled_tokens as f64 / seconds.write),
+            seconds.commit
         );
     }
     text

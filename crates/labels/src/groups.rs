@@ -1,10 +1,10 @@
 //! Row groups in memory: what is collected before it is written, and what decoding gives.
 
 use crate::list::List;
+use crate::page_writer::Column;
 use crate::pages::{Chunk, PageDecoder, Word};
 use crate::shard_reader::ShardReader;
 use crate::shard_schema::{COUNTS, INPUT_IDS, KEY, LabelColumns, POSITIONS, SOURCE, TOKEN_IDS};
-use crate::shard_writer::Column;
 use crate::validate::Validator;
 use crate::view::LabelsView;
 use crate::{Error, LabelLimits, ReadLimits, Sequence, SequenceKey, SequenceLabels};
@@ -168,9 +168,9 @@ impl LabelGroup {
     pub(crate) fn columns(&self, limits: &LabelLimits) -> Vec<Column<'_>> {
         let at = LabelColumns::of(limits);
         let mut columns = Vec::from(self.sequences.columns());
-        columns.extend([&self.counts, &self.token_ids].map(Column::Ints));
-        columns.extend(at.log_probs.map(|_| Column::Floats(&self.log_probs)));
-        columns.extend(at.sample_counts.map(|_| Column::Ints(&self.sample_counts)));
+        columns.extend([Column::Counts(&self.counts), Column::NoisyInts(&self.token_ids)]);
+        columns.extend(at.log_probs.map(|_| Column::NoisyFloats(&self.log_probs)));
+        columns.extend(at.sample_counts.map(|_| Column::Counts(&self.sample_counts)));
         let floats = [
             (at.log_sum_exp, &self.log_sum_exp),
             (at.tail_log_mass, &self.tail_log_mass),

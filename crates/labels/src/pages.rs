@@ -594,10 +594,17 @@ mod tests {
         let ints = List { values: (0..100).map(|value| value % 7).collect(), ends: vec![1, 50, 100] };
         let floats = List { values: vec![0.5; 100], ends: vec![1, 50, 100] };
         let texts = [Some("one".to_owned()), None, Some("three".to_owned())];
-        use crate::shard_writer::Column::{Floats, Ints, Keys, Texts};
+        use crate::page_writer::Column::{Counts, Ints, Keys, NoisyFloats, NoisyInts, Texts};
         let keys = [SequenceKey([7; 16]); 3];
-        let columns =
-            [Keys(&keys), Texts(&texts), Ints(&ints), Ints(&ints), Ints(&ints), Ints(&ints), Floats(&floats)];
+        let columns = [
+            Keys(&keys),
+            Texts(&texts),
+            Ints(&ints),
+            Ints(&ints),
+            Counts(&ints),
+            NoisyInts(&ints),
+            NoisyFloats(&floats),
+        ];
         file.write_group(&columns).unwrap();
         let written = file.finish().unwrap();
         let bytes = fs_err::read(written.temp.path()).unwrap();

@@ -5,12 +5,17 @@ use std::thread;
 
 use crate::Error;
 
+/// Cores of this process.
+pub(crate) fn threads() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Calls `work` with each index below `count`. Of several errors the one with the lowest index is given.
 pub(crate) fn map<T: Send>(
     count: usize,
     work: impl Fn(usize) -> Result<T, Error> + Sync,
 ) -> Result<Vec<T>, Error> {
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(count);
+    let threads = threads().min(count);
     let next = AtomicUsize::new(0);
     let take = || {
         let mut done = Vec::new();

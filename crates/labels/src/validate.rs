@@ -142,7 +142,7 @@ pub(crate) fn exact(labels: &SequenceLabels) -> Result<(), Error> {
         let position = here.position;
         let index = usize::try_from(position).expect("checked against the sequence");
 
-        let kept: f64 = here.log_probs.iter().map(|log_prob| f64::from(*log_prob).exp()).sum();
+        let kept: f64 = here.log_probs.iter().map(|log_prob| f64::from(log_prob.exp())).sum();
         let mass = kept + f64::from(labels.tail_log_mass[row]).exp();
         if (mass - 1.0).abs() > MASS_TOLERANCE {
             let place = format!("position {position} log_probs and tail_log_mass");

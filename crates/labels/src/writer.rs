@@ -1,7 +1,9 @@
 //! Writes a label dataset: plan first, then one commit for each shard, then the manifest.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,6 +12,7 @@ use crate::durable::{self, PRIVATE};
 use crate::error::quoted;
 use crate::groups::LabelGroup;
 use crate::manifest::{self, file_name, is_data_file, totals};
+use crate::page_writer::{EncodedColumn, encode};
 use crate::rounding::{round, sort_ties};
 use crate::shard_reader::ShardReader;
 use crate::shard_schema::ShardSchema;
@@ -21,6 +24,9 @@ use crate::{
 
 /// A row group is closed early when its sequences hold this many tokens, labelled or not: bounds memory.
 const ROW_GROUP_INPUT_TOKENS: usize = 1 << 20;
+/// Row groups that are encoded at a time, at most: bounds memory, to about 10 MB each for top-64. Checking labels and
+/// hashing bytes, on the thread that pushes, cannot feed more.
+const MAX_ENCODING: usize = 4;
 
 /// Writes a label dataset, or goes on with one; any number of processes may write shards of one dataset.
 ///
@@ -157,6 +163,7 @@ impl LabelWriter {
         Ok(ShardWriter {
             file: ShardFile::create(&self.job.dir, &self.job.schema)?,
             group: LabelGroup::new(self.job.limits.temperatures),
+            encoding: VecDeque::new(),
             job: self.job.clone(),
             shard,
             rows: 0,
@@ -252,10 +259,14 @@ impl Job {
     fn verify(&self, file: &WrittenFile, record: &ShardRecord) -> Result<(), Error> {
         let limits = ReadLimits::default();
         let reader = ShardReader::open(file.temp.path(), record, &self.schema, &limits)?;
-        let mut decoded = LabelGroup::default();
-        for group in 0..reader.groups() {
-            decoded.read(&reader, group, &self.limits, &limits)?;
-        }
+        let threads = parallel::threads().min(reader.groups());
+        parallel::map(threads, |thread| {
+            let mut decoded = LabelGroup::default();
+            for group in (thread..reader.groups()).step_by(threads) {
+                decoded.read(&reader, group, &self.limits, &limits)?;
+            }
+            Ok(())
+        })?;
         Ok(())
     }
 }
@@ -267,6 +278,8 @@ pub struct ShardWriter {
     shard: usize,
     file: ShardFile,
     group: LabelGroup,
+    /// Row groups that are encoded on threads of their own, in order.
+    encoding: VecDeque<JoinHandle<Result<Vec<EncodedColumn>, Error>>>,
     rows: u64,
     input_tokens: u64,
     labelled_tokens: u64,
@@ -296,12 +309,19 @@ impl ShardWriter {
         if full || sequences.input_tokens() >= ROW_GROUP_INPUT_TOKENS { self.write_group() } else { Ok(()) }
     }
 
-    /// Makes the shard part of the dataset: writes, syncs, reads all of it back, links it, commits.
+    /// Makes the shard part of the dataset: [`ShardWriter::finish`], then [`WrittenShard::commit`].
     ///
     /// # Errors
-    /// [`Error::Bad`] if rows of the range are missing, or what was read back is not what was written; I/O. After an
-    /// error nothing is committed.
-    pub fn commit(mut self) -> Result<Commit, Error> {
+    /// See there. After an error nothing is committed.
+    pub fn commit(self) -> Result<Commit, Error> {
+        self.finish()?.commit()
+    }
+
+    /// Writes what is left and syncs; nothing is committed yet.
+    ///
+    /// # Errors
+    /// [`Error::Bad`] if rows of the range are missing; I/O.
+    pub fn finish(mut self) -> Result<WrittenShard, Error> {
         let [start, end] = self.job.plan.shards[self.shard];
         if self.rows != end - start {
             let place = format!("labels of shard {}", self.shard);
@@ -310,6 +330,7 @@ impl ShardWriter {
         if self.group.sequences.rows() > 0 {
             self.write_group()?;
         }
+        self.append_encoded(0)?;
         let Self { job, shard, file, rows, input_tokens, labelled_tokens, .. } = self;
         let file = file.finish()?;
         let record = ShardRecord {
@@ -321,6 +342,45 @@ impl ShardWriter {
             blake3: file.blake3.clone(),
             sha256: file.sha256.clone(),
         };
+        Ok(WrittenShard { job, shard, file, record })
+    }
+
+    /// Gives the row group in hand to a thread that encodes it; with as many threads as cores, waits for the oldest.
+    fn write_group(&mut self) -> Result<(), Error> {
+        let group = std::mem::replace(&mut self.group, LabelGroup::new(self.job.limits.temperatures));
+        self.append_encoded(parallel::threads().min(MAX_ENCODING) - 1)?;
+        let schema = self.file.schema();
+        let job = self.job.clone();
+        self.encoding.push_back(thread::spawn(move || encode(&schema, &group.columns(&job.limits))));
+        Ok(())
+    }
+
+    /// Writes encoded row groups until `left` are not written; the order is that of their rows.
+    fn append_encoded(&mut self, left: usize) -> Result<(), Error> {
+        while self.encoding.len() > left {
+            let Some(oldest) = self.encoding.pop_front() else { break };
+            self.file.append(oldest.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?)?;
+        }
+        Ok(())
+    }
+}
+
+/// A shard that is complete and synced, and not part of the dataset yet; dropped it leaves nothing behind.
+#[derive(Debug)]
+pub struct WrittenShard {
+    job: Arc<Job>,
+    shard: usize,
+    file: WrittenFile,
+    record: ShardRecord,
+}
+
+impl WrittenShard {
+    /// Makes the shard part of the dataset: reads all of it back, links it, commits.
+    ///
+    /// # Errors
+    /// [`Error::Bad`] if what was read back is not what was written; I/O. After an error nothing is committed.
+    pub fn commit(self) -> Result<Commit, Error> {
+        let Self { job, shard, file, record } = self;
         let verified = job.verify(&file, &record).map_err(|error| error.within(quoted(file.temp.path())));
         match verified.and_then(|()| job.commit(shard, &file, record)) {
             Ok(commit) => Ok(commit),
@@ -335,11 +395,6 @@ impl ShardWriter {
                 None => Err(error),
             },
         }
-    }
-
-    fn write_group(&mut self) -> Result<(), Error> {
-        let group = std::mem::replace(&mut self.group, LabelGroup::new(self.job.limits.temperatures));
-        self.file.write_group(&group.columns(&self.job.limits))
     }
 }
 

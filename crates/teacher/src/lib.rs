@@ -14,6 +14,7 @@ mod estimate;
 mod identity;
 mod labeller;
 mod run;
+mod writing;
 
 pub use audit::{Audit, AuditInputs, ColumnAudit, Place, audit};
 pub use config::{LabelsConfig, TeacherConfig};

@@ -22,6 +22,7 @@ use crate::{
     config::{LabelsConfig, TeacherConfig},
     identity,
     labeller::{Batch, Labeller, Pace, Wanted, load, place},
+    writing::write_shards,
 };
 
 /// What a labelling run reads and where it writes.
@@ -67,7 +68,7 @@ pub struct Summary {
     pub seconds: Breakdown,
 }
 
-/// Seconds by part; `forward` and `head` are summed over the workers, `write` runs beside them.
+/// Seconds by part; `forward` and `head` are summed over the workers, `write` and `commit` run beside them.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Breakdown {
     /// Hashing the teacher and loading it.
@@ -78,8 +79,10 @@ pub struct Breakdown {
     pub forward: f64,
     /// Logits and selection.
     pub head: f64,
-    /// Encoding, hashing and committing shards.
+    /// Checking, encoding and hashing shards.
     pub write: f64,
+    /// Reading shards back and committing them.
+    pub commit: f64,
     /// The whole run.
     pub total: f64,
 }
@@ -168,7 +171,7 @@ pub(crate) fn check_lengths(sequences: &SequenceDataset, config: &DecoderConfig,
     Ok(())
 }
 
-/// Labels the `missing` shards here while another thread writes the last one.
+/// Labels the `missing` shards here while other threads write the ones before.
 fn label(
     labeller: &Labeller,
     inputs: &TeacherInputs,
@@ -182,15 +185,7 @@ fn label(
     let wanted = [Wanted::of(writer.plan())?];
     thread::scope(|scope| {
         let (sender, receiver) = mpsc::sync_channel::<(usize, Vec<SequenceLabels>)>(0);
-        let writing = scope.spawn(move || -> Result<f64> {
-            let mut seconds = 0.0;
-            for (shard, rows) in receiver {
-                let began = Instant::now();
-                write_shard(writer, shard, rows)?;
-                seconds += began.elapsed().as_secs_f64();
-            }
-            Ok(seconds)
-        });
+        let writing = scope.spawn(move || write_shards(writer, receiver));
         let labelled = (|| -> Result<()> {
             for &shard in missing {
                 if inputs.stop.load(Ordering::Relaxed) {
@@ -214,17 +209,8 @@ fn label(
             Ok(())
         })();
         drop(sender);
-        summary.seconds.write =
-            writing.join().map_err(|_| anyhow!("the thread that writes shards panicked"))??;
+        let written = writing.join().map_err(|_| anyhow!("the thread that writes shards panicked"))??;
+        (summary.seconds.write, summary.seconds.commit) = (written.write, written.commit);
         labelled
     })
-}
-
-fn write_shard(writer: &LabelWriter, shard: usize, rows: Vec<SequenceLabels>) -> Result<()> {
-    let mut open = writer.shard(shard)?;
-    for row in rows {
-        open.push(row)?;
-    }
-    open.commit()?;
-    Ok(())
 }

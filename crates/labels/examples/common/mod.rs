@@ -1,0 +1,3 @@
+//! What the examples share: labels of a made-up teacher.
+
+pub(crate) mod made_up;
