@@ -1,0 +1,52 @@
+//! `softshard labels`: what a team asks of a label dataset that it was given.
+
+mod diff;
+mod stats;
+mod verify;
+
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::{
+    arguments::Labels,
+    inspect::inspect,
+    progress::{self, grouped},
+};
+
+/// Runs one of the commands.
+///
+/// # Errors
+/// Bad data (exit code 3), which is also how `verify` and `diff` end when they find something.
+pub(crate) fn run(command: &Labels, stop: &AtomicBool) -> Result<()> {
+    match command {
+        Labels::Verify(dataset) => verify::verify(dataset, stop),
+        Labels::Stats(dataset) => stats::stats(dataset, stop),
+        Labels::Inspect(options) => inspect(options),
+        Labels::Diff(options) => diff::diff(options, stop),
+    }
+}
+
+fn print_json(value: &impl Serialize) -> Result<()> {
+    progress::leave();
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.2} %", 100.0 * share)
+}
+
+fn number(count: usize) -> String {
+    self::count(u64::try_from(count).expect("a count fits 64 bits"))
+}
+
+fn count(count: u64) -> String {
+    grouped(float(count))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+fn float(count: u64) -> f64 {
+    count as f64
+}

@@ -1,0 +1,41 @@
+//! `softshard labels verify`.
+
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Result;
+use softshard_labels::{Error, ReadLimits, verify as verify_labels};
+
+use super::{count, number, print_json};
+use crate::{arguments::Dataset, progress};
+
+/// Prints all that is wrong.
+pub(super) fn verify(Dataset { dir, json }: &Dataset, stop: &AtomicBool) -> Result<()> {
+    let found = verify_labels(dir, &ReadLimits::default(), stop)?;
+    progress::leave();
+    if *json {
+        print_json(&found)?;
+    } else {
+        for problem in &found.problems {
+            println!("{problem}");
+        }
+    }
+    if !found.problems.is_empty() {
+        let place = format!("`{}`", dir.display());
+        let count = match found.problems.len() {
+            1 => "1 problem".to_owned(),
+            count => format!("{} problems", number(count)),
+        };
+        let hint = "copy the shards that are named again, or write them again";
+        return Err(Error::bad(place, "sound labels", count).hint(hint).into());
+    }
+    if !json {
+        println!(
+            "sound: {} shards, {} sequences, {} labelled tokens, {} bytes; every hash and every row is right",
+            number(found.shards),
+            count(found.rows),
+            count(found.labelled_tokens),
+            count(found.bytes)
+        );
+    }
+    Ok(())
+}
