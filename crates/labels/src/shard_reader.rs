@@ -1,13 +1,19 @@
 //! Reads one Parquet file of a dataset: hash, map, footer, limits, and then row groups.
 
 use std::cell::RefCell;
+use std::io::Write;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
+use parquet::column::writer::ColumnCloseResult;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{
+    ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader, RowGroupMetaData,
+};
+use parquet::file::writer::SerializedRowGroupWriter;
 
 use crate::error::HINT_DAMAGED;
 use crate::pages::{Chunk, PageDecoder, Scratch};
@@ -135,6 +141,27 @@ impl ShardReader {
         self.groups[group].rows
     }
 
+    /// Gives the column chunks of a row group to a writer, without decoding them.
+    pub(crate) fn copy_chunks<W: Write + Send>(
+        &self,
+        group: usize,
+        to: &mut SerializedRowGroupWriter<'_, W>,
+    ) -> Result<(), ParquetError> {
+        let metadata = self.metadata.row_group(group);
+        for column in metadata.columns() {
+            let close = ColumnCloseResult {
+                bytes_written: column.compressed_size().cast_unsigned(),
+                rows_written: metadata.num_rows().cast_unsigned(),
+                metadata: column.clone(),
+                bloom_filter: None,
+                column_index: None,
+                offset_index: None,
+            };
+            to.append_column(&self.bytes, close)?;
+        }
+        Ok(())
+    }
+
     /// Decodes a row group: `decode` gets a decoder and the column chunks. Its bytes are hashed before the first time.
     pub(crate) fn decode<T>(
         &self,
@@ -203,7 +230,9 @@ fn read_footer(bytes: &Bytes, max_bytes: usize) -> Result<ParquetMetaData, Error
     let footer = &rest[rest.len() - size..];
     let mut walk = Thrift::new(footer);
     walk.fields(|thrift, _, kind| thrift.skip(kind)).map_err(|error| error.within("footer"))?;
-    ParquetMetaDataReader::decode_metadata(footer)
+    // As they are, and not in short, so that a merge writes the footer that a run writes.
+    let options = ParquetMetaDataOptions::new().with_encoding_stats_as_mask(false);
+    ParquetMetaDataReader::decode_metadata_with_options(footer, Some(&options))
         .map_err(|error| Error::bad("footer", "Parquet metadata", error))
 }
 

@@ -5,4 +5,5 @@ mod commit;
 mod common;
 mod golden;
 mod judge;
+mod merge;
 mod round_trip;
