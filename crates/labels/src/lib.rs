@@ -84,7 +84,9 @@ mod dataset;
 mod diff;
 mod durable;
 mod error;
+mod export;
 mod groups;
+mod import;
 mod json;
 mod key;
 mod labels;
@@ -116,7 +118,12 @@ mod writer;
 pub use dataset::LabelDataset;
 pub use diff::{KeyDifference, LabelDiff, SequenceDifference};
 pub use error::{Bad, Error};
+pub use export::{export_hf, export_jsonl, write_jsonl};
 pub use groups::LabelGroup;
+pub use import::{
+    ColumnMap, DistillKitConfig, Function, ImportSource, ImportTarget, Imported, PositionRule, ResidualBin,
+    Resolve, Term, TermType, import, import_jsonl,
+};
 pub use json::differences;
 pub use key::SequenceKey;
 pub use labels::{LabelLimits, SequenceLabels};

@@ -227,7 +227,7 @@ fn levels<T>(list: &List<T>) -> (Vec<i16>, Vec<i16>) {
 }
 
 /// The I/O error inside of an error of the Parquet writer, which names the path.
-fn failed(error: ParquetError) -> Error {
+pub(crate) fn failed(error: ParquetError) -> Error {
     match error {
         ParquetError::External(inner) => match inner.downcast::<io::Error>() {
             Ok(error) => Error::Io(*error),

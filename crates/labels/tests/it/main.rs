@@ -3,6 +3,7 @@
 mod bad;
 mod commit;
 mod common;
+mod exchange;
 mod golden;
 mod judge;
 mod merge;
