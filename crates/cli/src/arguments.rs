@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::labels::{export::Export, import::Import, merge::Merge};
+
 const MAP: &str = "\
 The way of the data:
 
@@ -100,6 +102,12 @@ pub(crate) enum Labels {
     Inspect(Inspect),
     /// Why two datasets are not interchangeable
     Diff(Diff),
+    /// Join parts of one plan, or labels of different sequences that were made alike
+    Merge(Merge),
+    /// Make labels of what DistillKit, vLLM, OpenAI-compatible servers or others wrote
+    Import(Box<Import>),
+    /// Write labels for Hugging Face trainers, or as JSONL
+    Export(Export),
 }
 
 /// A label dataset, and how to speak of it.

@@ -1,6 +1,9 @@
 //! `softshard labels`: what a team asks of a label dataset that it was given.
 
 mod diff;
+pub(crate) mod export;
+pub(crate) mod import;
+pub(crate) mod merge;
 mod stats;
 mod verify;
 
@@ -25,6 +28,9 @@ pub(crate) fn run(command: &Labels, stop: &AtomicBool) -> Result<()> {
         Labels::Stats(dataset) => stats::stats(dataset, stop),
         Labels::Inspect(options) => inspect(options),
         Labels::Diff(options) => diff::diff(options, stop),
+        Labels::Merge(options) => merge::merge(options, stop),
+        Labels::Import(options) => import::import(options, stop),
+        Labels::Export(options) => export::export(options, stop),
     }
 }
 
