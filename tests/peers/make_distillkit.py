@@ -81,6 +81,23 @@ def main():
         pyarrow.parquet.write_table(table, folder / "data_0.parquet")
         (folder / "compression_config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
         (folder / "expected.json").write_text(text)
+        if name == "exact":
+            write_packed(folder, schema, rows)
+
+
+def write_packed(folder, schema, rows):
+    """Both rows in one, as `pack_logits.py` packs: tokens without entries are cut off, and the mask counts documents."""
+    keys = ("input_ids", "compressed_logprobs", "bytepacked_indices")
+    cut = [{key: row[key][: len(row["compressed_logprobs"])] for key in keys} for row in rows]
+    packed = {key: sum((row[key] for row in cut), []) for key in keys}
+    packed["attention_mask"] = [document for document, row in enumerate(cut, 1) for _ in row["input_ids"]]
+    packed["labels"] = [-100, *packed["input_ids"][1:-1], -100]
+    for name, kind in [("attention_mask", pyarrow.int64()), ("labels", pyarrow.int64())]:
+        schema = schema.append(pyarrow.field(name, pyarrow.list_(kind)))
+    # Padding has no document.
+    for key, padding in [("input_ids", 0), ("attention_mask", 0), ("labels", -100), ("compressed_logprobs", []), ("bytepacked_indices", [])]:
+        packed[key].append(padding)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([packed], schema=schema), folder / "packed.parquet")
 
 
 main()

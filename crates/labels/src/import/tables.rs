@@ -71,7 +71,7 @@ impl ColumnMap {
             (true, false) => {}
             (false, true) if has("log_sum_exp") => {}
             (false, true) => return lacks("a column for `log_sum_exp`, as there are logits"),
-            _ => return lacks("a column for `log_probs`, or one for `logits`, not both,"),
+            _ => return lacks("a column for `log_probs`, or one for `logits`, not both"),
         }
         if are_normalised && !(has("tail_log_mass") && has("log_probs")) {
             return lacks(

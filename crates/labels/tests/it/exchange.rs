@@ -199,6 +199,32 @@ fn captures_of_distillkit_decode_as_its_own_code_decodes_them() {
 }
 
 #[test]
+fn packed_captures_are_cut_into_their_documents() {
+    let config = DistillKitConfig::load(&golden("exact").join("compression_config.yaml")).unwrap();
+    let (files, packed) =
+        ([golden("exact").join("data_0.parquet")], [golden("exact").join("packed.parquet")]);
+    let folder = tempfile::tempdir().unwrap();
+    let rows = |files: &[PathBuf], name: &str| {
+        let source = ImportSource::DistillKit { files, config: &config };
+        import(&folder.path().join(name), &source, &target(1000), &GO).unwrap();
+        let rows: Result<Vec<_>, _> = LabelDataset::open(folder.path().join(name)).unwrap().iter().collect();
+        rows.unwrap()
+    };
+    let (alone, packed) = (rows(&files, "alone"), rows(&packed, "packed"));
+    // Packing cuts the tokens off that have no entries: one of the first document. The loss does not count for the last
+    // token of the second.
+    assert_eq!(packed[0].input_ids, alone[0].input_ids[..4]);
+    assert_eq!(
+        (packed[0].positions.as_slice(), packed[1].positions.as_slice()),
+        ([1, 2, 3].as_slice(), [1].as_slice())
+    );
+    assert_eq!(packed[1].input_ids, alone[1].input_ids);
+    assert_eq!(packed[0].token_ids, alone[0].token_ids[..3 * 16]);
+    assert_eq!(packed[1].log_probs, alone[1].log_probs[..16]);
+    assert_eq!(packed[1].source.as_deref(), Some("packed.parquet:0:4"));
+}
+
+#[test]
 fn other_layouts_of_distillkit_are_refused_by_name() {
     let expected: Value =
         serde_json::from_slice(&fs::read(golden("delta").join("expected.json")).unwrap()).unwrap();
@@ -367,6 +393,127 @@ fn responses_that_say_too_little_are_refused() {
         &["line 2 choices: expected a list"],
     );
     assert!(!out.exists());
+}
+
+/// What `tests/peers/make_foreign.py` wrote.
+fn foreign(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/foreign").join(name)
+}
+
+fn mapping(case: &Value) -> ColumnMap {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let pairs = case["map"].as_object().unwrap().iter().map(|(key, column)| (key.clone(), text(column)));
+    let rule = if case["rule"] == "next" { PositionRule::Next } else { PositionRule::This };
+    ColumnMap::new(pairs, rule, case["normalised"] == true).unwrap()
+}
+
+#[test]
+fn columns_of_others_are_read_in_every_layout() {
+    let expected: Value = serde_json::from_slice(&fs::read(foreign("expected.json")).unwrap()).unwrap();
+    for case in expected["cases"].as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        let (files, map) = ([foreign(&format!("{name}.parquet"))], mapping(case));
+        let folder = tempfile::tempdir().unwrap();
+        let target = ImportTarget { approximate_tail: case["approximate"] == true, ..target(50) };
+        let source = ImportSource::Parquet { files: &files, columns: &map };
+        let done =
+            import(folder.path(), &source, &target, &GO).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(done.manifest.plan.selection, Selection::TopK { k: 5 });
+        let tolerance = if case["approximate"] == true { 2e-2 } else { 1e-5 };
+        let rows: Result<Vec<_>, _> = LabelDataset::open(folder.path()).unwrap().iter().collect();
+        for (labels, row) in rows.unwrap().iter().zip(expected["rows"].as_array().unwrap()) {
+            assert_eq!(json!(labels.input_ids), row["tokens"], "{name}");
+            let length = labels.input_ids.len();
+            let first = if case["map"].get("loss_mask").is_some() { length / 2 } else { 1 };
+            assert_eq!(labels.positions.len(), length - first, "{name}");
+            for (index, entries) in labels.entries().enumerate() {
+                let place = first + index - 1;
+                assert_eq!(json!(entries.position), json!(first + index), "{name}");
+                assert_eq!(entries.token_ids.len(), 5);
+                let ids: Vec<i32> = serde_json::from_value(row["ids"][place].clone()).unwrap();
+                for (id, log_prob) in entries.token_ids.iter().zip(entries.log_probs) {
+                    let entry = ids.iter().position(|expected| expected == id).unwrap();
+                    let expected = row["values"][place][entry].as_f64().unwrap();
+                    assert!(
+                        (f64::from(*log_prob) - expected).abs() < tolerance,
+                        "{name}: {log_prob}, {expected}"
+                    );
+                }
+                for (column, key) in [
+                    (&labels.tail_log_mass, "tail"),
+                    (&labels.log_sum_exp, "lse"),
+                    (&labels.entropy, "entropy"),
+                    (&labels.gold_log_prob, "gold"),
+                ] {
+                    let Some(found) = column.get(index) else { continue };
+                    let expected = row[key][place].as_f64().unwrap();
+                    assert!(
+                        (f64::from(*found) - expected).abs() < 2e-3 * expected.abs().max(1.0),
+                        "{name} {key}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn columns_that_do_not_fit_are_refused_by_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let try_file = |name: &str, pairs: &[(&str, &str)], rule| {
+        let (files, map) = ([foreign(name)], columns(pairs, rule));
+        import(
+            &folder.path().join("out"),
+            &ImportSource::Parquet { files: &files, columns: &map },
+            &target(50),
+            &GO,
+        )
+    };
+    let base = [("input_ids", "tokens"), ("token_ids", "ids"), ("log_probs", "values")];
+    let next = PositionRule::Next;
+    refused(
+        try_file("bad-null.parquet", &base, next),
+        &["bad-null.parquet` row 0 column `values` values: expected a number everywhere, found null"],
+    );
+    refused(
+        try_file("bad-few.parquet", &base, next),
+        &["bad-few.parquet` row 0 log_probs: expected as many values as ids: 5, found 4"],
+    );
+    refused(
+        try_file("next-short.parquet", &base, PositionRule::This),
+        &["row 0 token_ids: expected entries at 2 places, as there are 2 tokens, found 1"],
+    );
+    refused(
+        try_file("half.parquet", &base, next),
+        &["tail_log_mass: expected exact", "rounded", "--approximate-tail"],
+    );
+    refused(
+        try_file("normalised.parquet", &base, next),
+        &["expected log-probabilities of the full vocabulary", "--normalised"],
+    );
+    let other = [base[0], base[1], ("log_probs", "probabilities")];
+    refused(
+        try_file("this.parquet", &other, next),
+        &["this.parquet`: expected column `probabilities`, found only tokens, ids, values, lse"],
+    );
+    let swapped = [base[0], ("token_ids", "values"), ("log_probs", "ids")];
+    refused(
+        try_file("next-short.parquet", &swapped, next),
+        &["row 0 column `ids` type: expected floating-point numbers"],
+    );
+    for (pairs, said) in [
+        (&base[..2], "expected a column for `log_probs`, or one for `logits`, not both, found none"),
+        (
+            &[base[0], base[1], ("logits", "values")],
+            "expected a column for `log_sum_exp`, as there are logits",
+        ),
+        (&[base[0], ("top", "ids")], "expected one of input_ids, token_ids"),
+    ] {
+        let pairs = pairs.iter().map(|(key, column)| ((*key).to_owned(), (*column).to_owned()));
+        let error = ColumnMap::new(pairs, next, false).unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+    }
+    assert!(!folder.path().join("out").exists());
 }
 
 #[test]
