@@ -10,7 +10,7 @@ use softshard_labels::{
 };
 use softshard_prepare::Tokenizer;
 
-use super::{count, number};
+use super::{count, float, number, percent};
 use crate::{progress, recipe::RecipeError};
 
 /// Arguments of `labels import`.
@@ -107,6 +107,10 @@ pub(super) fn import(options: &Import, stop: &AtomicBool) -> Result<()> {
     );
     if imported.passed_over > 0 {
         println!("passed over {} rows without a labelled position", count(imported.passed_over));
+    }
+    if imported.mass_above_one > 0 {
+        let share = percent(float(imported.mass_above_one) / float(manifest.labelled_tokens));
+        println!("{share} of the positions have a mass above 1.001: their log-probabilities are not exact");
     }
     println!("labels: {}", options.output.display());
     Ok(())

@@ -91,6 +91,8 @@ pub struct Imported {
     pub written: usize,
     /// Rows without a labelled position, which are not in the dataset.
     pub passed_over: u64,
+    /// Positions whose rounded or fitted log-probabilities have a mass above 1.001; nothing is left for their tail.
+    pub mass_above_one: u64,
 }
 
 /// Makes a label dataset of foreign files, or goes on with it.
@@ -124,7 +126,12 @@ pub fn import(
             shards.push(row.labels(&kind)?)?;
         }
     }
-    Ok(Imported { manifest: writer.finish()?, written: shards.written(), passed_over: survey.passed_over() })
+    Ok(Imported {
+        manifest: writer.finish()?,
+        written: shards.written(),
+        passed_over: survey.passed_over(),
+        mass_above_one: survey.above_one(),
+    })
 }
 
 impl TeacherIdentity {

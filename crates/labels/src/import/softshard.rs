@@ -51,7 +51,7 @@ pub fn import_jsonl(
     let writer = LabelWriter::create_or_resume(output, plan.clone())?;
     let mut shards = Shards::new(&writer, true)?;
     for_each(file, &plan, stop, |_, labels| shards.push(labels))?;
-    Ok(Imported { manifest: writer.finish()?, written: shards.written(), passed_over: 0 })
+    Ok(Imported { manifest: writer.finish()?, written: shards.written(), passed_over: 0, mass_above_one: 0 })
 }
 
 fn for_each(

@@ -8,6 +8,8 @@ use crate::{Error, LabelLimits, LabelPlan, Selection, SequenceLabels};
 const ENOUGH: u64 = 64;
 /// Kept mass that is 1 for a sum of rounded numbers.
 const WHOLE: f64 = 1e-6;
+/// Kept mass above 1 that comes of rounding alone.
+const ROUNDING: f64 = 1e-3;
 /// Mantissa bits that are 0 in every log-probability which was rounded to 12 bits or fewer, as f16 and bf16 are.
 const ROUNDED_AWAY: u32 = 0x7FF;
 
@@ -32,6 +34,8 @@ pub(crate) struct Survey<'a> {
     /// All bits that any log-probability has, and whether a tail is computed of them.
     bits: u32,
     computes_tail: bool,
+    /// Positions whose entries have more than all of the mass.
+    above_one: u64,
 }
 
 impl<'a> Survey<'a> {
@@ -65,6 +69,7 @@ impl<'a> Survey<'a> {
             whole: 0,
             bits: 0,
             computes_tail: false,
+            above_one: 0,
         })
     }
 
@@ -94,6 +99,8 @@ impl<'a> Survey<'a> {
             if entries != expected && self.ragged.is_none() {
                 self.ragged = Some(format!("{entries} at {} position {}", row.place, one.position));
             }
+            let kept: f64 = one.entries.iter().map(|(_, log_prob)| log_prob.exp()).sum();
+            self.above_one += u64::from(kept > 1.0 + ROUNDING);
             let is_all = u32::try_from(entries).is_ok_and(|entries| entries >= self.kind.vocab_size);
             self.whole += u64::from(!is_all && f64::from(*tail) < WHOLE.ln());
             let holds = |token: Option<&i32>| {
@@ -109,6 +116,10 @@ impl<'a> Survey<'a> {
 
     pub(crate) fn passed_over(&self) -> u64 {
         self.passed_over
+    }
+
+    pub(crate) fn above_one(&self) -> u64 {
+        self.above_one
     }
 
     /// The plan of what was seen.
