@@ -7,6 +7,7 @@ Exits with 1 and a line that says what differs.
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -92,9 +93,10 @@ def check_datasets(hf: Path, training: list[dict], split: str) -> None:
     except ImportError:
         print("SKIPPED: load_dataset, as Hugging Face datasets is not installed")
         return
-    loaded = datasets.load_dataset(str(hf), split=split)
-    assert loaded.to_list() == training, "load_dataset gives other rows"
-    print(f"load_dataset opens {hf.name}: {loaded.num_rows} rows")
+    with tempfile.TemporaryDirectory() as cache:
+        loaded = datasets.load_dataset(str(hf), split=split, cache_dir=cache)
+        assert loaded.to_list() == training, "load_dataset gives other rows"
+        print(f"load_dataset opens {hf.name}: {loaded.num_rows} rows")
 
 
 main()

@@ -62,7 +62,7 @@ pub(crate) enum Command {
     Report(Stage),
     /// Print a published schema: of the shards, of their manifests, plans and commits, of recipes
     Schema(Schema),
-    /// Judge, read and compare label datasets
+    /// Judge, read, compare, merge and exchange label datasets
     #[command(subcommand)]
     Labels(Labels),
 }

@@ -11,7 +11,7 @@ use softshard_labels::{
     export_hf, export_jsonl, import, import_jsonl,
 };
 
-use crate::common::{TOP_4, plan, tokenizer, tree, write_dataset};
+use crate::common::{Random, TOP_4, plan, tokenizer, tree, write_dataset};
 
 static GO: AtomicBool = AtomicBool::new(false);
 /// A sum of six products in single precision, of which the greatest are about 100.
@@ -514,6 +514,37 @@ fn columns_that_do_not_fit_are_refused_by_row() {
         assert!(error.contains(said), "{error}");
     }
     assert!(!folder.path().join("out").exists());
+}
+
+#[test]
+fn damaged_files_of_others_end_in_an_error_or_in_labels_that_pass() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = fs::read(foreign("this.parquet")).unwrap();
+    let file = [folder.path().join("damaged.parquet")];
+    let mut random = Random(11);
+    let map = columns(
+        &[("input_ids", "tokens"), ("token_ids", "ids"), ("log_probs", "values")],
+        PositionRule::This,
+    );
+    let mut refusals = 0;
+    for flip in 0..60 {
+        let mut damaged = bytes.clone();
+        damaged[random.below(bytes.len())] ^= 1 << random.below(8);
+        if flip % 10 == 0 {
+            damaged.truncate(random.below(bytes.len()));
+        }
+        fs::write(&file[0], damaged).unwrap();
+        let out = folder.path().join(flip.to_string());
+        match import(&out, &ImportSource::Parquet { files: &file, columns: &map }, &target(50), &GO) {
+            Ok(_) => drop(LabelDataset::open(&out).unwrap()),
+            Err(error) => {
+                assert!(error.is_bad_data() && error.to_string().contains("damaged.parquet"), "{error}");
+                assert!(!out.exists());
+                refusals += 1;
+            }
+        }
+    }
+    assert!(refusals > 6, "{refusals}");
 }
 
 #[test]
