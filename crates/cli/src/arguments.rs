@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::labels::{export::Export, import::Import, merge::Merge};
+
 const MAP: &str = "\
 The way of the data:
 
@@ -63,7 +65,7 @@ pub(crate) enum Command {
     Report(Stage),
     /// Print a published schema: of the shards, of their manifests, plans and commits, of recipes
     Schema(Schema),
-    /// Judge, read and compare label datasets
+    /// Judge, read, compare, merge and exchange label datasets
     #[command(subcommand)]
     Labels(Labels),
 }
@@ -107,6 +109,12 @@ pub(crate) enum Labels {
     Plan(Plan),
     /// Score random positions of finished labels again with the live teacher
     Audit(Audit),
+    /// Join parts of one plan, or labels of different sequences that were made alike
+    Merge(Merge),
+    /// Make labels of what DistillKit, vLLM, OpenAI-compatible servers or others wrote
+    Import(Box<Import>),
+    /// Write labels for Hugging Face trainers, or as JSONL
+    Export(Export),
 }
 
 /// A label dataset, and how to speak of it.

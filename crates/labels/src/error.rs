@@ -111,7 +111,7 @@ fn lines(differences: &[String]) -> String {
 }
 
 /// The first few of a list of indices.
-fn some_of(indices: &[usize]) -> String {
+pub(crate) fn some_of(indices: &[usize]) -> String {
     const SHOWN: usize = 8;
     let shown: Vec<String> = indices.iter().take(SHOWN).map(usize::to_string).collect();
     let more = indices.len().saturating_sub(SHOWN);

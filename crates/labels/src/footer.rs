@@ -1,6 +1,6 @@
 //! Walks a Parquet footer before the Parquet crate reads it, which believes the sizes, the types and the depth that it finds.
 
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader};
 
 use crate::Error;
 use crate::thrift::{Kind, Thrift};
@@ -13,7 +13,9 @@ const MAX_LEVELS: usize = 8;
 pub(crate) fn read(footer: &[u8]) -> Result<ParquetMetaData, Error> {
     let mut walk = Walk::default();
     walk.value(&mut Thrift::new(footer), Kind::STRUCT, &FILE).map_err(|error| error.within("footer"))?;
-    ParquetMetaDataReader::decode_metadata(footer)
+    // As they are, and not in short, so that a merge writes the footer that a run writes.
+    let options = ParquetMetaDataOptions::new().with_encoding_stats_as_mask(false);
+    ParquetMetaDataReader::decode_metadata_with_options(footer, Some(&options))
         .map_err(|error| Error::bad("footer", "Parquet metadata", error))
 }
 

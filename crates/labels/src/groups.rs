@@ -276,6 +276,14 @@ impl LabelGroup {
         self.sequences.keys[row]
     }
 
+    /// Where the example of a row came from.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn source(&self, row: usize) -> Option<&str> {
+        self.sequences.sources[row].as_deref()
+    }
+
     /// Labels of a row.
     ///
     /// # Panics

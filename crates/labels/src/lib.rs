@@ -85,15 +85,18 @@ mod dataset;
 mod diff;
 mod durable;
 mod error;
+mod export;
 mod footer;
 mod frame;
 mod groups;
+mod import;
 mod json;
 mod key;
 mod labels;
 mod limits;
 mod list;
 mod manifest;
+mod merge;
 mod page_writer;
 mod pages;
 mod parallel;
@@ -120,12 +123,18 @@ pub use data_file::never_map;
 pub use dataset::LabelDataset;
 pub use diff::{KeyDifference, LabelDiff, SequenceDifference};
 pub use error::{Bad, Error};
+pub use export::{export_hf, export_jsonl, write_jsonl};
 pub use groups::LabelGroup;
+pub use import::{
+    ColumnMap, DistillKitConfig, Function, ImportSource, ImportTarget, Imported, PositionRule, ResidualBin,
+    Resolve, Term, TermType, import, import_jsonl,
+};
 pub use json::differences;
 pub use key::SequenceKey;
 pub use labels::{LabelLimits, SequenceLabels};
 pub use limits::ReadLimits;
 pub use manifest::{LabelsManifest, SequencesInfo, SequencesManifest, ShardRecord};
+pub use merge::{Merged, merge};
 pub use plan::{LabelPlan, OptionalColumn, Selection, TeacherIdentity};
 pub use schema::Schema;
 pub use sequence::Sequence;

@@ -1,18 +1,24 @@
 //! Reads one Parquet file of a dataset: hash, footer, limits, and then row groups.
 
 use std::cell::RefCell;
+use std::io::Write;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::{Buf, Bytes, buf::Reader};
+use parquet::column::writer::ColumnCloseResult;
+use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
+use parquet::file::reader::{ChunkReader, Length};
+use parquet::file::writer::SerializedRowGroupWriter;
 
 use crate::data_file::DataFile;
 use crate::error::HINT_DAMAGED;
 use crate::pages::{Chunk, PageDecoder, Scratch};
 use crate::shard_schema::ShardSchema;
-use crate::shard_writer::ROW_GROUP_HASHES;
+use crate::shard_writer::{ROW_GROUP_HASHES, failed};
 use crate::{Error, ReadLimits, ShardRecord, durable, footer};
 
 thread_local! {
@@ -136,6 +142,29 @@ impl ShardReader {
         self.groups[group].rows
     }
 
+    /// Gives the column chunks of a row group to a writer, hashed before and not decoded.
+    pub(crate) fn copy_chunks<W: Write + Send>(
+        &self,
+        group: usize,
+        to: &mut SerializedRowGroupWriter<'_, W>,
+    ) -> Result<(), Error> {
+        let bytes = self.group_bytes(group).map_err(|error| self.within(group, error))?;
+        let bytes = GroupBytes { start: self.groups[group].range.start, bytes };
+        let metadata = self.metadata.row_group(group);
+        for column in metadata.columns() {
+            let close = ColumnCloseResult {
+                bytes_written: column.compressed_size().cast_unsigned(),
+                rows_written: metadata.num_rows().cast_unsigned(),
+                metadata: column.clone(),
+                bloom_filter: None,
+                column_index: None,
+                offset_index: None,
+            };
+            to.append_column(&bytes, close).map_err(failed)?;
+        }
+        Ok(())
+    }
+
     /// Decodes a row group: `decode` gets a decoder and the column chunks. Its bytes are hashed before: once if they are
     /// mapped, otherwise each time that they are read.
     pub(crate) fn decode<T>(
@@ -143,20 +172,28 @@ impl ShardReader {
         index: usize,
         decode: impl FnOnce(&mut PageDecoder, &[Chunk<'_>]) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        self.group_bytes(index)
+            .and_then(|bytes| self.decode_bytes(index, &bytes, decode))
+            .map_err(|error| self.within(index, error))
+    }
+
+    /// The bytes of a row group, whose hash is right.
+    fn group_bytes(&self, index: usize) -> Result<Bytes, Error> {
         let group = &self.groups[index];
-        let read = || {
-            let bytes = self.file.range(group.range.clone())?;
-            if !(self.file.is_mapped() && group.verified.load(Ordering::Relaxed)) {
-                let hash = blake3::hash(&bytes).to_hex();
-                if hash.as_str() != group.blake3 {
-                    let expected = format!("BLAKE3 {}", group.blake3);
-                    return Err(Error::bad("bytes", expected, hash).hint(HINT_DAMAGED));
-                }
-                group.verified.store(true, Ordering::Relaxed);
+        let bytes = self.file.range(group.range.clone())?;
+        if !(self.file.is_mapped() && group.verified.load(Ordering::Relaxed)) {
+            let hash = blake3::hash(&bytes).to_hex();
+            if hash.as_str() != group.blake3 {
+                let expected = format!("BLAKE3 {}", group.blake3);
+                return Err(Error::bad("bytes", expected, hash).hint(HINT_DAMAGED));
             }
-            self.decode_bytes(index, &bytes, decode)
-        };
-        read().map_err(|error| error.within(format_args!("{} row group {index}", self.place)))
+            group.verified.store(true, Ordering::Relaxed);
+        }
+        Ok(bytes)
+    }
+
+    fn within(&self, group: usize, error: Error) -> Error {
+        error.within(format_args!("{} row group {group}", self.place))
     }
 
     /// Decodes a row group whose bytes may be damaged, to say where; errors do not name the row group.
@@ -191,6 +228,38 @@ impl ShardReader {
             decoded
         })
     }
+}
+
+/// A row group's bytes at their place in the file, as the Parquet crate asks for them.
+struct GroupBytes {
+    start: usize,
+    bytes: Bytes,
+}
+
+impl Length for GroupBytes {
+    fn len(&self) -> u64 {
+        u64::try_from(self.start + self.bytes.len()).expect("a place in a file fits 64 bits")
+    }
+}
+
+impl ChunkReader for GroupBytes {
+    type T = Reader<Bytes>;
+
+    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
+        let length = usize::try_from(self.len().saturating_sub(start)).map_err(|_| outside())?;
+        Ok(self.get_bytes(start, length)?.reader())
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        let start = usize::try_from(start).ok().and_then(|start| start.checked_sub(self.start));
+        let range = start.and_then(|start| Some(start..start.checked_add(length)?));
+        let range = range.filter(|range| range.end <= self.bytes.len()).ok_or_else(outside)?;
+        Ok(self.bytes.slice(range))
+    }
+}
+
+fn outside() -> ParquetError {
+    ParquetError::General("a place outside of the row group".to_owned())
 }
 
 /// Turns a panic of a decoder into an error.

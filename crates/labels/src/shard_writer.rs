@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::Error;
 use crate::durable::{TempFile, hexadecimal, write_failed};
 use crate::page_writer::{Column, EncodedColumn, encode};
+use crate::shard_reader::ShardReader;
 use crate::shard_schema::ShardSchema;
 
 /// Key-value with the hashes of the row groups.
@@ -35,6 +36,16 @@ pub(crate) struct WrittenFile {
     pub(crate) bytes: u64,
     pub(crate) blake3: String,
     pub(crate) sha256: String,
+}
+
+impl WrittenFile {
+    /// Copies a file into the dataset at `root`, hashing it on the way.
+    pub(crate) fn copy(root: &Path, from: &Path) -> Result<Self, Error> {
+        let (temp, file) = TempFile::create(root)?;
+        let mut hashing = Hashing::new(file);
+        io::copy(&mut fs_err::File::open(from)?, &mut hashing)?;
+        hashing.finish(temp)
+    }
 }
 
 impl ShardFile {
@@ -67,6 +78,18 @@ impl ShardFile {
             group.append_column(&Bytes::from(bytes), close).map_err(failed)?;
         }
         group.close().map_err(failed)?;
+        self.end_group()
+    }
+
+    /// Writes a row group of another file with the same columns, byte for byte.
+    pub(crate) fn copy_group(&mut self, from: &ShardReader, index: usize) -> Result<(), Error> {
+        let mut group = self.writer.next_row_group().map_err(failed)?;
+        from.copy_chunks(index, &mut group)?;
+        group.close().map_err(failed)?;
+        self.end_group()
+    }
+
+    fn end_group(&mut self) -> Result<(), Error> {
         self.writer.flush()?;
         let hasher = &mut self.writer.inner_mut().row_group;
         self.row_groups.push(hasher.finalize().to_hex().to_string());
@@ -78,15 +101,7 @@ impl ShardFile {
     pub(crate) fn finish(mut self) -> Result<WrittenFile, Error> {
         let hashes = serde_json::to_string(&self.row_groups).expect("a list of texts");
         self.writer.append_key_value_metadata(KeyValue::new(ROW_GROUP_HASHES.to_owned(), hashes));
-        let mut hashing = self.writer.into_inner().map_err(failed)?;
-        hashing.flush()?;
-        hashing.file.sync_all()?;
-        Ok(WrittenFile {
-            temp: self.temp,
-            bytes: hashing.bytes,
-            blake3: hashing.blake3.finalize().to_hex().to_string(),
-            sha256: hexadecimal(&hashing.sha256.finalize()),
-        })
+        self.writer.into_inner().map_err(failed)?.finish(self.temp)
     }
 }
 
@@ -114,6 +129,18 @@ impl Hashing {
     fn new(file: fs_err::File) -> Self {
         let (blake3, row_group) = (blake3::Hasher::new(), blake3::Hasher::new());
         Self { file, bytes: 0, blake3, sha256: Sha256::new(), row_group, pending: Vec::new() }
+    }
+
+    /// Syncs what was written.
+    fn finish(mut self, temp: TempFile) -> Result<WrittenFile, Error> {
+        self.flush()?;
+        self.file.sync_all()?;
+        Ok(WrittenFile {
+            temp,
+            bytes: self.bytes,
+            blake3: self.blake3.finalize().to_hex().to_string(),
+            sha256: hexadecimal(&self.sha256.finalize()),
+        })
     }
 }
 
@@ -155,7 +182,7 @@ fn properties(schema: &ShardSchema) -> WriterProperties {
 }
 
 /// The I/O error inside of an error of the Parquet writer, which names the path.
-fn failed(error: ParquetError) -> Error {
+pub(crate) fn failed(error: ParquetError) -> Error {
     match error {
         ParquetError::External(inner) => match inner.downcast::<io::Error>() {
             Ok(error) => Error::Io(*error),

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::durable::{self, PRIVATE};
-use crate::error::quoted;
+use crate::error::{HINT_DAMAGED, quoted};
 use crate::groups::LabelGroup;
 use crate::manifest::{self, file_name, is_data_file, totals};
 use crate::page_writer::{EncodedColumn, encode};
@@ -121,8 +121,7 @@ impl LabelWriter {
             }
         }
         durable::remove_dead(&dir)?;
-        let (schema, limits, plan_blake3) = (ShardSchema::labels(&plan), plan.limits(), plan.blake3());
-        Ok(Self { job: Arc::new(Job { dir, plan, plan_blake3, schema, limits }) })
+        Ok(Self { job: Arc::new(Job::new(dir, plan)) })
     }
 
     /// The plan of the dataset.
@@ -135,9 +134,8 @@ impl LabelWriter {
     /// # Errors
     /// I/O.
     pub fn missing(&self) -> Result<Vec<usize>, Error> {
-        let shards = 0..self.job.plan.shards.len();
-        let records = parallel::map(shards.len(), |shard| self.job.committed(shard))?;
-        Ok(shards.zip(records).filter_map(|(shard, record)| record.is_none().then_some(shard)).collect())
+        let records = self.job.records()?.into_iter().enumerate();
+        Ok(records.filter_map(|(shard, record)| record.is_none().then_some(shard)).collect())
     }
 
     /// Whether a shard has no valid commit. Hashes its file.
@@ -172,6 +170,38 @@ impl LabelWriter {
         })
     }
 
+    /// Commits a copy of a shard of the same plan, after reading all of the copy.
+    pub(crate) fn copy_file(&self, shard: usize, from: &Path, record: &ShardRecord) -> Result<Commit, Error> {
+        let file = WrittenFile::copy(&self.job.dir, from)?;
+        if file.sha256 != record.sha256 {
+            let expected = format!("SHA-256 {}", record.sha256);
+            return Err(Error::bad(quoted(from), expected, &file.sha256).hint(HINT_DAMAGED));
+        }
+        self.job.publish(shard, &file, record.clone())
+    }
+
+    /// Commits a shard with the row groups of a shard of another plan that was made alike: chunks are copied as they are.
+    pub(crate) fn copy_groups(
+        &self,
+        shard: usize,
+        from: &ShardReader,
+        record: &ShardRecord,
+    ) -> Result<Commit, Error> {
+        let mut file = ShardFile::create(&self.job.dir, &self.job.schema)?;
+        for group in 0..from.groups() {
+            file.copy_group(from, group)?;
+        }
+        let file = file.finish()?;
+        let record = ShardRecord {
+            file: self.job.file_name(shard, &file.blake3),
+            bytes: file.bytes,
+            blake3: file.blake3.clone(),
+            sha256: file.sha256.clone(),
+            ..record.clone()
+        };
+        self.job.publish(shard, &file, record)
+    }
+
     /// Finishes the dataset: removes leftovers, writes `README.md` and, last, `manifest.json`.
     ///
     /// Finishing again changes nothing.
@@ -180,8 +210,8 @@ impl LabelWriter {
     /// [`Error::MissingShards`]; [`Error::Bad`] if `data/` holds something foreign; I/O.
     pub fn finish(&self) -> Result<LabelsManifest, Error> {
         let job = &self.job;
-        let count = job.plan.shards.len();
-        let records = parallel::map(count, |shard| job.committed(shard))?;
+        let records = job.records()?;
+        let count = records.len();
         let missing: Vec<usize> = (0..count).filter(|shard| records[*shard].is_none()).collect();
         if !missing.is_empty() {
             return Err(Error::MissingShards { dir: job.dir.clone(), total: count, missing });
@@ -211,7 +241,22 @@ impl LabelWriter {
     }
 }
 
+/// For each shard of the plan the record of its commit, if the folder holds a valid one; writes nothing.
+pub(crate) fn committed_records(dir: &Path, plan: &LabelPlan) -> Result<Vec<Option<ShardRecord>>, Error> {
+    Job::new(dir.to_owned(), plan.clone()).records()
+}
+
 impl Job {
+    fn new(dir: PathBuf, plan: LabelPlan) -> Self {
+        let (schema, limits, plan_blake3) = (ShardSchema::labels(&plan), plan.limits(), plan.blake3());
+        Self { dir, plan, plan_blake3, schema, limits }
+    }
+
+    /// The record of each shard that has a valid commit. Hashes the files, in parallel.
+    fn records(&self) -> Result<Vec<Option<ShardRecord>>, Error> {
+        parallel::map(self.plan.shards.len(), |shard| self.committed(shard))
+    }
+
     fn commit_path(&self, shard: usize) -> PathBuf {
         self.dir.join(PRIVATE).join("commits").join(format!("{shard:05}.json"))
     }
@@ -292,9 +337,23 @@ impl ShardWriter {
     ///
     /// # Errors
     /// [`Error::Bad`] naming row, position and field if the labels are not valid; I/O.
-    pub fn push(&mut self, mut labels: SequenceLabels) -> Result<(), Error> {
+    pub fn push(&mut self, labels: SequenceLabels) -> Result<(), Error> {
+        self.push_checked(labels, SequenceLabels::validate_exact)
+    }
+
+    /// Adds labels that were rounded before, as the plan says: a dataset had them. What only exact values show is not
+    /// checked again.
+    pub(crate) fn push_rounded(&mut self, labels: SequenceLabels) -> Result<(), Error> {
+        self.push_checked(labels, |_| Ok(()))
+    }
+
+    fn push_checked(
+        &mut self,
+        mut labels: SequenceLabels,
+        exact: impl Fn(&SequenceLabels) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         sort_ties(&mut labels, &self.job.limits);
-        labels.validate(&self.job.limits).and_then(|()| labels.validate_exact()).map_err(|error| {
+        labels.validate(&self.job.limits).and_then(|()| exact(&labels)).map_err(|error| {
             let source = labels.source.as_ref().map(|source| format!(" ({source})")).unwrap_or_default();
             error.within(format_args!("labels of shard {} row {}{source}", self.shard, self.rows))
         })?;
@@ -381,13 +440,20 @@ impl WrittenShard {
     /// [`Error::Bad`] if what was read back is not what was written; I/O. After an error nothing is committed.
     pub fn commit(self) -> Result<Commit, Error> {
         let Self { job, shard, file, record } = self;
-        let verified = job.verify(&file, &record).map_err(|error| error.within(quoted(file.temp.path())));
-        match verified.and_then(|()| job.commit(shard, &file, record)) {
+        job.publish(shard, &file, record)
+    }
+}
+
+impl Job {
+    /// Reads a written file back and makes it the shard.
+    fn publish(&self, shard: usize, file: &WrittenFile, record: ShardRecord) -> Result<Commit, Error> {
+        let verified = self.verify(file, &record).map_err(|error| error.within(quoted(file.temp.path())));
+        match verified.and_then(|()| self.commit(shard, file, record)) {
             Ok(commit) => Ok(commit),
             // Another writer was first and finished the dataset, which clears temporary files. Any other error stays one: if the
             // commit is there it may be our own, whose folder could not be synced.
             Err(error) if !durable::is_not_found(&error) => Err(error),
-            Err(error) => match job.committed(shard)? {
+            Err(error) => match self.committed(shard)? {
                 Some(winner) => {
                     tracing::warn!(%error, shard, "another writer committed this shard");
                     Ok(Commit::Lost(winner))
@@ -396,9 +462,7 @@ impl WrittenShard {
             },
         }
     }
-}
 
-impl Job {
     /// Links a verified file and creates its commit; the loser of a race removes only its own file.
     fn commit(&self, shard: usize, file: &WrittenFile, record: ShardRecord) -> Result<Commit, Error> {
         let data = self.dir.join("data").join(&record.file);

@@ -2,6 +2,9 @@
 
 mod audit;
 mod diff;
+pub(crate) mod export;
+pub(crate) mod import;
+pub(crate) mod merge;
 mod page;
 mod plan;
 mod plot;
@@ -32,6 +35,9 @@ pub(crate) fn run(command: &Labels, stop: &AtomicBool) -> Result<()> {
         Labels::Diff(options) => diff::diff(options, stop),
         Labels::Plan(options) => plan::plan(options, stop),
         Labels::Audit(options) => audit::audit(options, stop),
+        Labels::Merge(options) => merge::merge(options, stop),
+        Labels::Import(options) => import::import(options, stop),
+        Labels::Export(options) => export::export(options, stop),
     }
 }
 

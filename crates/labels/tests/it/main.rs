@@ -3,6 +3,8 @@
 mod bad;
 mod commit;
 mod common;
+mod exchange;
 mod golden;
 mod judge;
+mod merge;
 mod round_trip;

@@ -1,0 +1,53 @@
+//! `softshard labels export`.
+
+use std::{
+    io::{BufWriter, Write, stdout},
+    path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+};
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use softshard_labels::{LabelDataset, export_hf, export_jsonl, write_jsonl};
+
+use super::count;
+use crate::progress;
+
+/// Arguments of `labels export`.
+#[derive(Args)]
+pub(crate) struct Export {
+    /// Folder of the labels, which holds manifest.json
+    pub(crate) dir: PathBuf,
+    /// What to write
+    #[arg(long, value_enum)]
+    pub(crate) to: To,
+    /// New folder (hf) or file (jsonl; - is stdout)
+    pub(crate) output: PathBuf,
+}
+
+/// What others read.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum To {
+    /// A folder for `datasets.load_dataset`: input_ids, labels with -100, the teacher's entries as lists in lists
+    Hf,
+    /// One JSON object per sequence with all that the labels hold; `import --from softshard` reads it back
+    Jsonl,
+}
+
+/// Exports and says where to.
+pub(super) fn export(options: &Export, stop: &AtomicBool) -> Result<()> {
+    let dataset = LabelDataset::open(&options.dir)?;
+    match options.to {
+        To::Hf => export_hf(&dataset, &options.output, stop)?,
+        To::Jsonl if options.output == Path::new("-") => {
+            let mut to = BufWriter::new(stdout().lock());
+            write_jsonl(&dataset, &mut to, stop)?;
+            to.flush()?;
+            return Ok(());
+        }
+        To::Jsonl => export_jsonl(&dataset, &options.output, stop)?,
+    }
+    progress::leave();
+    println!("exported {} sequences: {}", count(dataset.manifest().rows), options.output.display());
+    Ok(())
+}

@@ -1,0 +1,60 @@
+//! Writes labels for programs that do not know our format.
+
+mod hf;
+mod jsonl;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub use hf::export_hf;
+pub(crate) use jsonl::{Line, manifest_beside};
+pub use jsonl::{export_jsonl, write_jsonl};
+
+use crate::{Error, LabelDataset, LabelGroup};
+
+/// Calls `each` with every row group, and stops where that was asked for.
+fn for_each_group(
+    dataset: &LabelDataset,
+    stop: &AtomicBool,
+    mut each: impl FnMut(&LabelGroup) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let (mut group, mut done) = (LabelGroup::default(), 0);
+    for index in 0..dataset.groups() {
+        if stop.load(Ordering::Relaxed) {
+            return Err(io::Error::new(io::ErrorKind::Interrupted, "interrupted while exporting").into());
+        }
+        dataset.decode_group(index, &mut group)?;
+        each(&group)?;
+        done += group.len();
+        tracing::info!(target: "softshard::progress", stage = "export", done, total = dataset.len(), unit = "rows");
+    }
+    Ok(())
+}
+
+/// A path with something behind its last part.
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Writes a file that is whole or not there: under another name first.
+fn write_whole(
+    path: &Path,
+    write: impl FnOnce(&mut io::BufWriter<fs_err::File>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let part = with_suffix(path, ".part");
+    let mut to = io::BufWriter::new(fs_err::File::create(&part)?);
+    let written = write(&mut to).and_then(|()| {
+        to.flush()?;
+        Ok(to.get_ref().sync_all()?)
+    });
+    match written {
+        Ok(()) => Ok(fs_err::rename(&part, path)?),
+        Err(error) => {
+            crate::durable::remove_if_there(&part)?;
+            Err(error)
+        }
+    }
+}
