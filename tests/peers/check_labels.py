@@ -146,7 +146,7 @@ def check_layout(path: Path, manifest: dict) -> None:
             place = f"{path.name} row group {group} {chunk.path_in_schema}"
             require(chunk.compression in ("ZSTD", "UNCOMPRESSED"), f"{place}: compression {chunk.compression}")
             require(not chunk.is_stats_set, f"{place}: has statistics")
-            if chunk.path_in_schema not in ("counts.list.element", "sample_counts.list.element"):
+            if chunk.path_in_schema != "counts.list.element":
                 require(not chunk.has_dictionary_page, f"{place}: has a dictionary")
 
 

@@ -41,7 +41,7 @@ pub(crate) fn read_row(
             return Err(Error::bad(name, expected, counts.row_len(place.row)));
         }
         let mut sources = pages.texts(chunks[SOURCE])?;
-        // Dictionary pages, as those of the counts: decoded whole.
+        // Small as well, and rows of it may be empty: decoded whole.
         let sample_counts = match at.sample_counts {
             Some(column) => pages.list::<i32>(chunks[column])?.row(place.row).to_vec(),
             None => Vec::new(),

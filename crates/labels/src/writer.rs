@@ -71,9 +71,9 @@ pub(crate) struct CommitFile {
     shard: usize,
     /// The file that is the shard from now on.
     record: ShardRecord,
-    /// BLAKE3 of `record` as JSON: the manifest takes over what the record says. The first writers gave none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    record_blake3: Option<String>,
+    /// BLAKE3 of `record` as JSON: the manifest takes over what the record says.
+    #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
+    record_blake3: String,
     /// Names the attempt that won; the only thing that differs between two runs of one plan.
     attempt: String,
 }
@@ -281,7 +281,7 @@ impl Job {
             }
         };
         let record = commit.record;
-        if commit.record_blake3.is_some_and(|hash| hash != CommitFile::hash_of(&record))
+        if commit.record_blake3 != CommitFile::hash_of(&record)
             || record.blake3.len() != 64
             || !record.blake3.is_ascii()
             || record.file != self.file_name(shard, &record.blake3)
@@ -472,7 +472,7 @@ impl Job {
             version: CommitFile::VERSION,
             plan_blake3: self.plan_blake3.clone(),
             shard,
-            record_blake3: Some(CommitFile::hash_of(&record)),
+            record_blake3: CommitFile::hash_of(&record),
             record,
             attempt: file.temp.nonce().to_owned(),
         };
