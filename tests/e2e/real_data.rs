@@ -26,6 +26,7 @@ path = "{real}/stories260k/hf"
 model = "{real}/stories260k/hf"
 [labels]
 selection = {{ kind = "top_k", k = 32 }}
+mantissa_bits = 12
 sequences_per_shard = 100
 [student]
 model = "student"

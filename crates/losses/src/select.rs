@@ -306,7 +306,8 @@ impl Selector {
             for (offset, &e) in self.exponentials[block * BLOCK..].iter().take(BLOCK).enumerate() {
                 end += f64::from(e);
                 let first = next;
-                while next < draws && threshold(next) < end {
+                // A block's end may be off by a rounding: no token without mass is drawn for it.
+                while e > 0.0 && next < draws && threshold(next) < end {
                     next += 1;
                 }
                 if next > first {

@@ -108,6 +108,11 @@ impl Targets {
     fn spread_draws(&mut self, labels: &StoredLabels<'_>) {
         let (mut exact, mut drawn) = (labels.log_probs.iter(), labels.sample_counts.iter());
         let exact_entries = labels.log_probs.len() / self.counts.len();
+        assert_eq!(
+            exact_entries * self.counts.len(),
+            labels.log_probs.len(),
+            "log_probs [N · exact entries]"
+        );
         self.log_probs.clear();
         for (row, &count) in labels.counts.iter().enumerate() {
             let start = self.log_probs.len();
