@@ -12,7 +12,7 @@ use burn::tensor::Device;
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 use softshard_labels::{
-    Error, LabelDataset, Sequence, SequenceDataset, SequenceLabels, Tokenizer as Fingerprint,
+    Error, LabelDataset, Sequence, SequenceDataset, SequenceKey, SequenceLabels, Tokenizer as Fingerprint,
 };
 use softshard_losses::{DistillLoss, StoredLabels, Targets};
 use softshard_model::{Decoder, batches_by_length};
@@ -99,7 +99,8 @@ pub struct HeldOutScores {
     pub nll: f64,
     /// Expected calibration error of the most probable token, 15 bins of equal width, 0 to 1.
     pub ece: f64,
-    /// Mean KL(teacher ‖ model) with the tail bucket, nats; only where the teacher labelled the split.
+    /// Mean KL(teacher ‖ model), nats; only where the teacher labelled the split. From top-k labels it has one event for
+    /// all that was cut, which makes it a lower bound; from drawn ones it is an unbiased estimate.
     pub kl_to_teacher: Option<f64>,
 }
 
@@ -222,7 +223,7 @@ type HeldOut = (Vec<i32>, Vec<i32>, Targets);
 
 /// The held-out sequences, with the teacher's distributions where it labelled them.
 ///
-/// Labels stand for the sequences that they were made from; labels of other sequences than those there now are refused.
+/// Where sequences are prepared, all of them must be labelled: found by key, so labels may be merged or imported ones.
 fn held_out(inputs: &EvaluateInputs, tokenizer: &Fingerprint) -> Result<(Vec<HeldOut>, bool)> {
     let prepared =
         if inputs.sequences.exists() { Some(SequenceDataset::open(inputs.sequences)?) } else { None };
@@ -231,9 +232,15 @@ fn held_out(inputs: &EvaluateInputs, tokenizer: &Fingerprint) -> Result<(Vec<Hel
         let place = format!("`{}`", inputs.labels.display());
         let plan = &dataset.manifest().plan;
         tokenizer.expect_same(&plan.tokenizer, &place)?;
-        if prepared.is_some_and(|sequences| sequences.manifest_blake3() != plan.sequences) {
+        let keys: Vec<SequenceKey> = match &prepared {
+            Some(prepared) => prepared.read_all()?.iter().map(Sequence::key).collect(),
+            None => dataset.keys().collect(),
+        };
+        let unlabelled = keys.iter().filter(|key| dataset.find(key).is_none()).count();
+        if unlabelled > 0 {
             let expected = format!("labels of `{}`", inputs.sequences.display());
-            return Err(Error::bad(place, expected, "labels of other sequences").hint("label again").into());
+            let found = format!("none for {unlabelled} of {} sequences", keys.len());
+            return Err(Error::bad(place, expected, found).hint("label again").into());
         }
         let read = |labels: SequenceLabels| {
             let stored = StoredLabels {
@@ -247,7 +254,8 @@ fn held_out(inputs: &EvaluateInputs, tokenizer: &Fingerprint) -> Result<(Vec<Hel
             let targets = Targets::of(labels.gold(), &stored);
             (labels.input_ids, labels.positions, targets)
         };
-        return Ok((dataset.iter().map(|labels| Ok(read(labels?))).collect::<Result<_>>()?, true));
+        let rows = keys.iter().map(|key| Ok(read(dataset.get(key)?))).collect::<Result<_>>()?;
+        return Ok((rows, true));
     }
     let Some(prepared) = prepared else { return Err(nothing_held_out(inputs.sequences).into()) };
     tokenizer

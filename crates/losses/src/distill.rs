@@ -4,7 +4,8 @@
 //!
 //! With q the student's distribution, p the teacher's and T the temperature, a row adds
 //! `CE(gold, q) + alpha · T² · KL(p_T ‖ q_T)`. The events of the divergence are the kept tokens, and one "everything
-//! else" on both sides: `KL = Σ p_k (log p_k - log q_k) + p_tail (log p_tail - log q_tail)`. Its gradient by a logit
+//! else" on both sides: `KL = Σ p_k (log p_k - log q_k) + p_tail (log p_tail - log q_tail)`, and for drawn tokens the
+//! constant [`Targets::divergence_offset`], with which it estimates that of the full distribution. Its gradient by a logit
 //! is `(q - p)/T` for a kept token and `(q - p_tail · q/q_tail)/T` for another one. The logits of a chunk, and their
 //! gradient, live only as long as the chunk.
 
