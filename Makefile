@@ -4,8 +4,9 @@
 # make train-student  RECIPE=… [DEVICE=cpu]     stage 2 of a real run
 # make schemas  the published schemas made again from the types
 # make bench   ratios against PyTorch on this machine, and label layouts of ours and of others
+# make selections   what each selection of labels costs and gives: the tables and plots of docs/selections.md
 # make peers   golden files made again with PyTorch, and our files read by it
-.PHONY: build demo test lint schemas teacher-labels train-student bench peers
+.PHONY: build demo test lint schemas teacher-labels train-student bench selections peers
 
 CARGO_TARGET_DIR ?= target
 export CARGO_TARGET_DIR
@@ -59,6 +60,13 @@ bench: build
 	cargo build --locked --workspace --examples
 	$$(tests/peers/venv.sh ci) tests/peers/bench_labels.py $(SOFTSHARD)
 	$$(tests/peers/venv.sh torch) tests/peers/bench.py $(SOFTSHARD)
+
+selections: build
+	cargo build --locked --workspace --examples
+	$(SOFTSHARD) prepare pipelines/stories260k-to-tiny.tinystories.toml
+	$(dir $(SOFTSHARD))examples/selections --plot docs/selections-made-up.svg
+	$(dir $(SOFTSHARD))examples/selections --plot docs/selections-stories260k.svg \
+		../shared/data/stories260k/hf runs/stories260k-to-tiny.tinystories/sequences/train
 
 peers: build
 	tests/peers/peers.sh $(SOFTSHARD)

@@ -22,50 +22,74 @@ TOLERANCE = 1e-4  # nats
 DERIVED_TOLERANCE = 1e-3
 
 
+def rounding(bits: int) -> float:
+    """Half a unit of the last kept bit, relative."""
+    return 2.0 ** -(bits + 1) if bits < 23 else 0.0
+
+
+def check_draws(log_p: torch.Tensor, exact: torch.Tensor, drawn: torch.Tensor, counts: np.ndarray) -> float:
+    """How far a systematic count is beyond 1 from its share: at most rounding."""
+    left = log_p.exp()
+    left[exact] = 0.0
+    shares = left / left.sum() * float(counts.sum())
+    found = torch.zeros_like(shares)
+    found[drawn] = torch.from_numpy(counts).double()
+    return max(0.0, float((found - shares).abs().max()) - 1.0)
+
+
 def differences(logits: torch.Tensor, row: dict[str, np.ndarray], plan: dict) -> dict[str, float]:
     """Largest excess over what rounding explains, for each column; `logits` is [L, V] in f64."""
     positions = torch.from_numpy(row["positions"].astype(np.int64))
     z = logits[positions - 1]  # the position rule
     log_p = torch.log_softmax(z, dim=-1)
-    worst = {
-        "log_sum_exp": float((z.logsumexp(-1) - torch.from_numpy(row["log_sum_exp"])).abs().max()),
-        "entropy": float((-(log_p.exp() * log_p).sum(-1) - torch.from_numpy(row["entropy"])).abs().max()),
-        "log_probs": 0.0,
-        "selection": 0.0,
-        "tail_log_mass": 0.0,
-        "gold_log_prob": 0.0,
+    gold = torch.from_numpy(row["input_ids"][row["positions"]].astype(np.int64))
+    coarse = rounding(plan["position_mantissa_bits"])
+    expected = {
+        "log_sum_exp": (z.logsumexp(-1), 0.0 if plan["temperatures"] else coarse),
+        "entropy": (-(log_p.exp() * log_p).sum(-1), coarse),
+        "gold_log_prob": (log_p.gather(1, gold[:, None])[:, 0], coarse),
     }
     for temperature in plan["temperatures"]:
         name = f"log_partition_t{temperature:g}".replace(".", "_")
-        worst[name] = float(((z / temperature).logsumexp(-1) - torch.from_numpy(row[name])).abs().max())
-    rounding = 2.0 ** -(plan["mantissa_bits"] + 1) if plan["mantissa_bits"] < 23 else 0.0
+        expected[name] = ((z / temperature).logsumexp(-1), 0.0)
+    worst = {}
+    for name, (values, relative) in expected.items():
+        if name in row:
+            stored = torch.from_numpy(row[name]).double()
+            worst[name] = float(((values - stored).abs() - relative * stored.abs()).max())
 
-    ends = np.cumsum(row["counts"])
-    for i, (count, end) in enumerate(zip(row["counts"], ends)):
-        ids = torch.from_numpy(row["token_ids"][end - count : end].astype(np.int64))
-        stored = torch.from_numpy(row["log_probs"][end - count : end]).double()
-        excess = (stored - log_p[i, ids]).abs() - rounding * stored.abs()
+    kind, k = plan["selection"]["kind"], min(plan["selection"].get("k", 0), log_p.shape[1])
+    entry = exact_entry = drawn_entry = 0
+    for i, count in enumerate(row["counts"]):
+        found = {}
+        exact = min(int(count), k)
+        ids = torch.from_numpy(row["token_ids"][entry : entry + count].astype(np.int64))
+        if "sample_counts" in row:
+            counts = row["sample_counts"][drawn_entry : drawn_entry + count - exact]
+            found["sample_counts"] = check_draws(log_p[i], ids[:exact], ids[exact:], counts)
+        if "log_probs" in row:
+            stored = torch.from_numpy(row["log_probs"][exact_entry : exact_entry + exact]).double()
+            excess = (stored - log_p[i, ids[:exact]]).abs() - rounding(plan["mantissa_bits"]) * stored.abs()
+            found["log_probs"] = float(excess.max())
+            ids = ids[:exact]
         cut = torch.ones(log_p.shape[1], dtype=torch.bool)
         cut[ids] = False
-        found = {"log_probs": float(excess.max())}
-        found["gold_log_prob"] = abs(
-            float(log_p[i, row["input_ids"][row["positions"][i]]]) - float(row["gold_log_prob"][i])
-        )
         if cut.any():
-            found["selection"] = float(log_p[i, cut].max() - log_p[i, ids].min())
-            tail = float(log_p[i, cut].logsumexp(0))
-            found["tail_log_mass"] = abs(tail - float(row["tail_log_mass"][i]))
-        if plan["selection"]["kind"] == "top_p":
+            tail, stored_tail = float(log_p[i, cut].logsumexp(0)), float(row["tail_log_mass"][i])
+            found["tail_log_mass"] = abs(tail - stored_tail) - coarse * abs(stored_tail)
+            if "log_probs" in row:
+                found["selection"] = float(log_p[i, cut].max() - log_p[i, ids].min())
+        if kind == "top_p":
             # One entry fewer must not reach p, and the kept ones must, unless k stopped them.
-            mass = log_p[i, ids].exp()
-            p, k = plan["selection"]["p"], min(plan["selection"]["k"], log_p.shape[1])
+            mass, p = log_p[i, ids].exp(), plan["selection"]["p"]
             found["selection"] = max(
                 found.get("selection", 0.0),
                 float(mass[:-1].sum()) - p if count > 1 else 0.0,
                 p - float(mass.sum()) if count < k else 0.0,
             )
         for name, value in found.items():
-            worst[name] = max(worst[name], value)
+            worst[name] = max(worst.get(name, 0.0), value)
+        entry, exact_entry, drawn_entry = entry + count, exact_entry + exact, drawn_entry + count - exact
     return worst
 
 
