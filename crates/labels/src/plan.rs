@@ -1,6 +1,6 @@
 //! The plan of a label dataset: everything that decides what its files hold, fixed before work begins.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -67,6 +67,17 @@ impl Selection {
     }
 }
 
+impl fmt::Display for Selection {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TopK { k } => write!(to, "top_k {k}"),
+            Self::TopP { p, k } => write!(to, "top_p {p}, at most {k}"),
+            Self::Sampled { draws } => write!(to, "sampled, {draws} draws"),
+            Self::TopKSampled { k, draws } => write!(to, "top_k_sampled {k}, {draws} draws"),
+        }
+    }
+}
+
 /// A column that a plan may leave out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -77,6 +88,17 @@ pub enum OptionalColumn {
     Entropy,
     /// Needed to judge the teacher.
     GoldLogProb,
+}
+
+impl OptionalColumn {
+    /// As it is called in shards and recipes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LogSumExp => "log_sum_exp",
+            Self::Entropy => "entropy",
+            Self::GoldLogProb => "gold_log_prob",
+        }
+    }
 }
 
 /// The teacher that wrote the labels.
@@ -266,9 +288,9 @@ impl LabelPlan {
         if !self.omit.is_sorted_by(|one, next| one < next) {
             return Err(Error::bad("plan: omit", "columns in their order, each once", found));
         }
-        let needed = |column, is_needed: bool, why: &str| {
+        let needed = |column: OptionalColumn, is_needed: bool, why: &str| {
             if is_needed && self.omit.contains(&column) {
-                return Err(Error::bad("plan: omit", format_args!("no {column:?}, as {why}"), &found));
+                return Err(Error::bad("plan: omit", format_args!("no {}, as {why}", column.name()), &found));
             }
             Ok(())
         };
@@ -306,4 +328,25 @@ impl LabelPlan {
 /// A dot would split the name in the readers that take it for a path.
 pub(crate) fn partition_column(temperature: f32) -> String {
     format!("log_partition_t{temperature}").replace('.', "_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selections_and_columns_have_short_names() {
+        let names = [
+            (Selection::TopK { k: 64 }, "top_k 64"),
+            (Selection::TopP { p: 0.98, k: 64 }, "top_p 0.98, at most 64"),
+            (Selection::Sampled { draws: 50 }, "sampled, 50 draws"),
+            (Selection::TopKSampled { k: 16, draws: 50 }, "top_k_sampled 16, 50 draws"),
+        ];
+        for (selection, name) in names {
+            assert_eq!(selection.to_string(), name);
+        }
+        for column in [OptionalColumn::LogSumExp, OptionalColumn::Entropy, OptionalColumn::GoldLogProb] {
+            assert_eq!(serde_json::to_value(column).unwrap(), column.name());
+        }
+    }
 }

@@ -15,7 +15,7 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
 use serde::Serialize;
-use softshard_labels::Selection;
+use softshard_labels::LabelStats;
 
 use crate::{
     arguments::Labels,
@@ -47,19 +47,8 @@ fn print_json(value: &impl Serialize) -> Result<()> {
     Ok(())
 }
 
-/// How messages say what a selection keeps.
-fn selection(selection: &Selection) -> String {
-    let of = |count: u32| self::count(count.into());
-    match *selection {
-        Selection::TopK { k } => format!("the {} most probable tokens", of(k)),
-        Selection::TopP { p, k } => {
-            format!("the most probable tokens up to a mass of {p}, at most {}", of(k))
-        }
-        Selection::Sampled { draws } => format!("the tokens of {} draws, with their counts", of(draws)),
-        Selection::TopKSampled { k, draws } => {
-            format!("the {} most probable tokens and {} draws from the others", of(k), of(draws))
-        }
-    }
+fn per_token(stats: &LabelStats, bytes: u64) -> f64 {
+    float(bytes) / float(stats.labelled_tokens.max(1))
 }
 
 fn percent(share: f64) -> String {

@@ -8,9 +8,8 @@ use std::{
 use softshard_labels::{Calibration, LabelDataset, LabelPlan, LabelStats, OptionalColumn, Selection, Spread};
 
 use super::{
-    count, float, number, percent,
+    count, float, number, per_token, percent,
     plot::{Row, Spacing, bars, escape, histogram, reliability},
-    selection,
 };
 
 const STYLE: &str = include_str!("page.css");
@@ -56,9 +55,24 @@ fn name_of(dir: &Path) -> String {
 fn sentence(plan: &LabelPlan) -> String {
     format!(
         "At each labelled position {}, of a teacher with a vocabulary of {}.",
-        selection(&plan.selection),
+        kept(&plan.selection),
         count(plan.teacher.vocab_size.into())
     )
+}
+
+/// What a selection keeps, in a sentence.
+fn kept(selection: &Selection) -> String {
+    let of = |count: u32| super::count(count.into());
+    match *selection {
+        Selection::TopK { k } => format!("the {} most probable tokens", of(k)),
+        Selection::TopP { p, k } => {
+            format!("the most probable tokens up to a mass of {p}, at most {}", of(k))
+        }
+        Selection::Sampled { draws } => format!("the tokens of {} draws, with their counts", of(draws)),
+        Selection::TopKSampled { k, draws } => {
+            format!("the {} most probable tokens and {} draws from the others", of(k), of(draws))
+        }
+    }
 }
 
 /// What `retained_mass` is the mass of.
@@ -68,10 +82,6 @@ fn retained(selection: &Selection) -> &'static str {
         Selection::Sampled { .. } => "probability of the drawn tokens",
         Selection::TopKSampled { .. } => "probability of the exact tokens",
     }
-}
-
-fn per_token(stats: &LabelStats, bytes: u64) -> f64 {
-    float(bytes) / float(stats.labelled_tokens.max(1))
 }
 
 /// The numbers that are asked for first.
@@ -230,14 +240,14 @@ fn facts(dataset: &LabelDataset, stats: &LabelStats) -> String {
     let mut rows = vec![
         ("Manifest (BLAKE3)", hash(dataset.manifest_blake3())),
         ("Plan (BLAKE3)", hash(&manifest.plan_blake3)),
-        ("Selection", escape(selection(&plan.selection))),
+        ("Selection", escape(plan.selection.to_string())),
         ("Mantissa bits", mantissa_bits(plan)),
         ("Temperatures", if temperatures.is_empty() { "1".to_owned() } else { format!("1, {temperatures}") }),
         ("Teacher’s weights", hash(&plan.teacher.weights_blake3)),
         ("Teacher’s configuration", hash(&plan.teacher.config_blake3)),
     ];
     if !plan.omit.is_empty() {
-        let name = |column: &OptionalColumn| format!("<code>{}</code>", column_name(*column));
+        let name = |column: &OptionalColumn| format!("<code>{}</code>", column.name());
         rows.push(("Columns left out", plan.omit.iter().map(name).collect::<Vec<_>>().join(", ")));
     }
     rows.extend(plan.teacher.adapter_blake3.as_ref().map(|adapter| ("Teacher’s adapter", hash(adapter))));
@@ -277,14 +287,6 @@ fn mantissa_bits(plan: &LabelPlan) -> String {
         return format!("{} of <code>log_probs</code>, {per_position}", plan.mantissa_bits);
     }
     per_position
-}
-
-fn column_name(column: OptionalColumn) -> &'static str {
-    match column {
-        OptionalColumn::LogSumExp => "log_sum_exp",
-        OptionalColumn::Entropy => "entropy",
-        OptionalColumn::GoldLogProb => "gold_log_prob",
-    }
 }
 
 fn plural(count: usize, noun: &str) -> String {

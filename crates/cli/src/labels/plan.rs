@@ -3,7 +3,6 @@
 use std::{path::PathBuf, sync::atomic::AtomicBool};
 
 use anyhow::Result;
-use softshard_labels::Selection;
 use softshard_teacher::{Estimate, EstimateInputs, SelectionEstimate, estimate};
 
 use super::{count, float, percent, print_json};
@@ -81,7 +80,7 @@ fn print_estimate(found: &Estimate) {
     print!("{}", aligned(&[header.collect()].into_iter().chain(rows).collect::<Vec<_>>()));
     println!("  * the recipe's");
     println!(
-        "± is the 95 % interval of the bytes, from eight parts of the sample, and what row groups cost in so small a sample.\n\
+        "± is the 95 % interval of the bytes, from parts of the sample, and what row groups cost in so small a sample.\n\
          Retained mass is that of the exact entries, or of the drawn ones where none is exact. The speed is that of now."
     );
     match found.enough {
@@ -95,12 +94,7 @@ fn print_estimate(found: &Estimate) {
 }
 
 fn row(is_of_recipe: bool, one: &SelectionEstimate) -> Vec<String> {
-    let name = match one.selection {
-        Selection::TopK { k } => format!("top_k {k}"),
-        Selection::TopP { p, k } => format!("top_p {p}, at most {k}"),
-        Selection::Sampled { draws } => format!("sampled {draws}"),
-        Selection::TopKSampled { k, draws } => format!("top_k_sampled {k} + {draws}"),
-    };
+    let name = one.selection.to_string();
     let total: u64 = one.bytes.iter().sum();
     let cells = [
         if is_of_recipe { format!("{name} *") } else { name },
@@ -110,7 +104,7 @@ fn row(is_of_recipe: bool, one: &SelectionEstimate) -> Vec<String> {
         format!("{:.1}", one.bytes_per_labelled_token),
     ];
     let sizes = one.bytes.iter().chain([&total]).map(|bytes| size(*bytes));
-    cells.into_iter().chain(sizes).chain([percent(one.relative_error)]).collect()
+    cells.into_iter().chain(sizes).chain([one.relative_error.map_or("unknown".to_owned(), percent)]).collect()
 }
 
 /// `1,234 B`, `12.3 MB`.

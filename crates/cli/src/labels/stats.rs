@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Result;
 use softshard_labels::{LabelDataset, LabelStats, Spread};
 
-use super::{count, float, number, page, percent, print_json};
+use super::{count, float, number, page, per_token, percent, print_json};
 use crate::{
     arguments::{Dataset, Stats},
     table::{aligned, bar},
@@ -33,7 +33,6 @@ pub(super) fn stats(options: &Stats, stop: &AtomicBool) -> Result<()> {
 }
 
 fn print_stats(stats: &LabelStats) {
-    let per_token = |bytes: u64| float(bytes) / float(stats.labelled_tokens);
     let row = |name: &str, value: String| vec![name.to_owned(), value];
     print!(
         "{}",
@@ -44,19 +43,19 @@ fn print_stats(stats: &LabelStats) {
             row("labelled tokens", count(stats.labelled_tokens)),
             row("entries", count(stats.entries)),
             row("bytes", count(stats.bytes)),
-            row("bytes per labelled token", format!("{:.2}", per_token(stats.bytes))),
+            row("bytes per labelled token", format!("{:.2}", per_token(stats, stats.bytes))),
         ])
     );
 
     println!("\nColumns");
     let header = ["column", "bytes", "share", "per labelled token", "compressed to", ""].map(str::to_owned);
     let columns = stats.columns.iter().map(|column| {
-        let share = float(column.bytes) / float(stats.bytes);
+        let share = float(column.bytes) / float(stats.bytes.max(1));
         vec![
             column.name.clone(),
             count(column.bytes),
             percent(share),
-            format!("{:.2}", per_token(column.bytes)),
+            format!("{:.2}", per_token(stats, column.bytes)),
             percent(float(column.bytes) / float(column.uncompressed_bytes.max(1))),
             bar_column(share),
         ]

@@ -152,12 +152,10 @@ fn measure_variant(world: &impl World, variant: &Variant, exact: &[f64]) -> Resu
 }
 
 fn name(variant: &Variant) -> String {
-    match variant.selection {
-        Selection::TopK { k } if variant.renormalise => format!("top_k {k}, renormalised"),
-        Selection::TopK { k } => format!("top_k {k}, bucket"),
-        Selection::TopP { p, k } => format!("top_p {p}, at most {k}"),
-        Selection::Sampled { draws } => format!("sampled, {draws} draws"),
-        Selection::TopKSampled { k, draws } => format!("top_k_sampled {k}, {draws} draws"),
+    match &variant.selection {
+        selection @ Selection::TopK { .. } if variant.renormalise => format!("{selection}, renormalised"),
+        selection @ Selection::TopK { .. } => format!("{selection}, bucket"),
+        selection => selection.to_string(),
     }
 }
 
