@@ -96,6 +96,12 @@ fn a_temperature_with_its_partition_trains_and_one_without_is_refused() {
     world.run("train-student", &["student.loss.temperature=2.0", "student.max_steps=2"]).succeeded();
     world
         .run("train-student", &["student.loss.temperature=3.0", "output.student=other"])
+        .failed(2, &["`student.loss.temperature`", "found 3", "`labels.temperatures`"]);
+    // The recipe asks for it, but the labels are older.
+    let of_recipe =
+        ["labels.temperatures=[2.0, 3.0]", "student.loss.temperature=3.0", "output.student=other"];
+    world
+        .run("train-student", &of_recipe)
         .failed(3, &["`student.loss.temperature`", "found 3", "`labels.temperatures`"]);
 }
 

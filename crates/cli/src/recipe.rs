@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use softshard_evaluate::EvaluateConfig;
 use softshard_prepare::{DataConfig, TokenizerConfig};
-use softshard_student::TrainConfig;
+use softshard_student::{LossConfig, Objective, TrainConfig, same_temperature};
 use softshard_teacher::{LabelsConfig, TeacherConfig};
 
 /// A recipe that cannot be used: exit code 2.
@@ -119,7 +119,35 @@ impl Recipe {
             teacher.check()?;
         }
         self.evaluate.check()?;
-        self.labels.check()
+        self.labels.check()?;
+        self.check_temperature()
+    }
+
+    /// Refuses a student that cannot learn from the labels that this recipe makes. Without a teacher it makes none.
+    fn check_temperature(&self) -> Result<(), String> {
+        let (Some(student), Some(_)) = (&self.student, &self.teacher) else { return Ok(()) };
+        let (LossConfig { alpha, temperature, .. }, labels) = (&student.loss, &self.labels);
+        let reads_labels = student.objective != Some(Objective::Supervised) && *alpha > 0.0;
+        #[expect(clippy::float_cmp, reason = "1 is written, not computed")]
+        if !reads_labels || *temperature == 1.0 {
+            return Ok(());
+        }
+        let key = "`student.loss.temperature`";
+        if labels.selection.draws().is_some() {
+            let selection = &labels.selection;
+            return Err(format!(
+                "{key}: expected 1, as `labels.selection` ({selection}) draws at it, found {temperature}\n\
+                 hint: labels of the selection top_k or top_p have other temperatures"
+            ));
+        }
+        if labels.temperatures.iter().any(|stored| same_temperature(*stored, *temperature)) {
+            return Ok(());
+        }
+        let stored = &labels.temperatures;
+        Err(format!(
+            "{key}: expected 1 or one of `labels.temperatures`, {stored:?}, found {temperature}\n\
+             hint: labels that are there already need not be made again where they have it: name it in `labels.temperatures`"
+        ))
     }
 
     /// Section `[name]`, or an error that says which stage needs it.
@@ -251,5 +279,32 @@ dir = "run"
         assert!(error.contains("`student.loss.alpha`: expected a number of at least 0, found -1"), "{error}");
         let error = load(RECIPE, &["labels.mantissa_bits=24"]).expect_err("too many bits").to_string();
         assert!(error.contains("`labels.mantissa_bits`: expected 1 to 23, found 24"), "{error}");
+    }
+    #[test]
+    fn a_student_needs_the_temperature_that_its_labels_have() {
+        let teacher = "teacher.model=teacher";
+        let refused =
+            |overrides: &[&str]| load(RECIPE, overrides).expect_err("another temperature").to_string();
+        let at_2 = [teacher, "student.loss.temperature=2"];
+        let error = refused(&at_2);
+        let expected = "`student.loss.temperature`: expected 1 or one of `labels.temperatures`, [], found 2";
+        assert!(error.contains(expected), "{error}");
+        refused(&[&at_2[..], &["labels.temperatures=[1.5, 3.0]"]].concat());
+        let sampled = r#"labels.selection={ kind = "sampled", draws = 50 }"#;
+        let error = refused(&[&at_2[..], &["labels.temperatures=[2.0]", sampled]].concat());
+        assert!(
+            error.contains("expected 1, as `labels.selection` (sampled, 50 draws) draws at it"),
+            "{error}"
+        );
+
+        for good in [
+            &[teacher, "labels.temperatures=[2.0]", sampled][..],
+            &[&at_2[..], &["labels.temperatures=[2.0]"]].concat(),
+            &[&at_2[..], &["student.loss.alpha=0"]].concat(),
+            &[&at_2[..], &["student.objective=supervised"]].concat(),
+            &["student.loss.temperature=2"], // of labels that were made elsewhere
+        ] {
+            load(RECIPE, good).unwrap_or_else(|error| panic!("{good:?}: {error}"));
+        }
     }
 }

@@ -105,6 +105,11 @@ impl Examples {
     }
 }
 
+/// Whether the partition at `stored` is that of a loss at `temperature`, which was read as another type.
+pub fn same_temperature(stored: f32, temperature: f64) -> bool {
+    (f64::from(stored) - temperature).abs() < 1e-6
+}
+
 /// The column of log-partitions that makes `temperature` exact.
 fn partition_of(temperature: f64, plan: &LabelPlan) -> Result<Option<usize>, Error> {
     #[expect(clippy::float_cmp, reason = "1 is written, not computed")]
@@ -119,7 +124,7 @@ fn partition_of(temperature: f64, plan: &LabelPlan) -> Result<Option<usize>, Err
         return bad("1, as the labels were drawn at it".to_owned(), hint);
     }
     let stored = &plan.temperatures;
-    match stored.iter().position(|&stored| (f64::from(stored) - temperature).abs() < 1e-6) {
+    match stored.iter().position(|&stored| same_temperature(stored, temperature)) {
         Some(index) => Ok(Some(index)),
         None => {
             let expected = format!("1 or a temperature whose partition is stored, {stored:?}");

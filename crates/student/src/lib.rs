@@ -13,6 +13,7 @@ mod run;
 mod trainer;
 
 pub use config::{Init, LossConfig, Objective, TrainConfig};
+pub use examples::same_temperature;
 pub use inputs::TrainInputs;
 pub use optimizer::{AdamW, Cosine, clip_global_norm};
 pub use pass::Breakdown;
