@@ -2,7 +2,9 @@
 
 use std::{error::Error, io, process::ExitCode};
 
-use crate::{arguments::LogFormat, commands::DeviceError, recipe::RecipeError, schema::UnknownSchema};
+use crate::{
+    arguments::LogFormat, commands::DeviceError, progress, recipe::RecipeError, schema::UnknownSchema,
+};
 
 const FAILED: u8 = 1;
 const BAD_RECIPE: u8 = 2;
@@ -15,7 +17,7 @@ pub(crate) const INTERRUPTED: u8 = 75;
 pub(crate) fn report(error: &anyhow::Error, format: LogFormat) -> ExitCode {
     let code = code(error);
     match format {
-        LogFormat::Text => eprintln!("error: {}", message(error)),
+        LogFormat::Text => progress::tell(&format!("error: {}", message(error))),
         LogFormat::Json => tracing::error!(exit_code = code, "{}", message(error)),
     }
     ExitCode::from(code)

@@ -6,7 +6,7 @@ use tracing_subscriber::{EnvFilter, Layer, fmt, layer::SubscriberExt, util::Subs
 
 use crate::{arguments::LogFormat, progress};
 
-/// Installs the subscriber. `RUST_LOG` filters as usual; the default is `info`.
+/// Installs the subscriber; a line that cannot be written is lost, as a complaint about it could not be either. `RUST_LOG` filters as usual; the default is `info`.
 pub(crate) fn start(format: LogFormat) {
     let filter = || EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     match format {
@@ -15,6 +15,7 @@ pub(crate) fn start(format: LogFormat) {
                 .with(
                     fmt::layer()
                         .json()
+                        .log_internal_errors(false)
                         .flatten_event(true)
                         .with_writer(std::io::stderr)
                         .with_filter(filter()),
@@ -26,6 +27,7 @@ pub(crate) fn start(format: LogFormat) {
                 tracing_subscriber::filter::filter_fn(|metadata| metadata.target() != progress::TARGET);
             let lines = fmt::layer()
                 .without_time()
+                .log_internal_errors(false)
                 .with_target(false)
                 .with_ansi(std::io::stderr().is_terminal())
                 .with_writer(progress::AboveBar)

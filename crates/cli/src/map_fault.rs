@@ -1,7 +1,7 @@
 //! What happens when a mapped file is cut short by somebody else: the kernel answers the next look at it with SIGBUS.
 //!
 //! No code can go on from there, as the bytes that it works with are gone. So the process says which file it was and
-//! ends; what it had finished, such as checkpoints, is whole on the disk. The one place of this crate with unsafe code.
+//! ends; what it had finished, such as checkpoints, is whole on the disk. One of two places of this crate with unsafe code.
 
 use std::io;
 

@@ -37,7 +37,12 @@ pub(crate) fn leave() {
 
 /// A line above the bar.
 pub(crate) fn say(line: &str) {
-    above_bar(|| eprintln!("{line}"));
+    above_bar(|| tell(line));
+}
+
+/// A line to standard error. Whoever read it may have left: that ends no stage.
+pub(crate) fn tell(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 fn above_bar<R>(write: impl FnOnce() -> R) -> R {
@@ -170,7 +175,7 @@ impl Current {
         if finished || self.last_line.elapsed() >= BETWEEN_LINES {
             self.last_line = Instant::now();
             let rest = if finished { String::new() } else { format!("  ETA {}", self.eta(fields, seconds)) };
-            eprintln!("{:>14} {}/{} {message}{rest}", self.stage, fields.done, fields.total);
+            tell(&format!("{:>14} {}/{} {message}{rest}", self.stage, fields.done, fields.total));
         }
     }
 
