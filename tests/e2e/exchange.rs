@@ -31,6 +31,9 @@ fn labels_travel() {
     jsonl_comes_back_as_it_was(&world);
     trainers_rows_come_back(&world);
     imports_say_what_they_need(&world);
+    texts_of_a_tokenizer_that_drops_spaces_are_found(&world);
+    options_of_other_sources_are_refused(&world);
+    readers_may_leave(&world);
 }
 
 /// Leaves the commits of some shards, as a machine that was killed would have.
@@ -51,14 +54,15 @@ fn part(world: &World, name: &str, shards: &[usize]) -> String {
 fn parts_of_two_machines_are_merged(world: &World) {
     let (a, b, c) = (part(world, "a", &[0, 1, 4]), part(world, "b", &[3, 4]), part(world, "c", &[2, 5]));
     let out = text(world.path("joined"));
-    softshard(&["labels", "merge", &out, &a, &b])
+    softshard(&["labels", "merge", &a, &b, "-o", &out])
         .failed(3, &["expected 6 shards, found 4 of them; missing 2, 5", "hint: "]);
     softshard(&["labels", "diff", &out, &a]).failed(3, &["no manifest.json"]);
-    let said = softshard(&["labels", "merge", &out, &c]).succeeded();
+    let said = softshard(&["labels", "merge", &c, "-o", &out]).succeeded();
     assert!(said.stdout.starts_with("merged: 6 shards (4 there before), 12 sequences, "), "{}", said.stdout);
     let whole = world.dataset("run/labels/train");
     assert_same_files(&world.dataset("joined"), &whole, "the merge of parts");
-    softshard(&["labels", "merge", &text(world.path("none")), "/nowhere"]).failed(3, &["found neither"]);
+    softshard(&["labels", "merge", "/nowhere", "-o", &text(world.path("none"))])
+        .failed(3, &["found neither"]);
     assert!(!world.path("none").exists());
 }
 
@@ -77,33 +81,34 @@ fn datasets_are_merged(world: &World) {
     world.run("teacher-labels", &others).succeeded();
     let [left, right, out] =
         ["run/labels/train", "run/other/labels/train", "both"].map(|name| text(world.path(name)));
-    let said = softshard(&["labels", "merge", &out, &left, &right]).succeeded();
+    let said = softshard(&["labels", "merge", &left, &right, "-o", &out]).succeeded();
     assert!(said.stdout.starts_with("merged: 9 shards (0 there before), 17 sequences, "), "{}", said.stdout);
     softshard(&["labels", "verify", &out]).succeeded();
 
     world.run("teacher-labels", &["output.labels=rounder", "labels.mantissa_bits=4"]).succeeded();
     let rounder = text(world.path("run/rounder/train"));
     let refused = text(world.path("refused"));
-    softshard(&["labels", "merge", &refused, &rounder, &right])
+    softshard(&["labels", "merge", &rounder, &right, "-o", &refused])
         .failed(3, &["expected labels made like those of", "mantissa_bits: expected 4, found 7"]);
     assert!(!world.path("refused").exists());
 }
 
 fn jsonl_comes_back_as_it_was(world: &World) {
     let [train, file, back] = ["run/labels/train", "labels.jsonl", "back"].map(|name| text(world.path(name)));
-    softshard(&["labels", "export", &train, "--to", "jsonl", &file]).succeeded();
-    let printed = softshard(&["labels", "export", &train, "--to", "jsonl", "-"]).succeeded().stdout;
+    softshard(&["labels", "export", &train, "--to", "jsonl", "-o", &file]).succeeded();
+    let printed =
+        softshard(&["labels", "export", &train, "--to", "jsonl", "--output", "-"]).succeeded().stdout;
     assert_eq!(printed, fs::read_to_string(&file).expect("the export"));
     let first: Value = serde_json::from_str(printed.lines().next().expect("a line")).expect("JSON");
     assert_eq!(first["positions"].as_array().map(Vec::len), first["token_ids"].as_array().map(Vec::len));
-    softshard(&["labels", "import", &back, &file, "--from", "softshard"]).succeeded();
+    softshard(&["labels", "import", &file, "-o", &back, "--from", "softshard"]).succeeded();
     assert_same_files(&world.dataset("back"), &world.dataset("run/labels/train"), "export and import");
 }
 
 fn trainers_rows_come_back(world: &World) {
     let [train, hf, back] = ["run/labels/train", "hf", "from-hf"].map(|name| text(world.path(name)));
-    softshard(&["labels", "export", &train, "--to", "hf", &hf]).succeeded();
-    softshard(&["labels", "export", &train, "--to", "hf", &hf])
+    softshard(&["labels", "export", &train, "--to", "hf", "-o", &hf]).succeeded();
+    softshard(&["labels", "export", &train, "--to", "hf", "-o", &hf])
         .failed(3, &["expected a folder that is not there or empty"]);
     let tokenizer = text(world.path("data/tokenizer"));
     let data = format!("{hf}/data");
@@ -113,8 +118,9 @@ fn trainers_rows_come_back(world: &World) {
     let arguments = [
         "labels",
         "import",
-        &back,
         &data,
+        "-o",
+        &back,
         "--from",
         "parquet",
         "--teacher",
@@ -148,7 +154,8 @@ fn imports_say_what_they_need(world: &World) {
     let tokenizer = text(world.path("data/tokenizer"));
     let out = text(world.path("imported"));
     let capture = text(root().join("crates/labels/tests/golden/distillkit/recommended"));
-    let arguments = ["labels", "import", &out, &capture, "--from", "distillkit", "--tokenizer", &tokenizer];
+    let arguments =
+        ["labels", "import", &capture, "-o", &out, "--from", "distillkit", "--tokenizer", &tokenizer];
     softshard(&arguments).failed(2, &["labels import: expected `--teacher`"]);
     let arguments = [arguments.as_slice(), &["--teacher", "some/teacher"]].concat();
     softshard(&arguments)
@@ -179,8 +186,9 @@ fn imports_say_what_they_need(world: &World) {
     let arguments = [
         "labels",
         "import",
-        &out,
         &file,
+        "-o",
+        &out,
         "--from",
         "completions",
         "--top-k",
@@ -209,4 +217,120 @@ fn imports_say_what_they_need(world: &World) {
     softshard(&["labels", "verify", &out]).succeeded();
     let inspected = run(command(&["labels", "inspect", &out]).env("NO_COLOR", "1")).succeeded();
     assert!(inspected.stdout.contains("3 tokens, 1 labelled"), "{}", inspected.stdout);
+}
+
+/// As of SentencePiece: the first token of a text loses the space before it.
+fn tokenizer_that_drops_spaces(world: &World) -> String {
+    let texts =
+        ["<unk>", "<s>", "</s>", "t", "h", "\u{2581}the", "the", "\u{2581}cat", "cat", "\u{2581}dog", "!"];
+    let vocabulary: serde_json::Map<String, Value> =
+        texts.iter().enumerate().map(|(id, text)| ((*text).to_owned(), id.into())).collect();
+    let special = |id: usize| {
+        json!({"id": id, "content": texts[id], "single_word": false, "lstrip": false, "rstrip": false,
+               "normalized": false, "special": true})
+    };
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "post_processor": null, "pre_tokenizer": null,
+        "added_tokens": [special(0), special(1), special(2)],
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "\u{2581}"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"}]},
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "}, {"type": "Fuse"},
+            {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+        "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+                  "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": false, "vocab": vocabulary,
+                  "merges": []},
+    });
+    let folder = world.path("sentencepiece");
+    fs::create_dir(&folder).expect("a folder is made");
+    fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).expect("a tokenizer");
+    text(folder)
+}
+
+fn texts_of_a_tokenizer_that_drops_spaces_are_found(world: &World) {
+    let (tokenizer, file) = (tokenizer_that_drops_spaces(world), text(world.path("texts.jsonl")));
+    let import = |name: &str, tokens: [&str; 4]| {
+        let [first, second, third, fourth] = tokens;
+        let token = |token: &str, other: &str| {
+            json!({"token": token, "logprob": -0.5, "top_logprobs": [
+                {"token": token, "logprob": -0.5}, {"token": other, "logprob": -1.25}]})
+        };
+        let response = json!({"prompt_token_ids": [1], "choices": [{"logprobs": {"content": [
+            token(first, second), token(third, fourth)]}}]});
+        fs::write(&file, response.to_string()).expect("a response");
+        let out = text(world.path(name));
+        let arguments = ["labels", "import", &file, "-o", &out, "--from", "completions", "--top-k", "2"];
+        softshard(&[&arguments[..], &["--teacher", "gpt", "--tokenizer", &tokenizer]].concat())
+    };
+    import("kept", [" the", "!", "cat", " cat"]).succeeded();
+    let labels = softshard_labels::LabelDataset::open(world.path("kept")).expect("labels");
+    let labels = labels.read(0).expect("a sequence");
+    assert_eq!((labels.input_ids, labels.token_ids), (vec![1, 5, 8], vec![5, 10, 8, 7]));
+    // Another server prints this of ` cat` as well, and nothing here shows which one it is.
+    import("dropped", ["the", "!", "cat", "dog"])
+        .failed(3, &["token \"the\": expected the text of one token, found 2 tokens, among them 5 and 6"]);
+}
+
+fn options_of_other_sources_are_refused(world: &World) {
+    let file = text(world.path("labels.jsonl"));
+    let out = text(world.path("not-there"));
+    let refused = |from: &str, flag: &[&str], expected: &str| {
+        let arguments = ["labels", "import", &file, "-o", &out, "--from", from];
+        softshard(&[&arguments[..], flag].concat()).failed(2, &[expected]);
+    };
+    for flag in [
+        &["--teacher", "x"][..],
+        &["--tokenizer", "x"],
+        &["--split", "x"],
+        &["--template", "x"],
+        &["--mantissa-bits", "7"],
+        &["--sequences-per-shard", "9"],
+    ] {
+        refused("softshard", flag, &format!("expected no `{}` with this `--from`", flag[0]));
+    }
+    refused("completions", &["--map", "a=b"], "expected no `--map`");
+    refused("distillkit", &["--normalised"], "expected no `--normalised`");
+    refused("parquet", &["--top-k", "3"], "expected no `--top-k`");
+    refused("parquet", &["--sequences-per-shard", "0"], "--sequences-per-shard");
+    let tokenizer = text(world.path("data/tokenizer"));
+    let named = ["--teacher", "x", "--tokenizer", &tokenizer, "--top-k", "2", "--teacher-vocab-size", "399"];
+    refused("completions", &named, "from the 400 ids of the tokenizer on, found 399");
+    assert!(!world.path("not-there").exists());
+}
+
+/// As of `| head`: what only prints ends at once and says nothing, and what writes files goes on.
+fn readers_may_leave(world: &World) {
+    let train = text(world.path("run/labels/train"));
+    let leave = |arguments: &[&str]| {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut process = command(arguments);
+        let said = process.stdout(writer).output().expect("the binary starts");
+        assert_eq!(String::from_utf8_lossy(&said.stderr), "", "{arguments:?}");
+        said.status
+    };
+    for arguments in [
+        &["labels", "export", &train, "--to", "jsonl", "-o", "-"][..],
+        &["labels", "inspect", &train],
+        &["schema", "recipe"],
+    ] {
+        let status = leave(arguments);
+        assert_eq!(
+            std::os::unix::process::ExitStatusExt::signal(&status),
+            Some(13),
+            "{arguments:?}: {status}"
+        );
+    }
+
+    for stream in ["stdout", "stderr"] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let labels = format!("output.labels=unread-{stream}");
+        let mut stage = world.stage("teacher-labels", &[&labels]);
+        let stage = if stream == "stdout" { stage.stdout(writer) } else { stage.stderr(writer) };
+        assert_eq!(stage.output().expect("the binary starts").status.code(), Some(0), "{stream}");
+        softshard(&["labels", "verify", &text(world.path(&format!("run/unread-{stream}/train")))])
+            .succeeded();
+    }
 }

@@ -18,8 +18,8 @@ check() {
     "$softshard" teacher-labels "$world/recipe.toml" "${@/#/--set=labels.}" >/dev/null
     for split in train valid; do
         "$python" tests/peers/check_labels.py "$world/run/labels/$split"
-        "$softshard" labels export "$world/run/labels/$split" --to hf "$world/hf" >/dev/null
-        "$softshard" labels export "$world/run/labels/$split" --to jsonl "$world/labels.jsonl" >/dev/null
+        "$softshard" labels export "$world/run/labels/$split" --to hf -o "$world/hf" >/dev/null
+        "$softshard" labels export "$world/run/labels/$split" --to jsonl -o "$world/labels.jsonl" >/dev/null
         "$python" tests/peers/check_exports.py "$world/run/labels/$split" "$world/hf" "$world/labels.jsonl"
         rm -rf "$world/hf"
     done

@@ -22,7 +22,15 @@ pub(crate) struct Export {
     #[arg(long, value_enum)]
     pub(crate) to: To,
     /// New folder (hf) or file (jsonl; - is stdout)
+    #[arg(short, long, value_name = "PATH")]
     pub(crate) output: PathBuf,
+}
+
+impl Export {
+    /// Whether nothing is written but to standard output.
+    pub(crate) fn is_to_stdout(&self) -> bool {
+        self.to == To::Jsonl && self.output == Path::new("-")
+    }
 }
 
 /// What others read.
@@ -39,7 +47,7 @@ pub(super) fn export(options: &Export, stop: &AtomicBool) -> Result<()> {
     let dataset = LabelDataset::open(&options.dir)?;
     match options.to {
         To::Hf => export_hf(&dataset, &options.output, stop)?,
-        To::Jsonl if options.output == Path::new("-") => {
+        To::Jsonl if options.is_to_stdout() => {
             let mut to = BufWriter::new(stdout().lock());
             write_jsonl(&dataset, &mut to, stop)?;
             to.flush()?;

@@ -3,7 +3,7 @@
 use std::{cell::OnceCell, collections::HashMap, path::PathBuf, sync::atomic::AtomicBool};
 
 use anyhow::Result;
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, value_parser};
 use softshard_labels::{
     ColumnMap, DistillKitConfig, Error, ImportSource, ImportTarget, Imported, LabelPlan, PositionRule,
     TeacherIdentity, import as import_labels, import_jsonl,
@@ -16,29 +16,30 @@ use crate::{progress, recipe::RecipeError};
 /// Arguments of `labels import`.
 #[derive(Args)]
 pub(crate) struct Import {
-    /// Folder that receives the labels; an import that was interrupted goes on here
-    pub(crate) output: PathBuf,
     /// Files to read, in order; a folder stands for its .parquet or .jsonl files by name
     #[arg(required = true)]
     pub(crate) inputs: Vec<PathBuf>,
+    /// Folder that receives the labels; an import that was interrupted goes on here
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) output: PathBuf,
     /// What wrote them
     #[arg(long, value_enum)]
     pub(crate) from: From,
-    /// The teacher's name, recorded as not verified
+    /// The teacher's name, recorded as not verified (all but softshard)
     #[arg(long, value_name = "NAME")]
     pub(crate) teacher: Option<String>,
-    /// Ids of the teacher, where it has more than the tokenizer
+    /// Ids of the teacher, where it has more than the tokenizer (all but softshard)
     #[arg(long, value_name = "N")]
     pub(crate) teacher_vocab_size: Option<u32>,
-    /// The labels' tokenizer: tokenizer.json or its folder
+    /// The labels' tokenizer: tokenizer.json or its folder (all but softshard)
     #[arg(long, value_name = "PATH")]
     pub(crate) tokenizer: Option<PathBuf>,
-    /// Name of the split
-    #[arg(long, default_value = "train")]
-    pub(crate) split: String,
-    /// Name of the prompt template
-    #[arg(long, default_value = "unknown")]
-    pub(crate) template: String,
+    /// Name of the split (all but softshard) [default: train]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) split: Option<String>,
+    /// Name of the prompt template (all but softshard) [default: unknown]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) template: Option<String>,
     /// Which token the entries at a place describe: this one, or the next (parquet)
     #[arg(long, value_enum, value_name = "RULE")]
     pub(crate) position_rule: Option<Rule>,
@@ -57,15 +58,15 @@ pub(crate) struct Import {
     /// The mass that entries reach, where their number differs from position to position (parquet)
     #[arg(long, value_name = "P")]
     pub(crate) top_p: Option<f64>,
-    /// Compute the mass that was cut off of rounded or fitted log-probabilities
+    /// Compute the mass that was cut off of rounded or fitted log-probabilities (all but softshard)
     #[arg(long)]
     pub(crate) approximate_tail: bool,
-    /// Mantissa bits kept of log_probs
-    #[arg(long, value_name = "N", default_value_t = LabelPlan::DEFAULT_MANTISSA_BITS)]
-    pub(crate) mantissa_bits: u32,
-    /// Sequences of a shard
-    #[arg(long, value_name = "N", default_value_t = 1000)]
-    pub(crate) sequences_per_shard: u64,
+    /// Mantissa bits kept of log_probs (all but softshard) [default: 7]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=23))]
+    pub(crate) mantissa_bits: Option<u32>,
+    /// Sequences of a shard (all but softshard) [default: 1000]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
+    pub(crate) sequences_per_shard: Option<u64>,
     /// Manifest of the export, if it does not lie beside the file (softshard)
     #[arg(long, value_name = "PATH")]
     pub(crate) manifest: Option<PathBuf>,
@@ -116,7 +117,47 @@ pub(super) fn import(options: &Import, stop: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
+/// Refuses what says nothing about this source: whoever gave it expects that it does.
+fn check_options(options: &Import) -> Result<()> {
+    const FOREIGN: &[From] = &[From::Distillkit, From::Completions, From::Parquet];
+    let Import { teacher, teacher_vocab_size, tokenizer, split, template, position_rule, .. } = options;
+    let given: [(&str, bool, &[From]); 15] = [
+        ("--teacher", teacher.is_some(), FOREIGN),
+        ("--teacher-vocab-size", teacher_vocab_size.is_some(), FOREIGN),
+        ("--tokenizer", tokenizer.is_some(), FOREIGN),
+        ("--split", split.is_some(), FOREIGN),
+        ("--template", template.is_some(), FOREIGN),
+        ("--approximate-tail", options.approximate_tail, FOREIGN),
+        ("--mantissa-bits", options.mantissa_bits.is_some(), FOREIGN),
+        ("--sequences-per-shard", options.sequences_per_shard.is_some(), FOREIGN),
+        ("--position-rule", position_rule.is_some(), &[From::Parquet]),
+        ("--map", !options.map.is_empty(), &[From::Parquet]),
+        ("--normalised", options.normalised, &[From::Parquet]),
+        ("--top-p", options.top_p.is_some(), &[From::Parquet]),
+        ("--config", options.config.is_some(), &[From::Distillkit]),
+        ("--top-k", options.top_k.is_some(), &[From::Completions]),
+        ("--manifest", options.manifest.is_some(), &[From::Softshard]),
+    ];
+    match given.iter().find(|(_, is_given, sources)| *is_given && !sources.contains(&options.from)) {
+        Some((flag, ..)) => Err(usage(&format!("no `{flag}` with this `--from`"))),
+        None => Ok(()),
+    }
+}
+
+/// Rows of the teacher's head: as was said, or `own` and those of the tokenizer.
+fn vocab_size(options: &Import, own: u32, tokenizer: &Tokenizer) -> Result<u32> {
+    let least = tokenizer.vocab_size();
+    match options.teacher_vocab_size {
+        Some(size) if size < least => Err(usage(&format!(
+            "a `--teacher-vocab-size` from the {least} ids of the tokenizer on, found {size}"
+        ))),
+        Some(size) => Ok(size),
+        None => Ok(own.max(least)),
+    }
+}
+
 fn read(options: &Import, stop: &AtomicBool) -> Result<Imported> {
+    check_options(options)?;
     let files = files(&options.inputs, options.from)?;
     if options.from == From::Softshard {
         let [file] = files.as_slice() else { return Err(usage("one file with --from softshard")) };
@@ -127,9 +168,9 @@ fn read(options: &Import, stop: &AtomicBool) -> Result<Imported> {
     let tokenizer = Tokenizer::load(path)?;
     let name = options.teacher.as_deref().ok_or_else(|| needed("--teacher"))?;
     let texts = Texts { tokenizer: &tokenizer, ids: OnceCell::new() };
-    let resolve = |text: &str| texts.id(text);
+    let resolve = |text: &str, all: &[&str]| texts.id(text, all);
     let (config, columns);
-    let (origin, vocab_size, source) = match options.from {
+    let (origin, own, source) = match options.from {
         From::Distillkit => {
             config = capture_config(options, &files)?;
             let origin =
@@ -147,16 +188,15 @@ fn read(options: &Import, stop: &AtomicBool) -> Result<Imported> {
             ("Parquet".to_owned(), tokenizer.vocab_size(), source)
         }
     };
-    let vocab_size = options.teacher_vocab_size.unwrap_or(vocab_size).max(tokenizer.vocab_size());
     let target = ImportTarget {
         tokenizer: tokenizer.fingerprint().clone(),
-        template: options.template.clone(),
-        split: options.split.clone(),
-        teacher: TeacherIdentity::unverified(name, &origin, vocab_size),
+        template: options.template.clone().unwrap_or_else(|| "unknown".to_owned()),
+        split: options.split.clone().unwrap_or_else(|| "train".to_owned()),
+        teacher: TeacherIdentity::unverified(name, &origin, vocab_size(options, own, &tokenizer)?),
         top_p: options.top_p,
         approximate_tail: options.approximate_tail,
-        mantissa_bits: options.mantissa_bits,
-        sequences_per_shard: options.sequences_per_shard,
+        mantissa_bits: options.mantissa_bits.unwrap_or(LabelPlan::DEFAULT_MANTISSA_BITS),
+        sequences_per_shard: options.sequences_per_shard.unwrap_or(1000),
     };
     Ok(import_labels(&options.output, &source, &target, stop)?)
 }
@@ -221,26 +261,61 @@ fn column_map(options: &Import) -> Result<ColumnMap> {
 }
 
 /// Ids of tokens by their text.
+///
+/// Where a tokenizer drops the space before the first token of a text, some servers print ` the` as `the`, which may be
+/// another token, and some do not.
 struct Texts<'a> {
     tokenizer: &'a Tokenizer,
-    ids: OnceCell<HashMap<String, Vec<i32>>>,
+    ids: OnceCell<Ids>,
+}
+
+/// Ids by what is printed of them.
+#[derive(Default)]
+struct Ids {
+    /// Behind another token.
+    within: HashMap<String, Vec<i32>>,
+    /// Alone.
+    alone: HashMap<String, Vec<i32>>,
 }
 
 impl Texts<'_> {
-    fn id(&self, text: &str) -> Result<i32, String> {
-        let ids = self.ids.get_or_init(|| self.all());
-        match ids.get(text).map(Vec::as_slice) {
-            Some([id]) => Ok(*id),
-            Some(ids) => Err(format!("{} tokens, among them {} and {}", ids.len(), ids[0], ids[1])),
-            None => Err("no token".to_owned()),
+    /// The only token that may have been printed as `text`, in a response with `all` these texts.
+    fn id(&self, text: &str, all: &[&str]) -> Result<i32, String> {
+        let ids = self.ids.get_or_init(|| self.read());
+        let of = |by: &HashMap<String, Vec<i32>>| by.get(text).cloned().unwrap_or_default();
+        let within = of(&ids.within);
+        let mut found = [within.clone(), of(&ids.alone)].concat();
+        found.sort_unstable();
+        found.dedup();
+        // Printed alone, no token has such a text: this server keeps spaces.
+        let keeps_spaces = |text: &&str| {
+            text.starts_with(' ') && ids.within.contains_key(*text) && !ids.alone.contains_key(*text)
+        };
+        if found.len() > 1 && all.iter().any(keeps_spaces) {
+            found = within;
+        }
+        match found.as_slice() {
+            [id] => Ok(*id),
+            [] => Err("no token".to_owned()),
+            ids => Err(format!("{} tokens, among them {} and {}", ids.len(), ids[0], ids[1])),
         }
     }
 
-    fn all(&self) -> HashMap<String, Vec<i32>> {
-        let mut ids: HashMap<String, Vec<i32>> = HashMap::new();
-        for id in 0..i32::try_from(self.tokenizer.vocab_size()).unwrap_or(i32::MAX) {
-            if let Ok(text) = self.tokenizer.decode_all(&[id]) {
-                ids.entry(text).or_default().push(id);
+    fn read(&self) -> Ids {
+        let size = i32::try_from(self.tokenizer.vocab_size()).unwrap_or(i32::MAX);
+        let text = |ids: &[i32]| self.tokenizer.decode_all(ids).unwrap_or_default();
+        // A token that stays what it is before whatever follows it.
+        let is_letter = |text: &str| matches!(text.as_bytes(), [letter] if letter.is_ascii_alphanumeric());
+        let before = (0..size).rev().map(|id| (id, text(&[id]))).find(|(_, text)| is_letter(text));
+        let mut ids = Ids::default();
+        for id in 0..size {
+            let alone = text(&[id]);
+            let within = before.as_ref().and_then(|(first, letter)| {
+                Some(text(&[*first, id]).strip_prefix(letter.as_str())?.to_owned())
+            });
+            let within = within.unwrap_or_else(|| alone.clone());
+            for (by, text) in [(&mut ids.within, within), (&mut ids.alone, alone)] {
+                by.entry(text).or_default().push(id);
             }
         }
         ids

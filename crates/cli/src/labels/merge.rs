@@ -11,11 +11,12 @@ use crate::progress;
 /// Arguments of `labels merge`.
 #[derive(Args)]
 pub(crate) struct Merge {
-    /// Folder that receives the merged labels; a merge that was interrupted or lacked shards goes on here
-    pub(crate) output: PathBuf,
     /// Folders of one plan, finished or not; or finished labels of different sequences, made alike
     #[arg(required = true)]
     pub(crate) inputs: Vec<PathBuf>,
+    /// Folder that receives the merged labels; a merge that was interrupted or lacked shards goes on here
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) output: PathBuf,
 }
 
 /// Merges and says what was done.

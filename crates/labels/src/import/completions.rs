@@ -11,8 +11,9 @@ use super::lines::Lines;
 use super::rows::{ForeignPosition, ForeignRow};
 use crate::Error;
 
-/// Finds the id of a token that a server printed as text; says what is wrong where there is none, or more than one.
-pub type Resolve<'a> = &'a dyn Fn(&str) -> Result<i32, String>;
+/// Finds the id of a token that a server printed as text, from it and all texts of its response, which show whether the
+/// server keeps the spaces before words; says what is wrong where there is none, or more than one.
+pub type Resolve<'a> = &'a dyn Fn(&str, &[&str]) -> Result<i32, String>;
 
 /// What some servers print for "very improbable".
 const PLACEHOLDER: f64 = -9999.0;
@@ -232,19 +233,22 @@ impl Reader<'_> {
                 ids.map_or(0, |ids| ids.len()),
             ));
         }
+        let tops = content.iter().filter_map(|item| item.get("top_logprobs")?.as_array()).flatten();
+        let all: Vec<&str> =
+            content.iter().chain(tops).filter_map(|item| item.get("token")?.as_str()).collect();
         let mut tokens = Vec::with_capacity(content.len());
         for (index, item) in content.iter().enumerate() {
             let token = || -> Result<Token, Error> {
                 let id = match &ids {
                     Some(ids) => ids[index],
-                    None => self.id(item.get("token"))?,
+                    None => self.id(item.get("token"), &all)?,
                 };
                 let top = item.get("top_logprobs").and_then(Value::as_array);
                 let top = top.filter(|top| !top.is_empty());
                 let top = top.ok_or_else(|| Error::bad("top_logprobs", "entries of the token", "none"))?;
                 let entry = |entry: &Value| {
                     Ok(Entry {
-                        id: self.id(entry.get("token"))?,
+                        id: self.id(entry.get("token"), &all)?,
                         log_prob: log_prob(entry.get("logprob"))?,
                         rank: None,
                     })
@@ -269,6 +273,8 @@ impl Reader<'_> {
             return Err(Error::bad("logprobs", "lists of equal length", found));
         }
         let none = Map::new();
+        let tops = top.iter().filter_map(Value::as_object).flat_map(Map::keys).map(String::as_str);
+        let all: Vec<&str> = texts.iter().filter_map(Value::as_str).chain(tops).collect();
         let mut tokens = Vec::with_capacity(texts.len());
         for index in 0..texts.len() {
             let token = || -> Result<Token, Error> {
@@ -279,27 +285,27 @@ impl Reader<'_> {
                     _ => return Err(Error::bad("top_logprobs", "entries of the token", "none")),
                 };
                 let entry = |(text, value): (&String, &Value)| {
-                    Ok(Entry { id: self.id_of(text)?, log_prob: log_prob(Some(value))?, rank: None })
+                    Ok(Entry { id: self.id_of(text, &all)?, log_prob: log_prob(Some(value))?, rank: None })
                 };
                 let top: Result<Vec<Entry>, Error> = entries.iter().map(entry).collect();
                 let own = if is_first { None } else { Some(log_prob(Some(&own[index]))?) };
-                Ok(Token { id: self.id(Some(&texts[index]))?, log_prob: own, top: top? })
+                Ok(Token { id: self.id(Some(&texts[index]), &all)?, log_prob: own, top: top? })
             };
             tokens.push(token().map_err(|error| error.within(format_args!("logprobs position {index}")))?);
         }
         Ok(tokens)
     }
 
-    fn id(&self, token: Option<&Value>) -> Result<i32, Error> {
+    fn id(&self, token: Option<&Value>, all: &[&str]) -> Result<i32, Error> {
         let text = token.and_then(Value::as_str);
-        self.id_of(text.ok_or_else(|| Error::bad("token", "a text", "none"))?)
+        self.id_of(text.ok_or_else(|| Error::bad("token", "a text", "none"))?, all)
     }
 
     /// The id of a token: `token_id:123`, or a text that only one token has.
-    fn id_of(&self, text: &str) -> Result<i32, Error> {
+    fn id_of(&self, text: &str, all: &[&str]) -> Result<i32, Error> {
         match text.strip_prefix("token_id:") {
             Some(id) => parse_id(id),
-            None => (self.resolve)(text).map_err(|found| {
+            None => (self.resolve)(text, all).map_err(|found| {
                 Error::bad(format_args!("token {text:?}"), "the text of one token", found).hint(HINT_IDS)
             }),
         }
