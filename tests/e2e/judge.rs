@@ -43,7 +43,12 @@ fn an_audit_passes_true_labels_of_every_selection() {
         let said =
             labels(&world, "audit", &["--set", &set[1], "--positions", "300", "--seed", "4"]).succeeded();
         assert!(said.stdout.contains("scored again: 300 of "), "{}", said.stdout);
-        assert_eq!(said.stdout.matches("the labels are those of this teacher").count(), 2, "{}", said.stdout);
+        assert_eq!(
+            said.stdout.matches("no deviation beyond the bound at these ").count(),
+            2,
+            "{}",
+            said.stdout
+        );
     }
     let one = text(world.path("run/labels-2/valid"));
     let found = json(&labels(&world, "audit", &["--labels", &one, "--json"]).succeeded());
@@ -75,6 +80,47 @@ fn an_audit_finds_labels_of_another_teacher_and_of_another_position() {
     let place = format!("/shifted` row 7 sequence {key} ");
     labels(&world, "audit", &["--labels", &text(shifted), "--positions", "1000000"])
         .failed(3, &[&place, &format!(" position {position} ")]);
+}
+
+/// All other positions are true, so that no sum over them tells.
+#[test]
+fn an_audit_finds_forged_draws_of_one_position() {
+    let world = World::with_teacher();
+    let sampled = r#"labels.selection={ kind = "sampled", draws = 20 }"#;
+    world.run("teacher-labels", &[&EXACT[..], &[sampled]].concat()).succeeded();
+    let train = LabelDataset::open(world.path("run/labels/train")).expect("labels");
+    let mut rows: Vec<SequenceLabels> = train.iter().map(|row| row.expect("labels")).collect();
+    let (mut forged, mut start) = (None, 0);
+    for (index, count) in rows[3].counts.clone().into_iter().enumerate() {
+        let here = start..start + usize::try_from(count).expect("small");
+        start = here.end;
+        // The same tokens, so that their mass stays, with each other's counts.
+        let (ids, counts) = (&rows[3].token_ids[here.clone()], &rows[3].sample_counts[here.clone()]);
+        let moved =
+            counts.iter().zip(counts.iter().rev()).map(|(one, other)| (one - other).abs()).sum::<i32>() / 2;
+        // More than a position may have, and fewer than all together may have.
+        if !(3..8).contains(&moved) {
+            continue;
+        }
+        let mut draws: Vec<(i32, i32)> = counts.iter().rev().copied().zip(ids.iter().copied()).collect();
+        draws.sort_by_key(|(count, id)| (-count, *id));
+        for (at, (count, id)) in here.zip(draws) {
+            (rows[3].sample_counts[at], rows[3].token_ids[at]) = (count, id);
+        }
+        forged = Some(rows[3].positions[index]);
+        break;
+    }
+    let position = forged.expect("a position with draws of several tokens");
+    let folder = world.path("forged");
+    write(&folder, &train.manifest().plan, &rows);
+    let said = labels(&world, "audit", &["--labels", &text(folder), "--positions", "1000000"])
+        .failed(3, &["/forged` row 3 ", &format!(" position {position} sample_counts token ")]);
+    assert_eq!(
+        said.stdout.matches("← beyond").count(),
+        1,
+        "their sum stays below its bound: {}",
+        said.stdout
+    );
 }
 
 /// Labels of a teacher of which one weight is 1 % larger.
@@ -140,7 +186,7 @@ fn shift(labels: &mut SequenceLabels, index: usize) -> i32 {
 fn a_plan_predicts_what_a_run_writes() {
     let world = World::with_teacher();
     let said = labels(&world, "plan", &["--sample", "4"]).succeeded();
-    for part in ["top_k 16 *", "top_k 128", "top_k_sampled 16 + 50", "tokens/s", "suggestion: "] {
+    for part in ["top_k 16 *", "top_k 128", "top_k_sampled 16, 50 draws", "tokens/s", "suggestion: "] {
         assert!(said.stdout.contains(part), "expected {part:?} in:\n{}", said.stdout);
     }
     labels(&world, "plan", &["--sample", "0"]).failed(2, &["expected a whole number above 0"]);
@@ -180,18 +226,21 @@ fn a_plan_predicts_what_a_run_writes() {
 
 /// Fails unless `predicted` is what was written to `run/NAME`.
 fn predicts(world: &World, name: &str, predicted: &Value) {
-    /// Of the bytes.
-    const CLOSE: f64 = 0.1;
+    let number = |value: &Value| value.as_f64().expect("a number");
+    let error = number(&predicted["relative_error"]);
+    assert!(error > 0.0 && error < 0.2, "{name}: ± {error}");
+    let (mut all, mut all_written) = (0.0, 0.0);
     for (index, split) in ["train", "valid"].into_iter().enumerate() {
         let dataset = text(world.path(&format!("run/{name}/{split}")));
         let stats = json(&softshard(&["labels", "stats", &dataset, "--json"]).succeeded());
-        let number = |value: &Value| value.as_f64().expect("a number");
-        let (bytes, written) = (number(&predicted["bytes"][index]), number(&stats["bytes"]));
-        println!("{name} {split}: {bytes} predicted, {written} written, ± {}", predicted["relative_error"]);
-        assert!((bytes / written - 1.0).abs() < CLOSE, "{name} {split}: {bytes}, {written}");
+        all += number(&predicted["bytes"][index]);
+        all_written += number(&stats["bytes"]);
         let (mass, whole) = (number(&predicted["retained_mass"]), number(&stats["retained_mass"]["mean"]));
         assert!((mass - whole).abs() < 0.02, "{name} {split}: {mass}, {whole}");
     }
+    // The sample has a fixed seed: it is not one of the 5 % that miss.
+    let within = (all_written - all).abs() <= error * all;
+    assert!(within, "{name}: {all} bytes predicted, {all_written} written, ± {error}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Whether finished labels are those of their teacher: random positions are scored again, live.
+//! Whether finished labels deviate from their teacher: random positions are scored again, live.
 
 use std::{
     collections::BTreeMap,
@@ -27,6 +27,10 @@ use crate::{
 /// A deviation of so many times the greatest one between two live labellings is still the teacher's: the labels may be of
 /// another machine, whose sums have another order.
 const CONTROL_FACTOR: f64 = 8.0;
+/// Draws that may move at a position, and draws at all positions times [`CONTROL_FACTOR`], where the control's do not: one
+/// that falls between two tokens may go to either.
+const MOVED_DRAWS: f64 = 2.0;
+const ALL_MOVED_DRAWS: f64 = 1.0;
 /// The last bit of an f32 near 1: two labellings that agree by chance do not make a bound of 0.
 const LAST_BIT: f64 = f32::EPSILON as f64;
 /// The control's rows at a time, and the tokens that it pads with: other vectors are filled to other ends.
@@ -67,9 +71,9 @@ pub struct Audit {
 /// How far a column is from the live teacher, in nats (draws for `sample_counts`), beyond what rounding explains.
 #[derive(Clone, Debug, Serialize)]
 pub struct ColumnAudit {
-    /// Its name.
+    /// Its name; `sample_counts (sum)` are the draws that moved at all positions together.
     pub column: String,
-    /// The greatest deviation at a position; draws that moved at all positions, for `sample_counts`.
+    /// The greatest deviation at a position, or their sum.
     pub largest: f64,
     /// 99 % of the positions deviate less.
     pub p99: f64,
@@ -267,6 +271,10 @@ fn judge(
         for (sequence, (left, live)) in left.iter().zip(live).enumerate() {
             for one in deviations(left, live, &plan.selection, bits) {
                 found.entry(one.column).or_default().push((sequence, one));
+                if one.column == Column::SampleCounts {
+                    // Many small moves tell as well as a large one.
+                    found.entry(Column::AllSampleCounts).or_default().push((sequence, one));
+                }
             }
         }
         found
@@ -286,8 +294,11 @@ fn judge(
         // Tokens change places as far from the cut as their log-probabilities move.
         let values = if column == Column::TokenIds { Column::LogProbs } else { column };
         let control = f64::max(largest(column, &ascending(column)), largest(values, &ascending(values)));
-        let least = if column == Column::SampleCounts { 1.0 } else { LAST_BIT * size(values) };
-        CONTROL_FACTOR * control.max(least)
+        match column {
+            Column::SampleCounts => (CONTROL_FACTOR * control).max(MOVED_DRAWS),
+            Column::AllSampleCounts => CONTROL_FACTOR * control.max(ALL_MOVED_DRAWS),
+            _ => CONTROL_FACTOR * control.max(LAST_BIT * size(values)),
+        }
     };
     let bounds: BTreeMap<Column, f64> = found.keys().map(|column| (*column, bound(*column))).collect();
     let column = |(column, mut found): (Column, Vec<(usize, Deviation)>)| {
@@ -308,10 +319,10 @@ fn judge(
     found.into_iter().filter_map(column).collect()
 }
 
-/// Of ascending deviations. Any position may have draws that moved; it is their number that tells.
+/// Of ascending deviations.
 fn largest(column: Column, sorted: &[f64]) -> f64 {
     match column {
-        Column::SampleCounts => sorted.iter().sum(),
+        Column::AllSampleCounts => sorted.iter().sum(),
         _ => sorted.last().copied().unwrap_or(0.0),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use softshard_labels::{LabelPlan, PositionEntries, Selection, SequenceLabels};
+use softshard_labels::{LabelPlan, OptionalColumn, PositionEntries, Selection, SequenceLabels};
 
 /// Mantissa bits of an f32.
 const MANTISSA_BITS: u32 = 23;
@@ -15,6 +15,8 @@ pub(crate) enum Column {
     LogProbs,
     /// Draws that went to another token.
     SampleCounts,
+    /// The same at all positions together.
+    AllSampleCounts,
     LogSumExp,
     TailLogMass,
     Entropy,
@@ -30,10 +32,11 @@ impl Column {
             Self::TokenIds => "token_ids".to_owned(),
             Self::LogProbs => "log_probs".to_owned(),
             Self::SampleCounts => "sample_counts".to_owned(),
-            Self::LogSumExp => "log_sum_exp".to_owned(),
+            Self::AllSampleCounts => "sample_counts (sum)".to_owned(),
+            Self::LogSumExp => OptionalColumn::LogSumExp.name().to_owned(),
             Self::TailLogMass => "tail_log_mass".to_owned(),
-            Self::Entropy => "entropy".to_owned(),
-            Self::GoldLogProb => "gold_log_prob".to_owned(),
+            Self::Entropy => OptionalColumn::Entropy.name().to_owned(),
+            Self::GoldLogProb => OptionalColumn::GoldLogProb.name().to_owned(),
             Self::LogPartition(index) => plan.partition_columns()[index].clone(),
         }
     }

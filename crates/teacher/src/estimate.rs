@@ -34,8 +34,8 @@ const ENOUGH_MASS: f64 = 0.95;
 const MIN_LABELLED_TOKENS: u64 = 2000;
 /// Parts of the sample whose sizes are compared.
 const PARTS: usize = 8;
-/// 97.5 % quantile of Student's t for as many parts: 7 degrees of freedom.
-const STUDENT_T: f64 = 2.365;
+/// 97.5 % quantiles of Student's t for 1, 2, … degrees of freedom: one fewer than parts.
+const STUDENT_T: [f64; PARTS - 1] = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365];
 /// Columns that the sequences have as well.
 const OF_SEQUENCES: [&str; 4] = ["sequence_key", "source", "input_ids", "positions"];
 
@@ -117,9 +117,10 @@ pub struct SelectionEstimate {
     pub bytes: Vec<u64>,
     /// Bytes of all splits for each labelled token.
     pub bytes_per_labelled_token: f64,
-    /// The bytes are right to this share: the 95 % interval of the bytes per label, from eight parts of the sample, and what
-    /// row groups cost in the sample, as larger ones may cost more or less.
-    pub relative_error: f64,
+    /// The bytes are right to this share: the 95 % interval of the bytes per label, from up to eight parts of the sample, and
+    /// what row groups cost in the sample, as larger ones may cost more or less. Unknown where the sample is one sequence of
+    /// several.
+    pub relative_error: Option<f64>,
 }
 
 /// Labels a sample, writes it as each selection would, and extrapolates.
@@ -270,8 +271,8 @@ struct Measured {
     /// All other columns and the footers: for each row group, and for each labelled token.
     per_row_group: f64,
     per_label: f64,
-    /// The 95 % interval of `per_label`, as a share of it.
-    spread: f64,
+    /// The 95 % interval of `per_label`, as a share of it; of one part nobody knows.
+    spread: Option<f64>,
 }
 
 impl Measured {
@@ -303,7 +304,7 @@ impl Measured {
             common_per_token: float(common(&stats)) / float(stats.input_tokens),
             per_row_group,
             per_label,
-            spread: STUDENT_T * standard_error(&rates) / per_label,
+            spread: half_interval(&rates).map(|half| half / per_label),
             stats,
         })
     }
@@ -346,7 +347,11 @@ impl Measured {
             entries: self.stats.entries_per_position.mean,
             bytes_per_labelled_token: all / labelled,
             bytes: bytes.into_iter().map(whole).collect(),
-            relative_error: left.sqrt() * scaled * self.spread + left * sampled_groups,
+            relative_error: if left > 0.0 {
+                self.spread.map(|spread| left.sqrt() * scaled * spread + left * sampled_groups)
+            } else {
+                Some(0.0)
+            },
         }
     }
 }
@@ -360,12 +365,13 @@ impl Split {
     }
 }
 
-/// Of the mean of `values`.
-fn standard_error(values: &[f64]) -> f64 {
+/// Half the 95 % interval of the mean of two values or more, at most [`PARTS`].
+fn half_interval(values: &[f64]) -> Option<f64> {
+    let quantile = STUDENT_T.get(values.len().checked_sub(2)?)?;
     let count = float(values.len() as u64);
     let mean = values.iter().sum::<f64>() / count;
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    (squares / (count - 1.0).max(1.0) / count).sqrt()
+    Some(quantile * (squares / (count - 1.0) / count).sqrt())
 }
 
 /// Bytes of the columns that the sequences have as well.
@@ -425,4 +431,21 @@ fn float(count: u64) -> f64 {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bytes are small, from 0")]
 fn whole(value: f64) -> u64 {
     value as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interval_is_as_wide_as_its_values_are_few() {
+        assert_eq!(half_interval(&[3.0]), None);
+        // The standard error of 1 and 3 is 1.
+        assert!((half_interval(&[1.0, 3.0]).unwrap() - 12.706).abs() < 1e-12);
+        let eight = [1.0, 3.0, 1.0, 3.0, 1.0, 3.0, 1.0, 3.0];
+        assert!((half_interval(&eight).unwrap() - 2.365 / 7f64.sqrt()).abs() < 1e-12);
+        for parts in 2..=PARTS {
+            assert!(half_interval(&vec![2.0; parts]).is_some(), "{parts}");
+        }
+    }
 }

@@ -88,11 +88,12 @@ fn print_audit(Found { labels, audit }: &Found) {
     });
     print!("{}", aligned(&[header.map(str::to_owned).to_vec()].into_iter().chain(rows).collect::<Vec<_>>()));
     println!(
-        "Deviations from the live teacher beyond rounding, in nats (sample_counts: draws that moved, in all). The control is\n\
-         the live teacher twice, in the recipe's batches and in others; the bound is 8 times the largest there."
+        "Deviations from the live teacher at a position beyond rounding, in nats (sample_counts: draws that moved there; their sum is\n\
+         over all positions). The control is the live teacher twice, in the recipe's batches and in others; the bound is 8 times the\n\
+         largest there, and at least 8 times the last bit of an f32 as large as the values (2 draws at a position, 8 in all)."
     );
     match audit.worst() {
-        None => println!("the labels are those of this teacher"),
+        None => println!("no deviation beyond the bound at these {} positions", count(audit.positions)),
         Some(column) => println!("furthest beyond its bound: {}", place(column)),
     }
 }
@@ -125,6 +126,7 @@ fn deviates(labels: &Path, column: &ColumnAudit) -> Error {
         nats(column.largest),
         nats(column.bound)
     );
-    Error::bad(place, expected, found)
-        .hint("these are not labels of this teacher for these sequences: write them again, or find out who changed them")
+    Error::bad(place, expected, found).hint(
+        "this teacher gives other labels for these sequences: write them again, or find out who changed them",
+    )
 }
