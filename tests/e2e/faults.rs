@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use softshard_e2e::{Disk, Files, Said, World, assert_same_files, may_trace, run};
@@ -351,6 +351,8 @@ fn two_writers_leave_one_dataset() {
 /// another one finishes and clears all temporary files: it still ends well.
 #[test]
 fn a_slow_writer_survives_that_another_finishes() {
+    /// Microseconds: many times as long as the other run takes.
+    const DELAY: u32 = 8_000_000;
     if !may_trace() {
         return;
     }
@@ -358,11 +360,16 @@ fn a_slow_writer_survives_that_another_finishes() {
     let slow = &|(call, number): (&str, usize)| {
         let name = format!("slow-{call}-{number}");
         thread::scope(|scope| {
-            let writer =
-                scope.spawn(|| scene.traced(&name, call, &format!("delay_enter=2000000:when={number}")));
-            thread::sleep(Duration::from_millis(700));
+            let writer = scope.spawn(|| {
+                let said = scene.traced(&name, call, &format!("delay_enter={DELAY}:when={number}"));
+                (said, Instant::now())
+            });
+            wait_for_delay(&scene.trace(&name), call, number);
             scene.world.run("teacher-labels", &[&format!("output.labels={name}")]).succeeded();
-            writer.join().expect("the slow writer was started").succeeded();
+            let other_ended = Instant::now();
+            let (said, ended) = writer.join().expect("the slow writer was started");
+            said.succeeded();
+            assert!(other_ended < ended, "{name}: the other run ended after the slow one: raise DELAY");
         });
         assert_same_files(&scene.world.dataset(&format!("run/{name}")), &scene.expected, &name);
     };
@@ -371,6 +378,26 @@ fn a_slow_writer_survives_that_another_finishes() {
             scope.spawn(move || slow(place));
         }
     });
+}
+
+/// Returns when a thread is inside of the call that is delayed: strace writes its line before it waits.
+fn wait_for_delay(trace: &Path, call: &str, number: usize) {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(60) {
+        let lines = fs::read_to_string(trace).unwrap_or_default();
+        let mut counts: HashMap<&str, usize> = HashMap::new();
+        for line in lines.lines() {
+            let Some((thread, rest)) = line.split_once(' ') else { continue };
+            if rest.trim_start().starts_with(&format!("{call}(")) {
+                *counts.entry(thread).or_default() += 1;
+            }
+        }
+        if counts.values().any(|count| *count >= number) {
+            return;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    panic!("{}: no {call} number {number} within a minute", trace.display());
 }
 
 /// Covers an output that cannot be written: refused before a teacher is loaded, as one that cannot be loaded shows.
