@@ -40,9 +40,9 @@ pub(crate) fn say(line: &str) {
     above_bar(|| tell(line));
 }
 
-/// A line to standard error. Whoever read it may have left: that ends no stage.
+/// A line to standard error, in one piece. Whoever read it may have left: that ends no stage.
 pub(crate) fn tell(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 fn above_bar<R>(write: impl FnOnce() -> R) -> R {
