@@ -82,39 +82,42 @@ fn an_audit_finds_labels_of_another_teacher_and_of_another_position() {
         .failed(3, &[&place, &format!(" position {position} ")]);
 }
 
-/// All other positions are true, so that no sum over them tells.
-#[test]
-fn an_audit_finds_forged_draws_of_one_position() {
-    let world = World::with_teacher();
-    let sampled = r#"labels.selection={ kind = "sampled", draws = 20 }"#;
-    world.run("teacher-labels", &[&EXACT[..], &[sampled]].concat()).succeeded();
-    let train = LabelDataset::open(world.path("run/labels/train")).expect("labels");
-    let mut rows: Vec<SequenceLabels> = train.iter().map(|row| row.expect("labels")).collect();
-    let (mut forged, mut start) = (None, 0);
-    for (index, count) in rows[3].counts.clone().into_iter().enumerate() {
-        let here = start..start + usize::try_from(count).expect("small");
+/// Gives the drawn tokens of one position each other's counts, so that their mass stays, where that moves more draws than may
+/// move at a position, and fewer than may move at all together.
+fn forge_draws(labels: &mut SequenceLabels) -> Option<i32> {
+    let mut start = 0;
+    for (index, count) in labels.counts.iter().enumerate() {
+        let here = start..start + usize::try_from(*count).expect("small");
         start = here.end;
-        // The same tokens, so that their mass stays, with each other's counts.
-        let (ids, counts) = (&rows[3].token_ids[here.clone()], &rows[3].sample_counts[here.clone()]);
-        let moved =
-            counts.iter().zip(counts.iter().rev()).map(|(one, other)| (one - other).abs()).sum::<i32>() / 2;
-        // More than a position may have, and fewer than all together may have.
-        if !(3..8).contains(&moved) {
+        let (ids, counts) = (&labels.token_ids[here.clone()], &labels.sample_counts[here.clone()]);
+        let moved: i32 = counts.iter().zip(counts.iter().rev()).map(|(one, other)| (one - other).abs()).sum();
+        if !(3..8).contains(&(moved / 2)) {
             continue;
         }
         let mut draws: Vec<(i32, i32)> = counts.iter().rev().copied().zip(ids.iter().copied()).collect();
         draws.sort_by_key(|(count, id)| (-count, *id));
         for (at, (count, id)) in here.zip(draws) {
-            (rows[3].sample_counts[at], rows[3].token_ids[at]) = (count, id);
+            (labels.sample_counts[at], labels.token_ids[at]) = (count, id);
         }
-        forged = Some(rows[3].positions[index]);
-        break;
+        return Some(labels.positions[index]);
     }
-    let position = forged.expect("a position with draws of several tokens");
+    None
+}
+
+/// All other positions are true, so that no sum over them tells.
+#[test]
+fn an_audit_finds_forged_draws_of_one_position() {
+    let world = World::with_teacher();
+    let sampled = r#"labels.selection={ kind = "sampled", draws = 50 }"#;
+    world.run("teacher-labels", &[&EXACT[..], &[sampled]].concat()).succeeded();
+    let train = LabelDataset::open(world.path("run/labels/train")).expect("labels");
+    let mut rows: Vec<SequenceLabels> = train.iter().map(|row| row.expect("labels")).collect();
+    let forged = rows.iter_mut().enumerate().find_map(|(row, labels)| Some((row, forge_draws(labels)?)));
+    let (row, position) = forged.expect("a position with draws of several tokens");
     let folder = world.path("forged");
     write(&folder, &train.manifest().plan, &rows);
     let said = labels(&world, "audit", &["--labels", &text(folder), "--positions", "1000000"])
-        .failed(3, &["/forged` row 3 ", &format!(" position {position} sample_counts token ")]);
+        .failed(3, &[&format!("/forged` row {row} "), &format!(" position {position} sample_counts token ")]);
     assert_eq!(
         said.stdout.matches("← beyond").count(),
         1,
