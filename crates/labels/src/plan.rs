@@ -284,7 +284,7 @@ impl LabelPlan {
     }
 
     fn validate_omit(&self) -> Result<(), Error> {
-        let found = format!("{:?}", self.omit);
+        let found = format!("{:?}", self.omit.iter().map(|column| column.name()).collect::<Vec<_>>());
         if !self.omit.is_sorted_by(|one, next| one < next) {
             return Err(Error::bad("plan: omit", "columns in their order, each once", found));
         }

@@ -96,7 +96,8 @@ impl LabelsConfig {
         }
         if !self.omit.is_sorted_by(|one, next| one < next) {
             let expected = "log_sum_exp, entropy, gold_log_prob in this order, each once";
-            return Err(format!("`labels.omit`: expected {expected}, found {:?}", self.omit));
+            let found: Vec<&str> = self.omit.iter().map(|column| column.name()).collect();
+            return Err(format!("`labels.omit`: expected {expected}, found {found:?}"));
         }
         if self.omit.contains(&OptionalColumn::LogSumExp) && !self.temperatures.is_empty() {
             return Err("`labels.omit`: expected no log_sum_exp, as `labels.temperatures` need it".to_owned());

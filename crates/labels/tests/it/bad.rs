@@ -400,6 +400,6 @@ fn draws_that_do_not_add_up_are_refused() {
     let error = bad.validate().unwrap_err().to_string();
     assert_eq!(
         error,
-        "plan: omit: expected no Entropy, as a divergence from draws is measured against it, found [Entropy]"
+        r#"plan: omit: expected no entropy, as a divergence from draws is measured against it, found ["entropy"]"#
     );
 }
