@@ -60,14 +60,13 @@ fn main() -> Result<()> {
     let (name, rows) = match arguments.as_slice() {
         [] => {
             let world = made_up::MadeUp::new();
-            (
-                "made-up teacher, 128,256 tokens".to_owned(),
-                measure(&world, &variants(&[12, 25, 50, 64, 100]))?,
-            )
+            ("made up, 128,256 tokens".to_owned(), measure(&world, &variants(&[12, 25, 50, 64, 100]))?)
         }
         [model, sequences] => {
             let world = real::Real::open(Path::new(model), Path::new(sequences))?;
-            let name = format!("{model}, {} tokens", world.vocabulary());
+            let folder =
+                Path::new(model).file_name().map_or_else(|| model.into(), |name| name.to_string_lossy());
+            let name = format!("{folder}, {} tokens", world.vocabulary());
             (name, measure(&world, &variants(&[4, 8, 12, 25, 50]))?)
         }
         _ => bail!("usage: selections [--plot FILE] [MODEL SEQUENCES]"),
@@ -78,7 +77,7 @@ fn main() -> Result<()> {
         println!("| {} | {entries:.1} | {bytes:.1} | {:.2}° |", row.name, row.degrees);
     }
     if let Some(file) = plot {
-        std::fs::write(file, plot::draw(&rows))?;
+        std::fs::write(file, plot::draw(&name, &rows))?;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ const HEIGHT: f64 = 300.0;
 /// Left, top, right and bottom of the axes.
 const FRAME: [f64; 4] = [48.0, 34.0, WIDTH - 12.0, HEIGHT - 40.0];
 const BYTES: [f64; 2] = [8.0, 800.0];
-const DEGREES: [f64; 2] = [0.1, 60.0];
+const DEGREES: [f64; 2] = [0.02, 60.0];
 /// Okabe and Ito's colours, which people with any colour vision tell apart.
 const FAMILIES: [(&str, &str); 4] = [
     ("top_k, renormalised", "#D55E00"),
@@ -17,7 +17,7 @@ const FAMILIES: [(&str, &str); 4] = [
 ];
 
 /// An SVG picture.
-pub(crate) fn draw(rows: &[Measured]) -> String {
+pub(crate) fn draw(name: &str, rows: &[Measured]) -> String {
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" \
          font-size=\"11\" fill=\"#333\">\n<rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#fff\"/>\n"
@@ -27,14 +27,16 @@ pub(crate) fn draw(rows: &[Measured]) -> String {
         svg.push_str(&text);
         svg.push('\n');
     };
-    line(format!("<text x=\"{left}\" y=\"20\" font-weight=\"bold\">angle to the gradient of full KD</text>"));
+    line(format!(
+        "<text x=\"{left}\" y=\"20\" font-weight=\"bold\">{name}: angle to the gradient of full KD</text>"
+    ));
     for bytes in [10.0, 30.0, 100.0, 300.0] {
         let x = along(bytes, BYTES, [left, right]);
         line(format!("<path d=\"M{x:.1} {top}V{bottom}\" stroke=\"#ddd\"/>"));
         let y = bottom + 15.0;
         line(format!("<text x=\"{x:.1}\" y=\"{y}\" text-anchor=\"middle\">{bytes}</text>"));
     }
-    for degrees in [0.1, 0.3, 1.0, 3.0, 10.0, 30.0] {
+    for degrees in [0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0] {
         let y = along(degrees, DEGREES, [bottom, top]);
         line(format!("<path d=\"M{left} {y:.1}H{right}\" stroke=\"#ddd\"/>"));
         let (x, y) = (left - 6.0, y + 4.0);
