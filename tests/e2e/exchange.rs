@@ -221,8 +221,20 @@ fn imports_say_what_they_need(world: &World) {
 
 /// As of SentencePiece: the first token of a text loses the space before it.
 fn tokenizer_that_drops_spaces(world: &World) -> String {
-    let texts =
-        ["<unk>", "<s>", "</s>", "t", "h", "\u{2581}the", "the", "\u{2581}cat", "cat", "\u{2581}dog", "!"];
+    let texts = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        "t",
+        "h",
+        "\u{2581}the",
+        "the",
+        "\u{2581}cat",
+        "cat",
+        "\u{2581}dog",
+        "!",
+        "<0x21>",
+    ];
     let vocabulary: serde_json::Map<String, Value> =
         texts.iter().enumerate().map(|(id, text)| ((*text).to_owned(), id.into())).collect();
     let special = |id: usize| {
@@ -236,10 +248,10 @@ fn tokenizer_that_drops_spaces(world: &World) -> String {
             {"type": "Prepend", "prepend": "\u{2581}"},
             {"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"}]},
         "decoder": {"type": "Sequence", "decoders": [
-            {"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "}, {"type": "Fuse"},
+            {"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
             {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
         "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
-                  "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": false, "vocab": vocabulary,
+                  "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "vocab": vocabulary,
                   "merges": []},
     });
     let folder = world.path("sentencepiece");

@@ -103,6 +103,14 @@ impl Tokenizer {
         self.decode_with(ids, false)
     }
 
+    /// Whether the id stands for a byte of characters that no token has, as `<0x0A>` in SentencePiece.
+    pub fn is_byte(&self, id: i32) -> bool {
+        let name = u32::try_from(id).ok().and_then(|id| self.inner.id_to_token(id));
+        let digits = name.as_deref().and_then(|name| name.strip_prefix("<0x")?.strip_suffix('>'));
+        digits
+            .is_some_and(|digits| digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+    }
+
     fn decode_with(&self, ids: &[i32], skip_special_tokens: bool) -> Result<String, Error> {
         let ids: Result<Vec<u32>, _> = ids.iter().map(|id| u32::try_from(*id)).collect();
         let ids =

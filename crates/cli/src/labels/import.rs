@@ -282,17 +282,21 @@ impl Texts<'_> {
     /// The only token that may have been printed as `text`, in a response with `all` these texts.
     fn id(&self, text: &str, all: &[&str]) -> Result<i32, String> {
         let ids = self.ids.get_or_init(|| self.read());
-        let of = |by: &HashMap<String, Vec<i32>>| by.get(text).cloned().unwrap_or_default();
-        let within = of(&ids.within);
-        let mut found = [within.clone(), of(&ids.alone)].concat();
+        let within = ids.within.get(text).map_or(&[][..], Vec::as_slice);
+        let alone = ids.alone.get(text).map_or(&[][..], Vec::as_slice);
+        let mut found = [within, alone].concat();
         found.sort_unstable();
         found.dedup();
+        // A text that has a token is not spelt in bytes.
+        if found.iter().any(|id| !self.tokenizer.is_byte(*id)) {
+            found.retain(|id| !self.tokenizer.is_byte(*id));
+        }
         // Printed alone, no token has such a text: this server keeps spaces.
         let keeps_spaces = |text: &&str| {
             text.starts_with(' ') && ids.within.contains_key(*text) && !ids.alone.contains_key(*text)
         };
         if found.len() > 1 && all.iter().any(keeps_spaces) {
-            found = within;
+            found.retain(|id| within.contains(id));
         }
         match found.as_slice() {
             [id] => Ok(*id),
