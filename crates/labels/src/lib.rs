@@ -97,6 +97,7 @@ mod limits;
 mod list;
 mod manifest;
 mod merge;
+mod output;
 mod page_writer;
 mod pages;
 mod parallel;

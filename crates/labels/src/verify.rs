@@ -10,10 +10,9 @@ use std::sync::{Mutex, PoisonError};
 use serde::Serialize;
 
 use crate::data_file::DataFile;
-use crate::dataset::{check_manifest, check_sizes};
 use crate::error::quoted;
 use crate::groups::LabelGroup;
-use crate::manifest::{check_record, folder_problems, read_manifest};
+use crate::manifest::{check_manifest, check_record, check_sizes, folder_problems, read_manifest};
 use crate::shard_reader::{ShardReader, guarded};
 use crate::shard_schema::ShardSchema;
 use crate::validate::Validator;

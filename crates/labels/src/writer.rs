@@ -12,6 +12,7 @@ use crate::durable::{self, PRIVATE};
 use crate::error::{HINT_DAMAGED, quoted};
 use crate::groups::LabelGroup;
 use crate::manifest::{self, file_name, is_data_file, totals};
+use crate::output::{check_finished, check_foreign};
 use crate::page_writer::{EncodedColumn, encode};
 use crate::rounding::{round, sort_ties};
 use crate::shard_reader::ShardReader;
@@ -92,9 +93,10 @@ impl LabelWriter {
     /// teacher is loaded, and a teacher that cannot be loaded leaves no plan.
     ///
     /// # Errors
-    /// I/O.
+    /// [`Error::Bad`] if the folder holds other files and no dataset; I/O.
     pub fn is_begun(dir: impl AsRef<Path>) -> Result<bool, Error> {
         let dir = dir.as_ref();
+        check_foreign(dir)?;
         durable::create_folders(dir, &[PRIVATE, "_softshard/tmp"])?;
         drop(durable::TempFile::create(dir)?);
         Ok(dir.join(PRIVATE).join("plan.json").exists())
@@ -106,10 +108,14 @@ impl LabelWriter {
     /// processes of this machine left are removed.
     ///
     /// # Errors
-    /// [`Error::OtherPlan`] naming every key that differs; [`Error::Bad`] if the plan itself is wrong; I/O.
+    /// [`Error::OtherPlan`] naming every key that differs, of a plan or of a finished dataset without one;
+    /// [`Error::Bad`] if the plan itself is wrong, or if the folder holds a manifest that cannot be read, or other files
+    /// and no dataset; I/O. Nothing is written then.
     pub fn create_or_resume(dir: impl AsRef<Path>, plan: LabelPlan) -> Result<Self, Error> {
         plan.validate()?;
         let dir = dir.as_ref().to_owned();
+        check_foreign(&dir)?;
+        check_finished(&dir, &plan)?;
         durable::create_folders(&dir, &["data", PRIVATE, "_softshard/tmp", "_softshard/commits"])?;
         let path = dir.join(PRIVATE).join("plan.json");
         let bytes = json::to_bytes(&plan);
@@ -434,6 +440,11 @@ pub struct WrittenShard {
 }
 
 impl WrittenShard {
+    /// What the manifest will say of the shard.
+    pub(crate) fn record(&self) -> &ShardRecord {
+        &self.record
+    }
+
     /// Makes the shard part of the dataset: reads all of it back, links it, commits.
     ///
     /// # Errors

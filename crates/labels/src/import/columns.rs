@@ -164,12 +164,16 @@ impl ForeignFile {
     /// A text of this row.
     pub(crate) fn text(&mut self, column: usize) -> Result<Option<String>, Error> {
         let cell = self.cell(column, |column| match &mut column.reader {
-            ColumnReader::ByteArrayColumnReader(reader) => read_some(reader, column.levels, |value| {
-                value.as_utf8().map(str::to_owned).unwrap_or_default()
-            }),
+            ColumnReader::ByteArrayColumnReader(reader) => {
+                let cell = read_some(reader, column.levels, |value| {
+                    let text = value.as_utf8().map(str::to_owned);
+                    text.map_err(|error| Error::bad("text", "UTF-8", error))
+                })?;
+                cell.values.into_iter().next().flatten().transpose()
+            }
             _ => Err(Error::bad("type", "texts", "others")),
         })?;
-        Ok(cell.and_then(|cell| cell.values.into_iter().next().flatten()))
+        Ok(cell.flatten())
     }
 
     fn cell<T>(
