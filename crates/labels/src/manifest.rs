@@ -158,8 +158,7 @@ pub(crate) fn load_labels_file(path: &Path, limits: &ReadLimits) -> Result<(Labe
 }
 
 fn parse_labels(path: &Path, bytes: &[u8], limits: &ReadLimits) -> Result<LabelsManifest, Error> {
-    let manifest: LabelsManifest =
-        json::parse(path, bytes, LabelsManifest::FORMAT, LabelsManifest::VERSION)?;
+    let manifest: LabelsManifest = json::parse(path, bytes, LabelsManifest::FORMAT, LabelsManifest::VERSION)?;
     check_manifest(path, &manifest, limits)?;
     Ok(manifest)
 }

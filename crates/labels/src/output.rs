@@ -53,9 +53,8 @@ pub(crate) fn check_finished(dir: &Path, plan: &LabelPlan) -> Result<(), Error> 
     }
     let (path, bytes) = read_manifest(dir)?;
     let hint = "remove the file if the dataset is to be finished again, or choose another output folder";
-    let found: LabelsManifest =
-        json::parse(&path, &bytes, LabelsManifest::FORMAT, LabelsManifest::VERSION)
-            .map_err(|error| error.hint(hint))?;
+    let found: LabelsManifest = json::parse(&path, &bytes, LabelsManifest::FORMAT, LabelsManifest::VERSION)
+        .map_err(|error| error.hint(hint))?;
     if found.plan != *plan {
         return Err(Error::OtherPlan { path, differences: plan.differences(&found.plan) });
     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, LabelLimits, Tokenizer, json};
+use crate::{Error, LabelLimits, ReadLimits, Tokenizer, json};
 
 /// Which entries of the teacher's distribution are kept at each position.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -244,6 +244,15 @@ impl LabelPlan {
         }
         check_split(&self.split).map_err(|error| error.within("plan:"))?;
         self.validate_selection()?;
+        let [_, most] = self.limits().entries_per_position;
+        let readable = ReadLimits::default().entries_per_position;
+        let is_readable = usize::try_from(most).is_ok_and(|most| most <= readable);
+        check(
+            is_readable,
+            "selection",
+            &format!("at most {readable} entries per position"),
+            most.to_string(),
+        )?;
         for (field, bits) in
             [("mantissa_bits", self.mantissa_bits), ("position_mantissa_bits", self.position_mantissa_bits)]
         {

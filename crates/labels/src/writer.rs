@@ -25,6 +25,11 @@ use crate::{
 
 /// A row group is closed early when its sequences hold this many tokens, labelled or not: bounds memory.
 const ROW_GROUP_INPUT_TOKENS: usize = 1 << 20;
+/// A row group is closed before its values take more than this. A reader takes 512 MiB by default, and counts values, their
+/// pages and levels: somewhat more than twice the values.
+const ROW_GROUP_BYTES: usize = 128 << 20;
+/// A sequence whose values take more is refused: it is a row group at least.
+const SEQUENCE_BYTES: usize = 240 << 20;
 /// Row groups that are encoded at a time, at most: bounds memory, to about 10 MB each for top-64. Checking labels and
 /// hashing bytes, on the thread that pushes, cannot feed more.
 const MAX_ENCODING: usize = 4;
@@ -167,6 +172,7 @@ impl LabelWriter {
         Ok(ShardWriter {
             file: ShardFile::create(&self.job.dir, &self.job.schema)?,
             group: LabelGroup::new(self.job.limits.temperatures),
+            group_bytes: 0,
             encoding: VecDeque::new(),
             job: self.job.clone(),
             shard,
@@ -329,6 +335,8 @@ pub struct ShardWriter {
     shard: usize,
     file: ShardFile,
     group: LabelGroup,
+    /// Decoded size of the lists in `group`.
+    group_bytes: usize,
     /// Row groups that are encoded on threads of their own, in order.
     encoding: VecDeque<JoinHandle<Result<Vec<EncodedColumn>, Error>>>,
     rows: u64,
@@ -365,6 +373,17 @@ impl ShardWriter {
         })?;
         round(&mut labels, &self.job.plan);
         sort_ties(&mut labels, &self.job.limits);
+        let bytes = labels.value_bytes();
+        if bytes > SEQUENCE_BYTES {
+            let place = format!("labels of shard {} row {}", self.shard, self.rows);
+            let hint = "keep fewer entries per position, or label shorter sequences";
+            let expected = format!("at most {SEQUENCE_BYTES} bytes of values, which readers take");
+            return Err(Error::bad(place, expected, bytes).hint(hint));
+        }
+        if self.group_bytes + bytes > ROW_GROUP_BYTES && !self.group.is_empty() {
+            self.write_group()?;
+        }
+        self.group_bytes += bytes;
         self.group.push(&labels);
         self.rows += 1;
         self.input_tokens += count(labels.input_ids.len());
@@ -412,6 +431,7 @@ impl ShardWriter {
 
     /// Gives the row group in hand to a thread that encodes it; with as many threads as cores, waits for the oldest.
     fn write_group(&mut self) -> Result<(), Error> {
+        self.group_bytes = 0;
         let group = std::mem::replace(&mut self.group, LabelGroup::new(self.job.limits.temperatures));
         self.append_encoded(parallel::threads().min(MAX_ENCODING) - 1)?;
         let schema = self.file.schema();

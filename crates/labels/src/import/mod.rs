@@ -1,7 +1,9 @@
 //! Makes label datasets of what other programs wrote.
 //!
 //! Everything is read twice: once to check every row and to learn what the plan must say, before anything is written,
-//! and once to write. Memory is bounded by the rows of one row group.
+//! and once to write. Memory: a row group of ours, and of the input a row of a JSON file or a page of each column of a Parquet
+//! file, as large as the file made them. Parquet files of others are read by the Parquet crate, which trusts their sizes
+//! more than our own reader does: a hostile one may ask for much memory. A panic of the crate becomes an error.
 
 mod captures;
 mod columns;

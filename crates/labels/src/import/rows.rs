@@ -150,13 +150,9 @@ impl RowsHash {
         let source = labels.source.as_deref().map(str::as_bytes);
         self.0.update(&[u8::from(source.is_some())]);
         self.list(source.unwrap_or_default(), |byte| [*byte]);
-        for ints in [
-            &labels.input_ids,
-            &labels.positions,
-            &labels.counts,
-            &labels.token_ids,
-            &labels.sample_counts,
-        ] {
+        for ints in
+            [&labels.input_ids, &labels.positions, &labels.counts, &labels.token_ids, &labels.sample_counts]
+        {
             self.list(ints, |value| value.to_le_bytes());
         }
         let columns = [

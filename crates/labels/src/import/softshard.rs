@@ -61,8 +61,7 @@ pub fn import_jsonl(
             return Err(other_bytes(shard, &manifest.shards[shard], found));
         }
     }
-    let mut shards =
-        Shards { records: Some(&manifest.shards), ..Shards::new(&writer, true, expected)? };
+    let mut shards = Shards { records: Some(&manifest.shards), ..Shards::new(&writer, true, expected)? };
     for_each(file, &plan, stop, |_, labels| shards.push(labels))?;
     let written = shards.finish()?;
     Ok(Imported { manifest: writer.finish()?, written, passed_over: 0, mass_above_one: 0 })

@@ -129,7 +129,8 @@ impl<'a> Survey<'a> {
     }
 
     fn note_mass(&mut self, entries: usize, kept: f64, row: &ForeignRow, position: usize) {
-        if self.target.top_p.is_some() && self.least_mass.get(&entries).is_none_or(|(least, _)| kept < *least) {
+        if self.target.top_p.is_some() && self.least_mass.get(&entries).is_none_or(|(least, _)| kept < *least)
+        {
             self.least_mass.insert(entries, (kept, format!("{} position {position}", row.place)));
         }
     }
@@ -206,7 +207,10 @@ impl<'a> Survey<'a> {
             let found = "a kept mass of 1 at every position";
             return Err(Error::bad("log_probs", "log-probabilities of the full vocabulary", found).hint(hint));
         }
-        if self.computes_tail && !self.kind.is_approximate && self.bits.iter().any(|bits| bits & ROUNDED_AWAY == 0) {
+        if self.computes_tail
+            && !self.kind.is_approximate
+            && self.bits.iter().any(|bits| bits & ROUNDED_AWAY == 0)
+        {
             let hint = "map `tail_log_mass`, or compute it all the same with --approximate-tail";
             let found = "ones that were rounded, as to half precision";
             return Err(
@@ -222,9 +226,12 @@ impl<'a> Survey<'a> {
         let fewer = self.least_mass.range(..self.most_entries).map(|(_, least)| least);
         match fewer.min_by(|(one, _), (other, _)| one.total_cmp(other)) {
             Some((mass, place)) if *mass < p - ROUNDING => {
-                let expected = format!("a mass of {p}, as there are fewer than {} entries", self.most_entries);
-                let hint = "--top-p says which mass entries reach wherever their number is below the greatest";
-                Err(Error::bad(format_args!("{place} log_probs"), expected, format_args!("{mass:.6}")).hint(hint))
+                let expected =
+                    format!("a mass of {p}, as there are fewer than {} entries", self.most_entries);
+                let hint =
+                    "--top-p says which mass entries reach wherever their number is below the greatest";
+                Err(Error::bad(format_args!("{place} log_probs"), expected, format_args!("{mass:.6}"))
+                    .hint(hint))
             }
             _ => Ok(()),
         }

@@ -207,9 +207,7 @@ impl Mapped {
             // What is taken from every value to make it a log-probability of the whole vocabulary.
             let (offset, of) = match (map.has("logits"), map.are_normalised) {
                 (true, _) => (one.log_sum_exp.unwrap_or(f64::NAN), one.log_sum_exp),
-                (_, true) => {
-                    (-(-one.tail_log_mass.unwrap_or(f64::NAN).exp()).ln_1p(), one.tail_log_mass)
-                }
+                (_, true) => (-(-one.tail_log_mass.unwrap_or(f64::NAN).exp()).ln_1p(), one.tail_log_mass),
                 _ => (0.0, None),
             };
             let kept = small(&ids.values[range.clone()], &map.columns["token_ids"])?;

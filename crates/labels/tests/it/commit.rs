@@ -221,7 +221,7 @@ fn an_unfinished_dataset_is_neither_finished_nor_opened() {
     assert!(matches!(&error, Error::MissingShards { missing, .. } if missing.len() == 11));
     let expected = format!(
         "`{}`: expected 12 committed shards, found 1; missing 0, 1, 2, 4, 5, 6, 7, 8 and 3 more\n\
-         hint: run the teacher stage again, it resumes with the missing shards",
+         hint: run the same command again, it resumes with the missing shards",
         dir.path().display()
     );
     assert_eq!(error.to_string(), expected);
