@@ -45,6 +45,16 @@ fn foreign(dir: &Path) -> Result<Option<String>, Error> {
     Ok(None)
 }
 
+/// Refuses a plan that is there and another one.
+pub(crate) fn check_plan(path: &Path, plan: &LabelPlan) -> Result<(), Error> {
+    let found = json::read(path)?;
+    if found == json::to_bytes(plan) {
+        return Ok(());
+    }
+    let found: LabelPlan = json::parse(path, &found, LabelPlan::FORMAT, LabelPlan::VERSION)?;
+    Err(Error::OtherPlan { path: path.to_owned(), differences: plan.differences(&found) })
+}
+
 /// Refuses a finished dataset of another plan: it need not have its plan beside its manifest.
 pub(crate) fn check_finished(dir: &Path, plan: &LabelPlan) -> Result<(), Error> {
     let path = dir.join("manifest.json");

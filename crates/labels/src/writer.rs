@@ -12,7 +12,7 @@ use crate::durable::{self, PRIVATE};
 use crate::error::{HINT_DAMAGED, quoted};
 use crate::groups::LabelGroup;
 use crate::manifest::{self, file_name, is_data_file, totals};
-use crate::output::{check_finished, check_foreign};
+use crate::output::{check_finished, check_foreign, check_plan};
 use crate::page_writer::{EncodedColumn, encode};
 use crate::rounding::{round, sort_ties};
 use crate::shard_reader::ShardReader;
@@ -120,16 +120,14 @@ impl LabelWriter {
         plan.validate()?;
         let dir = dir.as_ref().to_owned();
         check_foreign(&dir)?;
+        let path = dir.join(PRIVATE).join("plan.json");
+        if path.exists() {
+            check_plan(&path, &plan)?;
+        }
         check_finished(&dir, &plan)?;
         durable::create_folders(&dir, &["data", PRIVATE, "_softshard/tmp", "_softshard/commits"])?;
-        let path = dir.join(PRIVATE).join("plan.json");
-        let bytes = json::to_bytes(&plan);
-        if !durable::write_new(&dir, &path, &bytes)? {
-            let found = json::read(&path)?;
-            if found != bytes {
-                let found: LabelPlan = json::parse(&path, &found, LabelPlan::FORMAT, LabelPlan::VERSION)?;
-                return Err(Error::OtherPlan { path, differences: plan.differences(&found) });
-            }
+        if !durable::write_new(&dir, &path, &json::to_bytes(&plan))? {
+            check_plan(&path, &plan)?;
         }
         durable::remove_dead(&dir)?;
         Ok(Self { job: Arc::new(Job::new(dir, plan)) })

@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicBool;
 use serde_json::{Value, json};
 use softshard_labels::{
     ColumnMap, DistillKitConfig, Error, ImportSource, ImportTarget, Imported, LabelDataset, LabelDiff,
-    LabelPlan, LabelWriter, OptionalColumn, PositionRule, Selection, TeacherIdentity, TermType, Tokenizer,
-    export_hf, export_jsonl, import, import_jsonl,
+    LabelPlan, LabelWriter, OptionalColumn, PositionRule, Selection, TeacherIdentity, Tokenizer, export_hf,
+    export_jsonl, import, import_jsonl,
 };
 
 use crate::common::{Random, TOP_4, plan, tokenizer, tree, write_dataset};
@@ -338,7 +338,7 @@ fn other_layouts_of_distillkit_are_refused_by_name() {
     let source = ImportSource::DistillKit { files: &files, config: &config };
     let small = ImportTarget { teacher: TeacherIdentity::unverified("x", "y", 600), ..target.clone() };
     refused(import(&out, &source, &small, &GO), &["expected an id in 0..600"]);
-    config.term_dtype = TermType::Float16;
+    config.term_dtype = softshard_labels::foreign::TermType::Float16;
     let source = ImportSource::DistillKit { files: &files, config: &config };
     refused(
         import(&out, &source, &target, &GO),
