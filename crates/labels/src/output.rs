@@ -18,7 +18,8 @@ pub(crate) fn check_foreign(dir: &Path) -> Result<(), Error> {
     Err(Error::bad(quoted(dir), expected, format_args!("`{found}`")).hint("choose another output folder"))
 }
 
-/// The first name in a folder that no writer without a plan leaves there; names with a dot in front are of no concern.
+/// The first name in a folder that no writer without a plan leaves there; names with a dot in front are of no concern, nor is
+/// what a new file system has.
 fn foreign(dir: &Path) -> Result<Option<String>, Error> {
     let names = |dir: &Path| -> Result<Vec<String>, Error> {
         let entries = match fs_err::read_dir(dir) {
@@ -27,7 +28,7 @@ fn foreign(dir: &Path) -> Result<Option<String>, Error> {
         };
         let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
         let mut names = names.collect::<Result<Vec<_>, Error>>()?;
-        names.retain(|name| !name.starts_with('.'));
+        names.retain(|name| !name.starts_with('.') && name != "lost+found");
         names.sort_unstable();
         Ok(names)
     };
