@@ -283,3 +283,42 @@ fn read_some<D: DataType, T>(
     }
     Ok(cell)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use parquet::data_type::{ByteArray, ByteArrayType};
+    use parquet::file::properties::WriterProperties;
+    use parquet::file::writer::SerializedFileWriter;
+    use parquet::schema::parser::parse_message_type;
+
+    use super::*;
+
+    #[test]
+    fn text_that_is_not_utf_8_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("texts.parquet");
+        let message = Arc::new(parse_message_type("message m { required binary source (STRING); }").unwrap());
+        let properties = Arc::new(WriterProperties::builder().build());
+        let mut file =
+            SerializedFileWriter::new(std::fs::File::create(&path).unwrap(), message, properties).unwrap();
+        let mut group = file.next_row_group().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        let texts = [ByteArray::from("é"), ByteArray::from(vec![0xC3, 0x28])];
+        column.typed::<ByteArrayType>().write_batch(&texts, None, None).unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+        file.close().unwrap();
+
+        let mut file = ForeignFile::open(&path, &["source".to_owned()], &[]).unwrap();
+        assert_eq!(file.next_row().unwrap(), Some(0));
+        assert_eq!(file.text(0).unwrap().as_deref(), Some("é"));
+        assert_eq!(file.next_row().unwrap(), Some(1));
+        let error = file.text(0).unwrap_err().to_string();
+        assert!(
+            error.contains("texts.parquet` row 1 column `source` text: expected UTF-8, found "),
+            "{error}"
+        );
+    }
+}

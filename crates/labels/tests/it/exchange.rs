@@ -133,6 +133,28 @@ fn an_import_goes_on_only_with_the_same_labels() {
 }
 
 #[test]
+fn what_changes_between_the_readings_ends_an_import() {
+    let folder = tempfile::tempdir().unwrap();
+    let answer = json!({"prompt_token_ids": [4], "choices": [{"message": {"content": " the"}, "logprobs": {"content": [
+        {"token": " the", "logprob": -0.2, "top_logprobs": [{"token": " the", "logprob": -0.2}]}]}}]});
+    let files = completions(folder.path(), &[answer]);
+    let (file, calls) = (&files[0], std::cell::Cell::new(0));
+    let resolve = |_: &str, _: &[&str]| {
+        calls.set(calls.get() + 1);
+        // As a file would that is written meanwhile.
+        Ok(if folder.path().join("out/_softshard/plan.json").exists() { 12 } else { 11 })
+    };
+    let source = ImportSource::Completions { files: std::slice::from_ref(file), top_k: 1, resolve: &resolve };
+    let out = folder.path().join("out");
+    refused(
+        import(&out, &source, &target(97), &GO),
+        &["rows: expected what was there when they were checked"],
+    );
+    assert!(calls.get() > 1 && !out.join("manifest.json").exists());
+    assert!(!out.join("_softshard/commits/00000.json").exists(), "nothing is committed");
+}
+
+#[test]
 fn the_mass_that_is_said_to_be_reached_is_checked() {
     let folder = tempfile::tempdir().unwrap();
     let [whole, hf] = ["whole", "hf"].map(|name| folder.path().join(name));
