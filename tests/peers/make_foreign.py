@@ -61,9 +61,16 @@ def main() -> None:
                        options={"row_group_size": 2, "compression": "zstd", "data_page_version": "2.0"}))
     # A place for each token; the last describes a token that is not there.
     trailed = [row | {"ids": sum(row["ids"], []) + [0, 1, 2, 3, 4], "values": sum(row["values"], []) + [-3.0] * K,
-                      "mask": [int(t >= len(row["tokens"]) // 2) for t in range(len(row["tokens"]))]} for row in rows]
-    flat = {"tokens": pa.list_(i32), "ids": pa.list_(i32), "values": pa.list_(f64), "mask": pa.list_(pa.int8())}
-    cases.append(write("next-flat-masked", trailed, flat, map=BASE | {"loss_mask": "mask"}, rule="next", options={"compression": "none"}))
+                      "mask": [int(t >= len(row["tokens"]) // 2) for t in range(len(row["tokens"]))],
+                      "counts": [K] * len(row["tokens"])} for row in rows]
+    flat = {"tokens": pa.list_(i32), "ids": pa.list_(i32), "values": pa.list_(f64), "mask": pa.list_(pa.int8()),
+            "counts": pa.list_(i32)}
+    cases.append(write("next-flat-masked", trailed, flat, map=BASE | {"loss_mask": "mask", "counts": "counts"}, rule="next",
+                       options={"compression": "none"}))
+    # Lists in lists that are filled up to one length: counts say how much of each is there.
+    padded = [row | {"ids": [entry + [0, 0] for entry in row["ids"]], "values": [entry + [0.0, 0.0] for entry in row["values"]],
+                     "counts": [K] * len(row["ids"])} for row in rows]
+    cases.append(write("padded", padded, ints | {"counts": pa.list_(i32)}, map=BASE | {"counts": "counts"}, rule="next"))
     placed = [row | {"ids": sum(row["ids"], []), "values": sum(row["values"], []), "counts": [K] * len(row["ids"]),
                      "at": list(range(1, len(row["tokens"])))} for row in rows]
     counted = {"tokens": pa.list_(i32), "ids": pa.list_(i32), "values": pa.list_(f64), "counts": pa.list_(pa.uint8()), "at": pa.list_(i64)}
@@ -79,6 +86,8 @@ def main() -> None:
     # Not to be read: a hole, and the wrong number of values.
     hole = [row | {"values": [[None] + entry[1:] for entry in row["values"]]} for row in rows]
     write("bad-null", hole, ints)
+    rounded = [row | {"values": [[float(np.float16(v)) for v in entry] for entry in row["values"]]} for row in raw]
+    write("bad-rounded", rounded, ints | {"values": nested(f32), "lse": pa.list_(f64)})
     few = [row | {"values": [entry[1:] for entry in row["values"]]} for row in rows]
     write("bad-few", few, ints)
     (OUT / "expected.json").write_text(json.dumps({"vocabulary": VOCABULARY, "rows": rows, "cases": cases}, indent=1) + "\n")

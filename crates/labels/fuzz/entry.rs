@@ -53,10 +53,10 @@ pub(crate) fn plan(bytes: &[u8]) {
 /// Bytes as `_softshard/commits/00000.json`.
 pub(crate) fn commit(bytes: &[u8]) {
     let dir = folder();
-    put(&dir, &format!("data/{}", good_name()), GOOD_SHARD);
-    put(&dir, "_softshard/commits/00000.json", bytes);
     let good: LabelPlan = serde_json::from_slice(GOOD_PLAN).expect("the good plan is one");
     let writer = LabelWriter::create_or_resume(dir.path(), good).expect("the good plan is one");
+    put(&dir, &format!("data/{}", good_name()), GOOD_SHARD);
+    put(&dir, "_softshard/commits/00000.json", bytes);
     if fine(writer.missing()).is_some_and(|missing| missing.is_empty()) {
         fine(writer.finish());
     }

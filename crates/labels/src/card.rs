@@ -19,15 +19,30 @@ pub(crate) fn of(manifest: &LabelsManifest) -> String {
             format!("the {k} most probable tokens and {draws} draws from the others")
         }
     };
+    let log_probs = match (&plan.selection, plan.teacher.has_approximate_tail()) {
+        (Selection::Sampled { .. }, _) => {
+            "A count divided by the number of draws estimates the probability of its token over the full vocabulary."
+        }
+        (_, true) => {
+            "Log-probabilities are over the full vocabulary, as other software wrote them: rounded or fitted. The mass that \
+             was cut off was computed of them and is approximate."
+        }
+        (_, false) if !plan.teacher.is_verified() => {
+            "Log-probabilities are over the full vocabulary, never renormalised, as other software wrote them; the mass that \
+             was cut off is theirs or computed of them, and not verified."
+        }
+        _ => {
+            "Log-probabilities are over the full vocabulary, never renormalised; the mass that was cut off is exact."
+        }
+    };
     format!(
         "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: {split}\n    path:\n{files}\
          tags:\n- softshard\n- knowledge-distillation\n---\n\
          # Teacher labels\n\n\
-         Soft labels for knowledge distillation: at each labelled position {selection} of the teacher. \
-         Log-probabilities are over the full vocabulary, never renormalised; the mass that was cut off is exact.\n\n\
+         Soft labels for knowledge distillation: at each labelled position {selection} of the teacher. {log_probs}\n\n\
          | | |\n|---|---|\n\
          | sequences | {rows} |\n| tokens | {input_tokens} |\n| labelled tokens | {labelled_tokens} |\n\
-         | prompt template | {template} |\n| teacher weights (BLAKE3) | `{weights}` |\n\
+         | prompt template | {template} |\n| {of_weights} | `{weights}` |\n\
          | teacher vocabulary | {vocabulary} |\n| mantissa bits of `log_probs` | {bits} |\n\n\
          `manifest.json` has the hashes of all files and everything the labels depend on. The columns are described in \
          `docs/label-format.md` of softshard.\n",
@@ -35,6 +50,7 @@ pub(crate) fn of(manifest: &LabelsManifest) -> String {
         rows = manifest.rows,
         input_tokens = manifest.input_tokens,
         labelled_tokens = manifest.labelled_tokens,
+        of_weights = if plan.teacher.is_verified() { "teacher weights (BLAKE3)" } else { "teacher, by name" },
         template = plan.template,
         weights = plan.teacher.weights_blake3,
         vocabulary = plan.teacher.vocab_size,

@@ -26,19 +26,16 @@ pub fn never_map() {
     NEVER_MAP.store(true, Ordering::Relaxed);
 }
 
-/// A data file, open for reading.
+/// A data file, open for reading. What is hashed, mapped and read is the same file, whatever gets its name meanwhile.
 #[derive(Debug)]
-pub(crate) enum DataFile {
+pub(crate) struct DataFile {
+    path: PathBuf,
+    /// Its size when it was opened.
+    bytes: usize,
+    /// Open until [`DataFile::release`].
+    handle: Option<fs_err::File>,
     /// Mapped read-only; the bytes keep the file open.
-    Mapped(Bytes),
-    /// Opened again for each piece, as a dataset may have more files than a process may hold open. Someone else may have
-    /// changed it since the last piece: pieces are hashed each time.
-    Pieces {
-        /// Where it is.
-        path: PathBuf,
-        /// Its size when it was opened.
-        bytes: usize,
-    },
+    map: Option<Bytes>,
 }
 
 impl DataFile {
@@ -47,60 +44,88 @@ impl DataFile {
         let file = fs_err::File::open(path)?;
         let bytes = usize::try_from(file.metadata()?.len())
             .map_err(|_| Error::bad("file", "a size below the address space", "a larger one"))?;
-        if bytes == 0 {
-            return Ok(Self::Mapped(Bytes::new()));
-        }
-        if memory_map && !NEVER_MAP.load(Ordering::Relaxed) && is_local(&file) {
-            return map(&file).map(Self::Mapped);
-        }
-        tracing::debug!(path = %path.display(), "not mapped");
-        Ok(Self::Pieces { path: path.to_owned(), bytes })
+        let map = match bytes {
+            0 => Some(Bytes::new()),
+            _ if memory_map && !NEVER_MAP.load(Ordering::Relaxed) && is_local(&file) => Some(map(&file)?),
+            _ => None,
+        };
+        Ok(Self { path: path.to_owned(), bytes, handle: Some(file), map })
+    }
+
+    /// Closes the file, as a dataset may have more files than a process may hold open. A map stays; without one the file is
+    /// opened again for each piece. Someone else may have changed it since the last piece: pieces are hashed each time.
+    pub(crate) fn release(&mut self) {
+        self.handle = None;
     }
 
     /// Size of the file when it was opened.
     pub(crate) fn len(&self) -> usize {
-        match self {
-            Self::Mapped(bytes) => bytes.len(),
-            Self::Pieces { bytes, .. } => *bytes,
-        }
+        self.bytes
     }
 
     /// Whether pieces stay what they were when they were looked at first.
     pub(crate) fn is_mapped(&self) -> bool {
-        matches!(self, Self::Mapped(_))
+        self.map.is_some()
     }
 
     /// Bytes of a range, which lies within the file.
     pub(crate) fn range(&self, range: Range<usize>) -> Result<Bytes, Error> {
-        let (path, range) = match self {
-            Self::Mapped(bytes) => return Ok(bytes.slice(range)),
-            Self::Pieces { path, .. } => (path, range),
-        };
-        let file = fs_err::File::open(path)?;
+        if let Some(map) = &self.map {
+            return Ok(map.slice(range));
+        }
         let mut bytes = vec![0; range.len()];
-        let start = u64::try_from(range.start).expect("a place in a file fits 64 bits");
-        file.file().read_exact_at(&mut bytes, start).map_err(|error| match error.kind() {
+        match &self.handle {
+            Some(file) => self.read(file, range.start, &mut bytes)?,
+            None => self.read(&fs_err::File::open(&self.path)?, range.start, &mut bytes)?,
+        }
+        Ok(bytes.into())
+    }
+
+    fn read(&self, file: &fs_err::File, start: usize, into: &mut [u8]) -> Result<(), Error> {
+        let range = start..start + into.len();
+        let start = u64::try_from(start).expect("a place in a file fits 64 bits");
+        file.file().read_exact_at(into, start).map_err(|error| match error.kind() {
             std::io::ErrorKind::UnexpectedEof => {
                 let expected = format!("at least {} bytes", range.end);
                 Error::bad("file", expected, "fewer: it was cut while it was read").hint(HINT_DAMAGED)
             }
             kind => {
-                let message = format!("failed to read {range:?} of file `{}`: {error}", path.display());
+                let path = self.path.display();
+                let message = format!("failed to read {range:?} of file `{path}`: {error}");
                 std::io::Error::new(kind, message).into()
             }
+        })
+    }
+
+    /// BLAKE3 of the whole file, hexadecimal.
+    pub(crate) fn blake3(&self) -> Result<String, Error> {
+        let mut blake3 = blake3::Hasher::new();
+        self.each_piece(|piece| {
+            blake3.update(piece);
         })?;
-        Ok(bytes.into())
+        Ok(blake3.finalize().to_hex().to_string())
     }
 
     /// BLAKE3 and SHA-256 of the whole file, hexadecimal.
     pub(crate) fn hashes(&self) -> Result<[String; 2], Error> {
         let (mut blake3, mut sha256) = (blake3::Hasher::new(), Sha256::new());
-        for start in (0..self.len()).step_by(PIECE) {
-            let piece = self.range(start..self.len().min(start + PIECE))?;
-            blake3.update(&piece);
-            sha256.update(&piece);
-        }
+        self.each_piece(|piece| {
+            blake3.update(piece);
+            sha256.update(piece);
+        })?;
         Ok([blake3.finalize().to_hex().to_string(), durable::hexadecimal(&sha256.finalize())])
+    }
+
+    /// Reads the file from its start, also where it is mapped: pages that are only hashed need not count as memory in use.
+    fn each_piece(&self, mut each: impl FnMut(&[u8])) -> Result<(), Error> {
+        let mut buffer = vec![0; PIECE.min(self.bytes)];
+        for start in (0..self.bytes).step_by(PIECE) {
+            let piece = &mut buffer[..PIECE.min(self.bytes - start)];
+            let file = self.handle.as_ref().expect("whole files are hashed before they are released");
+            self.read(file, start, piece)?;
+            each(piece);
+        }
+        Ok(())
     }
 }
 

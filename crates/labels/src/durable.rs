@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::Error;
+use crate::data_file::DataFile;
 
 /// Private folder of a dataset.
 pub(crate) const PRIVATE: &str = "_softshard";
@@ -23,12 +24,7 @@ pub(crate) struct TempFile {
 impl TempFile {
     /// Creates an empty file in the dataset at `root`.
     pub(crate) fn create(root: &Path) -> Result<(Self, fs_err::File), Error> {
-        let nonce = format!(
-            "{}-{}-{:016x}",
-            machine(),
-            std::process::id(),
-            RandomState::new().build_hasher().finish()
-        );
+        let nonce = nonce();
         let path = root.join(PRIVATE).join("tmp").join(&nonce);
         let file = fs_err::File::create_new(&path)?;
         Ok((Self { path, nonce }, file))
@@ -86,6 +82,12 @@ impl Drop for TempFile {
             tracing::warn!(%error, "a temporary file stays behind");
         }
     }
+}
+
+/// Names an attempt: machine, process, and something by chance.
+pub(crate) fn nonce() -> String {
+    let chance = RandomState::new().build_hasher().finish();
+    format!("{}-{}-{chance:016x}", machine(), std::process::id())
 }
 
 /// An error of a write, with the size that was asked for.
@@ -151,15 +153,8 @@ pub(crate) fn holds(path: &Path, bytes: u64, blake3_hex: &str) -> Result<bool, E
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error.into()),
         Ok(metadata) if !metadata.is_file() || metadata.len() != bytes => Ok(false),
-        Ok(_) => Ok(hash_file(path)? == blake3_hex),
+        Ok(_) => Ok(DataFile::open(path, false)?.blake3()? == blake3_hex),
     }
-}
-
-/// BLAKE3 of a file, hexadecimal, read in pieces.
-pub(crate) fn hash_file(path: &Path) -> Result<String, Error> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(fs_err::File::open(path)?)?;
-    Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// Removes a file; it is fine if it is not there.

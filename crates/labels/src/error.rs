@@ -27,8 +27,8 @@ pub enum Error {
     },
 
     /// The dataset cannot be finished yet.
-    #[error("`{}`: expected {total} committed shards, found {}; missing {}\nhint: run the teacher stage again, it \
-             resumes with the missing shards", dir.display(), total - missing.len(), some_of(missing))]
+    #[error("`{}`: expected {total} committed shards, found {}; missing {}\nhint: run the same command \
+             again, it resumes with the missing shards", dir.display(), total - missing.len(), some_of(missing))]
     MissingShards {
         /// The label dataset.
         dir: PathBuf,

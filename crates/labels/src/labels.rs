@@ -91,6 +91,16 @@ impl SequenceLabels {
         LabelsView::from(self).entries()
     }
 
+    /// Memory of the values that a reader decodes.
+    pub(crate) fn value_bytes(&self) -> usize {
+        let ints = [&self.input_ids, &self.positions, &self.counts, &self.token_ids, &self.sample_counts]
+            .map(Vec::len);
+        let floats =
+            [&self.log_probs, &self.log_sum_exp, &self.tail_log_mass, &self.entropy, &self.gold_log_prob];
+        let floats = floats.into_iter().chain(&self.log_partitions).map(Vec::len);
+        4 * ints.into_iter().chain(floats).sum::<usize>() + self.source.as_ref().map_or(0, String::len)
+    }
+
     /// Checks all that a reader relies on: lengths, ranges, order, signs, no NaN.
     ///
     /// # Errors

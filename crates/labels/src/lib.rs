@@ -97,6 +97,7 @@ mod limits;
 mod list;
 mod manifest;
 mod merge;
+mod output;
 mod page_writer;
 mod pages;
 mod parallel;
@@ -119,6 +120,11 @@ mod verify;
 mod view;
 mod writer;
 
+/// What the labels of other programs are described with.
+pub mod foreign {
+    pub use crate::import::{Function, ResidualBin, Resolve, Term, TermType};
+}
+
 pub use data_file::never_map;
 pub use dataset::LabelDataset;
 pub use diff::{KeyDifference, LabelDiff, SequenceDifference};
@@ -126,8 +132,7 @@ pub use error::{Bad, Error};
 pub use export::{export_hf, export_jsonl, write_jsonl};
 pub use groups::LabelGroup;
 pub use import::{
-    ColumnMap, DistillKitConfig, Function, ImportSource, ImportTarget, Imported, PositionRule, ResidualBin,
-    Resolve, Term, TermType, import, import_jsonl,
+    ColumnMap, DistillKitConfig, ImportSource, ImportTarget, Imported, PositionRule, import, import_jsonl,
 };
 pub use json::differences;
 pub use key::SequenceKey;

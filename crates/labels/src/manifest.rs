@@ -90,6 +90,7 @@ pub struct SequencesInfo {
     /// Name of the prompt template.
     pub template: String,
     /// The split, as `train`.
+    #[schemars(regex(pattern = crate::plan::SPLIT))]
     pub split: String,
     /// Seed of every random choice.
     pub seed: u64,
@@ -142,6 +143,74 @@ pub(crate) fn read_manifest(dir: &Path) -> Result<(PathBuf, Vec<u8>), Error> {
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Reads and parses the manifest of a finished label dataset, and checks what it says about itself; gives its bytes too.
+pub(crate) fn load_labels(dir: &Path, limits: &ReadLimits) -> Result<(LabelsManifest, Vec<u8>), Error> {
+    let (path, bytes) = read_manifest(dir)?;
+    Ok((parse_labels(&path, &bytes, limits)?, bytes))
+}
+
+/// As [`load_labels`], of a manifest that lies elsewhere.
+pub(crate) fn load_labels_file(path: &Path, limits: &ReadLimits) -> Result<(LabelsManifest, Vec<u8>), Error> {
+    let bytes = json::read(path)?;
+    Ok((parse_labels(path, &bytes, limits)?, bytes))
+}
+
+fn parse_labels(path: &Path, bytes: &[u8], limits: &ReadLimits) -> Result<LabelsManifest, Error> {
+    let manifest: LabelsManifest = json::parse(path, bytes, LabelsManifest::FORMAT, LabelsManifest::VERSION)?;
+    check_manifest(path, &manifest, limits)?;
+    Ok(manifest)
+}
+
+/// Lists that a reader is willing to go through.
+pub(crate) fn check_sizes(path: &Path, manifest: &LabelsManifest, limits: &ReadLimits) -> Result<(), Error> {
+    let shards = manifest.shards.len().max(manifest.plan.shards.len());
+    if shards > limits.shards {
+        return Err(Error::bad(quoted(path), format_args!("at most {} shards", limits.shards), shards));
+    }
+    Ok(())
+}
+
+/// What the manifest says about itself.
+pub(crate) fn check_manifest(
+    path: &Path,
+    manifest: &LabelsManifest,
+    limits: &ReadLimits,
+) -> Result<(), Error> {
+    let place = quoted(path);
+    check_sizes(path, manifest, limits)?;
+    manifest.plan.validate().map_err(|error| error.within(&place))?;
+    let plan_blake3 = manifest.plan.blake3();
+    if manifest.plan_blake3 != plan_blake3 {
+        return Err(Error::bad(format_args!("{place} plan_blake3"), plan_blake3, &manifest.plan_blake3));
+    }
+    let (planned, found) = (manifest.plan.shards.len(), manifest.shards.len());
+    if planned != found {
+        return Err(
+            Error::bad(place, format_args!("the {planned} shards of the plan"), found).hint(HINT_DAMAGED)
+        );
+    }
+    for (index, ([start, end], shard)) in manifest.plan.shards.iter().zip(&manifest.shards).enumerate() {
+        if shard.rows != end - start {
+            let place = format!("{place} shard {index}");
+            return Err(Error::bad(place, format_args!("{} rows, as planned", end - start), shard.rows));
+        }
+    }
+    let sums = [manifest.rows, manifest.input_tokens, manifest.labelled_tokens];
+    if totals(&manifest.shards) != Some(sums) {
+        return Err(Error::bad(
+            place,
+            "rows and tokens that are the sums of the shards",
+            format_args!("{sums:?}"),
+        ));
+    }
+    let [_, most] = manifest.plan.limits().entries_per_position;
+    if usize::try_from(most).map_or(true, |most| most > limits.entries_per_position) {
+        let expected = format!("at most {} entries per position", limits.entries_per_position);
+        return Err(Error::bad(place, expected, most));
+    }
+    Ok(())
 }
 
 /// Checks that the manifest's names are those that its hashes and order give, and that `data/` holds just these.

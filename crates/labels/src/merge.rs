@@ -6,10 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde::Serialize;
 
-use crate::dataset::check_manifest;
 use crate::durable::{self, PRIVATE};
 use crate::error::{quoted, some_of};
-use crate::manifest::{check_record, read_manifest};
+use crate::manifest::{check_record, load_labels};
 use crate::writer::committed_records;
 use crate::{
     Error, LabelDataset, LabelPlan, LabelWriter, LabelsManifest, ReadLimits, SequenceLabels, ShardRecord,
@@ -105,13 +104,10 @@ impl Part {
 
 /// The manifest of a finished dataset, whose files nobody looked at yet.
 fn manifest(dir: &Path) -> Result<LabelsManifest, Error> {
-    let (path, bytes) = read_manifest(dir)?;
-    let manifest: LabelsManifest =
-        json::parse(&path, &bytes, LabelsManifest::FORMAT, LabelsManifest::VERSION)?;
-    check_manifest(&path, &manifest, &ReadLimits::default())?;
-    let count = manifest.shards.len();
+    let (manifest, _) = load_labels(dir, &ReadLimits::default())?;
+    let (place, count) = (quoted(&dir.join("manifest.json")), manifest.shards.len());
     for (index, record) in manifest.shards.iter().enumerate() {
-        check_record(&quoted(&path), "labels", (index, count), record)?;
+        check_record(&place, "labels", (index, count), record)?;
     }
     Ok(manifest)
 }

@@ -10,21 +10,26 @@ pub(crate) fn threads() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Calls `work` with each index below `count`. Of several errors the one with the lowest index is given.
+/// Calls `work` with each index below `count`, and with none above one that failed, once that is known. Of several errors
+/// the one with the lowest index is given.
 pub(crate) fn map<T: Send>(
     count: usize,
     work: impl Fn(usize) -> Result<T, Error> + Sync,
 ) -> Result<Vec<T>, Error> {
     let threads = threads().min(count);
-    let next = AtomicUsize::new(0);
+    let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
     let take = || {
         let mut done = Vec::new();
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
-            if index >= count {
+            if index >= count || index > failed.load(Ordering::Relaxed) {
                 return done;
             }
-            done.push((index, work(index)));
+            let result = work(index);
+            if result.is_err() {
+                failed.fetch_min(index, Ordering::Relaxed);
+            }
+            done.push((index, result));
         }
     };
     let mut results: Vec<(usize, Result<T, Error>)> = thread::scope(|scope| {
@@ -36,4 +41,21 @@ pub(crate) fn map<T: Send>(
     });
     results.sort_unstable_by_key(|(index, _)| *index);
     results.into_iter().map(|(_, result)| result).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_an_error_little_more_is_done_and_the_lowest_is_given() {
+        let calls = AtomicUsize::new(0);
+        let error = map(100_000, |index| {
+            calls.fetch_add(1, Ordering::Relaxed);
+            if index >= 7 { Err(Error::bad(index, "none", "one")) } else { Ok(index) }
+        });
+        assert!(error.unwrap_err().to_string().starts_with("7: "));
+        assert!(calls.into_inner() <= 7 + threads());
+        assert_eq!(map(3, Ok).unwrap(), [0, 1, 2]);
+    }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, LabelLimits, Tokenizer, json};
+use crate::{Error, LabelLimits, ReadLimits, Tokenizer, json};
 
 /// Which entries of the teacher's distribution are kept at each position.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -133,7 +133,8 @@ pub struct LabelPlan {
     /// Rows of the sequence dataset that each shard labels: `[start, end)`, ascending, none empty.
     #[schemars(length(min = 1))]
     pub shards: Vec<[u64; 2]>,
-    /// The split the sequences come from, as `train`.
+    /// The split the sequences come from, as `train`: a part of file names.
+    #[schemars(regex(pattern = SPLIT))]
     pub split: String,
     /// The tokenizer of the sequences.
     pub tokenizer: Tokenizer,
@@ -241,7 +242,17 @@ impl LabelPlan {
         ] {
             check(ids.contains(&size), field, "1..=2147483647", size.to_string())?;
         }
+        check_split(&self.split).map_err(|error| error.within("plan:"))?;
         self.validate_selection()?;
+        let [_, most] = self.limits().entries_per_position;
+        let readable = ReadLimits::default().entries_per_position;
+        let is_readable = usize::try_from(most).is_ok_and(|most| most <= readable);
+        check(
+            is_readable,
+            "selection",
+            &format!("at most {readable} entries per position"),
+            most.to_string(),
+        )?;
         for (field, bits) in
             [("mantissa_bits", self.mantissa_bits), ("position_mantissa_bits", self.position_mantissa_bits)]
         {
@@ -321,6 +332,20 @@ impl LabelPlan {
         let expected = "positive, ascending temperatures other than 1";
         Err(Error::bad("plan: temperatures", expected, format_args!("{:?}", self.temperatures)))
     }
+}
+
+/// What the name of a split looks like.
+pub(crate) const SPLIT: &str = "^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}$";
+
+/// Refuses names of splits that would be more than a name in the file names they become part of.
+pub(crate) fn check_split(split: &str) -> Result<(), Error> {
+    let is_good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+    if (1..=200).contains(&split.len()) && split.bytes().all(is_good) && !split.starts_with('.') {
+        return Ok(());
+    }
+    let shown: String = split.chars().take(40).collect();
+    let expected = "1 to 200 letters, digits, `_`, `-` and `.`, not a dot first";
+    Err(Error::bad("split", expected, format_args!("{shown:?}")))
 }
 
 /// Name of the column that holds the log-partition at a temperature: 2 → `log_partition_t2`, 1.5 → `log_partition_t1_5`.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::error::quoted;
 use crate::groups::SequenceGroup;
 use crate::manifest::{check_files, read_manifest, totals};
+use crate::plan::check_split;
 use crate::shard_reader::ShardReader;
 use crate::shard_schema::ShardSchema;
 use crate::{Error, ReadLimits, Sequence, SequencesManifest, json, parallel};
@@ -31,6 +32,7 @@ impl SequenceDataset {
         let (path, bytes) = read_manifest(&dir)?;
         let manifest: SequencesManifest =
             json::parse(&path, &bytes, SequencesManifest::FORMAT, SequencesManifest::VERSION)?;
+        check_split(&manifest.info.split).map_err(|error| error.within(quoted(&path)))?;
         let sums = [manifest.rows, manifest.input_tokens, manifest.labelled_tokens];
         let len = usize::try_from(manifest.rows).ok().filter(|_| totals(&manifest.shards) == Some(sums));
         let len = len.ok_or_else(|| {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::durable::{self, PRIVATE};
 use crate::groups::SequenceGroup;
 use crate::manifest::{self, file_name, is_data_file, totals};
+use crate::plan::check_split;
 use crate::shard_reader::ShardReader;
 use crate::shard_schema::ShardSchema;
 use crate::shard_writer::{ShardFile, WrittenFile};
@@ -42,7 +43,7 @@ impl SequenceWriter {
     /// Starts a dataset; one that is there already stays until [`SequenceWriter::finish`].
     ///
     /// # Errors
-    /// [`Error::Bad`] if `sequences_per_shard` is 0; I/O.
+    /// [`Error::Bad`] if `sequences_per_shard` is 0, or the split is no name for files; I/O.
     pub fn create(
         dir: impl AsRef<Path>,
         info: SequencesInfo,
@@ -51,6 +52,7 @@ impl SequenceWriter {
         if sequences_per_shard == 0 {
             return Err(Error::bad("sequences_per_shard", "at least 1", 0));
         }
+        check_split(&info.split)?;
         let dir = dir.as_ref().to_owned();
         durable::create_folders(&dir, &["data", PRIVATE, "_softshard/tmp"])?;
         durable::remove_dead(&dir)?;

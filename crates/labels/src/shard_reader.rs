@@ -19,7 +19,7 @@ use crate::error::HINT_DAMAGED;
 use crate::pages::{Chunk, PageDecoder, Scratch};
 use crate::shard_schema::ShardSchema;
 use crate::shard_writer::{ROW_GROUP_HASHES, failed};
-use crate::{Error, ReadLimits, ShardRecord, durable, footer};
+use crate::{Error, ReadLimits, ShardRecord, footer};
 
 thread_local! {
     /// A zstd context and a page for each thread that reads.
@@ -59,17 +59,20 @@ impl ShardReader {
         limits: &ReadLimits,
     ) -> Result<Self, Error> {
         let place = format!("shard `{}`", record.file);
-        let size = fs_err::metadata(path)?.len();
-        if size != record.bytes {
-            return Err(Error::bad(place, format_args!("{} bytes", record.bytes), size).hint(HINT_DAMAGED));
+        let within = |error: Error| error.within(&place);
+        let file = DataFile::open(path, limits.memory_map).map_err(within)?;
+        if u64::try_from(file.len()) != Ok(record.bytes) {
+            let expected = format!("{} bytes", record.bytes);
+            return Err(Error::bad(place, expected, file.len()).hint(HINT_DAMAGED));
         }
-        let hash = durable::hash_file(path)?;
+        let hash = file.blake3().map_err(within)?;
         if hash != record.blake3 {
             return Err(Error::bad(place, format_args!("BLAKE3 {}", record.blake3), hash).hint(HINT_DAMAGED));
         }
-        DataFile::open(path, limits.memory_map)
-            .and_then(|file| Self::from_file(file, record, schema, limits))
-            .map_err(|error| error.within(place))
+        let mut reader = Self::from_file(file, record, schema, limits).map_err(within)?;
+        // The footer is that of the file which was hashed; it says what the row groups must be.
+        reader.file.release();
+        Ok(reader)
     }
 
     /// Reads and checks the footer.

@@ -10,10 +10,9 @@ use std::sync::{Mutex, PoisonError};
 use serde::Serialize;
 
 use crate::data_file::DataFile;
-use crate::dataset::{check_manifest, check_sizes};
 use crate::error::quoted;
 use crate::groups::LabelGroup;
-use crate::manifest::{check_record, folder_problems, read_manifest};
+use crate::manifest::{check_manifest, check_record, check_sizes, folder_problems, read_manifest};
 use crate::shard_reader::{ShardReader, guarded};
 use crate::shard_schema::ShardSchema;
 use crate::validate::Validator;
@@ -304,6 +303,9 @@ impl Shard<'_> {
         if words.contains("count") {
             return Some("counts".to_owned());
         }
+        if let Some(index) = partition_of(&bad.place) {
+            return self.manifest.plan.partition_columns().into_iter().nth(index);
+        }
         let fields = self.schema.message.get_fields();
         fields.iter().map(|field| field.name()).find(|name| words.contains(name)).map(str::to_owned)
     }
@@ -320,5 +322,50 @@ impl Shard<'_> {
             let error = Error::bad("input and labelled tokens", expected, found);
             checked.problems.push(self.problem(error, None, None));
         }
+    }
+}
+
+/// Which extra temperature the place of an error names.
+fn partition_of(place: &str) -> Option<usize> {
+    let (_, rest) = place.split_once("log_partitions[")?;
+    rest.split_once(']')?.0.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::validate::Validator;
+    use crate::{LabelLimits, SequenceLabels};
+
+    #[test]
+    fn the_column_of_a_temperature_is_found() {
+        let limits = LabelLimits {
+            input_vocab_size: 9,
+            label_vocab_size: 9,
+            entries_per_position: [1, 9],
+            exact_entries: 9,
+            draws: None,
+            omit: Vec::new(),
+            temperatures: 2,
+        };
+        let good = SequenceLabels {
+            input_ids: vec![1, 2],
+            positions: vec![1],
+            counts: vec![1],
+            token_ids: vec![2],
+            log_probs: vec![-0.5],
+            log_sum_exp: vec![0.0],
+            tail_log_mass: vec![-1.0],
+            entropy: vec![0.7],
+            gold_log_prob: vec![-0.5],
+            log_partitions: vec![vec![1.0]; 2],
+            ..SequenceLabels::default()
+        };
+        for column in [vec![f32::NAN], vec![]] {
+            let mut bad = good.clone();
+            bad.log_partitions[1] = column;
+            let error = Validator::new(&limits).labels(&(&bad).into()).unwrap_err().to_string();
+            assert_eq!(super::partition_of(&error), Some(1), "{error}");
+        }
+        assert_eq!(super::partition_of("log_sum_exp[0]"), None);
     }
 }

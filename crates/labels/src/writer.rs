@@ -12,6 +12,7 @@ use crate::durable::{self, PRIVATE};
 use crate::error::{HINT_DAMAGED, quoted};
 use crate::groups::LabelGroup;
 use crate::manifest::{self, file_name, is_data_file, totals};
+use crate::output::{check_finished, check_foreign, check_plan};
 use crate::page_writer::{EncodedColumn, encode};
 use crate::rounding::{round, sort_ties};
 use crate::shard_reader::ShardReader;
@@ -24,6 +25,11 @@ use crate::{
 
 /// A row group is closed early when its sequences hold this many tokens, labelled or not: bounds memory.
 const ROW_GROUP_INPUT_TOKENS: usize = 1 << 20;
+/// A row group is closed before its values take more than this. A reader takes 512 MiB by default, and counts values, their
+/// pages and levels: somewhat more than twice the values.
+const ROW_GROUP_BYTES: usize = 128 << 20;
+/// A sequence whose values take more is refused: it is a row group at least.
+const SEQUENCE_BYTES: usize = 240 << 20;
 /// Row groups that are encoded at a time, at most: bounds memory, to about 10 MB each for top-64. Checking labels and
 /// hashing bytes, on the thread that pushes, cannot feed more.
 const MAX_ENCODING: usize = 4;
@@ -92,9 +98,10 @@ impl LabelWriter {
     /// teacher is loaded, and a teacher that cannot be loaded leaves no plan.
     ///
     /// # Errors
-    /// I/O.
+    /// [`Error::Bad`] if the folder holds other files and no dataset; I/O.
     pub fn is_begun(dir: impl AsRef<Path>) -> Result<bool, Error> {
         let dir = dir.as_ref();
+        check_foreign(dir)?;
         durable::create_folders(dir, &[PRIVATE, "_softshard/tmp"])?;
         drop(durable::TempFile::create(dir)?);
         Ok(dir.join(PRIVATE).join("plan.json").exists())
@@ -106,19 +113,21 @@ impl LabelWriter {
     /// processes of this machine left are removed.
     ///
     /// # Errors
-    /// [`Error::OtherPlan`] naming every key that differs; [`Error::Bad`] if the plan itself is wrong; I/O.
+    /// [`Error::OtherPlan`] naming every key that differs, of a plan or of a finished dataset without one;
+    /// [`Error::Bad`] if the plan itself is wrong, or if the folder holds a manifest that cannot be read, or other files
+    /// and no dataset; I/O. Nothing is written then.
     pub fn create_or_resume(dir: impl AsRef<Path>, plan: LabelPlan) -> Result<Self, Error> {
         plan.validate()?;
         let dir = dir.as_ref().to_owned();
-        durable::create_folders(&dir, &["data", PRIVATE, "_softshard/tmp", "_softshard/commits"])?;
+        check_foreign(&dir)?;
         let path = dir.join(PRIVATE).join("plan.json");
-        let bytes = json::to_bytes(&plan);
-        if !durable::write_new(&dir, &path, &bytes)? {
-            let found = json::read(&path)?;
-            if found != bytes {
-                let found: LabelPlan = json::parse(&path, &found, LabelPlan::FORMAT, LabelPlan::VERSION)?;
-                return Err(Error::OtherPlan { path, differences: plan.differences(&found) });
-            }
+        if path.exists() {
+            check_plan(&path, &plan)?;
+        }
+        check_finished(&dir, &plan)?;
+        durable::create_folders(&dir, &["data", PRIVATE, "_softshard/tmp", "_softshard/commits"])?;
+        if !durable::write_new(&dir, &path, &json::to_bytes(&plan))? {
+            check_plan(&path, &plan)?;
         }
         durable::remove_dead(&dir)?;
         Ok(Self { job: Arc::new(Job::new(dir, plan)) })
@@ -161,6 +170,7 @@ impl LabelWriter {
         Ok(ShardWriter {
             file: ShardFile::create(&self.job.dir, &self.job.schema)?,
             group: LabelGroup::new(self.job.limits.temperatures),
+            group_bytes: 0,
             encoding: VecDeque::new(),
             job: self.job.clone(),
             shard,
@@ -323,6 +333,8 @@ pub struct ShardWriter {
     shard: usize,
     file: ShardFile,
     group: LabelGroup,
+    /// Decoded size of the lists in `group`.
+    group_bytes: usize,
     /// Row groups that are encoded on threads of their own, in order.
     encoding: VecDeque<JoinHandle<Result<Vec<EncodedColumn>, Error>>>,
     rows: u64,
@@ -359,6 +371,17 @@ impl ShardWriter {
         })?;
         round(&mut labels, &self.job.plan);
         sort_ties(&mut labels, &self.job.limits);
+        let bytes = labels.value_bytes();
+        if bytes > SEQUENCE_BYTES {
+            let place = format!("labels of shard {} row {}", self.shard, self.rows);
+            let hint = "keep fewer entries per position, or label shorter sequences";
+            let expected = format!("at most {SEQUENCE_BYTES} bytes of values, which readers take");
+            return Err(Error::bad(place, expected, bytes).hint(hint));
+        }
+        if self.group_bytes + bytes > ROW_GROUP_BYTES && !self.group.is_empty() {
+            self.write_group()?;
+        }
+        self.group_bytes += bytes;
         self.group.push(&labels);
         self.rows += 1;
         self.input_tokens += count(labels.input_ids.len());
@@ -406,6 +429,7 @@ impl ShardWriter {
 
     /// Gives the row group in hand to a thread that encodes it; with as many threads as cores, waits for the oldest.
     fn write_group(&mut self) -> Result<(), Error> {
+        self.group_bytes = 0;
         let group = std::mem::replace(&mut self.group, LabelGroup::new(self.job.limits.temperatures));
         self.append_encoded(parallel::threads().min(MAX_ENCODING) - 1)?;
         let schema = self.file.schema();
@@ -434,6 +458,11 @@ pub struct WrittenShard {
 }
 
 impl WrittenShard {
+    /// What the manifest will say of the shard.
+    pub(crate) fn record(&self) -> &ShardRecord {
+        &self.record
+    }
+
     /// Makes the shard part of the dataset: reads all of it back, links it, commits.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Labels as training rows for Hugging Face trainers: every column as long as the sequence, entries as lists in lists.
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -12,7 +12,7 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 
-use super::{for_each_group, with_suffix, write_whole};
+use super::{for_each_group, part_of, write_whole};
 use crate::plan::partition_column;
 use crate::shard_writer::failed;
 use crate::view::LabelsView;
@@ -31,18 +31,17 @@ const GROUPS_PER_FILE: usize = 85;
 /// numbers 0.
 ///
 /// # Errors
-/// [`Error::Bad`] if the folder is there and not empty, or a row group is damaged; I/O,
+/// [`Error::Bad`] if the folder is there and not empty, or a file, or a row group is damaged; I/O,
 /// [`std::io::ErrorKind::Interrupted`] when `stop` is set. The folder is whole or not there.
 pub fn export_hf(dataset: &LabelDataset, output: &Path, stop: &AtomicBool) -> Result<(), Error> {
-    if fs_err::read_dir(output).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(Error::bad(quoted(output), "a folder that is not there or empty", "files in it"));
-    }
-    let part = with_suffix(output, ".part");
-    if part.exists() {
-        fs_err::remove_dir_all(&part)?;
-    }
+    let output = new_folder(output)?;
+    let part = part_of(&output);
     let data = part.join("data");
-    fs_err::create_dir_all(&data)?;
+    if let Some(parent) = part.parent() {
+        fs_err::create_dir_all(parent)?;
+    }
+    fs_err::create_dir(&part)?;
+    fs_err::create_dir(&data)?;
     let written = write_files(dataset, &data, stop);
     let written = written.and_then(|files| {
         let card = card(&dataset.manifest().plan, &files);
@@ -54,6 +53,31 @@ pub fn export_hf(dataset: &LabelDataset, output: &Path, stop: &AtomicBool) -> Re
             fs_err::remove_dir_all(&part)?;
             Err(error)
         }
+    }
+}
+
+/// The folder to write, by a path to which a suffix can be put: `out/` and `.` are none.
+fn new_folder(output: &Path) -> Result<PathBuf, Error> {
+    let expected = "a folder that is not there or empty";
+    let found = match fs_err::symlink_metadata(output) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => output.components().collect(),
+        found => {
+            found?;
+            fs_err::canonicalize(output)?
+        }
+    };
+    if found.file_name().is_none() {
+        return Err(Error::bad(quoted(output), expected, "a path without a name"));
+    }
+    if !found.exists() {
+        return Ok(found);
+    }
+    if !found.is_dir() {
+        return Err(Error::bad(quoted(output), expected, "a file"));
+    }
+    match fs_err::read_dir(&found)?.next() {
+        None => Ok(found),
+        Some(_) => Err(Error::bad(quoted(output), expected, "files in it")),
     }
 }
 

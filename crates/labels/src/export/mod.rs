@@ -11,7 +11,7 @@ pub use hf::export_hf;
 pub(crate) use jsonl::{Line, manifest_beside};
 pub use jsonl::{export_jsonl, write_jsonl};
 
-use crate::{Error, LabelDataset, LabelGroup};
+use crate::{Error, LabelDataset, LabelGroup, durable};
 
 /// Calls `each` with every row group, and stops where that was asked for.
 fn for_each_group(
@@ -32,6 +32,11 @@ fn for_each_group(
     Ok(())
 }
 
+/// A name beside `path` that nobody else has: what is written is first there.
+fn part_of(path: &Path) -> PathBuf {
+    with_suffix(path, &format!(".part-{}", durable::nonce()))
+}
+
 /// A path with something behind its last part.
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
@@ -44,8 +49,8 @@ fn write_whole(
     path: &Path,
     write: impl FnOnce(&mut io::BufWriter<fs_err::File>) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let part = with_suffix(path, ".part");
-    let mut to = io::BufWriter::new(fs_err::File::create(&part)?);
+    let part = part_of(path);
+    let mut to = io::BufWriter::new(fs_err::File::create_new(&part)?);
     let written = write(&mut to).and_then(|()| {
         to.flush()?;
         Ok(to.get_ref().sync_all()?)
@@ -53,7 +58,7 @@ fn write_whole(
     match written {
         Ok(()) => Ok(fs_err::rename(&part, path)?),
         Err(error) => {
-            crate::durable::remove_if_there(&part)?;
+            durable::remove_if_there(&part)?;
             Err(error)
         }
     }

@@ -164,12 +164,16 @@ impl ForeignFile {
     /// A text of this row.
     pub(crate) fn text(&mut self, column: usize) -> Result<Option<String>, Error> {
         let cell = self.cell(column, |column| match &mut column.reader {
-            ColumnReader::ByteArrayColumnReader(reader) => read_some(reader, column.levels, |value| {
-                value.as_utf8().map(str::to_owned).unwrap_or_default()
-            }),
+            ColumnReader::ByteArrayColumnReader(reader) => {
+                let cell = read_some(reader, column.levels, |value| {
+                    let text = value.as_utf8().map(str::to_owned);
+                    text.map_err(|error| Error::bad("text", "UTF-8", error))
+                })?;
+                cell.values.into_iter().next().flatten().transpose()
+            }
             _ => Err(Error::bad("type", "texts", "others")),
         })?;
-        Ok(cell.and_then(|cell| cell.values.into_iter().next().flatten()))
+        Ok(cell.flatten())
     }
 
     fn cell<T>(
@@ -278,4 +282,43 @@ fn read_some<D: DataType, T>(
         }
     }
     Ok(cell)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use parquet::data_type::{ByteArray, ByteArrayType};
+    use parquet::file::properties::WriterProperties;
+    use parquet::file::writer::SerializedFileWriter;
+    use parquet::schema::parser::parse_message_type;
+
+    use super::*;
+
+    #[test]
+    fn text_that_is_not_utf_8_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("texts.parquet");
+        let message = Arc::new(parse_message_type("message m { required binary source (STRING); }").unwrap());
+        let properties = Arc::new(WriterProperties::builder().build());
+        let mut file =
+            SerializedFileWriter::new(std::fs::File::create(&path).unwrap(), message, properties).unwrap();
+        let mut group = file.next_row_group().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        let texts = [ByteArray::from("é"), ByteArray::from(vec![0xC3, 0x28])];
+        column.typed::<ByteArrayType>().write_batch(&texts, None, None).unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+        file.close().unwrap();
+
+        let mut file = ForeignFile::open(&path, &["source".to_owned()], &[]).unwrap();
+        assert_eq!(file.next_row().unwrap(), Some(0));
+        assert_eq!(file.text(0).unwrap().as_deref(), Some("é"));
+        assert_eq!(file.next_row().unwrap(), Some(1));
+        let error = file.text(0).unwrap_err().to_string();
+        assert!(
+            error.contains("texts.parquet` row 1 column `source` text: expected UTF-8, found "),
+            "{error}"
+        );
+    }
 }

@@ -1,7 +1,9 @@
 //! Makes label datasets of what other programs wrote.
 //!
 //! Everything is read twice: once to check every row and to learn what the plan must say, before anything is written,
-//! and once to write. Memory is bounded by the rows of one row group.
+//! and once to write. Memory: a row group of ours, and of the input a row of a JSON file or a page of each column of a Parquet
+//! file, as large as the file made them. Parquet files of others are read by the Parquet crate, which trusts their sizes
+//! more than our own reader does: a hostile one may ask for much memory. A panic of the crate becomes an error.
 
 mod captures;
 mod columns;
@@ -26,13 +28,16 @@ pub use rows::PositionRule;
 pub use softshard::import_jsonl;
 pub use tables::ColumnMap;
 
-use rows::{ForeignRow, Kind};
+use rows::{ForeignRow, Kind, RowsHash};
 use survey::Survey;
 
 use crate::{
-    Error, LabelWriter, LabelsManifest, OptionalColumn, SequenceLabels, ShardWriter, TeacherIdentity,
-    Tokenizer,
+    Commit, Error, LabelWriter, LabelsManifest, OptionalColumn, SequenceLabels, ShardRecord, ShardWriter,
+    TeacherIdentity, Tokenizer,
 };
+
+/// Stands behind the `config_blake3` of a teacher whose `tail_log_mass` was computed of rounded or fitted numbers.
+const APPROXIMATE_TAIL: &str = ", approximate tail";
 
 /// What labels are made of.
 pub enum ImportSource<'a> {
@@ -99,11 +104,12 @@ pub struct Imported {
 ///
 /// What the files lack is not made up: `log_sum_exp`, `entropy` and `gold_log_prob` are omitted where they are not
 /// there. `tail_log_mass` is 1 - Σp in f64, of log-probabilities as they are; where these were rounded before, only if
-/// `approximate_tail` says so. The plan's `sequences` is the BLAKE3 of the rows' sequence keys, in order.
+/// `approximate_tail` says so, and then the plan's `config_blake3` ends with `, approximate tail`. The plan's `sequences` is
+/// the BLAKE3 of all that the rows hold, in order: an import goes on only with the same labels.
 ///
 /// # Errors
-/// [`Error::Bad`] naming file, row and column, before anything is written; [`Error::OtherPlan`]; I/O,
-/// [`io::ErrorKind::Interrupted`] when `stop` is set.
+/// [`Error::Bad`] naming file, row and column, before anything is written, or if a file changed between the readings;
+/// [`Error::OtherPlan`]; I/O, [`io::ErrorKind::Interrupted`] when `stop` is set.
 pub fn import(
     output: &Path,
     source: &ImportSource<'_>,
@@ -118,7 +124,7 @@ pub fn import(
     }
     let plan = survey.plan()?;
     let writer = LabelWriter::create_or_resume(output, plan)?;
-    let mut shards = Shards::new(&writer, kind.is_approximate)?;
+    let mut shards = Shards::new(&writer, kind.is_approximate, survey.shard_hashes())?;
     for row in source.rows()? {
         check_stop(stop)?;
         let row = row?;
@@ -126,9 +132,10 @@ pub fn import(
             shards.push(row.labels(&kind)?)?;
         }
     }
+    let written = shards.finish()?;
     Ok(Imported {
         manifest: writer.finish()?,
-        written: shards.written(),
+        written,
         passed_over: survey.passed_over(),
         mass_above_one: survey.above_one(),
     })
@@ -150,6 +157,11 @@ impl TeacherIdentity {
     /// Whether its files were hashed.
     pub fn is_verified(&self) -> bool {
         !self.weights_blake3.starts_with("unverified: ")
+    }
+
+    /// Whether the mass that was cut off was computed of numbers that had been rounded or fitted before.
+    pub fn has_approximate_tail(&self) -> bool {
+        self.config_blake3.ends_with(APPROXIMATE_TAIL)
     }
 }
 
@@ -215,42 +227,82 @@ struct Shards<'a> {
     /// Whether rows were rounded before, so that what only exact values show is not asked of them.
     are_rounded: bool,
     written: usize,
+    /// What was read so far, and what it was behind each shard when it was checked.
+    content: RowsHash,
+    expected: Vec<blake3::Hash>,
+    /// What the shards must be, where that is known.
+    records: Option<&'a [ShardRecord]>,
 }
 
 impl<'a> Shards<'a> {
-    fn new(writer: &'a LabelWriter, are_rounded: bool) -> Result<Self, Error> {
+    fn new(writer: &'a LabelWriter, are_rounded: bool, expected: Vec<blake3::Hash>) -> Result<Self, Error> {
         let missing = writer.missing()?;
-        Ok(Self { writer, missing, open: None, shard: 0, row: 0, are_rounded, written: 0 })
+        Ok(Self {
+            writer,
+            missing,
+            open: None,
+            shard: 0,
+            row: 0,
+            are_rounded,
+            written: 0,
+            content: RowsHash::default(),
+            expected,
+            records: None,
+        })
     }
 
     fn push(&mut self, labels: SequenceLabels) -> Result<(), Error> {
         let ranges = &self.writer.plan().shards;
         let first = ranges[0][0];
-        let Some([start, end]) = ranges.get(self.shard).copied() else {
-            return Err(Error::bad("rows", "as many as before", "more: a file changed meanwhile"));
-        };
+        let Some([start, end]) = ranges.get(self.shard).copied() else { return Err(changed()) };
         let row = first + self.row;
         if row == start && self.missing.binary_search(&self.shard).is_ok() {
             self.open = Some(self.writer.shard(self.shard)?);
         }
+        self.content.add(&labels);
         if let Some(open) = &mut self.open {
             if self.are_rounded { open.push_rounded(labels)? } else { open.push(labels)? }
         }
         if row + 1 == end {
-            self.shard += 1;
-            if let Some(open) = self.open.take() {
-                open.commit()?;
-                self.written += 1;
-            }
+            self.close()?;
         }
         self.row += 1;
         progress("import", self.row, ranges[ranges.len() - 1][1] - first);
         Ok(())
     }
 
-    fn written(&self) -> usize {
-        self.written
+    /// Commits the shard in hand, if its rows are those that were checked.
+    fn close(&mut self) -> Result<(), Error> {
+        if self.expected.get(self.shard) != Some(&self.content.so_far()) {
+            return Err(changed());
+        }
+        if let Some(open) = self.open.take() {
+            let written = open.finish()?;
+            self.check_record(written.record())?;
+            let (Commit::Won(record) | Commit::Lost(record)) = written.commit()?;
+            self.check_record(&record)?;
+            self.written += 1;
+        }
+        self.shard += 1;
+        Ok(())
     }
+
+    fn check_record(&self, found: &ShardRecord) -> Result<(), Error> {
+        match self.records.map(|records| &records[self.shard]) {
+            Some(expected) if expected != found => Err(softshard::other_bytes(self.shard, expected, found)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Number of shards that were written.
+    fn finish(self) -> Result<usize, Error> {
+        if self.shard == self.expected.len() { Ok(self.written) } else { Err(changed()) }
+    }
+}
+
+fn changed() -> Error {
+    let hint = "a file changed while it was read: run again when nobody writes it";
+    Error::bad("rows", "what was there when they were checked", "others").hint(hint)
 }
 
 fn check_stop(stop: &AtomicBool) -> Result<(), Error> {

@@ -36,6 +36,9 @@ pub(crate) struct ForeignPosition {
     pub(crate) tail_log_mass: Option<f64>,
     pub(crate) entropy: Option<f64>,
     pub(crate) gold_log_prob: Option<f64>,
+    /// All bits that the numbers have which entries were computed of: the values, and what was taken from them. None where
+    /// entries are as they stood.
+    pub(crate) raw_bits: Option<[u32; 2]>,
 }
 
 /// What all rows of a source have in common.
@@ -131,6 +134,50 @@ fn tail_of(entries: &[(i32, f64)], kind: &Kind) -> Result<f64, Error> {
     }
     let is_all = u32::try_from(entries.len()).is_ok_and(|count| count >= kind.vocab_size);
     Ok(if is_all { f64::NEG_INFINITY } else { (1.0 - kept).max(0.0).ln() })
+}
+
+/// Bits that any of some numbers has, in single precision.
+pub(crate) fn bits_of(values: impl IntoIterator<Item = f64>) -> u32 {
+    values.into_iter().fold(0, |bits, value| bits | single(value).to_bits())
+}
+
+/// What the rows held so far, all of it: two readings of the same files give the same.
+#[derive(Clone, Default)]
+pub(crate) struct RowsHash(blake3::Hasher);
+
+impl RowsHash {
+    pub(crate) fn add(&mut self, labels: &SequenceLabels) {
+        let source = labels.source.as_deref().map(str::as_bytes);
+        self.0.update(&[u8::from(source.is_some())]);
+        self.list(source.unwrap_or_default(), |byte| [*byte]);
+        for ints in
+            [&labels.input_ids, &labels.positions, &labels.counts, &labels.token_ids, &labels.sample_counts]
+        {
+            self.list(ints, |value| value.to_le_bytes());
+        }
+        let columns = [
+            &labels.log_probs,
+            &labels.log_sum_exp,
+            &labels.tail_log_mass,
+            &labels.entropy,
+            &labels.gold_log_prob,
+        ];
+        for floats in columns.into_iter().chain(&labels.log_partitions) {
+            self.list(floats, |value| value.to_le_bytes());
+        }
+    }
+
+    /// The length goes first, so that no two lists are one.
+    fn list<T, const N: usize>(&mut self, values: &[T], bytes: impl Fn(&T) -> [u8; N]) {
+        let length = u64::try_from(values.len()).expect("a length fits 64 bits");
+        self.0.update(&length.to_le_bytes());
+        let bytes: Vec<u8> = values.iter().flat_map(bytes).collect();
+        self.0.update(&bytes);
+    }
+
+    pub(crate) fn so_far(&self) -> blake3::Hash {
+        self.0.finalize()
+    }
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "labels are f32")]

@@ -4,20 +4,24 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use super::lines::Lines;
+use super::rows::RowsHash;
 use super::{Imported, Shards, check_stop, progress};
-use crate::dataset::check_manifest;
 use crate::error::quoted;
 use crate::export::{Line, manifest_beside};
-use crate::{Error, LabelPlan, LabelWriter, LabelsManifest, ReadLimits, SequenceLabels, json};
+use crate::manifest::load_labels_file;
+use crate::writer::committed_records;
+use crate::{Error, LabelPlan, LabelWriter, ReadLimits, SequenceLabels, ShardRecord};
 
 /// Makes a dataset of a JSONL file that [`export_jsonl`](crate::export_jsonl) wrote, with the plan of the manifest
-/// beside it, or of another `manifest`: the same bytes as the dataset that was exported. Goes on where it was
+/// beside it, or of another `manifest`: the same bytes as the dataset that was exported, or none. Goes on where it was
 /// interrupted.
 ///
-/// The manifest's word is taken for where the labels come from.
+/// The manifest's word is taken for where the labels come from, not for what they are: a shard that comes out with other
+/// bytes than the manifest says is not committed.
 ///
 /// # Errors
-/// [`Error::Bad`] naming file, line and field, before anything is written; [`Error::OtherPlan`]; I/O,
+/// [`Error::Bad`] naming file, line and field, before anything is written, or the shard that is another;
+/// [`Error::OtherPlan`]; I/O,
 /// [`std::io::ErrorKind::Interrupted`] when `stop` is set.
 pub fn import_jsonl(
     output: &Path,
@@ -26,22 +30,25 @@ pub fn import_jsonl(
     stop: &AtomicBool,
 ) -> Result<Imported, Error> {
     let path = manifest.map_or_else(|| manifest_beside(file), Path::to_owned);
-    let bytes = json::read(&path).map_err(|error| match crate::durable::is_not_found(&error) {
+    let loaded = load_labels_file(&path, &ReadLimits::default());
+    let (manifest, _) = loaded.map_err(|error| match crate::durable::is_not_found(&error) {
         true => Error::bad(quoted(&path), "the manifest that the export wrote", "nothing")
             .hint("name it with --manifest"),
         false => error,
     })?;
-    let manifest: LabelsManifest =
-        json::parse(&path, &bytes, LabelsManifest::FORMAT, LabelsManifest::VERSION)?;
-    check_manifest(&path, &manifest, &ReadLimits::default())?;
     let plan = manifest.plan;
     let total = manifest.rows;
 
     let limits = plan.limits();
-    let mut rows = 0;
+    let mut ends = plan.shards.iter().map(|[_, end]| end - plan.shards[0][0]).peekable();
+    let (mut rows, mut content, mut expected) = (0, RowsHash::default(), Vec::new());
     for_each(file, &plan, stop, |place, labels| {
         labels.validate(&limits).map_err(|error| error.within(place))?;
         rows += 1;
+        content.add(&labels);
+        if ends.next_if_eq(&rows).is_some() {
+            expected.push(content.so_far());
+        }
         progress("check", rows, total);
         Ok(())
     })?;
@@ -49,9 +56,23 @@ pub fn import_jsonl(
         return Err(Error::bad(quoted(file), format_args!("{total} lines, as the manifest says"), rows));
     }
     let writer = LabelWriter::create_or_resume(output, plan.clone())?;
-    let mut shards = Shards::new(&writer, true)?;
+    for (shard, found) in committed_records(output, &plan)?.iter().enumerate() {
+        if let Some(found) = found.as_ref().filter(|found| **found != manifest.shards[shard]) {
+            return Err(other_bytes(shard, &manifest.shards[shard], found));
+        }
+    }
+    let mut shards = Shards { records: Some(&manifest.shards), ..Shards::new(&writer, true, expected)? };
     for_each(file, &plan, stop, |_, labels| shards.push(labels))?;
-    Ok(Imported { manifest: writer.finish()?, written: shards.written(), passed_over: 0, mass_above_one: 0 })
+    let written = shards.finish()?;
+    Ok(Imported { manifest: writer.finish()?, written, passed_over: 0, mass_above_one: 0 })
+}
+
+/// A shard that is not the one of the manifest.
+pub(super) fn other_bytes(shard: usize, expected: &ShardRecord, found: &ShardRecord) -> Error {
+    let place = format!("shard {shard}");
+    let expected = format!("BLAKE3 {} with {} rows, as the manifest says", expected.blake3, expected.rows);
+    let hint = "the labels are not those that were exported, or another version of softshard wrote them";
+    Error::bad(place, expected, &found.blake3).hint(hint)
 }
 
 fn for_each(

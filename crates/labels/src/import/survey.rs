@@ -1,14 +1,16 @@
 //! The first reading of foreign labels: every row is checked, and the plan is found.
 
-use super::rows::{ForeignRow, Kind};
-use super::{ImportSource, ImportTarget, progress};
+use std::collections::BTreeMap;
+
+use super::rows::{ForeignRow, Kind, RowsHash, bits_of};
+use super::{APPROXIMATE_TAIL, ImportSource, ImportTarget, progress};
 use crate::{Error, LabelLimits, LabelPlan, Selection, SequenceLabels};
 
 /// Positions from which on it counts where gold tokens are found.
 const ENOUGH: u64 = 64;
 /// Kept mass that is 1 for a sum of rounded numbers.
 const WHOLE: f64 = 1e-6;
-/// Kept mass above 1 that comes of rounding alone.
+/// Kept mass above 1, or below the one that was asked for, that comes of rounding alone.
 const ROUNDING: f64 = 1e-3;
 /// Mantissa bits that are 0 in every log-probability which was rounded to 12 bits or fewer, as f16 and bf16 are.
 const ROUNDED_AWAY: u32 = 0x7FF;
@@ -21,7 +23,9 @@ pub(crate) struct Survey<'a> {
     total: u64,
     rows: u64,
     passed_over: u64,
-    keys: blake3::Hasher,
+    content: RowsHash,
+    /// What `content` was behind each whole shard.
+    shard_hashes: Vec<blake3::Hash>,
     /// Entries of the first position, and the first place with another number.
     entries: Option<usize>,
     most_entries: usize,
@@ -31,8 +35,10 @@ pub(crate) struct Survey<'a> {
     hits: [u64; 3],
     /// Positions where entries that are not all of the vocabulary have all of the mass.
     whole: u64,
-    /// All bits that any log-probability has, and whether a tail is computed of them.
-    bits: u32,
+    /// Least kept mass of positions with a number of entries, and where it is.
+    least_mass: BTreeMap<usize, (f64, String)>,
+    /// All bits that any value has, and any number that was taken from values; and whether a tail is computed of them.
+    bits: [u32; 2],
     computes_tail: bool,
     /// Positions whose entries have more than all of the mass.
     above_one: u64,
@@ -60,14 +66,16 @@ impl<'a> Survey<'a> {
             total: source.row_count()?,
             rows: 0,
             passed_over: 0,
-            keys: blake3::Hasher::new(),
+            content: RowsHash::default(),
+            shard_hashes: Vec::new(),
             entries: None,
             most_entries: 0,
             ragged: None,
             positions: 0,
             hits: [0; 3],
             whole: 0,
-            bits: 0,
+            least_mass: BTreeMap::new(),
+            bits: [0; 2],
             computes_tail: false,
             above_one: 0,
         })
@@ -82,14 +90,16 @@ impl<'a> Survey<'a> {
         }
         let labels = row.labels(self.kind)?;
         row.check(&labels, &self.limits, self.kind)?;
-        self.keys.update(&labels.key().0);
+        self.content.add(&labels);
         self.rows += 1;
+        if self.rows.is_multiple_of(self.target.sequences_per_shard.max(1)) {
+            self.shard_hashes.push(self.content.so_far());
+        }
         self.count(row, &labels);
         Ok(())
     }
 
     fn count(&mut self, row: &ForeignRow, labels: &SequenceLabels) {
-        self.bits = labels.log_probs.iter().fold(self.bits, |bits, log_prob| bits | log_prob.to_bits());
         self.computes_tail |= row.positions.iter().any(|one| one.tail_log_mass.is_none());
         for (one, tail) in row.positions.iter().zip(&labels.tail_log_mass) {
             let entries = one.entries.len();
@@ -101,6 +111,10 @@ impl<'a> Survey<'a> {
             }
             let kept: f64 = one.entries.iter().map(|(_, log_prob)| log_prob.exp()).sum();
             self.above_one += u64::from(kept > 1.0 + ROUNDING);
+            self.note_mass(entries, kept, row, one.position);
+            let log_probs = one.entries.iter().map(|(_, log_prob)| *log_prob);
+            let [values, offsets] = one.raw_bits.unwrap_or_else(|| [bits_of(log_probs), u32::MAX]);
+            self.bits = [self.bits[0] | values, self.bits[1] | offsets];
             let is_all = u32::try_from(entries).is_ok_and(|entries| entries >= self.kind.vocab_size);
             self.whole += u64::from(!is_all && f64::from(*tail) < WHOLE.ln());
             let holds = |token: Option<&i32>| {
@@ -112,6 +126,22 @@ impl<'a> Survey<'a> {
                 *hits += u64::from(holds(token));
             }
         }
+    }
+
+    fn note_mass(&mut self, entries: usize, kept: f64, row: &ForeignRow, position: usize) {
+        if self.target.top_p.is_some() && self.least_mass.get(&entries).is_none_or(|(least, _)| kept < *least)
+        {
+            self.least_mass.insert(entries, (kept, format!("{} position {position}", row.place)));
+        }
+    }
+
+    /// What [`RowsHash`] is behind each shard.
+    pub(crate) fn shard_hashes(&self) -> Vec<blake3::Hash> {
+        let mut hashes = self.shard_hashes.clone();
+        if !self.rows.is_multiple_of(self.target.sequences_per_shard.max(1)) {
+            hashes.push(self.content.so_far());
+        }
+        hashes
     }
 
     pub(crate) fn passed_over(&self) -> u64 {
@@ -129,6 +159,7 @@ impl<'a> Survey<'a> {
         };
         self.check_shift()?;
         self.check_mass()?;
+        self.check_top_p()?;
         let most = u32::try_from(self.most_entries)
             .map_err(|_| Error::bad("entries", "fewer", self.most_entries))?;
         let selection = match (&self.ragged, self.target.top_p) {
@@ -141,15 +172,19 @@ impl<'a> Survey<'a> {
             }
         };
         let target = self.target;
+        let mut teacher = target.teacher.clone();
+        if self.kind.is_approximate && self.computes_tail {
+            teacher.config_blake3 += APPROXIMATE_TAIL;
+        }
         let plan = LabelPlan {
             format: LabelPlan::FORMAT.to_owned(),
             version: LabelPlan::VERSION,
-            sequences: self.keys.finalize().to_hex().to_string(),
+            sequences: self.content.so_far().to_hex().to_string(),
             shards: LabelPlan::ranges(self.rows, target.sequences_per_shard.max(1)),
             split: target.split.clone(),
             tokenizer: target.tokenizer.clone(),
             template: target.template.clone(),
-            teacher: target.teacher.clone(),
+            teacher,
             selection,
             mantissa_bits: target.mantissa_bits,
             position_mantissa_bits: LabelPlan::DEFAULT_POSITION_MANTISSA_BITS,
@@ -172,7 +207,10 @@ impl<'a> Survey<'a> {
             let found = "a kept mass of 1 at every position";
             return Err(Error::bad("log_probs", "log-probabilities of the full vocabulary", found).hint(hint));
         }
-        if self.computes_tail && !self.kind.is_approximate && self.bits & ROUNDED_AWAY == 0 {
+        if self.computes_tail
+            && !self.kind.is_approximate
+            && self.bits.iter().any(|bits| bits & ROUNDED_AWAY == 0)
+        {
             let hint = "map `tail_log_mass`, or compute it all the same with --approximate-tail";
             let found = "ones that were rounded, as to half precision";
             return Err(
@@ -180,6 +218,23 @@ impl<'a> Survey<'a> {
             );
         }
         Ok(())
+    }
+
+    /// Refuses positions with fewer entries than others that do not reach the mass which `top_p` says.
+    fn check_top_p(&self) -> Result<(), Error> {
+        let Some(p) = self.target.top_p else { return Ok(()) };
+        let fewer = self.least_mass.range(..self.most_entries).map(|(_, least)| least);
+        match fewer.min_by(|(one, _), (other, _)| one.total_cmp(other)) {
+            Some((mass, place)) if *mass < p - ROUNDING => {
+                let expected =
+                    format!("a mass of {p}, as there are fewer than {} entries", self.most_entries);
+                let hint =
+                    "--top-p says which mass entries reach wherever their number is below the greatest";
+                Err(Error::bad(format_args!("{place} log_probs"), expected, format_args!("{mass:.6}"))
+                    .hint(hint))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Refuses entries that hold the tokens of a neighbouring position far more often than those of their own.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::columns::{Cell, ForeignFile};
-use super::rows::{ForeignPosition, ForeignRow, PositionRule};
+use std::ops::Range;
+
+use super::rows::{ForeignPosition, ForeignRow, PositionRule, bits_of};
 use crate::Error;
 
 /// Our names for what columns of others may hold.
@@ -166,17 +168,16 @@ impl Mapped {
         let ids = &self.ints["token_ids"];
         let values = self.floats.get("log_probs").or_else(|| self.floats.get("logits"));
         let values = values.ok_or_else(|| Error::bad("log_probs", "a column", "none"))?;
-        let ends = self.ends(ids, values, input_ids.len())?;
-        let slots = slots(input_ids.len(), ends.len(), map.rule, self.ints.get("positions"))?;
+        let ranges = self.ranges(ids, values, input_ids.len(), map.rule)?;
+        let slots = slots(input_ids.len(), ranges.len(), map.rule, self.ints.get("positions"))?;
         let counts = self.counted(&input_ids)?;
-        let mut positions = Vec::with_capacity(ends.len());
-        for (index, slot) in slots.into_iter().enumerate() {
+        let mut positions = Vec::with_capacity(ranges.len());
+        for (index, (slot, range)) in slots.into_iter().zip(&ranges).enumerate() {
             let Some(position) =
                 slot.filter(|position| counts.as_ref().is_none_or(|counts| counts[*position]))
             else {
                 continue;
             };
-            let range = if index == 0 { 0 } else { ends[index - 1] }..ends[index];
             if range.is_empty() {
                 if counts.is_none() {
                     continue;
@@ -187,9 +188,10 @@ impl Mapped {
             }
             let number = |key: &str| -> Result<Option<f64>, Error> {
                 let Some(cell) = self.floats.get(key) else { return Ok(None) };
-                if cell.values.len() != ends.len() || cell.ends.is_some() {
+                if cell.values.len() != ranges.len() || cell.ends.is_some() {
                     let place = format!("column `{}`", map.columns[key]);
-                    return Err(Error::bad(place, format_args!("{} numbers", ends.len()), cell.values.len()));
+                    let expected = format!("{} numbers", ranges.len());
+                    return Err(Error::bad(place, expected, cell.values.len()));
                 }
                 Ok(Some(cell.values[index]))
             };
@@ -200,56 +202,52 @@ impl Mapped {
                 tail_log_mass: number("tail_log_mass")?,
                 entropy: number("entropy")?,
                 gold_log_prob: number("gold_log_prob")?,
+                raw_bits: None,
             };
             // What is taken from every value to make it a log-probability of the whole vocabulary.
-            let offset = match (map.has("logits"), map.are_normalised) {
-                (true, _) => one.log_sum_exp.unwrap_or(f64::NAN),
-                (_, true) => -(-one.tail_log_mass.unwrap_or(f64::NAN).exp()).ln_1p(),
-                _ => 0.0,
+            let (offset, of) = match (map.has("logits"), map.are_normalised) {
+                (true, _) => (one.log_sum_exp.unwrap_or(f64::NAN), one.log_sum_exp),
+                (_, true) => (-(-one.tail_log_mass.unwrap_or(f64::NAN).exp()).ln_1p(), one.tail_log_mass),
+                _ => (0.0, None),
             };
             let kept = small(&ids.values[range.clone()], &map.columns["token_ids"])?;
-            one.entries =
-                kept.into_iter().zip(values.values[range].iter().map(|value| value - offset)).collect();
+            let values = &values.values[range.clone()];
+            // A difference of rounded numbers does not look rounded.
+            one.raw_bits =
+                Some([bits_of(values.iter().copied()), of.map_or(u32::MAX, |value| bits_of([value]))]);
+            one.entries = kept.into_iter().zip(values.iter().map(|value| value - offset)).collect();
             positions.push(one);
         }
         let source = self.source.clone().unwrap_or(source);
         Ok(ForeignRow { place: place.to_owned(), source, input_ids, positions })
     }
 
-    /// Where the entries of each place end, in the flattened lists.
-    fn ends(&self, ids: &Cell<i64>, values: &Cell<f64>, length: usize) -> Result<Vec<usize>, Error> {
+    /// Where the entries of each place stand, in the flattened lists.
+    fn ranges(
+        &self,
+        ids: &Cell<i64>,
+        values: &Cell<f64>,
+        length: usize,
+        rule: PositionRule,
+    ) -> Result<Vec<Range<usize>>, Error> {
         if ids.values.len() != values.values.len()
             || (ids.ends.is_some() && values.ends.is_some() && ids.ends != values.ends)
         {
             let expected = format!("as many values as ids: {}", ids.values.len());
             return Err(Error::bad("log_probs", expected, values.values.len()));
         }
-        if let Some(ends) = ids.ends.clone().or_else(|| values.ends.clone()) {
-            return Ok(ends);
-        }
-        let total = ids.values.len();
-        if let Some(counts) = self.ints.get("counts") {
-            let mut end = 0usize;
-            let mut add = |count: &i64| {
-                end = end.checked_add(usize::try_from(*count).ok()?).filter(|end| *end <= total)?;
-                Some(end)
-            };
-            let ends: Option<Vec<usize>> = counts.values.iter().map(&mut add).collect();
-            return ends.filter(|ends| ends.last().copied().unwrap_or(0) == total).ok_or_else(|| {
-                Error::bad("counts", format_args!("counts whose sum is {total}"), "another sum")
-            });
-        }
-        // Without counts every place has as many.
-        let places = self.ints.get("positions").map_or(length, |positions| positions.values.len());
-        let fits = [places, places.saturating_sub(1)]
-            .into_iter()
-            .find(|places| *places > 0 && total.is_multiple_of(*places));
-        let Some(places) = fits else {
-            let hint = "map `counts`, or give token_ids as lists in lists";
-            return Err(Error::bad("token_ids", format_args!("as many for each of {places} places"), total)
-                .hint(hint));
+        let counts = self.ints.get("counts").map(|cell| cell.values.as_slice());
+        let ends = match (ids.ends.as_ref().or(values.ends.as_ref()), counts) {
+            (Some(ends), Some(counts)) => return counted_lists(ends, counts),
+            (Some(ends), None) => ends.clone(),
+            (None, Some(counts)) => ends_of(counts, ids.values.len())?,
+            (None, None) => {
+                let positions = self.ints.get("positions").map(|positions| positions.values.len());
+                let places = places_of(ids.values.len(), length, rule, positions)?;
+                (1..=places).map(|place| place * (ids.values.len() / places)).collect()
+            }
         };
-        Ok((1..=places).map(|place| place * (total / places)).collect())
+        Ok(lists(&ends).collect())
     }
 
     /// Whether each position counts for the loss.
@@ -263,6 +261,65 @@ impl Mapped {
             return Err(Error::bad(name, format_args!("{} values", input_ids.len()), cell.values.len()));
         }
         Ok(Some(cell.values.iter().map(|value| *value != ignored).collect()))
+    }
+}
+
+/// Lists of which each ends where the next one starts.
+fn lists(ends: &[usize]) -> impl Iterator<Item = Range<usize>> + '_ {
+    let starts = std::iter::once(0).chain(ends.iter().copied());
+    starts.zip(ends).map(|(start, end)| start..*end)
+}
+
+/// The first entries of each inner list, as many as its count says: what follows is padding.
+fn counted_lists(ends: &[usize], counts: &[i64]) -> Result<Vec<Range<usize>>, Error> {
+    if counts.len() != ends.len() {
+        let expected = format!("{} of them, as token_ids has lists", ends.len());
+        return Err(Error::bad("counts", expected, counts.len()));
+    }
+    let part = |(index, (list, count)): (usize, (Range<usize>, &i64))| {
+        let kept = usize::try_from(*count).ok().filter(|count| *count <= list.len());
+        kept.map(|count| list.start..list.start + count).ok_or_else(|| {
+            let expected = format!("at most the {} entries of the list", list.len());
+            Error::bad(format_args!("counts[{index}]"), expected, count)
+        })
+    };
+    lists(ends).zip(counts).enumerate().map(part).collect()
+}
+
+/// Where the lists of a flat one end, that has `total` entries.
+fn ends_of(counts: &[i64], total: usize) -> Result<Vec<usize>, Error> {
+    let mut end = 0usize;
+    let mut add = |count: &i64| {
+        end = end.checked_add(usize::try_from(*count).ok()?).filter(|end| *end <= total)?;
+        Some(end)
+    };
+    let ends: Option<Vec<usize>> = counts.iter().map(&mut add).collect();
+    ends.filter(|ends| ends.last().copied().unwrap_or(0) == total)
+        .ok_or_else(|| Error::bad("counts", format_args!("counts whose sum is {total}"), "another sum"))
+}
+
+/// How many places share `total` entries evenly, where nothing says how many each has.
+fn places_of(
+    total: usize,
+    length: usize,
+    rule: PositionRule,
+    positions: Option<usize>,
+) -> Result<usize, Error> {
+    let places = positions.unwrap_or(length);
+    // The last token's entries describe none, so a file may lack them.
+    let fewer = (rule == PositionRule::Next && positions.is_none()).then(|| places.saturating_sub(1));
+    let fits = |places: &usize| *places > 0 && total.is_multiple_of(*places);
+    let hint = "map `counts`, or give token_ids as lists in lists";
+    match (Some(places).filter(fits), fewer.filter(fits)) {
+        (Some(places), Some(fewer)) if total > 0 => {
+            let expected = format!("entries that {places} or {fewer} places share evenly, not both");
+            Err(Error::bad("token_ids", expected, total).hint(hint))
+        }
+        (Some(places), _) | (None, Some(places)) => Ok(places),
+        (None, None) => {
+            let expected = format!("as many for each of {places} places");
+            Err(Error::bad("token_ids", expected, total).hint(hint))
+        }
     }
 }
 
@@ -280,9 +337,11 @@ fn slots(
             return Err(Error::bad("positions", format_args!("{places} of them"), positions.values.len()));
         }
         let slot = |(index, position): (usize, &i64)| {
-            let found = usize::try_from(*position).ok().and_then(|position| within(position + shift));
-            let expected = format!("a position in {}..{}", 1 - shift, length - shift);
-            found.map(Some).ok_or_else(|| Error::bad(format_args!("positions[{index}]"), expected, position))
+            let place = usize::try_from(*position).ok().and_then(|position| position.checked_add(shift));
+            place.and_then(within).map(Some).ok_or_else(|| {
+                let expected = format!("a position in {}..{}", 1 - shift, length.saturating_sub(shift));
+                Error::bad(format_args!("positions[{index}]"), expected, position)
+            })
         };
         return positions.values.iter().enumerate().map(slot).collect();
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use softshard_labels::{
     LabelDataset, LabelPlan, LabelWriter, OptionalColumn, ReadLimits, Selection, SequenceDataset,
-    SequenceLabels, SequenceWriter,
+    SequenceLabels, SequenceWriter, SequencesInfo,
 };
 
 use crate::common::{Random, TOP_4, VOCABULARY, info, labels, plan, sequence, write_dataset};
@@ -135,7 +135,12 @@ fn a_footer_that_asks_for_gigabytes_is_refused() {
 #[test]
 fn manifests_that_are_not_what_they_say_are_refused() {
     type Change = fn(&mut Value);
-    let cases: [(Change, &str); 10] = [
+    let cases: [(Change, &str); 11] = [
+        (
+            |m| m["plan"]["split"] = json!("../../train"),
+            "`DIR/manifest.json` plan: split: expected 1 to 200 letters, digits, `_`, `-` and `.`, not a dot first, found \
+             \"../../train\"",
+        ),
         (
             |m| m["format"] = json!("other"),
             "`DIR/manifest.json`: expected format \"softshard-labels\", found \"other\"",
@@ -367,6 +372,17 @@ fn unknown_sequences_and_wrong_plans_are_named() {
     let wrong = plan(vec![[0, 3], [4, 5]], TOP_4);
     let error = wrong.validate().unwrap_err().to_string();
     assert_eq!(error, "plan: shards: expected a range that starts at row 3, found [4, 5]");
+    for split in ["", ".", ".hidden", "a/b", "ä", "a b", &"a".repeat(201)] {
+        let wrong = LabelPlan { split: split.to_owned(), ..plan(vec![[0, 1]], TOP_4) };
+        assert!(wrong.validate().unwrap_err().to_string().starts_with("plan: split: expected 1 to 200"));
+        let info = SequencesInfo { split: split.to_owned(), ..info() };
+        assert!(SequenceWriter::create(dir.path(), info, 1).is_err());
+    }
+    let mut wide = plan(vec![[0, 1]], Selection::TopK { k: 65_537 });
+    wide.validate().unwrap();
+    wide.teacher.vocab_size = 100_000;
+    let error = wide.validate().unwrap_err().to_string();
+    assert_eq!(error, "plan: selection: expected at most 65536 entries per position, found 65537");
 }
 
 #[test]

@@ -158,6 +158,60 @@ fn another_plan_is_refused_by_the_keys_that_differ() {
 }
 
 #[test]
+fn a_finished_dataset_of_another_plan_stays_even_without_its_private_folder() {
+    let plan = plan(LabelPlan::ranges(12, 4), TOP_4);
+    let dir = tempfile::tempdir().unwrap();
+    write_dataset(dir.path(), &plan);
+    fs_err::remove_dir_all(dir.path().join("_softshard")).unwrap();
+    let before = tree(dir.path());
+    let other = LabelPlan { seed: 8, ..plan.clone() };
+    let error = LabelWriter::create_or_resume(dir.path(), other).unwrap_err();
+    assert!(error.is_bad_data(), "{error}");
+    let said = error.to_string();
+    assert!(said.contains("manifest.json`: expected the plan of this run"), "{said}");
+    assert!(said.contains("seed: expected 8, found 7"), "{said}");
+    let manifest = dir.path().join("manifest.json");
+    let bytes = fs_err::read(&manifest).unwrap();
+    fs_err::write(&manifest, "{}").unwrap();
+    let error = LabelWriter::create_or_resume(dir.path(), plan.clone()).unwrap_err();
+    assert!(error.to_string().contains("manifest.json`: expected format \"softshard-labels\""), "{error}");
+    fs_err::write(&manifest, bytes).unwrap();
+    assert_eq!(tree(dir.path()), before, "nothing was written");
+    assert!(!dir.path().join("_softshard").exists());
+
+    write_dataset(dir.path(), &plan);
+    assert_eq!(LabelDataset::open(dir.path()).unwrap().len(), 12);
+}
+
+#[test]
+fn a_folder_of_others_is_not_written_into() {
+    let plan = plan(LabelPlan::ranges(4, 4), TOP_4);
+    for name in ["README.md", "data/train.parquet", "notes.txt"] {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(name);
+        fs_err::create_dir_all(file.parent().unwrap()).unwrap();
+        fs_err::write(&file, "theirs").unwrap();
+        let refusals = [
+            LabelWriter::create_or_resume(dir.path(), plan.clone()).map(drop),
+            LabelWriter::is_begun(dir.path()).map(drop),
+        ];
+        for error in refusals.map(Result::unwrap_err) {
+            let said = error.to_string();
+            assert!(error.is_bad_data() && said.contains(&format!("found `{name}`")), "{said}");
+        }
+        assert!(!dir.path().join("_softshard").exists());
+    }
+    // What begins with a dot does no harm.
+    let dir = tempfile::tempdir().unwrap();
+    fs_err::write(dir.path().join(".gitattributes"), "").unwrap();
+    assert!(!LabelWriter::is_begun(dir.path()).unwrap());
+    write_dataset(dir.path(), &plan);
+    fs_err::write(dir.path().join("notes.txt"), "ours").unwrap();
+    assert!(LabelWriter::is_begun(dir.path()).unwrap());
+    write_dataset(dir.path(), &plan);
+}
+
+#[test]
 fn an_unfinished_dataset_is_neither_finished_nor_opened() {
     let plan = plan(LabelPlan::ranges(12, 1), TOP_4);
     let dir = tempfile::tempdir().unwrap();
@@ -167,7 +221,7 @@ fn an_unfinished_dataset_is_neither_finished_nor_opened() {
     assert!(matches!(&error, Error::MissingShards { missing, .. } if missing.len() == 11));
     let expected = format!(
         "`{}`: expected 12 committed shards, found 1; missing 0, 1, 2, 4, 5, 6, 7, 8 and 3 more\n\
-         hint: run the teacher stage again, it resumes with the missing shards",
+         hint: run the same command again, it resumes with the missing shards",
         dir.path().display()
     );
     assert_eq!(error.to_string(), expected);

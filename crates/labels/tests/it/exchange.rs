@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicBool;
 use serde_json::{Value, json};
 use softshard_labels::{
     ColumnMap, DistillKitConfig, Error, ImportSource, ImportTarget, Imported, LabelDataset, LabelDiff,
-    LabelPlan, LabelWriter, OptionalColumn, PositionRule, Selection, TeacherIdentity, TermType, Tokenizer,
-    export_hf, export_jsonl, import, import_jsonl,
+    LabelPlan, LabelWriter, OptionalColumn, PositionRule, Selection, TeacherIdentity, Tokenizer, export_hf,
+    export_jsonl, import, import_jsonl,
 };
 
 use crate::common::{Random, TOP_4, plan, tokenizer, tree, write_dataset};
@@ -102,6 +102,122 @@ fn jsonl_that_was_changed_is_refused_by_line() {
     refused(import_jsonl(&back, &file, None, &GO), &["expected 3 lines, as the manifest says, found 1"]);
     refused(import_jsonl(&back, &file, Some(Path::new("/no/such")), &GO), &["--manifest"]);
     assert!(!back.exists(), "nothing is written");
+}
+
+#[test]
+fn an_import_goes_on_only_with_the_same_labels() {
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, file, back] = ["whole", "labels.jsonl", "back"].map(|name| folder.path().join(name));
+    let made = write_dataset(&whole, &plan(LabelPlan::ranges(4, 2), TOP_4));
+    export_jsonl(&LabelDataset::open(&whole).unwrap(), &file, &GO).unwrap();
+    let text = fs::read_to_string(&file).unwrap();
+    let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    lines[3]["source"] = json!("someone else");
+    fs::write(&file, lines.iter().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    let expected =
+        format!("shard 1: expected BLAKE3 {} with 2 rows, as the manifest says", made.shards[1].blake3);
+    refused(import_jsonl(&back, &file, None, &GO), &[&expected]);
+    assert!(!back.join("manifest.json").exists() && !back.join("_softshard/commits/00001.json").exists());
+    fs::write(&file, &text).unwrap();
+    assert_eq!(import_jsonl(&back, &file, None, &GO).unwrap().written, 1);
+    assert_eq!(tree(&back), tree(&whole));
+
+    // Labels of others have no manifest: what the rows hold is part of the plan.
+    let out = folder.path().join("out");
+    let mut response = vllm();
+    read(&completions(folder.path(), &[response.clone()]), 2, &out).unwrap();
+    read(&completions(folder.path(), &[response.clone()]), 2, &out).unwrap();
+    response["choices"][0]["prompt_logprobs"][1]["7"]["logprob"] = json!(-1.6);
+    let error = read(&completions(folder.path(), &[response]), 2, &out).unwrap_err().to_string();
+    assert!(error.contains("sequences: expected "), "{error}");
+}
+
+#[test]
+fn what_changes_between_the_readings_ends_an_import() {
+    let folder = tempfile::tempdir().unwrap();
+    let answer = json!({"prompt_token_ids": [4], "choices": [{"message": {"content": " the"}, "logprobs": {"content": [
+        {"token": " the", "logprob": -0.2, "top_logprobs": [{"token": " the", "logprob": -0.2}]}]}}]});
+    let files = completions(folder.path(), &[answer]);
+    let (file, calls) = (&files[0], std::cell::Cell::new(0));
+    let resolve = |_: &str, _: &[&str]| {
+        calls.set(calls.get() + 1);
+        // As a file would that is written meanwhile.
+        Ok(if folder.path().join("out/_softshard/plan.json").exists() { 12 } else { 11 })
+    };
+    let source = ImportSource::Completions { files: std::slice::from_ref(file), top_k: 1, resolve: &resolve };
+    let out = folder.path().join("out");
+    refused(
+        import(&out, &source, &target(97), &GO),
+        &["rows: expected what was there when they were checked"],
+    );
+    assert!(calls.get() > 1 && !out.join("manifest.json").exists());
+    assert!(!out.join("_softshard/commits/00000.json").exists(), "nothing is committed");
+}
+
+#[test]
+fn the_mass_that_is_said_to_be_reached_is_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, hf] = ["whole", "hf"].map(|name| folder.path().join(name));
+    let some = plan(LabelPlan::ranges(9, 9), Selection::TopP { p: 0.2, k: 30 });
+    write_dataset(&whole, &LabelPlan { mantissa_bits: 23, position_mantissa_bits: 23, ..some });
+    export_hf(&LabelDataset::open(&whole).unwrap(), &hf, &GO).unwrap();
+    let files = [hf.join("data/train-00000-of-00001.parquet")];
+    let map = columns(
+        &[
+            ("input_ids", "input_ids"),
+            ("token_ids", "teacher_token_ids"),
+            ("log_probs", "teacher_log_probs"),
+            ("labels", "labels"),
+        ],
+        PositionRule::This,
+    );
+    let source = ImportSource::Parquet { files: &files, columns: &map };
+    let import_with = |p: f64| {
+        let target = ImportTarget { top_p: Some(p), ..target(97) };
+        import(&folder.path().join(p.to_string()), &source, &target, &GO)
+    };
+    refused(
+        import_with(0.5),
+        &[".parquet` row ", " log_probs: expected a mass of 0.5, as there are fewer than ", ", found 0."],
+    );
+    import_with(0.2).unwrap();
+}
+
+#[test]
+fn an_approximate_tail_leaves_a_trace() {
+    let config = DistillKitConfig::load(&golden("delta").join("compression_config.yaml")).unwrap();
+    let files = [golden("delta").join("data_0.parquet")];
+    let source = ImportSource::DistillKit { files: &files, config: &config };
+    let folder = tempfile::tempdir().unwrap();
+    let target = ImportTarget { approximate_tail: true, ..target(1000) };
+    let done = import(folder.path(), &source, &target, &GO).unwrap();
+    let teacher = &done.manifest.plan.teacher;
+    assert_eq!(teacher.config_blake3, "unverified: test, approximate tail");
+    assert!(teacher.has_approximate_tail() && !teacher.is_verified());
+    let card = fs::read_to_string(folder.path().join("README.md")).unwrap();
+    assert!(card.contains("was computed of them and is approximate") && !card.contains("is exact"), "{card}");
+}
+
+#[test]
+fn exports_touch_nothing_of_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = folder.path().join("whole");
+    write_dataset(&whole, &plan(LabelPlan::ranges(3, 3), TOP_4));
+    let dataset = LabelDataset::open(&whole).unwrap();
+    let [part, file_part] = ["out.part", "labels.jsonl.part"].map(|name| folder.path().join(name));
+    fs::create_dir(&part).unwrap();
+    fs::write(part.join("theirs"), "theirs").unwrap();
+    fs::write(&file_part, "theirs").unwrap();
+    export_hf(&dataset, &folder.path().join("out/"), &GO).unwrap();
+    export_jsonl(&dataset, &folder.path().join("labels.jsonl"), &GO).unwrap();
+    assert!(folder.path().join("out/data/train-00000-of-00001.parquet").exists());
+    assert_eq!(fs::read_to_string(part.join("theirs")).unwrap(), "theirs");
+    assert_eq!(fs::read_to_string(&file_part).unwrap(), "theirs");
+    let names: Vec<_> =
+        fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 6, "no part stays behind: {names:?}");
+    let error = export_hf(&dataset, &file_part, &GO).unwrap_err();
+    assert!(error.is_bad_data() && error.to_string().ends_with("found a file"), "{error}");
 }
 
 #[test]
@@ -244,7 +360,7 @@ fn other_layouts_of_distillkit_are_refused_by_name() {
     let source = ImportSource::DistillKit { files: &files, config: &config };
     let small = ImportTarget { teacher: TeacherIdentity::unverified("x", "y", 600), ..target.clone() };
     refused(import(&out, &source, &small, &GO), &["expected an id in 0..600"]);
-    config.term_dtype = TermType::Float16;
+    config.term_dtype = softshard_labels::foreign::TermType::Float16;
     let source = ImportSource::DistillKit { files: &files, config: &config };
     refused(
         import(&out, &source, &target, &GO),
@@ -487,6 +603,24 @@ fn columns_that_do_not_fit_are_refused_by_row() {
         try_file("half.parquet", &base, next),
         &["tail_log_mass: expected exact", "rounded", "--approximate-tail"],
     );
+    // Differences to the log-sum-exp do not look rounded; the logits do.
+    let logits = [base[0], base[1], ("logits", "values"), ("log_sum_exp", "lse")];
+    refused(
+        try_file("bad-rounded.parquet", &logits, next),
+        &["tail_log_mass: expected exact", "rounded", "--approximate-tail"],
+    );
+    refused(
+        try_file("next-flat-masked.parquet", &base, next),
+        &[
+            "row 0 token_ids: expected entries that 2 or 1 places share evenly, not both, found 10",
+            "map `counts`",
+        ],
+    );
+    refused(
+        try_file("padded.parquet", &[base[0], base[1], base[2], ("counts", "tokens")], next),
+        &["row 0 counts: expected 1 of them, as token_ids has lists, found 2"],
+    );
+    refused(try_file("padded.parquet", &base, next), &["padded.parquet` row 0"]);
     refused(
         try_file("normalised.parquet", &base, next),
         &["expected log-probabilities of the full vocabulary", "--normalised"],

@@ -55,6 +55,36 @@ fn selections() -> impl Strategy<Value = Selection> {
     ]
 }
 
+/// Row groups stay small enough for readers, whatever is kept at a position.
+#[test]
+fn many_entries_per_position_make_more_row_groups() {
+    const ENTRIES: u32 = 65_536;
+    let dir = tempfile::tempdir().unwrap();
+    let mut plan = plan(vec![[0, 3]], Selection::TopK { k: ENTRIES });
+    plan.teacher.vocab_size = ENTRIES + 1;
+    plan.row_group_tokens = LabelPlan::DEFAULT_ROW_GROUP_TOKENS;
+    plan.omit = vec![OptionalColumn::LogSumExp, OptionalColumn::Entropy, OptionalColumn::GoldLogProb];
+    // A flat teacher, and 100 positions: about 50 MiB each.
+    let log_prob = -65_537f32.ln();
+    let of = |first: i32| SequenceLabels {
+        input_ids: (0..101).map(|index| (first + index) % 97).collect(),
+        positions: (1..101).collect(),
+        counts: vec![65_536; 100],
+        token_ids: (0..100).flat_map(|_| 0..65_536).collect(),
+        log_probs: vec![log_prob; 100 * 65_536],
+        tail_log_mass: vec![log_prob; 100],
+        ..SequenceLabels::default()
+    };
+    let writer = LabelWriter::create_or_resume(dir.path(), plan).unwrap();
+    let mut shard = writer.shard(0).unwrap();
+    (0..3).for_each(|first| shard.push(of(first)).unwrap());
+    shard.commit().unwrap();
+    writer.finish().unwrap();
+    let dataset = LabelDataset::open(dir.path()).unwrap();
+    assert_eq!(dataset.groups(), 2);
+    assert_eq!(dataset.group_rows(1), 2..3);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
