@@ -168,9 +168,10 @@ impl LabelGroup {
     pub(crate) fn columns(&self, limits: &LabelLimits) -> Vec<Column<'_>> {
         let at = LabelColumns::of(limits);
         let mut columns = Vec::from(self.sequences.columns());
-        columns.extend([Column::Counts(&self.counts), Column::NoisyInts(&self.token_ids)]);
+        let ids = if limits.draws.is_some() { Column::Drawn } else { Column::NoisyInts };
+        columns.extend([Column::Counts(&self.counts), ids(&self.token_ids)]);
         columns.extend(at.log_probs.map(|_| Column::NoisyFloats(&self.log_probs)));
-        columns.extend(at.sample_counts.map(|_| Column::Ints(&self.sample_counts)));
+        columns.extend(at.sample_counts.map(|_| Column::Drawn(&self.sample_counts)));
         let floats = [
             (at.log_sum_exp, &self.log_sum_exp),
             (at.tail_log_mass, &self.tail_log_mass),

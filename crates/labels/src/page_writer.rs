@@ -9,7 +9,7 @@ use parquet::column::writer::ColumnCloseResult;
 use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::schema::types::{ColumnDescPtr, SchemaDescriptor};
 
-use crate::frame::FrameWriter;
+use crate::frame::{FrameWriter, Search};
 use crate::list::List;
 use crate::runs::{RunWriter, bits};
 use crate::{Error, SequenceKey};
@@ -34,6 +34,8 @@ pub(crate) enum Column<'a> {
     Floats(&'a List<f32>),
     /// As [`Column::Ints`], where the low bytes may repeat nothing.
     NoisyInts(&'a List<i32>),
+    /// As [`Column::NoisyInts`], of drawn entries: few, and searched for long.
+    Drawn(&'a List<i32>),
     /// As [`Column::Floats`], where the low bytes may repeat nothing.
     NoisyFloats(&'a List<f32>),
 }
@@ -54,6 +56,16 @@ pub(crate) fn encode(schema: &SchemaDescriptor, columns: &[Column<'_>]) -> Resul
         .zip(columns)
         .map(|(of, column)| ChunkWriter::new(&mut frames).column(of, column))
         .collect()
+}
+
+/// What is known of the planes of bytes of a list.
+#[derive(Clone, Copy)]
+enum Planes {
+    Alike,
+    /// The two low ones may repeat nothing.
+    Noisy,
+    /// The lowest may repeat nothing, the others are worth a long search.
+    Drawn,
 }
 
 /// A column chunk in the making.
@@ -89,10 +101,11 @@ impl<'a> ChunkWriter<'a> {
                 self.dictionary_list(list)?;
                 list.ends.len()
             }
-            Column::Ints(list) => self.split_list(list, i32::to_le_bytes, false)?,
-            Column::Floats(list) => self.split_list(list, f32::to_le_bytes, false)?,
-            Column::NoisyInts(list) => self.split_list(list, i32::to_le_bytes, true)?,
-            Column::NoisyFloats(list) => self.split_list(list, f32::to_le_bytes, true)?,
+            Column::Ints(list) => self.split_list(list, i32::to_le_bytes, Planes::Alike)?,
+            Column::Floats(list) => self.split_list(list, f32::to_le_bytes, Planes::Alike)?,
+            Column::NoisyInts(list) => self.split_list(list, i32::to_le_bytes, Planes::Noisy)?,
+            Column::NoisyFloats(list) => self.split_list(list, f32::to_le_bytes, Planes::Noisy)?,
+            Column::Drawn(list) => self.split_list(list, i32::to_le_bytes, Planes::Drawn)?,
         };
         let metadata = ColumnChunkMetaData::builder(of.clone())
             .set_encodings(self.encodings)
@@ -119,7 +132,7 @@ impl<'a> ChunkWriter<'a> {
         self.encodings.push(Encoding::PLAIN);
         for keys in keys.chunks(PAGE_BYTES / 16) {
             keys.iter().for_each(|key| self.page.extend(key.0));
-            self.data_page(keys.len(), Encoding::PLAIN, &[])?;
+            self.data_page(keys.len(), Encoding::PLAIN, &[], Search::Usual)?;
         }
         Ok(())
     }
@@ -142,7 +155,7 @@ impl<'a> ChunkWriter<'a> {
                 self.page.extend(size(text.len())?.to_le_bytes());
                 self.page.extend_from_slice(text.as_bytes());
             }
-            self.data_page(of_page.len(), Encoding::PLAIN, &[])?;
+            self.data_page(of_page.len(), Encoding::PLAIN, &[], Search::Usual)?;
             (start, bytes) = (index + 1, 0);
         }
         Ok(())
@@ -153,7 +166,7 @@ impl<'a> ChunkWriter<'a> {
         &mut self,
         list: &List<T>,
         bytes: impl Fn(T) -> [u8; 4],
-        is_noisy: bool,
+        planes: Planes,
     ) -> Result<usize, Error> {
         self.encodings.push(Encoding::BYTE_STREAM_SPLIT);
         for (values, levels) in Pages::of(list) {
@@ -168,13 +181,15 @@ impl<'a> ChunkWriter<'a> {
             }
             let (low, high) = (start + values.len(), start + 2 * values.len());
             let ends = [start, low, high];
-            let unsearched =
-                match (is_noisy && is_noise(&self.page[start..low]), is_noise(&self.page[low..high])) {
-                    (false, _) => &[],
-                    (true, false) => &ends[..2],
-                    (true, true) => &ends[..],
-                };
-            self.data_page(levels.count, Encoding::BYTE_STREAM_SPLIT, unsearched)?;
+            let noise = [start..low, low..high].map(|plane| is_noise(&self.page[plane]));
+            let (unsearched, search) = match (planes, noise) {
+                (Planes::Alike, _) | (Planes::Noisy, [false, _]) => (&[][..], Search::Usual),
+                (Planes::Noisy, [true, false]) => (&ends[..2], Search::Usual),
+                (Planes::Noisy, [true, true]) => (&ends[..], Search::Usual),
+                (Planes::Drawn, [false, _]) => (&[][..], Search::Thorough),
+                (Planes::Drawn, [true, _]) => (&ends[..2], Search::Thorough),
+            };
+            self.data_page(levels.count, Encoding::BYTE_STREAM_SPLIT, unsearched, search)?;
         }
         Ok(list.ends.len())
     }
@@ -198,7 +213,7 @@ impl<'a> ChunkWriter<'a> {
             }
             self.page.push(width);
             self.page.extend(indices.finish());
-            self.data_page(levels.count, Encoding::RLE_DICTIONARY, &[])?;
+            self.data_page(levels.count, Encoding::RLE_DICTIONARY, &[], Search::Usual)?;
         }
         Ok(())
     }
@@ -211,10 +226,16 @@ impl<'a> ChunkWriter<'a> {
     }
 
     /// Compresses the page in hand, whose parts that end at `unsearched` are not searched for repetitions.
-    fn data_page(&mut self, values: usize, encoding: Encoding, unsearched: &[usize]) -> Result<(), Error> {
+    fn data_page(
+        &mut self,
+        values: usize,
+        encoding: Encoding,
+        unsearched: &[usize],
+        search: Search,
+    ) -> Result<(), Error> {
         let frame = match unsearched {
-            [] => self.frames.compress(&self.page)?,
-            ends => self.frames.compress_split(&self.page, ends)?,
+            [] => self.frames.compress(&self.page, search)?,
+            ends => self.frames.compress_split(&self.page, ends, search)?,
         };
         self.values += values;
         let rle = code(Encoding::RLE);
@@ -222,7 +243,7 @@ impl<'a> ChunkWriter<'a> {
     }
 
     fn dictionary_page(&mut self, values: usize) -> Result<(), Error> {
-        let frame = self.frames.compress(&self.page)?;
+        let frame = self.frames.compress(&self.page, Search::Usual)?;
         self.page(DICTIONARY_PAGE, 7, &[size(values)?, code(Encoding::PLAIN)], &frame)?;
         self.data = self.bytes.len();
         Ok(())
