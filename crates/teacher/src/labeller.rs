@@ -154,7 +154,7 @@ impl Labeller {
                 self.pace.rows_per_chunk,
             );
             let labels = labels.map_err(|error| not_finite(batch, error.row))?;
-            Ok(split(batch, labels, wanted.omit))
+            Ok(split(batch, labels, wanted))
         };
         let labels = wanted.iter().map(select).collect::<Result<_>>()?;
         done(Batch {
@@ -198,10 +198,8 @@ fn not_finite(batch: &[&Sequence], row: usize) -> Error {
 }
 
 /// Cuts the labels of a batch into those of its sequences, without the columns that are left out.
-fn split(batch: &[&Sequence], labels: HeadLabels, omit: &[OptionalColumn]) -> Vec<SequenceLabels> {
-    let exact_entries =
-        if labels.sample_counts.is_empty() { usize::MAX } else { labels.log_probs.len() / labels.len() };
-    let has = |column| !omit.contains(&column);
+fn split(batch: &[&Sequence], labels: HeadLabels, wanted: &Wanted) -> Vec<SequenceLabels> {
+    let has = |column| !wanted.omit.contains(&column);
     let entries = |count: &i32| usize::try_from(*count).expect("counts are not negative");
     let mut counts = labels.counts.iter().copied();
     let mut token_ids = labels.token_ids.into_iter();
@@ -213,7 +211,7 @@ fn split(batch: &[&Sequence], labels: HeadLabels, omit: &[OptionalColumn]) -> Ve
         row = rows.end;
         let counts: Vec<i32> = counts.by_ref().take(rows.len()).collect();
         let kept: usize = counts.iter().map(entries).sum();
-        let exact: usize = counts.iter().map(|count| entries(count).min(exact_entries)).sum();
+        let exact: usize = counts.iter().map(|count| entries(count).min(wanted.keep.exact())).sum();
         let floats = |column: &[f32]| column[rows.clone()].to_vec();
         let optional = |name, column: &[f32]| if has(name) { floats(column) } else { Vec::new() };
         SequenceLabels {

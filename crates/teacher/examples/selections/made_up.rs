@@ -1,5 +1,5 @@
 //! A teacher of 128,256 tokens: a unigram prior by Zipf's law, and evidence of the context that is normal in the
-//! logits. Mean entropy 2.2 nats, mean mass of the 64 most probable tokens 0.94.
+//! logits. Mean entropy 2.3 nats, mean mass of the 64 most probable tokens 0.94.
 //!
 //! Legend: N tokens of a sequence, D width of a hidden state, V vocabulary.
 

@@ -88,10 +88,12 @@ fn variants(ks: &[u32]) -> Vec<Variant> {
         let top_k = |k: &u32| Variant { family, selection: Selection::TopK { k: *k }, renormalise };
         variants.extend(ks.iter().map(top_k));
     }
+    let top_p = [0.8, 0.9, 0.95, 0.98].map(|p| Selection::TopP { p, k: 512 });
     let sampled = [12, 25, 50, 100].map(|draws| Selection::Sampled { draws });
     let hybrid = [(4, 8), (8, 8), (12, 4), (12, 8), (16, 16), (32, 16)]
         .map(|(k, draws)| Selection::TopKSampled { k, draws });
-    for (family, selections) in [("sampled", &sampled[..]), ("top_k_sampled", &hybrid[..])] {
+    let families = [("top_p, bucket", &top_p[..]), ("sampled", &sampled[..]), ("top_k_sampled", &hybrid[..])];
+    for (family, selections) in families {
         let variant =
             |selection: &Selection| Variant { family, selection: selection.clone(), renormalise: false };
         variants.extend(selections.iter().map(variant));

@@ -9,9 +9,10 @@ const FRAME: [f64; 4] = [48.0, 34.0, WIDTH - 12.0, HEIGHT - 40.0];
 const BYTES: [f64; 2] = [8.0, 800.0];
 const DEGREES: [f64; 2] = [0.02, 60.0];
 /// Okabe and Ito's colours, which people with any colour vision tell apart.
-const FAMILIES: [(&str, &str); 4] = [
+const FAMILIES: [(&str, &str); 5] = [
     ("top_k, renormalised", "#D55E00"),
     ("top_k, bucket", "#E69F00"),
+    ("top_p, bucket", "#CC79A7"),
     ("sampled", "#0072B2"),
     ("top_k_sampled", "#009E73"),
 ];
