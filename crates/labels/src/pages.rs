@@ -9,6 +9,7 @@ use parquet::basic::Compression;
 use zstd::bulk::Decompressor;
 
 use crate::list::List;
+use crate::runs::{bad, check_count_at_most, runs, short};
 use crate::thrift::Thrift;
 use crate::{Error, SequenceKey};
 
@@ -407,80 +408,6 @@ fn levels(page: &[u8]) -> Result<(&[u8], &[u8]), Error> {
     rest.split_at_checked(size).ok_or_else(short)
 }
 
-/// Reads `count` values of the hybrid of runs and bit packing, calling `run` with a value and how often it comes.
-fn runs(
-    bytes: &[u8],
-    width: u8,
-    count: usize,
-    mut run: impl FnMut(u32, usize) -> Result<(), Error>,
-) -> Result<(), Error> {
-    if width > 32 {
-        return Err(bad("a bit width of at most 32", width));
-    }
-    let (mut rest, mut missing) = (bytes, count);
-    while missing > 0 {
-        let header = take_varint(&mut rest)?;
-        let length = usize::try_from(header >> 1).map_err(|_| short())?;
-        if header & 1 == 0 {
-            let (value, after) = rest.split_at_checked(usize::from(width).div_ceil(8)).ok_or_else(short)?;
-            rest = after;
-            let mut bytes = [0; 4];
-            bytes[..value.len()].copy_from_slice(value);
-            check_count_at_most(missing, length)?;
-            if length == 0 {
-                return Err(bad("a run of values", "an empty one"));
-            }
-            run(u32::from_le_bytes(bytes), length)?;
-            missing -= length;
-        } else {
-            let size = length.checked_mul(usize::from(width)).ok_or_else(short)?;
-            let (packed, after) = rest.split_at_checked(size).ok_or_else(short)?;
-            rest = after;
-            let values = missing.min(length.checked_mul(8).ok_or_else(short)?);
-            if values == 0 {
-                return Err(bad("a run of values", "an empty one"));
-            }
-            unpack(packed, width, values, &mut run)?;
-            missing -= values;
-        }
-    }
-    Ok(())
-}
-
-/// Calls `run` with each of the bit-packed values, least significant bits first.
-fn unpack(
-    packed: &[u8],
-    width: u8,
-    values: usize,
-    run: &mut impl FnMut(u32, usize) -> Result<(), Error>,
-) -> Result<(), Error> {
-    let (mut buffer, mut bits, mut bytes) = (0u64, 0, packed.iter());
-    let mask = (1u64 << width) - 1;
-    for _ in 0..values {
-        while bits < width {
-            buffer |= u64::from(*bytes.next().ok_or_else(short)?) << bits;
-            bits += 8;
-        }
-        run(u32::try_from(buffer & mask).expect("at most 32 bits"), 1)?;
-        buffer >>= width;
-        bits -= width;
-    }
-    Ok(())
-}
-
-fn take_varint(rest: &mut &[u8]) -> Result<u64, Error> {
-    let mut value = 0;
-    for shift in (0..35).step_by(7) {
-        let (byte, after) = rest.split_first().ok_or_else(short)?;
-        *rest = after;
-        value |= u64::from(byte & 127) << shift;
-        if *byte < 128 {
-            return Ok(value);
-        }
-    }
-    Err(bad("an integer of at most 32 bits", "a longer one"))
-}
-
 fn take_text(values: &mut &[u8]) -> Result<String, Error> {
     let (text, rest) = levels(values)?;
     *values = rest;
@@ -498,18 +425,6 @@ fn check_count(expected: usize, found: usize) -> Result<(), Error> {
     if expected == found { Ok(()) } else { Err(bad(format_args!("{expected} values or bytes"), found)) }
 }
 
-fn check_count_at_most(expected: usize, found: usize) -> Result<(), Error> {
-    if found <= expected { Ok(()) } else { Err(bad(format_args!("at most {expected} more values"), found)) }
-}
-
-fn bad(expected: impl std::fmt::Display, found: impl std::fmt::Display) -> Error {
-    Error::bad("page", expected, found)
-}
-
-fn short() -> Error {
-    bad("more bytes", "the end of the page")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -521,18 +436,6 @@ mod tests {
 
     fn chunk(bytes: &[u8], compression: Compression) -> Chunk<'_> {
         Chunk { bytes, compression }
-    }
-
-    /// Values of the run-length hybrid, as the specification's example has them: 0..8 in 3 bits each.
-    #[test]
-    fn bit_packed_runs_are_read_from_the_low_bits() {
-        let mut values = Vec::new();
-        runs(&[3, 0b1000_1000, 0b1100_0110, 0b1111_1010], 3, 8, |value, count| {
-            values.extend(std::iter::repeat_n(value, count));
-            Ok(())
-        })
-        .unwrap();
-        assert_eq!(values, [0, 1, 2, 3, 4, 5, 6, 7]);
     }
 
     #[test]
