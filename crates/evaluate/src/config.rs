@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use softshard_model::{LoadOptions, Precision, Residency};
 
 use crate::rouge::Rouge;
 
@@ -17,6 +18,12 @@ pub struct EvaluateConfig {
     pub model: Option<PathBuf>,
     /// PEFT adapter over `model`.
     pub adapter: Option<PathBuf>,
+    /// Type of its weights and activations.
+    #[serde(default)]
+    pub precision: Precision,
+    /// Where the weights of its layers are; streamed ones are read for every token of an answer.
+    #[serde(default)]
+    pub residency: Residency,
     /// Held-out rows that are answered, the first of the split; all unless given.
     pub max_answers: Option<usize>,
     /// Longest answer.
@@ -39,6 +46,8 @@ impl Default for EvaluateConfig {
             name: None,
             model: None,
             adapter: None,
+            precision: Precision::default(),
+            residency: Residency::default(),
             max_answers: None,
             max_new_tokens: default_max_new_tokens(),
             stop_at_newline: false,
@@ -49,6 +58,11 @@ impl Default for EvaluateConfig {
 }
 
 impl EvaluateConfig {
+    /// How the model's weights are brought into memory.
+    pub(crate) fn load_options(&self) -> LoadOptions {
+        LoadOptions { precision: self.precision, residency: self.residency }
+    }
+
     /// Refuses values that no evaluation can use.
     ///
     /// # Errors

@@ -125,7 +125,7 @@ pub fn run(inputs: &EvaluateInputs) -> Result<Evaluation> {
     let began = Instant::now();
     let mut seconds = Breakdown::default();
     let (model, adapter) = chosen_model(inputs)?;
-    let mut decoder = Decoder::load(&model, inputs.device)?;
+    let mut decoder = Decoder::load_with(&model, inputs.device, &inputs.config.load_options())?;
     if let Some(adapter) = &adapter {
         decoder.load_adapter(adapter)?;
     }
@@ -196,7 +196,7 @@ fn score_held_out(
             targets.append(examples[index].2.clone());
         }
         targets.fold_ids_from(decoder.config().vocab_size);
-        let scores = loss.evaluate(decoder.hidden_before(&ids, &positions), decoder.head(), &targets);
+        let scores = loss.evaluate(decoder.hidden_before(&ids, &positions)?, decoder.head(), &targets);
         cross_entropy += scores.cross_entropy_sum;
         kl += scores.kl_sum;
         confidences.extend(scores.confidences);
@@ -319,7 +319,7 @@ fn answer(
     examples: &[Example],
 ) -> Result<Vec<String>> {
     let prompts: Vec<Vec<i32>> = examples.iter().map(|example| example.prompt_ids.clone()).collect();
-    let answers = decoder.generate(&prompts, config.max_new_tokens, tokenizer.stop_ids());
+    let answers = decoder.generate(&prompts, config.max_new_tokens, tokenizer.stop_ids())?;
     let mut texts = Vec::with_capacity(answers.len());
     for ids in answers {
         let text = tokenizer.decode(&ids)?;

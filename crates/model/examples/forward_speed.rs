@@ -54,12 +54,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let input = Tensor::<2, Int>::from_data(TensorData::new(ids.clone(), [batch, tokens]), &device);
     let total = batch * tokens;
     measure("forward", total, || {
-        decoder.hidden(input.clone()).sum().into_scalar::<f32>();
+        decoder.hidden(input.clone()).expect("resident").sum().into_scalar::<f32>();
     });
 
     decoder.train(Trainable::Model);
     measure("forward and backward, all parameters", total, || {
-        let gradients = decoder.hidden(input.clone()).square().mean().backward();
+        let gradients = decoder.hidden(input.clone()).expect("resident").square().mean().backward();
         decoder.head().grad(&gradients).expect("the embedding learns");
     });
 
@@ -75,14 +75,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     )?;
     decoder.train(Trainable::Adapter);
     measure("forward and backward, LoRA r=8 on q and v", total, || {
-        decoder.hidden(input.clone()).square().mean().backward();
+        decoder.hidden(input.clone()).expect("resident").square().mean().backward();
     });
 
     decoder.detach_lora();
     let prompts: Vec<Vec<i32>> = ids.chunks(tokens).map(<[i32]>::to_vec).collect();
     let new = 64;
     measure("generation, 64 new tokens a prompt", batch * new, || {
-        decoder.generate(&prompts, new, &[]);
+        decoder.generate(&prompts, new, &[]).expect("resident");
     });
     Ok(())
 }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::files::{WeightsFile, write_json, write_tensors};
 use crate::linear::{Linear, Lora};
 use crate::weights::differences;
-use crate::{Decoder, Error, Trainable};
+use crate::{Decoder, Error, Precision, Trainable};
 
 pub(crate) const ADAPTER_CONFIG: &str = "adapter_config.json";
 pub(crate) const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
@@ -114,7 +114,7 @@ impl Decoder {
             (name, shape, tensor.clone())
         });
         write_tensors(&folder.join(ADAPTER_WEIGHTS), tensors)?;
-        write_json(&folder.join(ADAPTER_CONFIG), &peft_config(config, base_model))
+        write_json(&folder.join(ADAPTER_CONFIG), &self.peft_config(config, base_model))
     }
 
     /// Reads an adapter that PEFT or [`save_adapter`](Self::save_adapter) wrote, in place of one the model may have.
@@ -158,8 +158,8 @@ impl Decoder {
         let device = self.device.clone();
         self.replace_lora(&config, |module, _| {
             Ok(Lora {
-                a: weights.tensor(&factor_name(module, 'A'), &device)?,
-                b: weights.tensor(&factor_name(module, 'B'), &device)?,
+                a: weights.tensor(&factor_name(module, 'A'), Precision::F32, &device)?,
+                b: weights.tensor(&factor_name(module, 'B'), Precision::F32, &device)?,
                 scale: config.scale(),
                 dropout: config.dropout,
             })
@@ -187,13 +187,21 @@ impl Decoder {
         list
     }
 
-    /// Every linear map of every layer by its module name.
+    /// Every linear map but the head, by its module name.
     fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
-        let layers = self.layers.iter_mut().enumerate();
-        let named = layers.flat_map(|(index, layer)| {
-            layer.parts_mut().1.map(|(name, linear)| (format!("model.layers.{index}.{name}"), linear))
-        });
-        named.collect()
+        let names = self.config.names();
+        let mut list = Vec::new();
+        let (project_in, project_out) = match &mut self.projections {
+            Some([project_in, project_out]) => (Some(project_in), Some(project_out)),
+            None => (None, None),
+        };
+        list.extend(project_in.map(|linear| (names.projections[0].to_owned(), linear)));
+        for (index, layer) in self.layers.iter_mut().enumerate() {
+            let named = layer.parts_mut(names).1.into_iter();
+            list.extend(named.map(|(name, linear)| (format!("{}.{index}.{name}", names.layers), linear)));
+        }
+        list.extend(project_out.map(|linear| (names.projections[1].to_owned(), linear)));
+        list
     }
 
     fn check_targets(&self, config: &LoraConfig) -> Result<(), Error> {
@@ -201,7 +209,11 @@ impl Decoder {
         for target in &config.target_modules {
             let one = LoraConfig { target_modules: vec![target.clone()], ..config.clone() };
             if !modules.iter().any(|module| one.targets(module)) {
-                let names = "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, all-linear";
+                let mut names: Vec<&str> =
+                    modules.iter().filter_map(|module| module.rsplit('.').next()).collect();
+                names.sort_unstable();
+                names.dedup();
+                let names = format!("{}, {ALL_LINEAR}", names.join(", "));
                 return Err(Error::Lora(format!(
                     "`target_modules`: expected some of {names}, found `{target}`"
                 )));
@@ -211,6 +223,27 @@ impl Decoder {
             return Err(Error::Lora("`target_modules`: expected at least one name, found none".into()));
         }
         Ok(())
+    }
+
+    /// What PEFT reads.
+    fn peft_config(&self, config: &LoraConfig, base_model: &str) -> Value {
+        let all = config.target_modules.iter().any(|target| target == ALL_LINEAR);
+        json!({
+            "base_model_name_or_path": base_model,
+            "bias": "none",
+            "fan_in_fan_out": self.config.transposed,
+            "inference_mode": true,
+            "init_lora_weights": true,
+            "lora_alpha": config.alpha,
+            "lora_dropout": config.dropout,
+            "modules_to_save": null,
+            "peft_type": "LORA",
+            "r": config.r,
+            "target_modules": if all { json!(ALL_LINEAR) } else { json!(config.target_modules) },
+            "task_type": "CAUSAL_LM",
+            "use_dora": false,
+            "use_rslora": config.rslora,
+        })
     }
 
     /// Makes all factors before any is put on, so that an error changes nothing.
@@ -232,26 +265,6 @@ impl Decoder {
 
 fn factor_name(module: &str, factor: char) -> String {
     format!("base_model.model.{module}.lora_{factor}.weight")
-}
-
-fn peft_config(config: &LoraConfig, base_model: &str) -> Value {
-    let all = config.target_modules.iter().any(|target| target == ALL_LINEAR);
-    json!({
-        "base_model_name_or_path": base_model,
-        "bias": "none",
-        "fan_in_fan_out": false,
-        "inference_mode": true,
-        "init_lora_weights": true,
-        "lora_alpha": config.alpha,
-        "lora_dropout": config.dropout,
-        "modules_to_save": null,
-        "peft_type": "LORA",
-        "r": config.r,
-        "target_modules": if all { json!(ALL_LINEAR) } else { json!(config.target_modules) },
-        "task_type": "CAUSAL_LM",
-        "use_dora": false,
-        "use_rslora": config.rslora,
-    })
 }
 
 /// The keys of PEFT's configuration that a plain LoRA needs.
@@ -282,7 +295,6 @@ fn read_peft_config(keys: &Value, file: &Path) -> Result<LoraConfig, Error> {
         let changes_the_sum = matches!(
             key.as_str(),
             "use_dora"
-                | "fan_in_fan_out"
                 | "lora_bias"
                 | "modules_to_save"
                 | "rank_pattern"

@@ -1,141 +1,195 @@
 //! Grouped-query attention.
 //!
 //! Legend: B batch, T tokens of this call, S tokens seen so far (T without a cache), K key heads, G query heads for each key
-//! head, E head width, D model width, N = B·T rows.
+//! head, H = K·G, E head width, D model width, N = B·T rows.
 
-use burn::tensor::{Tensor, activation};
+use burn::tensor::{DType, Int, Tensor, activation};
 
-use crate::config::DecoderConfig;
+use crate::cache::Cache;
+use crate::config::{DecoderConfig, FusedQkv};
+use crate::layout::Tile;
 use crate::linear::{Dropout, Linear};
+use crate::norm::Norm;
+use crate::precision::cast;
 use crate::rope::{Angles, Rope};
-
-/// Added to a score that must not count. Every row of a mask leaves at least one score, so none becomes NaN; a finite
-/// value would take the slow path of `expf` for results that underflow.
-pub(crate) const MASKED: f32 = f32::NEG_INFINITY;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Attention {
-    pub(crate) query: Linear,
-    pub(crate) key: Linear,
-    pub(crate) value: Linear,
+    pub(crate) projections: Projections,
+    /// Of queries and of keys, per head.
+    pub(crate) head_norms: Option<[Norm; 2]>,
     pub(crate) output: Linear,
-    key_heads: usize,
-    groups: usize,
-    head_width: usize,
+    pub(crate) heads: Heads,
+}
+
+/// What makes queries, keys and values.
+#[derive(Debug, Clone)]
+pub(crate) enum Projections {
+    Separate { query: Linear, key: Linear, value: Linear },
+    Fused { all: Linear, order: FusedQkv },
+}
+
+/// How the width of a token is cut into heads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Heads {
+    /// K
+    pub(crate) keys: usize,
+    /// G
+    pub(crate) groups: usize,
+    /// E
+    pub(crate) width: usize,
 }
 
 /// What all layers of one forward pass share.
 pub(crate) struct Context<'a> {
-    pub(crate) rope: &'a Rope,
-    pub(crate) angles: Angles,
-    /// Added to the scores: `[B or 1, 1, 1, T, S]`; absent if every token sees every other.
-    pub(crate) mask: Option<Tensor<5>>,
-    pub(crate) dropout: Dropout,
+    /// B and T.
+    pub(crate) shape: [usize; 2],
+    /// Absent where positions are learned.
+    pub(crate) rope: Option<(&'a Rope, Angles)>,
+    pub(crate) tiles: Vec<Tile>,
+    pub(crate) dropout_seed: Option<u64>,
+    /// Whether something learns: the same numbers are then computed with a graph and without one.
+    pub(crate) learning: bool,
 }
 
-/// Columns by which a full cache grows.
-const CACHE_GROWTH: usize = 64;
-
-/// Keys (turned) and values of one layer, `[B, capacity, K, 1, E]` each, of which the first `length` columns are in use.
-#[derive(Debug, Clone)]
-pub(crate) struct Cache {
-    pub(crate) keys: Tensor<5>,
-    pub(crate) values: Tensor<5>,
-    pub(crate) length: usize,
+/// Queries `[B, K, G, T, E]`, scaled, keys `[B, T, K, 1, E]` and values `[B, T, K, 1, E]`, turned by their positions.
+struct Projected {
+    query: Tensor<5>,
+    key: Tensor<5>,
+    value: Tensor<5>,
 }
 
-impl Cache {
-    /// Adds columns and returns views of all that are in use, `[B, S, K, 1, E]` each.
-    fn append(slot: &mut Option<Self>, key: Tensor<5>, value: Tensor<5>) -> (Tensor<5>, Tensor<5>) {
-        let new = key.dims()[1];
-        let Some(Self { keys, values, length }) = slot.take() else {
-            *slot = Some(Self { keys: key.clone(), values: value.clone(), length: new });
-            return (key, value);
-        };
-        let used = length + new;
-        // Nobody else holds the tensors here, so the columns are written in place.
-        let put = |store: Tensor<5>, columns: Tensor<5>| {
-            let [rows, capacity, heads, _, width] = store.dims();
-            let store = if used <= capacity {
-                store
-            } else {
-                let room =
-                    Tensor::zeros([rows, used + CACHE_GROWTH - capacity, heads, 1, width], &store.device());
-                Tensor::cat(vec![store, room], 1)
-            };
-            store.slice_assign([0..rows, length..used, 0..heads, 0..1, 0..width], columns)
-        };
-        let (keys, values) = (put(keys, key), put(values, value));
-        let views = (keys.clone().narrow(1, 0, used), values.clone().narrow(1, 0, used));
-        *slot = Some(Self { keys, values, length: used });
-        views
+impl Heads {
+    pub(crate) fn of(config: &DecoderConfig) -> Self {
+        let keys = config.num_key_value_heads;
+        Self { keys, groups: config.num_attention_heads / keys, width: config.head_dim }
     }
 }
 
 impl Attention {
-    pub(crate) fn new(
-        config: &DecoderConfig,
-        query: Linear,
-        key: Linear,
-        value: Linear,
-        output: Linear,
-    ) -> Self {
-        let key_heads = config.num_key_value_heads;
-        let groups = config.num_attention_heads / key_heads;
-        Self { query, key, value, output, key_heads, groups, head_width: config.head_dim }
-    }
-
-    /// With a cache, its keys and values come before those of `x`, and it then holds both.
+    /// With a cache, its keys and values come before those of `x`, and it then holds both. Scores are in memory for one
+    /// tile of queries at a time; where gradients are needed, autodiff keeps those of all tiles.
     ///
     /// # Shapes
     /// `x` and the result: `[N, D]`.
     pub(crate) fn forward(
         &self,
         x: Tensor<2>,
-        [batch, tokens]: [usize; 2],
-        context: &mut Context<'_>,
+        context: &Context<'_>,
+        dropout: &mut Dropout,
         cache: Option<&mut Option<Cache>>,
     ) -> Tensor<2> {
-        let (key_heads, groups, width) = (self.key_heads, self.groups, self.head_width);
-        let query = self.query.forward(x.clone(), &mut context.dropout);
-        let key = self.key.forward(x.clone(), &mut context.dropout);
-        let value = self.value.forward(x, &mut context.dropout);
-        // Scaling the queries is cheaper than scaling the scores.
-        let query = query * (width as f64).powf(-0.5);
-        let query =
-            context.rope.turn(query.reshape([batch, tokens, key_heads * groups, width]), &context.angles);
-        let key = context.rope.turn(key.reshape([batch, tokens, key_heads, width]), &context.angles);
-        // In the cache with the group axis: a view of part of it could not be reshaped without a copy.
-        let mut key = key.reshape([batch, tokens, key_heads, 1, width]);
-        let mut value = value.reshape([batch, tokens, key_heads, 1, width]);
+        let Projected { query, mut key, mut value } = self.project(x, context, dropout);
         if let Some(slot) = cache {
             (key, value) = Cache::append(slot, key, value);
         }
         // Views: the products read them in place, and the group axis is broadcast, not repeated.
-        let query = query.reshape([batch, tokens, key_heads, groups, width]).permute([0, 2, 3, 1, 4]);
-        let key = key.permute([0, 2, 3, 4, 1]);
-        let value = value.permute([0, 2, 3, 1, 4]);
-        let mut scores = query.matmul(key);
-        if let Some(mask) = &context.mask {
-            scores = scores + mask.clone();
+        let (key, value) = (key.permute([0, 2, 3, 4, 1]), value.permute([0, 2, 3, 1, 4]));
+        let tile = |tile: &Tile| {
+            let query = narrow(&query, 3, &tile.queries);
+            let scores = query.matmul(narrow(&key, 4, &tile.keys));
+            let value = narrow(&value, 3, &tile.keys);
+            softmax_product(scores, tile.mask.as_ref(), value, context.learning)
+        };
+        let mixed = match context.tiles.as_slice() {
+            [alone] => tile(alone),
+            tiles => Tensor::cat(tiles.iter().map(tile).collect(), 3),
+        };
+        let Heads { keys, groups, width } = self.heads;
+        let [batch, tokens] = context.shape;
+        let mixed = mixed.permute([0, 3, 1, 2, 4]).reshape([batch * tokens, keys * groups * width]);
+        self.output.forward(mixed, dropout)
+    }
+
+    /// Probabilities that the tokens at `rows` of one text give to the tokens before them and to themselves.
+    ///
+    /// # Shapes
+    /// `x` `[T, D]` of a batch of one; `rows` R indices in `0..T`; the result: `[H, R, T]`, f32.
+    pub(crate) fn probabilities(
+        &self,
+        x: Tensor<2>,
+        rows: &Tensor<1, Int>,
+        mask: &Tensor<5>,
+        context: &Context<'_>,
+    ) -> Tensor<3> {
+        let Projected { query, key, .. } = self.project(x, context, &mut Dropout::new(None, 0));
+        let query = query.select(3, rows.clone());
+        let scores = cast(query.matmul(key.permute([0, 2, 3, 4, 1])), DType::F32) + mask.clone();
+        let [_, keys, groups, rows, tokens] = scores.dims();
+        activation::softmax(scores, 4).reshape([keys * groups, rows, tokens])
+    }
+
+    fn project(&self, x: Tensor<2>, context: &Context<'_>, dropout: &mut Dropout) -> Projected {
+        let Heads { keys, groups, width } = self.heads;
+        let [batch, tokens] = context.shape;
+        let [mut query, mut key, value] = match &self.projections {
+            Projections::Separate { query, key, value } => {
+                let query = query.forward(x.clone(), dropout).reshape([batch, tokens, keys * groups, width]);
+                let key = key.forward(x.clone(), dropout).reshape([batch, tokens, keys, width]);
+                [query, key, value.forward(x, dropout).reshape([batch, tokens, keys, width])]
+            }
+            Projections::Fused { all, order } => {
+                let all = all.forward(x, dropout);
+                let (axis, shape) = match order {
+                    FusedQkv::PerHead => (3, [batch, tokens, keys, 3, width]),
+                    FusedQkv::Thirds => (2, [batch, tokens, 3, keys, width]),
+                };
+                let all = all.reshape(shape);
+                [0, 1, 2].map(|part| all.clone().narrow(axis, part, 1).squeeze_dim::<4>(axis))
+            }
+        };
+        if let Some([of_queries, of_keys]) = &self.head_norms {
+            query = per_head(of_queries, query);
+            key = per_head(of_keys, key);
         }
-        let mixed = softmax_product(scores, value);
-        let mixed = mixed.permute([0, 3, 1, 2, 4]).reshape([batch * tokens, key_heads * groups * width]);
-        self.output.forward(mixed, &mut context.dropout)
+        // Scaling the queries is cheaper than scaling the scores.
+        query = query * (width as f64).powf(-0.5);
+        if let Some((rope, angles)) = &context.rope {
+            query = rope.turn(query, angles);
+            key = rope.turn(key, angles);
+        }
+        Projected {
+            query: query.reshape([batch, tokens, keys, groups, width]).permute([0, 2, 3, 1, 4]),
+            // In the cache with the group axis: a view of part of it could not be reshaped without a copy.
+            key: key.reshape([batch, tokens, keys, 1, width]),
+            value: value.reshape([batch, tokens, keys, 1, width]),
+        }
     }
 }
 
-/// `softmax(scores) · value`.
+/// # Shapes
+/// `x` and the result: `[B, T, heads, E]`.
+fn per_head(norm: &Norm, x: Tensor<4>) -> Tensor<4> {
+    let [batch, tokens, heads, width] = x.dims();
+    norm.forward(x.reshape([batch * tokens * heads, width])).reshape([batch, tokens, heads, width])
+}
+
+fn narrow(x: &Tensor<5>, axis: usize, range: &std::ops::Range<usize>) -> Tensor<5> {
+    if range.len() == x.dims()[axis] { x.clone() } else { x.clone().narrow(axis, range.start, range.len()) }
+}
+
+/// `softmax(scores + mask) · value`, the softmax in f32.
 ///
-/// Where gradients are needed, the sums that divide the exponentials come out of the same product, from a column of ones:
+/// Where something learns, the sums that divide the exponentials come out of the same product, from a column of ones:
 /// the quotient is taken on `[T, E]` instead of `[T, S]`, and the gradient passes over the scores once. Elsewhere the
 /// backend's own softmax is faster.
 ///
 /// # Shapes
-/// `scores`: `[B, K, G, T, S]`; `value`: `[B, K, 1, S, E]`; the result: `[B, K, G, T, E]`.
-fn softmax_product(scores: Tensor<5>, value: Tensor<5>) -> Tensor<5> {
-    if !scores.is_tracked() {
-        return activation::softmax(scores, 4).matmul(value);
+/// `scores`: `[B, K, G, T, S]`; `mask`: `[B or 1, 1, 1, T, S]`; `value`: `[B, K, 1, S, E]`; the result:
+/// `[B, K, G, T, E]`.
+fn softmax_product(
+    scores: Tensor<5>,
+    mask: Option<&Tensor<5>>,
+    value: Tensor<5>,
+    learning: bool,
+) -> Tensor<5> {
+    let dtype = scores.dtype();
+    let mut scores = cast(scores, DType::F32);
+    if let Some(mask) = mask {
+        scores = scores + mask.clone();
+    }
+    if !learning || dtype != DType::F32 {
+        return cast(activation::softmax(scores, 4), dtype).matmul(value);
     }
     let width = value.dims()[4];
     let [batch, heads, _, seen, _] = value.dims();

@@ -2,9 +2,13 @@
 //!
 //! Legend: B sequences, T tokens of the longest, N labelled tokens of all, D model width.
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use rayon::prelude::*;
 
-use crate::Decoder;
+use crate::attention::Context;
+use crate::layout::Layout;
+use crate::linear::Dropout;
+use crate::{Decoder, Error};
 
 /// Indices of sequences with these `lengths` in batches of like length, longest first: if the memory does not suffice,
 /// the first batch shows it. No batch is over `max_tokens` with its padding; a longer sequence stands alone.
@@ -21,6 +25,43 @@ pub fn batches_by_length(lengths: &[usize], max_tokens: usize) -> Vec<Vec<usize>
     batches
 }
 
+/// Sequences as one tensor, and where the rows of interest are.
+pub(crate) struct Collated {
+    /// `[B, T]`, padded on the right.
+    pub(crate) ids: Tensor<2, Int>,
+    /// Rows of the `[B·T, D]` states before the labelled tokens, `[N]`.
+    pub(crate) rows: Tensor<1, Int>,
+}
+
+/// # Panics
+/// A position is outside of its sequence.
+pub(crate) fn collate(sequences: &[&[i32]], positions: &[&[i32]], device: &Device) -> Collated {
+    let tokens = sequences.iter().map(|sequence| sequence.len()).max().unwrap_or(0);
+    let mut ids = vec![0; sequences.len() * tokens];
+    let mut rows = Vec::with_capacity(positions.iter().map(|positions| positions.len()).sum());
+    for (index, (sequence, positions)) in sequences.iter().zip(positions).enumerate() {
+        let start = index * tokens;
+        ids[start..start + sequence.len()].copy_from_slice(sequence);
+        for &position in *positions {
+            let position = usize::try_from(position).expect("positions are not negative");
+            assert!((1..sequence.len()).contains(&position), "a labelled position is in 1..L");
+            rows.push(i32::try_from(start + position - 1).expect("a batch has fewer than 2^31 tokens"));
+        }
+    }
+    let labelled = rows.len();
+    Collated {
+        ids: Tensor::from_data(TensorData::new(ids, [sequences.len(), tokens]), device),
+        rows: Tensor::from_data(TensorData::new(rows, [labelled]), device),
+    }
+}
+
+/// A batch on its way through the layers.
+struct InFlight<'a> {
+    rows: Tensor<1, Int>,
+    context: Context<'a>,
+    x: Tensor<2>,
+}
+
 impl Decoder {
     /// Hidden states that predict the tokens at `positions`: of each sequence the states one before them, which have
     /// read the tokens < t and nothing else. Sequences are padded on the right, which no returned row can see.
@@ -29,26 +70,54 @@ impl Decoder {
     /// `sequences`: B slices of at most T token ids; `positions`: B slices of labelled positions, each in `1..len`,
     /// N in all. The result: `[N, D]`, sequence by sequence.
     ///
+    /// # Errors
+    /// Streamed weights cannot be read.
+    ///
     /// # Panics
     /// A position is outside of its sequence.
-    pub fn hidden_before(&self, sequences: &[&[i32]], positions: &[&[i32]]) -> Tensor<2> {
-        let tokens = sequences.iter().map(|sequence| sequence.len()).max().unwrap_or(0);
-        let mut ids = vec![0; sequences.len() * tokens];
-        let mut rows = Vec::with_capacity(positions.iter().map(|positions| positions.len()).sum());
-        for (index, (sequence, positions)) in sequences.iter().zip(positions).enumerate() {
-            let start = index * tokens;
-            ids[start..start + sequence.len()].copy_from_slice(sequence);
-            for &position in *positions {
-                let position = usize::try_from(position).expect("positions are not negative");
-                assert!((1..sequence.len()).contains(&position), "a labelled position is in 1..L");
-                rows.push(i32::try_from(start + position - 1).expect("a batch has fewer than 2^31 tokens"));
+    pub fn hidden_before(&self, sequences: &[&[i32]], positions: &[&[i32]]) -> Result<Tensor<2>, Error> {
+        let Collated { ids, rows } = collate(sequences, positions, &self.device);
+        let layout = Layout::causal(ids.dims()[1]);
+        Ok(self.forward(ids, &layout, None)?.select(0, rows))
+    }
+
+    /// [`hidden_before`](Self::hidden_before) of several batches, all of which go through a layer before the next one: so
+    /// streamed weights are read once for all of them. Memory: the states of all batches. `in_parallel`: several batches
+    /// compute at a time, as a CPU does best.
+    ///
+    /// # Shapes
+    /// `batches`: sequences and positions each; the results: `[N, D]` each.
+    ///
+    /// # Errors
+    /// Streamed weights cannot be read.
+    ///
+    /// # Panics
+    /// A position is outside of its sequence.
+    pub fn hidden_before_each(
+        &self,
+        batches: &[(Vec<&[i32]>, Vec<&[i32]>)],
+        in_parallel: bool,
+    ) -> Result<Vec<Tensor<2>>, Error> {
+        let begin = |(sequences, positions): &(Vec<&[i32]>, Vec<&[i32]>)| {
+            let Collated { ids, rows } = collate(sequences, positions, &self.device);
+            let layout = Layout::causal(ids.dims()[1]);
+            let context = self.context(ids.dims(), &layout);
+            InFlight { rows, context, x: self.embed(ids, &layout) }
+        };
+        let mut flights: Vec<InFlight> = batches.iter().map(begin).collect();
+        self.each_layer(0..self.layers.len(), |index, layer| {
+            let pass = |flight: &mut InFlight| {
+                let mut dropout = Dropout::new(flight.context.dropout_seed, index);
+                flight.x = layer.forward(flight.x.clone(), &flight.context, &mut dropout, None);
+            };
+            if in_parallel {
+                flights.par_iter_mut().for_each(pass);
+            } else {
+                flights.iter_mut().for_each(pass);
             }
-        }
-        let ids = TensorData::new(ids, [sequences.len(), tokens]);
-        let hidden = self.hidden(Tensor::<2, Int>::from_data(ids, &self.device));
-        let labelled = rows.len();
-        let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [labelled]), &self.device);
-        hidden.reshape([sequences.len() * tokens, self.config().hidden_size]).select(0, rows)
+        })?;
+        let end = |flight: InFlight| self.finish(flight.x, &flight.context).select(0, flight.rows);
+        Ok(flights.into_iter().map(end).collect())
     }
 }
 

@@ -1,21 +1,25 @@
-//! The decoder as one struct of tensors.
-//!
-//! Legend: B batch, T tokens, D model width, V vocabulary, N = B·T rows.
+//! The decoder as one struct of tensors: loading, saving, and what of it learns.
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
-use rand::{Rng, SeedableRng};
+use burn::tensor::{Device, Tensor};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::adapter::LoraConfig;
-use crate::attention::{Attention, Cache, Context, MASKED};
+use crate::builder::{Builder, Source};
 use crate::config::CONFIG;
-use crate::layer::{Layer, rms_norm};
-use crate::linear::{Dropout, Linear};
+use crate::layer::Layer;
+use crate::linear::{Linear, Weight};
+use crate::names::ParameterKind;
+use crate::norm::Norm;
+use crate::residency::LoadOptions;
 use crate::rope::Rope;
-use crate::{DecoderConfig, Error, files, weights};
+use crate::stream::Stream;
+use crate::weights::Checkpoint;
+use crate::{DecoderConfig, Error, Precision, files, weights};
 
 /// Which parameters learn; all others are constants to autodiff.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,105 +34,95 @@ pub enum Trainable {
 
 /// A decoder language model, with or without a LoRA.
 ///
-/// A clone shares the weights. Memory: four bytes a parameter.
+/// A clone shares the weights.
 #[derive(Debug, Clone)]
 pub struct Decoder {
     pub(crate) config: DecoderConfig,
     /// Without autodiff.
     pub(crate) device: Device,
+    pub(crate) precision: Precision,
+    /// `[V, embedding_size]`.
     pub(crate) embedding: Tensor<2>,
+    /// Learned positions, `[rows, D]`.
+    pub(crate) positions: Option<Tensor<2>>,
+    /// From the embedding's width to D, and back.
+    pub(crate) projections: Option<[Linear; 2]>,
     pub(crate) layers: Vec<Layer>,
-    pub(crate) norm: Tensor<2>,
+    pub(crate) norm: Option<Norm>,
     /// Absent if the head is the embedding.
     pub(crate) lm_head: Option<Tensor<2>>,
-    pub(crate) rope: Rope,
+    /// Absent where positions are learned.
+    pub(crate) rope: Option<Rope>,
+    /// Where the layers' matrices are read from, if they are not in memory.
+    pub(crate) stream: Option<Arc<Stream>>,
     pub(crate) lora: Option<LoraConfig>,
-    trainable: Trainable,
-    dropout_seed: Option<u64>,
+    pub(crate) trainable: Trainable,
+    pub(crate) dropout_seed: Option<u64>,
 }
 
 impl Decoder {
-    /// Reads a Hugging Face model folder; weights in bf16 and f16 become f32. Nothing is trainable at first.
+    /// Reads a Hugging Face model folder in 32-bit floats, all of it resident. Nothing is trainable at first.
+    ///
+    /// # Errors
+    /// As [`load_with`](Self::load_with).
+    pub fn load(folder: &Path, device: &Device) -> Result<Self, Error> {
+        Self::load_with(folder, device, &LoadOptions::default())
+    }
+
+    /// Reads a Hugging Face model folder. Memory: the weights in the precision asked for and one tensor more; of streamed
+    /// weights only the embedding, the head and the vectors.
     ///
     /// # Errors
     /// A file is missing or torn, the model is of a kind that is not supported, or tensors do not fit `config.json`.
-    pub fn load(folder: &Path, device: &Device) -> Result<Self, Error> {
+    pub fn load_with(folder: &Path, device: &Device, options: &LoadOptions) -> Result<Self, Error> {
         let config = DecoderConfig::load(folder)?;
         let device = device.clone().without_autodiff();
-        let tensors = weights::read(folder, &config, &device)?;
-        tracing::debug!(folder = %folder.display(), tensors = tensors.len(), "loaded a model");
-        Ok(Self::from_tensors(config, tensors, device))
+        let checkpoint = Arc::new(Checkpoint::open(folder, &config)?);
+        let streamed = options.is_streamed(&config, &device)?;
+        let source = Source::Files(&checkpoint);
+        let mut decoder = Builder::new(&config, source, options.precision, device, streamed).build()?;
+        if streamed {
+            decoder.stream = Some(Arc::new(Stream::new(checkpoint, &decoder)));
+        }
+        tracing::debug!(folder = %folder.display(), streamed, "loaded a model");
+        Ok(decoder)
     }
 
     /// A new model with Hugging Face's initialisation: weights from a normal distribution with standard deviation
     /// `initializer_range`, norms one, biases zero. The same seed gives the same model on every device.
     pub fn random(config: DecoderConfig, seed: u64, device: &Device) -> Self {
-        let device = device.clone().without_autodiff();
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let deviation = config.initializer_range;
-        let draw = |(name, shape): (String, Vec<usize>)| {
-            let columns = shape.last().copied().unwrap_or(1);
-            let elements: usize = shape.iter().product();
-            let values: Vec<f32> = if name.ends_with("norm.weight") {
-                vec![1.0; elements]
-            } else if name.ends_with(".bias") {
-                vec![0.0; elements]
-            } else {
-                normal(&mut random, deviation, elements)
-            };
-            (name, Tensor::from_data(TensorData::new(values, [elements / columns, columns]), &device))
-        };
-        let tensors = config.parameters().into_iter().map(draw).collect();
-        Self::from_tensors(config, tensors, device)
+        Self::random_in(config, seed, device, Precision::F32)
     }
 
-    fn from_tensors(config: DecoderConfig, mut tensors: BTreeMap<String, Tensor<2>>, device: Device) -> Self {
-        let mut take = |name: &str| tensors.remove(name).expect("the list of parameters covers the model");
-        let embedding = take("model.embed_tokens.weight");
-        let layers = (0..config.num_hidden_layers)
-            .map(|layer| {
-                let mut linear = |name: &str, with_bias: bool| {
-                    let name = format!("model.layers.{layer}.{name}");
-                    let weight = take(&format!("{name}.weight"));
-                    Linear::new(weight, with_bias.then(|| take(&format!("{name}.bias"))))
-                };
-                let query = linear("self_attn.q_proj", config.qkv_bias);
-                let key = linear("self_attn.k_proj", config.qkv_bias);
-                let value = linear("self_attn.v_proj", config.qkv_bias);
-                let output = linear("self_attn.o_proj", config.output_bias);
-                let [gate, up, down] =
-                    ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"].map(|name| linear(name, false));
-                Layer {
-                    input_norm: take(&format!("model.layers.{layer}.input_layernorm.weight")),
-                    attention: Attention::new(&config, query, key, value, output),
-                    post_attention_norm: take(&format!(
-                        "model.layers.{layer}.post_attention_layernorm.weight"
-                    )),
-                    gate,
-                    up,
-                    down,
-                    epsilon: config.rms_norm_eps,
-                }
-            })
-            .collect();
-        let norm = take("model.norm.weight");
-        let lm_head = (!config.tie_word_embeddings).then(|| take("lm_head.weight"));
-        let rope = Rope::new(&config, &device);
-        let (trainable, dropout_seed) = (Trainable::Nothing, None);
-        Self { config, device, embedding, layers, norm, lm_head, rope, lora: None, trainable, dropout_seed }
+    /// [`random`](Self::random) with the numbers rounded to a precision. Memory: the weights and one tensor more.
+    pub fn random_in(config: DecoderConfig, seed: u64, device: &Device, precision: Precision) -> Self {
+        let device = device.clone().without_autodiff();
+        let random = ChaCha8Rng::seed_from_u64(seed);
+        let source = Source::Random { random, deviation: config.initializer_range };
+        let built = Builder::new(&config, source, precision, device, false).build();
+        built.expect("numbers are drawn, nothing is read")
     }
 
     /// Writes `config.json` and `model.safetensors` (f32) as `transformers` loads them; a LoRA is not written, and not
     /// merged. Each file appears whole or not at all.
     ///
     /// # Errors
-    /// The file system refuses.
+    /// The file system refuses, or weights are not in memory as they were in the files.
     pub fn save(&self, folder: &Path) -> Result<(), Error> {
-        let shapes: BTreeMap<_, _> = self.config.parameters().into_iter().collect();
+        let parameters: BTreeMap<_, _> =
+            self.config.parameters().into_iter().map(|one| (one.name.clone(), one)).collect();
         let mut shared = self.clone();
-        let tensors = shared.model_parameters_mut().into_iter().map(|(name, tensor)| {
-            let shape = shapes[&name].clone();
-            (name, shape, tensor.clone())
+        let list = shared.model_parameters_mut();
+        if list.len() != parameters.len() {
+            return Err(Error::Residency("only a model whose weights are all in memory can be saved".into()));
+        }
+        let tensors = list.into_iter().map(|(name, tensor)| {
+            let parameter = &parameters[&name];
+            let tensor = match parameter.kind {
+                ParameterKind::Transposed => tensor.clone().transpose(),
+                _ => tensor.clone(),
+            };
+            (name, parameter.shape.clone(), tensor)
         });
         files::write_tensors(&folder.join(weights::SINGLE), tensors)?;
         files::write_json(&folder.join(CONFIG), &self.config.to_value())
@@ -144,41 +138,41 @@ impl Decoder {
         self.lora.as_ref()
     }
 
-    /// Hidden states after the final normalisation. Causal: what follows a token does not change its row, so padding on
-    /// the right is harmless.
-    ///
-    /// # Shapes
-    /// `ids`: `[B, T]`, each in `0..V`; the result: `[B, T, D]`.
-    pub fn hidden(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        let ids = ids.without_autodiff();
-        let [batch, tokens] = ids.dims();
-        let mut context = Context {
-            rope: &self.rope,
-            angles: self.rope.angles(&[(0..tokens).collect()], &self.device),
-            mask: (tokens > 1).then(|| self.causal_mask(tokens)),
-            dropout: Dropout::new(self.dropout_seed),
-        };
-        self.forward(ids, &mut context, None).reshape([batch, tokens, self.config.hidden_size])
+    /// Whether the layers' matrices are read from the files at every pass.
+    pub fn is_streamed(&self) -> bool {
+        self.stream.is_some()
     }
 
     /// The output matrix: logits are `hidden · headᵀ`.
     ///
     /// # Shapes
-    /// `[V, D]`.
+    /// `[V, embedding_size]`.
     pub fn head(&self) -> Tensor<2> {
         self.lm_head.as_ref().unwrap_or(&self.embedding).clone()
     }
 
     /// Chooses the parameters that learn, and makes all others constants.
+    ///
+    /// # Panics
+    /// The whole model shall learn, but its weights are streamed, quantised or not f32.
     pub fn train(&mut self, trainable: Trainable) {
         self.trainable = trainable;
         let (of_model, of_adapter) = (trainable == Trainable::Model, trainable == Trainable::Adapter);
+        assert!(
+            !of_model || self.can_train_whole(),
+            "all weights are in memory in f32 where all of them learn"
+        );
         for (_, tensor) in self.model_parameters_mut() {
             set_trainable(tensor, of_model);
         }
         for (_, tensor) in self.adapter_parameters_mut() {
             set_trainable(tensor, of_adapter);
         }
+    }
+
+    /// Whether [`Trainable::Model`] is possible: all weights are in memory in f32.
+    pub fn can_train_whole(&self) -> bool {
+        self.stream.is_none() && self.precision == Precision::F32
     }
 
     /// Draws the dropout of the adapter in the following forward passes from this seed; `None`, as at first, applies
@@ -207,7 +201,7 @@ impl Decoder {
 
     /// Numbers in the model itself; a tied head counts once.
     pub fn parameter_count(&self) -> usize {
-        self.clone().model_parameters_mut().iter().map(|(_, tensor)| elements(tensor)).sum()
+        self.config.parameter_count()
     }
 
     /// Numbers that learn.
@@ -215,46 +209,45 @@ impl Decoder {
         self.clone().parameters_mut().iter().map(|(_, tensor)| elements(tensor)).sum()
     }
 
-    /// All parameters of the model itself, by their names in files.
+    /// The parameters of the model itself that are in memory as they were in the files, by their names there.
     pub(crate) fn model_parameters_mut(&mut self) -> Vec<(String, &mut Tensor<2>)> {
-        let mut list = vec![("model.embed_tokens.weight".to_owned(), &mut self.embedding)];
+        let names = self.config.names();
+        let mut list = vec![(format!("{}.weight", names.embedding), &mut self.embedding)];
+        list.extend(self.positions.as_mut().map(|table| (format!("{}.weight", names.positions), table)));
+        let (project_in, project_out) = match &mut self.projections {
+            Some([project_in, project_out]) => (Some(project_in), Some(project_out)),
+            None => (None, None),
+        };
+        list.extend(project_in.into_iter().flat_map(|linear| of_linear(names.projections[0], linear)));
         for (index, layer) in self.layers.iter_mut().enumerate() {
-            let prefix = format!("model.layers.{index}");
-            let (norms, linears) = layer.parts_mut();
-            list.extend(norms.map(|(name, norm)| (format!("{prefix}.{name}.weight"), norm)));
-            for (name, linear) in linears {
-                list.push((format!("{prefix}.{name}.weight"), &mut linear.weight));
-                list.extend(linear.bias.as_mut().map(|bias| (format!("{prefix}.{name}.bias"), bias)));
-            }
+            let prefix = format!("{}.{index}", names.layers);
+            let (norms, linears) = layer.parts_mut(names);
+            list.extend(
+                norms.into_iter().flat_map(|(name, norm)| of_norm(&format!("{prefix}.{name}"), norm)),
+            );
+            let linears = linears.into_iter();
+            list.extend(linears.flat_map(|(name, linear)| of_linear(&format!("{prefix}.{name}"), linear)));
         }
-        list.push(("model.norm.weight".into(), &mut self.norm));
-        list.extend(self.lm_head.as_mut().map(|head| ("lm_head.weight".into(), head)));
+        list.extend(self.norm.as_mut().into_iter().flat_map(|norm| of_norm(names.final_norm, norm)));
+        list.extend(project_out.into_iter().flat_map(|linear| of_linear(names.projections[1], linear)));
+        list.extend(self.lm_head.as_mut().map(|head| (format!("{}.weight", names.head), head)));
         list
     }
+}
 
-    /// All layers and the final normalisation, `[N, D]`.
-    pub(crate) fn forward(
-        &self,
-        ids: Tensor<2, Int>,
-        context: &mut Context<'_>,
-        mut caches: Option<&mut [Option<Cache>]>,
-    ) -> Tensor<2> {
-        let [batch, tokens] = ids.dims();
-        let mut x = self.embedding.clone().select(0, ids.reshape([batch * tokens]));
-        for (index, layer) in self.layers.iter().enumerate() {
-            let cache = caches.as_deref_mut().map(|caches| &mut caches[index]);
-            x = layer.forward(x, [batch, tokens], context, cache);
-        }
-        rms_norm(x, &self.norm, self.config.rms_norm_eps)
-    }
+fn of_norm<'a>(name: &str, norm: &'a mut Norm) -> Vec<(String, &'a mut Tensor<2>)> {
+    let mut list = vec![(format!("{name}.weight"), &mut norm.weight)];
+    list.extend(norm.bias.as_mut().map(|bias| (format!("{name}.bias"), bias)));
+    list
+}
 
-    /// Hides the tokens that follow: `[1, 1, 1, T, T]`.
-    fn causal_mask(&self, tokens: usize) -> Tensor<5> {
-        let masked = |row: usize, column: usize| if column > row { MASKED } else { 0.0 };
-        let values: Vec<f32> =
-            (0..tokens).flat_map(|row| (0..tokens).map(move |column| masked(row, column))).collect();
-        Tensor::from_data(TensorData::new(values, [1, 1, 1, tokens, tokens]), &self.device)
+fn of_linear<'a>(name: &str, linear: &'a mut Linear) -> Vec<(String, &'a mut Tensor<2>)> {
+    let mut list = Vec::new();
+    if let Weight::Dense(weight) = &mut linear.weight {
+        list.push((format!("{name}.weight"), weight));
     }
+    list.extend(linear.bias.as_mut().map(|bias| (format!("{name}.bias"), bias)));
+    list
 }
 
 fn set_trainable(tensor: &mut Tensor<2>, trainable: bool) {
@@ -267,17 +260,4 @@ fn set_trainable(tensor: &mut Tensor<2>, trainable: bool) {
 fn elements(tensor: &Tensor<2>) -> usize {
     let [rows, columns] = tensor.dims();
     rows * columns
-}
-
-/// Box and Muller's transform, two numbers at a time.
-fn normal(random: &mut ChaCha8Rng, deviation: f64, count: usize) -> Vec<f32> {
-    let mut values = Vec::with_capacity(count + 1);
-    while values.len() < count {
-        // In (0, 1]: the logarithm stays finite.
-        let radius = deviation * (-2.0 * (1.0 - random.random::<f64>()).ln()).sqrt();
-        let (sin, cos) = (std::f64::consts::TAU * random.random::<f64>()).sin_cos();
-        values.extend([(radius * cos) as f32, (radius * sin) as f32]);
-    }
-    values.truncate(count);
-    values
 }

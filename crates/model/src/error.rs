@@ -72,6 +72,9 @@ pub enum Error {
     /// LoRA settings that fit no part of the model.
     #[error("lora: {0}")]
     Lora(String),
+    /// Weights cannot be where they were asked to be.
+    #[error("{0}")]
+    Residency(String),
     /// The file system refused; the message names the path.
     #[error(transparent)]
     Io(#[from] std::io::Error),

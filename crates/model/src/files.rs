@@ -8,9 +8,10 @@ use burn::tensor::{Device, Tensor, TensorData};
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, View};
 
-use crate::Error;
+use crate::{Error, Precision};
 
 /// One mapped safetensors file whose header has been checked against its length.
+#[derive(Debug)]
 pub(crate) struct WeightsFile {
     path: PathBuf,
     map: Mmap,
@@ -44,7 +45,12 @@ impl WeightsFile {
     ///
     /// # Panics
     /// The file has no such tensor: callers have compared [`shapes`](Self::shapes).
-    pub(crate) fn tensor(&self, name: &str, device: &Device) -> Result<Tensor<2>, Error> {
+    pub(crate) fn tensor(
+        &self,
+        name: &str,
+        precision: Precision,
+        device: &Device,
+    ) -> Result<Tensor<2>, Error> {
         let info = self.metadata.info(name).expect("callers have compared the names");
         let (begin, end) = info.data_offsets;
         let bytes = &self.map[self.start + begin..self.start + end];
@@ -67,7 +73,7 @@ impl WeightsFile {
         }
         let columns = info.shape.last().copied().unwrap_or(1);
         let shape = [values.len() / columns.max(1), columns];
-        Ok(Tensor::from_data(TensorData::new(values, shape), device))
+        Ok(Tensor::from_data(TensorData::new(values, shape), (device, precision.dtype())))
     }
 }
 

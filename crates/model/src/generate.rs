@@ -7,9 +7,10 @@
 
 use burn::tensor::{Int, Tensor, TensorData};
 
-use crate::Decoder;
-use crate::attention::{Cache, Context, MASKED};
-use crate::linear::Dropout;
+use crate::cache::Cache;
+use crate::config::Positions;
+use crate::layout::Layout;
+use crate::{Decoder, Error};
 
 /// Rows that decode together: products with few rows are slow, more than these gain little.
 const MAX_ROWS: usize = 64;
@@ -20,8 +21,17 @@ impl Decoder {
     /// Continues each prompt with its most probable tokens (ties: the lower id) until a stop id or `max_new_tokens`. An
     /// answer contains neither its prompt nor the stop id; an empty prompt has an empty answer.
     ///
-    /// Memory: the keys and values of at most 65,536 tokens, or of one prompt and its answer if that is longer.
-    pub fn generate(&self, prompts: &[Vec<i32>], max_new_tokens: usize, stop_ids: &[i32]) -> Vec<Vec<i32>> {
+    /// Memory: the keys and values of at most 65,536 tokens, or of one prompt and its answer if that is longer. A model
+    /// with learned positions stops where its table ends.
+    ///
+    /// # Errors
+    /// Streamed weights cannot be read.
+    pub fn generate(
+        &self,
+        prompts: &[Vec<i32>],
+        max_new_tokens: usize,
+        stop_ids: &[i32],
+    ) -> Result<Vec<Vec<i32>>, Error> {
         let frozen = self.frozen();
         let mut answers = vec![Vec::new(); prompts.len()];
         let mut order: Vec<usize> = (0..prompts.len()).filter(|&index| !prompts[index].is_empty()).collect();
@@ -34,12 +44,12 @@ impl Decoder {
             let (batch, later) = rest.split_at(rows);
             rest = later;
             let rows = batch.iter().map(|&index| prompts[index].as_slice()).collect();
-            for (&index, answer) in batch.iter().zip(Batch::new(&frozen, rows).run(max_new_tokens, stop_ids))
-            {
+            let batch_answers = Batch::new(&frozen, rows).run(max_new_tokens, stop_ids)?;
+            for (&index, answer) in batch.iter().zip(batch_answers) {
                 answers[index] = answer;
             }
         }
-        answers
+        Ok(answers)
     }
 }
 
@@ -78,9 +88,12 @@ impl<'a> Batch<'a> {
         }
     }
 
-    fn run(mut self, max_new_tokens: usize, stop_ids: &[i32]) -> Vec<Vec<i32>> {
+    fn run(mut self, max_new_tokens: usize, stop_ids: &[i32]) -> Result<Vec<Vec<i32>>, Error> {
         for _ in 0..max_new_tokens {
-            let chosen = self.step();
+            if self.is_full() {
+                break;
+            }
+            let chosen = self.step()?;
             let keep: Vec<usize> =
                 (0..chosen.len()).filter(|&row| !stop_ids.contains(&chosen[row])).collect();
             for &row in &keep {
@@ -94,47 +107,43 @@ impl<'a> Batch<'a> {
                 self.keep_rows(&keep);
             }
         }
-        self.answers
+        Ok(self.answers)
+    }
+
+    /// Whether a row has used all rows of a table of positions.
+    fn is_full(&self) -> bool {
+        let end = self.seen + self.next.len() / self.rows.len();
+        let longest = self.padding.iter().map(|padding| end - padding).max().unwrap_or(0);
+        match self.decoder.config.positions {
+            Positions::Rotary { .. } => false,
+            Positions::Learned { rows, offset } => longest + offset > rows,
+        }
     }
 
     /// Feeds the next tokens and returns the most probable token after each row.
-    fn step(&mut self) -> Vec<i32> {
+    fn step(&mut self) -> Result<Vec<i32>, Error> {
         let decoder = self.decoder;
         let rows = self.rows.len();
         let tokens = self.next.len() / rows;
         let ids = TensorData::new(std::mem::take(&mut self.next), [rows, tokens]);
         let ids = Tensor::<2, Int>::from_data(ids, &decoder.device);
-        let mut context = self.context(tokens);
+        let layout = self.layout(tokens);
         self.seen += tokens;
-        let hidden = decoder.forward(ids, &mut context, Some(&mut self.caches));
-        let width = decoder.config.hidden_size;
+        let hidden = decoder.forward(ids, &layout, Some(&mut self.caches))?;
+        let width = decoder.config.embedding_size;
         let last =
             hidden.reshape([rows, tokens, width]).slice([0..rows, tokens - 1..tokens]).reshape([rows, width]);
         let logits = last.matmul(decoder.head().without_autodiff().transpose());
-        logits.argmax(1).try_into_vec_as::<i32>().expect("token ids are 32-bit integers")
+        Ok(logits.argmax(1).try_into_vec_as::<i32>().expect("token ids are 32-bit integers"))
     }
 
-    /// Positions and mask of the next `tokens` columns.
-    fn context(&self, tokens: usize) -> Context<'a> {
-        let decoder = self.decoder;
+    /// The next `tokens` columns: padding sees itself, so that its rows, which nobody reads, stay finite.
+    fn layout(&self, tokens: usize) -> Layout {
         let columns = self.seen..self.seen + tokens;
-        let (mut positions, mut mask) = (Vec::new(), Vec::new());
-        for &padding in &self.padding {
-            positions.push(columns.clone().map(|column| column.saturating_sub(padding)).collect());
-            for query in columns.clone() {
-                // Padding sees itself, so that its rows, which nobody reads, stay finite.
-                let visible = |key: usize| key == query || (padding <= key && key < query);
-                mask.extend((0..columns.end).map(|key| if visible(key) { 0.0 } else { MASKED }));
-            }
-        }
-        let needed = tokens > 1 || self.padding.iter().any(|&padding| padding > 0);
-        let shape = [self.padding.len(), 1, 1, tokens, columns.end];
-        Context {
-            rope: &decoder.rope,
-            angles: decoder.rope.angles(&positions, &decoder.device),
-            mask: needed.then(|| Tensor::<5>::from_data(TensorData::new(mask, shape), &decoder.device)),
-            dropout: Dropout::new(None),
-        }
+        let row = |&padding: &usize| columns.clone().map(|column| column.min(padding)).collect();
+        let alike = self.padding.iter().all(|&padding| padding == 0);
+        let rows = if alike { &self.padding[..1] } else { &self.padding };
+        Layout { seen: self.seen, first: rows.iter().map(row).collect() }
     }
 
     /// Drops the rows that have ended from the caches.

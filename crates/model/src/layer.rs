@@ -1,67 +1,134 @@
-//! One decoder layer: attention and a gated feed-forward layer, each behind a normalisation and a residual.
+//! One decoder layer: attention and feed-forward, in the order that the family has.
 //!
-//! Legend: N rows (tokens of a batch), D model width, F feed-forward width.
+//! Legend: N rows (tokens of a batch), D model width, F width inside the feed-forward part.
 
 use burn::tensor::{Tensor, activation};
 
-use crate::attention::{Attention, Cache, Context};
-use crate::linear::Linear;
+use crate::attention::{Attention, Context, Projections};
+use crate::cache::Cache;
+use crate::config::{Activation, Block};
+use crate::linear::{Dropout, Linear, Weight};
+use crate::names::Names;
+use crate::norm::Norm;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Layer {
-    /// `[1, D]`.
-    pub(crate) input_norm: Tensor<2>,
+    pub(crate) block: Block,
+    pub(crate) attention_norm: Norm,
     pub(crate) attention: Attention,
-    /// `[1, D]`.
-    pub(crate) post_attention_norm: Tensor<2>,
-    pub(crate) gate: Linear,
-    pub(crate) up: Linear,
-    pub(crate) down: Linear,
-    pub(crate) epsilon: f64,
+    pub(crate) feed_forward_norm: Norm,
+    pub(crate) feed_forward: FeedForward,
 }
 
-impl Layer {
-    /// # Shapes
-    /// `x` and the result: `[N, D]` with `N = batch · tokens`.
-    pub(crate) fn forward(
-        &self,
-        x: Tensor<2>,
-        shape: [usize; 2],
-        context: &mut Context<'_>,
-        cache: Option<&mut Option<Cache>>,
-    ) -> Tensor<2> {
-        let normed = rms_norm(x.clone(), &self.input_norm, self.epsilon);
-        let x = x + self.attention.forward(normed, shape, context, cache);
-        let normed = rms_norm(x.clone(), &self.post_attention_norm, self.epsilon);
-        let gate = activation::silu(self.gate.forward(normed.clone(), &mut context.dropout));
-        let up = self.up.forward(normed, &mut context.dropout);
-        x + self.down.forward(gate * up, &mut context.dropout)
-    }
-
-    /// The normalisations and the linear maps by their names in files.
-    pub(crate) fn parts_mut(&mut self) -> ([Named<'_, Tensor<2>>; 2], [Named<'_, Linear>; 7]) {
-        let Self { input_norm, attention, post_attention_norm, gate, up, down, epsilon: _ } = self;
-        let norms = [("input_layernorm", input_norm), ("post_attention_layernorm", post_attention_norm)];
-        let linears = [
-            ("self_attn.q_proj", &mut attention.query),
-            ("self_attn.k_proj", &mut attention.key),
-            ("self_attn.v_proj", &mut attention.value),
-            ("self_attn.o_proj", &mut attention.output),
-            ("mlp.gate_proj", gate),
-            ("mlp.up_proj", up),
-            ("mlp.down_proj", down),
-        ];
-        (norms, linears)
-    }
+/// `down(activation(gate(x)) · up(x))`, or `down(activation(up(x)))` without a gate.
+#[derive(Debug, Clone)]
+pub(crate) struct FeedForward {
+    pub(crate) gate: Option<Linear>,
+    pub(crate) up: Linear,
+    pub(crate) down: Linear,
+    pub(crate) activation: Activation,
 }
 
 type Named<'a, T> = (&'static str, &'a mut T);
 
-/// `x / sqrt(mean(x²) + epsilon) · weight` (arXiv 1910.07467, equation 4).
-///
-/// # Shapes
-/// `x` and the result: `[N, D]`; `weight`: `[1, D]`.
-pub(crate) fn rms_norm(x: Tensor<2>, weight: &Tensor<2>, epsilon: f64) -> Tensor<2> {
-    let mean_square = x.clone().square().mean_dim(1);
-    x * (mean_square + epsilon).sqrt().recip() * weight.clone()
+impl Layer {
+    /// # Shapes
+    /// `x` and the result: `[N, D]`.
+    pub(crate) fn forward(
+        &self,
+        x: Tensor<2>,
+        context: &Context<'_>,
+        dropout: &mut Dropout,
+        cache: Option<&mut Option<Cache>>,
+    ) -> Tensor<2> {
+        match self.block {
+            Block::PreNorm => {
+                let normed = self.attention_norm.forward(x.clone());
+                let x = x + self.attention.forward(normed, context, dropout, cache);
+                let normed = self.feed_forward_norm.forward(x.clone());
+                x + self.feed_forward.forward(normed, dropout)
+            }
+            Block::Parallel => {
+                let normed = self.attention_norm.forward(x.clone());
+                let attended = self.attention.forward(normed, context, dropout, cache);
+                let normed = self.feed_forward_norm.forward(x.clone());
+                x + attended + self.feed_forward.forward(normed, dropout)
+            }
+            Block::PostNorm => {
+                let attended = self.attention.forward(x.clone(), context, dropout, cache);
+                let x = self.attention_norm.forward(x + attended);
+                self.feed_forward_norm.forward(x.clone() + self.feed_forward.forward(x, dropout))
+            }
+        }
+    }
+
+    /// What the attention of this layer reads.
+    ///
+    /// # Shapes
+    /// `x` and the result: `[N, D]`.
+    pub(crate) fn attention_input(&self, x: Tensor<2>) -> Tensor<2> {
+        match self.block {
+            Block::PostNorm => x,
+            Block::PreNorm | Block::Parallel => self.attention_norm.forward(x),
+        }
+    }
+
+    /// The normalisations and the linear maps by their names in files, in the order of the model.
+    pub(crate) fn parts_mut(&mut self, names: &Names) -> (Vec<Named<'_, Norm>>, Vec<Named<'_, Linear>>) {
+        let Self { attention_norm, attention, feed_forward_norm, feed_forward, block: _ } = self;
+        let mut norms = vec![(names.attention_norm, attention_norm)];
+        if let Some([query, key]) = &mut attention.head_norms {
+            norms.extend([(names.query_norm, query), (names.key_norm, key)]);
+        }
+        norms.push((names.feed_forward_norm, feed_forward_norm));
+
+        let mut linears = match &mut attention.projections {
+            Projections::Separate { query, key, value } => {
+                vec![(names.query, query), (names.key, key), (names.value, value)]
+            }
+            Projections::Fused { all, .. } => vec![(names.query_key_value, all)],
+        };
+        linears.push((names.output, &mut attention.output));
+        linears.extend(feed_forward.gate.as_mut().map(|gate| (names.gate, gate)));
+        linears.extend([(names.up, &mut feed_forward.up), (names.down, &mut feed_forward.down)]);
+        (norms, linears)
+    }
+
+    /// The same layer with the matrices of its linear maps, given in their order.
+    pub(crate) fn filled(&self, names: &Names, weights: Vec<Tensor<2>>) -> Self {
+        let mut layer = self.clone();
+        for ((_, linear), weight) in layer.parts_mut(names).1.into_iter().zip(weights) {
+            linear.weight = Weight::Dense(weight);
+        }
+        layer
+    }
+}
+
+impl FeedForward {
+    fn forward(&self, x: Tensor<2>, dropout: &mut Dropout) -> Tensor<2> {
+        let inner = match &self.gate {
+            None => self.activate(self.up.forward(x, dropout)),
+            Some(gate) => {
+                let gate = self.activate(gate.forward(x.clone(), dropout));
+                gate * self.up.forward(x, dropout)
+            }
+        };
+        self.down.forward(inner, dropout)
+    }
+
+    fn activate(&self, x: Tensor<2>) -> Tensor<2> {
+        match self.activation {
+            Activation::Silu => activation::silu(x),
+            Activation::Gelu => activation::gelu(x),
+            Activation::GeluTanh => gelu_tanh(x),
+            Activation::Relu => activation::relu(x),
+        }
+    }
+}
+
+/// `x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))` (arXiv 1606.08415). Burn's takes the cube by a general power.
+fn gelu_tanh(x: Tensor<2>) -> Tensor<2> {
+    let scale = (2.0 / std::f64::consts::PI).sqrt();
+    let inner = (x.clone().square() * 0.044_715 + 1.0) * x.clone() * scale;
+    x * (inner.tanh() + 1.0) * 0.5
 }

@@ -1,39 +1,54 @@
-//! Decoder language models in Burn: Hugging Face folders, LoRA, generation with a key-value cache.
+//! Decoder language models in Burn: Hugging Face folders, LoRA, streamed layers, generation with a key-value cache.
 //!
 //! The main type is [`Decoder`]: a plain struct of tensors, read from and written to a model folder as `transformers`
-//! lays it out. Llama and Qwen2 differ by fields of [`DecoderConfig`], not by types.
+//! lays it out. Families differ by fields of [`DecoderConfig`] and by the names of their tensors, not by types.
 //!
 //! ```no_run
 //! use burn::tensor::{Device, Int, Tensor};
 //! use softshard_model::Decoder;
 //!
 //! let decoder = Decoder::load("models/stories260k".as_ref(), &Device::flex())?;
-//! let answers = decoder.generate(&[vec![1, 403, 407]], 32, &[2]);
+//! let answers = decoder.generate(&[vec![1, 403, 407]], 32, &[2])?;
 //! let ids = Tensor::<2, Int>::from_ints([[1, 403, 407]], &Device::flex());
-//! let hidden = decoder.hidden(ids); // [1, 3, D]: logits are `hidden · decoder.head()ᵀ`
+//! let hidden = decoder.hidden(ids)?; // [1, 3, D]: logits are `hidden · decoder.head()ᵀ`
 //! # Ok::<(), softshard_model::Error>(())
 //! ```
 //!
-//! All parameters are `Tensor<2>` in 32-bit floats (vectors are `[1, N]`). Only what [`Decoder::train`] asks for is
-//! associated with autodiff: operations on frozen parameters alone leave no graph.
+//! All parameters are `Tensor<2>` (vectors are `[1, N]`). Only what [`Decoder::train`] asks for is associated with
+//! autodiff: operations on frozen parameters alone leave no graph.
 
 mod adapter;
 mod attention;
 mod batch;
+mod builder;
+mod cache;
 mod config;
 mod decoder;
 mod digest;
 mod error;
+mod families;
 mod files;
+mod forward;
 mod generate;
 mod layer;
+mod layerwise;
+mod layout;
 mod linear;
+mod memory;
+mod names;
+mod norm;
+mod precision;
+mod residency;
 mod rope;
+mod stream;
 mod weights;
 
 pub use adapter::LoraConfig;
 pub use batch::batches_by_length;
-pub use config::{DecoderConfig, Family};
+pub use config::{Activation, Block, DecoderConfig, Family, FusedQkv, NormKind, Positions, RopeScaling};
 pub use decoder::{Decoder, Trainable};
 pub use digest::{adapter_blake3, config_blake3, weights_blake3};
 pub use error::Error;
+pub use layout::Layout;
+pub use precision::Precision;
+pub use residency::{LoadOptions, Residency};

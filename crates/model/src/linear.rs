@@ -2,21 +2,34 @@
 //!
 //! Legend: N rows (tokens of a batch), I inputs, O outputs, R rank.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+
+use crate::precision::cast;
 
 /// `y = x · Wᵀ + bias`, and with LoRA `+ scale · (dropout(x) · Aᵀ) · Bᵀ`.
 #[derive(Debug, Clone)]
 pub(crate) struct Linear {
-    /// `[O, I]`.
-    pub(crate) weight: Tensor<2>,
+    pub(crate) weight: Weight,
     /// `[1, O]`.
     pub(crate) bias: Option<Tensor<2>>,
     pub(crate) lora: Option<Lora>,
 }
 
-/// The factors of a low-rank update; `W + scale · B · A` is never formed.
+/// Where the numbers of a matrix `[O, I]` are.
+#[derive(Debug, Clone)]
+pub(crate) enum Weight {
+    /// On the device, in the precision of the model.
+    Dense(Tensor<2>),
+    /// In the files; the layer is filled before it computes.
+    Streamed {
+        /// O and I.
+        shape: [usize; 2],
+    },
+}
+
+/// The factors of a low-rank update, in 32-bit floats; `W + scale · B · A` is never formed.
 #[derive(Debug, Clone)]
 pub(crate) struct Lora {
     /// `[R, I]`.
@@ -28,33 +41,57 @@ pub(crate) struct Lora {
     pub(crate) dropout: f64,
 }
 
+impl Weight {
+    /// O and I.
+    pub(crate) fn dims(&self) -> [usize; 2] {
+        match self {
+            Self::Dense(weight) => weight.dims(),
+            Self::Streamed { shape } => *shape,
+        }
+    }
+
+    /// `x · Wᵀ`.
+    fn product(&self, x: Tensor<2>) -> Tensor<2> {
+        match self {
+            Self::Dense(weight) => x.matmul(weight.clone().transpose()),
+            Self::Streamed { .. } => unreachable!("layers are filled before they compute"),
+        }
+    }
+}
+
 impl Linear {
-    pub(crate) fn new(weight: Tensor<2>, bias: Option<Tensor<2>>) -> Self {
+    pub(crate) fn new(weight: Weight, bias: Option<Tensor<2>>) -> Self {
         Self { weight, bias, lora: None }
     }
 
     /// # Shapes
-    /// `x`: `[N, I]`; the result: `[N, O]`.
+    /// `x`: `[N, I]`; the result: `[N, O]`, of the type of `x`.
     pub(crate) fn forward(&self, x: Tensor<2>, dropout: &mut Dropout) -> Tensor<2> {
-        let mut y = x.clone().matmul(self.weight.clone().transpose());
+        let dtype = x.dtype();
+        let mut y = self.weight.product(x.clone());
         if let Some(bias) = &self.bias {
             y = y + bias.clone();
         }
         if let Some(lora) = &self.lora {
-            let x = dropout.apply(x, lora.dropout);
+            let x = dropout.apply(cast(x, DType::F32), lora.dropout);
             let low = x.matmul(lora.a.clone().transpose()) * lora.scale;
-            y = y + low.matmul(lora.b.clone().transpose());
+            y = y + cast(low.matmul(lora.b.clone().transpose()), dtype);
         }
         y
     }
 }
 
-/// The dropout masks of one forward pass, drawn in the order of the model; none outside of training.
+/// The dropout masks of one layer in one forward pass, drawn in the order of its maps; none outside of training.
 pub(crate) struct Dropout(Option<ChaCha8Rng>);
 
 impl Dropout {
-    pub(crate) fn new(seed: Option<u64>) -> Self {
-        Self(seed.map(ChaCha8Rng::seed_from_u64))
+    /// Each layer draws from a stream of its own: what is computed again is dropped again.
+    pub(crate) fn new(seed: Option<u64>, layer: usize) -> Self {
+        Self(seed.map(|seed| {
+            let mut random = ChaCha8Rng::seed_from_u64(seed);
+            random.set_stream(layer as u64);
+            random
+        }))
     }
 
     /// Zeroes elements with the given probability and scales the others, so that the expectation stays.

@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor};
 use serde_json::Value;
 
 use crate::files::WeightsFile;
-use crate::{DecoderConfig, Error};
+use crate::{DecoderConfig, Error, Precision};
 
 /// The one weights file of a small model.
 pub(crate) const SINGLE: &str = "model.safetensors";
@@ -69,39 +69,58 @@ fn no_weights(folder: &Path) -> Error {
     Error::Folder { kind: "model", folder: folder.to_owned(), found: found.to_owned(), hint }
 }
 
-/// Reads all parameters of a configuration, each tensor converted on its own.
-///
-/// # Errors
-/// A file is torn, or tensors are missing, unused or wrongly shaped; all of these are reported together.
-pub(crate) fn read(
-    folder: &Path,
-    config: &DecoderConfig,
-    device: &Device,
-) -> Result<BTreeMap<String, Tensor<2>>, Error> {
-    let files =
-        weight_files(folder)?.iter().map(|path| WeightsFile::open(path)).collect::<Result<Vec<_>, _>>()?;
-    let mut found = BTreeMap::new();
-    let mut problems = Vec::new();
-    for (index, file) in files.iter().enumerate() {
-        for (name, shape) in file.shapes() {
-            if let Some((_, first)) = found.insert(name.clone(), (shape, index)) {
-                let [one, two] = [&files[first], file].map(|file| file.path().display().to_string());
-                problems.push(format!("`{name}`: expected once, found in `{one}` and `{two}`"));
+/// An opened model folder: headers checked, no weights in memory.
+#[derive(Debug)]
+pub(crate) struct Checkpoint {
+    files: Vec<WeightsFile>,
+    /// Which file has a tensor.
+    places: BTreeMap<String, usize>,
+}
+
+impl Checkpoint {
+    /// # Errors
+    /// A file is torn, or tensors are missing, unused or wrongly shaped; all of these are reported together.
+    pub(crate) fn open(folder: &Path, config: &DecoderConfig) -> Result<Self, Error> {
+        let files = weight_files(folder)?
+            .iter()
+            .map(|path| WeightsFile::open(path))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut found = BTreeMap::new();
+        let mut problems = Vec::new();
+        for (index, file) in files.iter().enumerate() {
+            for (name, shape) in file.shapes() {
+                if let Some((_, first)) = found.insert(name.clone(), (shape, index)) {
+                    let [one, two] = [&files[first], file].map(|file| file.path().display().to_string());
+                    problems.push(format!("`{name}`: expected once, found in `{one}` and `{two}`"));
+                }
             }
         }
+        let expected: Vec<_> =
+            config.parameters().into_iter().map(|parameter| (parameter.name, parameter.shape)).collect();
+        problems.extend(differences(
+            &expected,
+            found.iter().map(|(name, (shape, _))| (name, shape)),
+            |name| is_known_unused(name, config),
+        ));
+        if !problems.is_empty() {
+            return Err(Error::Tensors {
+                folder: folder.to_owned(),
+                against: "config.json".into(),
+                problems,
+            });
+        }
+        let places = found.into_iter().map(|(name, (_, file))| (name, file)).collect();
+        Ok(Self { files, places })
     }
-    let expected = config.parameters();
-    problems.extend(differences(&expected, found.iter().map(|(name, (shape, _))| (name, shape)), |name| {
-        is_known_unused(name, config)
-    }));
-    if !problems.is_empty() {
-        return Err(Error::Tensors { folder: folder.to_owned(), against: "config.json".into(), problems });
+
+    pub(crate) fn tensor(
+        &self,
+        name: &str,
+        precision: Precision,
+        device: &Device,
+    ) -> Result<Tensor<2>, Error> {
+        self.files[self.places[name]].tensor(name, precision, device)
     }
-    let tensors = expected.into_iter().map(|(name, _)| {
-        let tensor = files[found[&name].1].tensor(&name, device)?;
-        Ok((name, tensor))
-    });
-    tensors.collect()
 }
 
 /// What keeps `found` from being `expected`, one line each: missing and wrongly shaped tensors, then unused ones.

@@ -29,12 +29,12 @@ fn greedy_ids_and_log_probs_equal_the_reference() {
     let (prompt, greedy) = (ids(&golden["prompt_ids"]), ids(&golden["greedy_ids"]));
     let new = greedy.len() - prompt.len();
     assert_eq!(
-        decoder.generate(std::slice::from_ref(&prompt), new, &[]),
+        decoder.generate(std::slice::from_ref(&prompt), new, &[]).unwrap(),
         vec![greedy[prompt.len()..].to_vec()]
     );
 
     let input = TensorData::new(greedy.clone(), [1, greedy.len()]);
-    let hidden = decoder.hidden(Tensor::<2, Int>::from_data(input, &device));
+    let hidden = decoder.hidden(Tensor::<2, Int>::from_data(input, &device)).unwrap();
     let logits =
         hidden.reshape([greedy.len(), decoder.config().hidden_size]).matmul(decoder.head().transpose());
     let log_probs = activation::log_softmax(logits, 1).try_into_vec_as::<f32>().unwrap();

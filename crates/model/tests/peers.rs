@@ -33,7 +33,7 @@ fn greedy_answers_are_those_of_transformers() {
             let prompts: Vec<Vec<i32>> = same.iter().map(|generation| ids(&generation["prompt"])).collect();
             let outputs: Vec<Vec<i32>> = same.iter().map(|generation| ids(&generation["output"])).collect();
             // All prompts of one batch, whatever their lengths.
-            assert_eq!(decoder.generate(&prompts, 20, &stop_ids), outputs, "{name}");
+            assert_eq!(decoder.generate(&prompts, 20, &stop_ids).expect("resident"), outputs, "{name}");
         }
     }
 }
@@ -51,8 +51,9 @@ fn an_adapter_of_peft_gives_its_logits() {
     let mut decoder = Decoder::load(&golden("tiny-llama"), &device).expect("the model loads");
     decoder.load_adapter(&golden("lora")).expect("the adapter loads");
     let length = input_ids.len();
-    let hidden =
-        decoder.hidden(Tensor::<2, Int>::from_data(TensorData::new(input_ids, [1, length]), &device));
+    let hidden = decoder
+        .hidden(Tensor::<2, Int>::from_data(TensorData::new(input_ids, [1, length]), &device))
+        .expect("resident");
     let width = decoder.config().hidden_size;
     let logits = hidden.reshape([length, width]).matmul(decoder.head().transpose());
     let found = logits.into_data().try_into_vec::<f32>().expect("f32 values");

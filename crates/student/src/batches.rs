@@ -60,6 +60,14 @@ impl Batch {
         batch
     }
 
+    /// Token ids and labelled positions of each sequence.
+    pub(crate) fn rows(&self) -> (Vec<&[i32]>, Vec<&[i32]>) {
+        fn slices(rows: &[Vec<i32>]) -> Vec<&[i32]> {
+            rows.iter().map(Vec::as_slice).collect()
+        }
+        (slices(&self.input_ids), slices(&self.positions))
+    }
+
     /// Tokens, without padding.
     pub(crate) fn tokens(&self) -> usize {
         self.input_ids.iter().map(Vec::len).sum()

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use softshard_model::LoraConfig;
+use softshard_model::{LoadOptions, LoraConfig, Precision, Residency};
 
 /// One training run: which model, on what, for how long. Recipe sections `[student]` and `[finetune]`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -15,6 +15,15 @@ pub struct TrainConfig {
     /// Where the first weights come from.
     #[serde(default)]
     pub init: Init,
+    /// Type of frozen weights and of activations; what learns is f32.
+    #[serde(default)]
+    pub precision: Precision,
+    /// Where the weights of the layers are; `streamed` trains an adapter over a model larger than the memory.
+    #[serde(default)]
+    pub residency: Residency,
+    /// What the forward pass keeps for the backward pass; streamed layers are always computed again.
+    #[serde(default)]
+    pub checkpointing: Checkpointing,
     /// What is learnt; `[student]` distils and `[finetune]` is supervised unless it says otherwise.
     pub objective: Option<Objective>,
     /// Train low-rank adapters and leave the base frozen; without this section all weights are trained.
@@ -71,6 +80,18 @@ pub enum Init {
     Random,
 }
 
+/// What the forward pass keeps for the backward pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Checkpointing {
+    /// All activations.
+    #[default]
+    None,
+    /// The input of each layer; the backward pass computes one layer at a time again. A third more work, the memory of
+    /// one layer's activations, the same numbers.
+    Layer,
+}
+
 /// What is learnt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -103,6 +124,11 @@ impl Default for LossConfig {
 }
 
 impl TrainConfig {
+    /// How the weights are brought into memory.
+    pub(crate) fn load_options(&self) -> LoadOptions {
+        LoadOptions { precision: self.precision, residency: self.residency }
+    }
+
     /// Refuses values that no run can use.
     ///
     /// # Errors
@@ -141,6 +167,17 @@ impl TrainConfig {
         if self.init == Init::Random && self.lora.is_some() {
             return Err(format!(
                 "`{section}.lora`: adapters over random weights learn nothing\nhint: remove `init = \"random\"` or the lora section"
+            ));
+        }
+        let whole = self.lora.is_none();
+        if whole && self.precision != Precision::F32 {
+            return Err(format!(
+                "`{section}.precision`: expected \"f32\" where all weights are trained, found \"bf16\"\nhint: add a lora section"
+            ));
+        }
+        if whole && self.residency != Residency::Resident {
+            return Err(format!(
+                "`{section}.residency`: expected \"resident\" where all weights are trained\nhint: add a lora section"
             ));
         }
         if let Some(lora) = &self.lora {

@@ -12,7 +12,7 @@ mod pass;
 mod run;
 mod trainer;
 
-pub use config::{Init, LossConfig, Objective, TrainConfig};
+pub use config::{Checkpointing, Init, LossConfig, Objective, TrainConfig};
 pub use examples::same_temperature;
 pub use inputs::TrainInputs;
 pub use optimizer::{AdamW, Cosine, clip_global_norm};

@@ -7,7 +7,7 @@ use serde::Serialize;
 use softshard_losses::DistillLoss;
 use softshard_model::Decoder;
 
-use crate::batches::Batch;
+use crate::{batches::Batch, config::Checkpointing};
 
 /// Seconds by part; `forward`, `head` and `backward` are summed over the workers.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -55,21 +55,34 @@ impl Pass {
     pub(crate) fn over(
         batch: &Batch,
         decoder: &Decoder,
+        checkpointing: Checkpointing,
         dropout_seed: u64,
         loss: &DistillLoss,
         divide_by: f64,
-    ) -> Self {
+    ) -> Result<Self, softshard_model::Error> {
+        let mut decoder = decoder.clone();
+        decoder.set_dropout_seed(Some(dropout_seed));
+        match checkpointing {
+            Checkpointing::None => Self::whole(batch, decoder, loss, divide_by),
+            Checkpointing::Layer => Self::by_layer(batch, &decoder, loss, divide_by),
+        }
+    }
+
+    /// One graph over the whole model.
+    fn whole(
+        batch: &Batch,
+        mut decoder: Decoder,
+        loss: &DistillLoss,
+        divide_by: f64,
+    ) -> Result<Self, softshard_model::Error> {
         let mut seconds = Breakdown::default();
         let began = Instant::now();
         // Leaves of its own, so that micro-batches share no graph and can run at the same time.
-        let mut decoder = decoder.clone();
         for (_, parameter) in decoder.parameters_mut() {
             *parameter = Tensor::from_inner(parameter.clone().inner()).require_grad();
         }
-        decoder.set_dropout_seed(Some(dropout_seed));
-        let sequences: Vec<&[i32]> = batch.input_ids.iter().map(Vec::as_slice).collect();
-        let positions: Vec<&[i32]> = batch.positions.iter().map(Vec::as_slice).collect();
-        let hidden = decoder.hidden_before(&sequences, &positions);
+        let (sequences, positions) = batch.rows();
+        let hidden = decoder.hidden_before(&sequences, &positions)?;
         let began = lap(&mut seconds.forward, began);
 
         let value = loss.compute(hidden, decoder.head(), &batch.targets, divide_by);
@@ -81,7 +94,28 @@ impl Pass {
         };
         let gradients = decoder.parameters_mut().into_iter().map(gradient).collect();
         lap(&mut seconds.backward, began);
-        Pass { cross_entropy: value.cross_entropy_sum, kl: value.kl_sum, gradients, seconds }
+        Ok(Pass { cross_entropy: value.cross_entropy_sum, kl: value.kl_sum, gradients, seconds })
+    }
+
+    /// One graph at a time over each layer.
+    fn by_layer(
+        batch: &Batch,
+        decoder: &Decoder,
+        loss: &DistillLoss,
+        divide_by: f64,
+    ) -> Result<Self, softshard_model::Error> {
+        let mut seconds = Breakdown::default();
+        let mut began = Instant::now();
+        let (sequences, positions) = batch.rows();
+        let (gradients, [cross_entropy, kl]) =
+            decoder.backward_by_layer(&sequences, &positions, |hidden, head| {
+                began = lap(&mut seconds.forward, began);
+                let value = loss.compute(hidden, head, &batch.targets, divide_by);
+                began = lap(&mut seconds.head, began);
+                (value.loss, [value.cross_entropy_sum, value.kl_sum])
+            })?;
+        lap(&mut seconds.backward, began);
+        Ok(Pass { cross_entropy, kl, gradients, seconds })
     }
 
     pub(crate) fn add(&mut self, other: Pass) {

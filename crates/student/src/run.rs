@@ -64,7 +64,7 @@ pub fn run(inputs: &TrainInputs) -> Result<Summary> {
 /// The model to train: all its weights, or adapters over frozen ones.
 fn first_weights(config: &TrainConfig, device: &Device) -> Result<Decoder> {
     let mut decoder = match config.init {
-        Init::Pretrained => Decoder::load(&config.model, device)?,
+        Init::Pretrained => Decoder::load_with(&config.model, device, &config.load_options())?,
         Init::Random => Decoder::random(DecoderConfig::load(&config.model)?, config.seed, device),
     };
     match &config.lora {

@@ -18,7 +18,7 @@ use softshard_model::Decoder;
 use crate::{
     batches::Batch,
     checkpoint,
-    config::{Init, Objective},
+    config::{Checkpointing, Init, Objective},
     examples::Examples,
     inputs::TrainInputs,
     optimizer::{AdamW, Cosine, clip_global_norm},
@@ -177,15 +177,18 @@ impl<'a> Trainer<'a> {
         let began = Instant::now();
         let labelled: usize = batches.iter().map(|batch| batch.targets.len()).sum();
         let pass = |(index, batch): (usize, &Batch)| {
-            Pass::over(batch, &*self.decoder, self.dropout_seed(index), &self.loss, as_f64(labelled))
+            let (decoder, seed) = (&*self.decoder, self.dropout_seed(index));
+            Pass::over(batch, decoder, self.checkpointing(), seed, &self.loss, as_f64(labelled))
         };
         // Summed in the order of the micro-batches, not of the workers; the gradients of a few are held at a time.
         let mut sum = Pass::default();
         let numbered: Vec<(usize, &Batch)> = batches.iter().enumerate().collect();
-        for group in numbered.chunks(self.inputs.workers) {
+        // Streamed layers are in memory once: one micro-batch at a time.
+        let workers = if self.decoder.is_streamed() { 1 } else { self.inputs.workers };
+        for group in numbered.chunks(workers) {
             let passes: Vec<Pass> = match group {
-                [alone] => vec![pass(*alone)],
-                group => group.par_iter().copied().map(pass).collect(),
+                [alone] => vec![pass(*alone)?],
+                group => group.par_iter().copied().map(pass).collect::<Result<_, _>>()?,
             };
             passes.into_iter().for_each(|pass| sum.add(pass));
         }
@@ -220,6 +223,11 @@ impl<'a> Trainer<'a> {
         self.tokens += tokens as u64;
         self.last_loss = Some(metrics.loss);
         self.report(&metrics)
+    }
+
+    /// Streamed layers cannot stay for the backward pass.
+    fn checkpointing(&self) -> Checkpointing {
+        if self.decoder.is_streamed() { Checkpointing::Layer } else { self.inputs.config.checkpointing }
     }
 
     /// Different for every micro-batch of the run, and the same when it is run again.

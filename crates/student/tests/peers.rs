@@ -105,7 +105,12 @@ fn loss_of(decoder: &Decoder, sequences: &[Labelled], case: &Case) -> LossValue 
     let loss = DistillLoss { alpha, temperature, normalise, rows_per_chunk: 5 };
     #[expect(clippy::cast_precision_loss, reason = "a handful of tokens")]
     let labelled = targets.len() as f64;
-    loss.compute(decoder.hidden_before(&ids, &positions), decoder.head(), &targets, labelled)
+    loss.compute(
+        decoder.hidden_before(&ids, &positions).expect("resident"),
+        decoder.head(),
+        &targets,
+        labelled,
+    )
 }
 
 fn scalar(tensor: &Tensor<1>) -> f64 {

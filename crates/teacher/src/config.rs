@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use softshard_labels::{LabelPlan, OptionalColumn, Selection};
+use softshard_model::{LoadOptions, Precision, Residency};
 
 /// Most entries of a position: more cost gigabytes for less than rounding loses.
 const MAX_K: u32 = 4096;
@@ -17,9 +18,19 @@ pub struct TeacherConfig {
     pub model: PathBuf,
     /// PEFT adapter over it, for example from `softshard finetune`.
     pub adapter: Option<PathBuf>,
+    /// Type of its weights and activations.
+    #[serde(default)]
+    pub precision: Precision,
+    /// Where the weights of its layers are; `streamed` labels with a teacher larger than the memory.
+    #[serde(default)]
+    pub residency: Residency,
     /// Tokens of one forward pass, padding included.
     #[serde(default = "default_max_tokens_per_batch")]
     pub max_tokens_per_batch: usize,
+    /// Tokens that go through a layer before the next one is read, where layers are streamed: their states are in memory,
+    /// and the cost of reading is spread over them. At most those of a shard.
+    #[serde(default = "default_tokens_per_block")]
+    pub tokens_per_block: usize,
     /// Rows of hidden states that meet the vocabulary at a time: bounds the logits in memory.
     #[serde(default = "default_rows_per_chunk")]
     pub rows_per_chunk: usize,
@@ -64,14 +75,21 @@ impl Default for LabelsConfig {
 }
 
 impl TeacherConfig {
+    /// How its weights are brought into memory.
+    pub(crate) fn load_options(&self) -> LoadOptions {
+        LoadOptions { precision: self.precision, residency: self.residency }
+    }
+
     /// Refuses values that no run can use.
     ///
     /// # Errors
     /// A sentence naming the key, what was expected and what was found.
     pub fn check(&self) -> Result<(), String> {
-        for (key, value) in
-            [("max_tokens_per_batch", self.max_tokens_per_batch), ("rows_per_chunk", self.rows_per_chunk)]
-        {
+        for (key, value) in [
+            ("max_tokens_per_batch", self.max_tokens_per_batch),
+            ("rows_per_chunk", self.rows_per_chunk),
+            ("tokens_per_block", self.tokens_per_block),
+        ] {
             if value == 0 {
                 return Err(format!("`teacher.{key}`: expected at least 1, found 0"));
             }
@@ -151,6 +169,9 @@ impl LabelsConfig {
 
 fn default_max_tokens_per_batch() -> usize {
     8192
+}
+fn default_tokens_per_block() -> usize {
+    65_536
 }
 fn default_rows_per_chunk() -> usize {
     256

@@ -13,7 +13,7 @@ pub(crate) fn of(teacher: &TeacherConfig) -> Result<TeacherIdentity> {
         config_blake3: config_blake3(&teacher.model)?,
         weights_blake3: weights_blake3(&teacher.model)?,
         adapter_blake3: teacher.adapter.as_deref().map(adapter_blake3).transpose()?,
-        dtype: "f32".to_owned(),
+        dtype: teacher.precision.name().to_owned(),
         vocab_size: u32::try_from(model.vocab_size)?,
     })
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Result;
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
 use softshard_labels::{Error, LabelPlan, OptionalColumn, Selection, Sequence, SequenceLabels};
 use softshard_losses::{HeadLabels, Keep, label_rows};
@@ -17,7 +17,7 @@ use crate::config::TeacherConfig;
 
 /// Loads the teacher with its adapter.
 pub(crate) fn load(teacher: &TeacherConfig, device: &Device) -> Result<Decoder> {
-    let mut decoder = Decoder::load(&teacher.model, device)?;
+    let mut decoder = Decoder::load_with(&teacher.model, device, &teacher.load_options())?;
     if let Some(adapter) = &teacher.adapter {
         decoder.load_adapter(adapter)?;
     }
@@ -31,6 +31,8 @@ pub(crate) struct Pace {
     pub(crate) workers: usize,
     /// Tokens of a batch, padding included.
     pub(crate) max_tokens_per_batch: usize,
+    /// Tokens whose states are in memory at a time where layers are streamed.
+    pub(crate) tokens_per_block: usize,
     /// Rows that meet the vocabulary at a time.
     pub(crate) rows_per_chunk: usize,
 }
@@ -38,8 +40,8 @@ pub(crate) struct Pace {
 impl Pace {
     /// As the recipe says.
     pub(crate) fn of(teacher: &TeacherConfig, workers: usize) -> Self {
-        let TeacherConfig { max_tokens_per_batch, rows_per_chunk, .. } = *teacher;
-        Self { workers, max_tokens_per_batch, rows_per_chunk }
+        let TeacherConfig { max_tokens_per_batch, tokens_per_block, rows_per_chunk, .. } = *teacher;
+        Self { workers, max_tokens_per_batch, tokens_per_block, rows_per_chunk }
     }
 }
 
@@ -108,41 +110,85 @@ impl Labeller {
     ) -> Result<Vec<Vec<SequenceLabels>>> {
         let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.input_ids.len()).collect();
         let batches = batches_by_length(&lengths, self.pace.max_tokens_per_batch);
-        let label = |batch: &Vec<usize>| {
-            let members: Vec<&Sequence> = batch.iter().map(|&index| &sequences[index]).collect();
-            self.label_batch(&members, wanted, &done)
-        };
-        let labelled: Vec<Result<Vec<Vec<SequenceLabels>>>> = if self.pace.workers > 1 {
-            batches.par_iter().map(label).collect()
+        let members: Vec<Vec<&Sequence>> =
+            batches.iter().map(|batch| batch.iter().map(|&index| &sequences[index]).collect()).collect();
+        let label = |block: &[Vec<&Sequence>]| self.label_block(block, wanted, &done);
+        // Streamed weights are read once for a block of batches; resident ones serve one batch at a time on each worker.
+        let labelled = if self.decoder.is_streamed() {
+            self.blocks(&members).into_iter().map(label).collect::<Result<Vec<_>>>()?
+        } else if self.pace.workers > 1 {
+            members.par_chunks(1).map(label).collect::<Result<Vec<_>>>()?
         } else {
-            batches.iter().map(label).collect()
+            members.chunks(1).map(label).collect::<Result<Vec<_>>>()?
         };
+        let labelled = labelled.into_iter().flatten();
         let empty = || iter::repeat_with(|| None).take(sequences.len()).collect();
         let mut all: Vec<Vec<Option<SequenceLabels>>> = wanted.iter().map(|_| empty()).collect();
         for (batch, labelled) in batches.iter().zip(labelled) {
-            for (into, rows) in all.iter_mut().zip(labelled?) {
+            for (into, rows) in all.iter_mut().zip(labelled) {
                 batch.iter().zip(rows).for_each(|(&index, row)| into[index] = Some(row));
             }
         }
         Ok(all.into_iter().map(|rows| rows.into_iter().flatten().collect()).collect())
     }
 
-    /// One forward pass, longest sequence first.
-    fn label_batch(
+    /// Neighbouring batches whose states fit in memory together.
+    fn blocks<'a, 'b>(&self, batches: &'a [Vec<&'b Sequence>]) -> Vec<&'a [Vec<&'b Sequence>]> {
+        let padded = |batch: &Vec<&Sequence>| batch.len() * batch[0].input_ids.len();
+        let mut blocks = Vec::new();
+        let mut first = 0;
+        let mut tokens = 0;
+        for (index, batch) in batches.iter().enumerate() {
+            if index > first && tokens + padded(batch) > self.pace.tokens_per_block {
+                blocks.push(&batches[first..index]);
+                (first, tokens) = (index, 0);
+            }
+            tokens += padded(batch);
+        }
+        if first < batches.len() {
+            blocks.push(&batches[first..]);
+        }
+        blocks
+    }
+
+    /// All batches of a block go through a layer before the next one; each is longest sequence first.
+    fn label_block(
+        &self,
+        block: &[Vec<&Sequence>],
+        wanted: &[Wanted],
+        done: &(impl Fn(Batch) + Sync),
+    ) -> Result<Vec<Vec<Vec<SequenceLabels>>>> {
+        let began = Instant::now();
+        let inputs: Vec<(Vec<&[i32]>, Vec<&[i32]>)> = (block.iter())
+            .map(|batch| batch.iter().map(|one| (one.input_ids.as_slice(), one.positions.as_slice())).unzip())
+            .collect();
+        let in_parallel = block.len() > 1 && self.pace.workers > 1;
+        let hidden = self.decoder.hidden_before_each(&inputs, in_parallel)?;
+        let all: usize = block.iter().map(Vec::len).sum();
+        let seconds = began.elapsed().as_secs_f64();
+        let select = |(batch, hidden): (&Vec<&Sequence>, Tensor<2>)| {
+            let share = seconds * batch.len() as f64 / all as f64;
+            self.select_batch(batch, &hidden, wanted, share, done)
+        };
+        if in_parallel {
+            block.par_iter().zip(hidden).map(select).collect()
+        } else {
+            block.iter().zip(hidden).map(select).collect()
+        }
+    }
+
+    /// Labels of a batch from the hidden states before its labelled tokens, `[N, D]`.
+    fn select_batch(
         &self,
         batch: &[&Sequence],
+        hidden: &Tensor<2>,
         wanted: &[Wanted],
+        forward_seconds: f64,
         done: impl Fn(Batch),
     ) -> Result<Vec<Vec<SequenceLabels>>> {
         let began = Instant::now();
         let width = batch[0].input_ids.len();
-        let ids: Vec<&[i32]> = batch.iter().map(|sequence| sequence.input_ids.as_slice()).collect();
-        let positions: Vec<&[i32]> = batch.iter().map(|sequence| sequence.positions.as_slice()).collect();
         let gold: Vec<i32> = batch.iter().flat_map(|sequence| sequence.gold()).collect();
-        let hidden = self.decoder.hidden_before(&ids, &positions);
-        let forward_seconds = began.elapsed().as_secs_f64();
-
-        let began = Instant::now();
         let select = |wanted: &Wanted| -> Result<Vec<SequenceLabels>> {
             let labels = label_rows(
                 hidden.clone(),

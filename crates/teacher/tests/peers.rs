@@ -51,7 +51,7 @@ fn labels_are_those_of_transformers() {
             .iter()
             .flat_map(|one| one.positions.iter().map(move |&position| at(one, position)))
             .collect();
-        let hidden = decoder.hidden_before(&ids, &positions);
+        let hidden = decoder.hidden_before(&ids, &positions).expect("resident");
         let found = label_rows(hidden, decoder.head(), &gold, Keep::TopK { k: 16 }, &[], &[2.0], 7)
             .expect("finite logits");
 

@@ -64,7 +64,7 @@ impl World for Real {
 
     fn labels(&self, sequence: usize, keep: Keep) -> Result<HeadLabels> {
         let (row, positions) = (&self.sequences[sequence], self.positions(sequence));
-        let hidden = self.teacher.hidden_before(&[&row.input_ids], &[&positions]);
+        let hidden = self.teacher.hidden_before(&[&row.input_ids], &[&positions])?;
         let key = row.key();
         let uniforms: Vec<f64> = positions.iter().map(|position| key.uniform(0, *position)).collect();
         Ok(label_rows(hidden, self.teacher.head(), &row.input_ids[1..], keep, &uniforms, &[], 64)?)
@@ -74,7 +74,7 @@ impl World for Real {
     fn gradient(&self, sequence: usize, targets: &Targets) -> Result<(Vec<f64>, f64)> {
         let (row, positions) = (&self.sequences[sequence], self.positions(sequence));
         let mut student = self.student.clone();
-        let hidden = student.hidden_before(&[&row.input_ids], &[&positions]);
+        let hidden = student.hidden_before(&[&row.input_ids], &[&positions])?;
         let value = DIVERGENCE.compute(hidden, student.head(), targets, 1.0);
         let found = value.loss.backward();
         let mut gradient = Vec::new();

@@ -1,0 +1,140 @@
+//! From token ids to the hidden states that meet the head.
+//!
+//! Legend: B batch, T tokens, D width of the states that meet the head, N = B·T rows.
+
+use burn::tensor::{Int, Tensor, TensorData};
+
+use crate::attention::Context;
+use crate::cache::Cache;
+use crate::config::Positions;
+use crate::layout::{Layout, MASKED};
+use crate::linear::Dropout;
+use crate::{Decoder, Error, Trainable};
+
+impl Decoder {
+    /// Hidden states after the last layer (and its normalisation). Causal: what follows a token does not change its row,
+    /// so padding on the right is harmless.
+    ///
+    /// # Shapes
+    /// `ids`: `[B, T]`, each in `0..V`; the result: `[B, T, D]`.
+    ///
+    /// # Errors
+    /// Streamed weights cannot be read.
+    pub fn hidden(&self, ids: Tensor<2, Int>) -> Result<Tensor<3>, Error> {
+        let [_, tokens] = ids.dims();
+        self.hidden_in(ids, &Layout::causal(tokens))
+    }
+
+    /// [`hidden`](Self::hidden) of rows that are padded on the left or hold several texts.
+    ///
+    /// # Shapes
+    /// `ids`: `[B, T]`; the layout of B rows of T columns; the result: `[B, T, D]`.
+    ///
+    /// # Errors
+    /// Streamed weights cannot be read.
+    pub fn hidden_in(&self, ids: Tensor<2, Int>, layout: &Layout) -> Result<Tensor<3>, Error> {
+        let ids = ids.without_autodiff();
+        let [batch, tokens] = ids.dims();
+        let hidden = self.forward(ids, layout, None)?;
+        Ok(hidden.reshape([batch, tokens, self.config.embedding_size]))
+    }
+
+    /// Attention probabilities of the tokens at `rows` of one text, layer by layer: what each gives to itself and to the
+    /// tokens before it.
+    ///
+    /// # Shapes
+    /// `ids`: T tokens; `rows`: R indices in `0..T`; each result: `[H, R, T]`, f32.
+    ///
+    /// # Errors
+    /// Streamed weights cannot be read.
+    ///
+    /// # Panics
+    /// A row is not in `0..T`.
+    pub fn attention(&self, ids: &[i32], rows: &[usize]) -> Result<Vec<Tensor<3>>, Error> {
+        let tokens = ids.len();
+        let layout = Layout::causal(tokens);
+        let context = self.context([1, tokens], &layout);
+        let window = self.config.sliding_window.unwrap_or(tokens);
+        let visible = |&row: &usize| {
+            assert!(row < tokens, "row {row} of a text of {tokens} tokens");
+            let seen = (row + 1).saturating_sub(window)..=row;
+            (0..tokens).map(move |key| if seen.contains(&key) { 0.0 } else { MASKED })
+        };
+        let mask: Vec<f32> = rows.iter().flat_map(visible).collect();
+        let mask = Tensor::from_data(TensorData::new(mask, [1, 1, 1, rows.len(), tokens]), &self.device);
+        let indices: Vec<i32> =
+            rows.iter().map(|&row| i32::try_from(row).expect("a text has fewer than 2^31 tokens")).collect();
+        let indices = Tensor::from_data(TensorData::new(indices, [rows.len()]), &self.device);
+
+        let ids = Tensor::from_data(TensorData::new(ids.to_vec(), [1, tokens]), &self.device);
+        let mut x = self.embed(ids, &layout);
+        let mut probabilities = Vec::with_capacity(self.layers.len());
+        self.each_layer(0..self.layers.len(), |_, layer| {
+            let read = layer.attention_input(x.clone());
+            probabilities.push(layer.attention.probabilities(read, &indices, &mask, &context));
+            x = layer.forward(x.clone(), &context, &mut Dropout::new(None, 0), None);
+        })?;
+        Ok(probabilities)
+    }
+
+    /// All layers and what follows them, `[N, D]`.
+    pub(crate) fn forward(
+        &self,
+        ids: Tensor<2, Int>,
+        layout: &Layout,
+        mut caches: Option<&mut [Option<Cache>]>,
+    ) -> Result<Tensor<2>, Error> {
+        let context = self.context(ids.dims(), layout);
+        let mut x = Some(self.embed(ids, layout));
+        self.each_layer(0..self.layers.len(), |index, layer| {
+            let cache = caches.as_deref_mut().map(|caches| &mut caches[index]);
+            let mut dropout = Dropout::new(context.dropout_seed, index);
+            x = x.take().map(|x| layer.forward(x, &context, &mut dropout, cache));
+        })?;
+        Ok(self.finish(x.expect("every layer gives what it takes"), &context))
+    }
+
+    /// What all layers of a pass share.
+    pub(crate) fn context(&self, shape: [usize; 2], layout: &Layout) -> Context<'_> {
+        Context {
+            shape,
+            rope: self.rope.as_ref().map(|rope| (rope, rope.angles(&layout.positions(), &self.device))),
+            tiles: layout.tiles(self.config.sliding_window, &self.device),
+            dropout_seed: self.dropout_seed,
+            learning: self.trainable != Trainable::Nothing,
+        }
+    }
+
+    /// The states that the first layer reads, `[N, model width]`.
+    pub(crate) fn embed(&self, ids: Tensor<2, Int>, layout: &Layout) -> Tensor<2> {
+        let [batch, tokens] = ids.dims();
+        let mut x = self.embedding.clone().select(0, ids.reshape([batch * tokens]));
+        if let Some([project_in, _]) = &self.projections {
+            x = project_in.forward(x, &mut Dropout::new(self.dropout_seed, self.layers.len()));
+        }
+        if let (Some(table), Positions::Learned { offset, .. }) = (&self.positions, self.config.positions) {
+            let row = |position: usize| i32::try_from(position + offset).expect("fewer than 2^31 positions");
+            let rows: Vec<i32> = layout.positions().into_iter().flatten().map(row).collect();
+            let (of_rows, width) = (rows.len() / tokens.max(1), self.config.hidden_size);
+            let rows = Tensor::from_data(TensorData::new(rows, [of_rows * tokens]), &self.device);
+            // One row of positions serves a whole batch.
+            let places = table.clone().select(0, rows).reshape([of_rows, tokens, width]);
+            x = (x.reshape([batch, tokens, width]) + places).reshape([batch * tokens, width]);
+        }
+        x
+    }
+
+    /// From the states after the last layer to those that meet the head, `[N, D]`.
+    pub(crate) fn finish(&self, x: Tensor<2>, context: &Context<'_>) -> Tensor<2> {
+        let x = match &self.norm {
+            Some(norm) => norm.forward(x),
+            None => x,
+        };
+        match &self.projections {
+            Some([_, project_out]) => {
+                project_out.forward(x, &mut Dropout::new(context.dropout_seed, self.layers.len() + 1))
+            }
+            None => x,
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Which tokens of a batch belong together: padding, packed texts, windows, and the tiles that attention works in.
+//!
+//! One rule covers all of them: a token sees the columns from a first one to its own.
+//!
+//! Legend: B rows of the batch, T columns of this call, S columns seen so far (T without a cache).
+
+use std::ops::Range;
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+/// Added to a score that must not count. Every row of a mask leaves at least one score, so none becomes NaN; a finite
+/// value would take the slow path of `expf` for results that underflow.
+pub(crate) const MASKED: f32 = f32::NEG_INFINITY;
+
+/// Queries of one tile: bounds the scores in memory, and lets columns that nobody sees be skipped.
+const TILE: usize = 256;
+
+/// Which tokens of each row of a batch belong together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// Columns before this call, in a cache.
+    pub(crate) seen: usize,
+    /// For each row the column of the first token of each token's text; a single row stands for all.
+    pub(crate) first: Vec<Vec<usize>>,
+}
+
+impl Layout {
+    /// One text in each row, from the first column on. Padding on the right needs nothing more: no token sees it.
+    pub fn causal(columns: usize) -> Self {
+        Self { seen: 0, first: vec![vec![0; columns]] }
+    }
+
+    /// One text in the last columns of each row.
+    ///
+    /// # Panics
+    /// A text is longer than the row.
+    pub fn left_padded(lengths: &[usize], columns: usize) -> Self {
+        let row = |&length: &usize| {
+            assert!(length <= columns, "a text of {length} tokens in a row of {columns}");
+            // Padding sees itself, so that its rows, which nobody reads, stay finite.
+            (0..columns).map(|column| column.min(columns - length)).collect()
+        };
+        Self { seen: 0, first: lengths.iter().map(row).collect() }
+    }
+
+    /// Several texts in each row, one after the other; the rest of a row is padding. No text sees another, and the
+    /// positions of each count from its own first token.
+    ///
+    /// # Panics
+    /// The texts of a row are longer than the row.
+    pub fn packed(lengths: &[Vec<usize>], columns: usize) -> Self {
+        let row = |lengths: &Vec<usize>| {
+            let mut first = Vec::with_capacity(columns);
+            for &length in lengths {
+                first.extend(std::iter::repeat_n(first.len(), length));
+            }
+            assert!(first.len() <= columns, "texts of {} tokens in a row of {columns}", first.len());
+            first.extend(first.len()..columns);
+            first
+        };
+        Self { seen: 0, first: lengths.iter().map(row).collect() }
+    }
+
+    /// The position of each token in its own text.
+    pub(crate) fn positions(&self) -> Vec<Vec<usize>> {
+        let row = |first: &Vec<usize>| {
+            first.iter().zip(self.seen..).map(|(first, column)| column - first).collect()
+        };
+        self.first.iter().map(row).collect()
+    }
+
+    /// Tiles of queries with the columns that they see, none of which is further back than `window`.
+    pub(crate) fn tiles(&self, window: Option<usize>, device: &Device) -> Vec<Tile> {
+        let columns = self.first.first().map_or(0, Vec::len);
+        let tile = |start: usize| {
+            let queries = start..(start + TILE).min(columns);
+            self.tile(queries, window, device)
+        };
+        (0..columns).step_by(TILE).map(tile).collect()
+    }
+
+    fn tile(&self, queries: Range<usize>, window: Option<usize>, device: &Device) -> Tile {
+        let from = |row: &Vec<usize>, query: usize| {
+            let earliest = window.map_or(0, |window| (self.seen + query + 1).saturating_sub(window));
+            row[query].max(earliest)
+        };
+        let all = || self.first.iter().flat_map(|row| queries.clone().map(move |query| from(row, query)));
+        let keys = all().min().unwrap_or(0)..self.seen + queries.end;
+        let hidden = queries.len() > 1 || all().any(|first| first > keys.start);
+        let mask = hidden.then(|| {
+            let mut values = vec![MASKED; self.first.len() * queries.len() * keys.len()];
+            for ((row, query), line) in (self.first.iter())
+                .flat_map(|row| queries.clone().map(move |query| (row, query)))
+                .zip(values.chunks_exact_mut(keys.len()))
+            {
+                line[from(row, query) - keys.start..=self.seen + query - keys.start].fill(0.0);
+            }
+            let shape = [self.first.len(), 1, 1, queries.len(), keys.len()];
+            Tensor::from_data(TensorData::new(values, shape), device)
+        });
+        Tile { queries, keys, mask }
+    }
+}
+
+/// Queries that are computed together, and what they see.
+pub(crate) struct Tile {
+    /// Within `0..T`.
+    pub(crate) queries: Range<usize>,
+    /// Within `0..S`.
+    pub(crate) keys: Range<usize>,
+    /// Added to the scores, `[B or 1, 1, 1, queries, keys]`, f32; absent if each query sees all keys.
+    pub(crate) mask: Option<Tensor<5>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pairs of a query and a key that it sees, by the rule.
+    fn expected(layout: &Layout, row: usize, window: usize) -> Vec<(usize, usize)> {
+        let columns = layout.first[row].len();
+        let sees = |query: usize, key: usize| {
+            key <= query && layout.first[row][query] <= key && query - key < window
+        };
+        (0..columns)
+            .flat_map(|query| (0..columns).map(move |key| (query, key)))
+            .filter(|&(query, key)| sees(query, key))
+            .collect()
+    }
+
+    #[test]
+    fn tiles_cover_what_each_token_sees_and_nothing_else() {
+        let columns = TILE + 70;
+        let layouts = [
+            Layout::causal(columns),
+            Layout::left_padded(&[columns, 3, TILE + 1], columns),
+            Layout::packed(&[vec![columns], vec![5, TILE, 60], vec![2, 2], vec![TILE, 70]], columns),
+        ];
+        for layout in layouts {
+            for window in [1, 7, TILE + 3, columns] {
+                for row in 0..layout.first.len() {
+                    let mut found = Vec::new();
+                    for tile in layout.tiles(Some(window), &Device::flex()) {
+                        let mask = tile.mask.map(|mask| mask.try_into_vec_as::<f32>().unwrap());
+                        let cells = tile.queries.len() * tile.keys.len();
+                        for cell in 0..cells {
+                            let value = mask.as_ref().map_or(0.0, |mask| mask[row * cells + cell]);
+                            let (query, key) = (cell / tile.keys.len(), cell % tile.keys.len());
+                            if value == 0.0 {
+                                found.push((tile.queries.start + query, tile.keys.start + key));
+                            }
+                        }
+                    }
+                    assert_eq!(found, expected(&layout, row, window), "row {row} of {layout:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn positions_count_from_the_first_token_of_each_text() {
+        assert_eq!(Layout::left_padded(&[2, 4], 4).positions(), [[0, 0, 0, 1], [0, 1, 2, 3]]);
+        assert_eq!(Layout::packed(&[vec![2, 1], vec![]], 4).positions(), [[0, 1, 0, 0], [0, 0, 0, 0]]);
+    }
+}
