@@ -28,6 +28,8 @@ mod files;
 mod generate;
 mod layer;
 mod linear;
+#[cfg_attr(not(test), expect(dead_code, reason = "the loader and `Linear` take it up with `LoadOptions`"))]
+mod quantised;
 mod rope;
 mod weights;
 
@@ -37,3 +39,4 @@ pub use config::{DecoderConfig, Family};
 pub use decoder::{Decoder, Trainable};
 pub use digest::{adapter_blake3, config_blake3, weights_blake3};
 pub use error::Error;
+pub use quantised::Bits;
