@@ -10,9 +10,8 @@ const LARGEST: f32 = 127.0;
 
 /// The levels of 4-bit codes: those of the least squared error over blocks of normal and of heavy-tailed numbers (Student's t,
 /// 5 degrees of freedom) whose scales are chosen as below, rounded. `tests/peers/quantised_levels.py` makes them.
-pub(super) const LEVELS: [f32; 16] = [
-    -127.0, -98.0, -77.0, -60.0, -46.0, -33.0, -21.0, -10.0, 0.0, 11.0, 23.0, 35.0, 49.0, 65.0, 84.0, 109.0,
-];
+pub(super) const LEVELS: [f32; 16] =
+    [-127.0, -98.0, -77.0, -60.0, -46.0, -33.0, -21.0, -10.0, 0.0, 11.0, 23.0, 35.0, 49.0, 65.0, 84.0, 109.0];
 
 /// The code of zero.
 const ZERO: u8 = 8;
@@ -28,16 +27,20 @@ pub(super) fn eight_bit_level(code: u8) -> f32 {
     f32::from(code) - 128.0
 }
 
-/// The code of the level nearest to each half step: entry `h` is for numbers in `[h / 2 - 128, h / 2 - 127.5)`.
+/// The code of the level nearest to each half step: entry `h` is for numbers up to a quarter from
+/// `h / 2 - 127.75`.
 static NEAREST: [u8; 512] = nearest_codes();
+
+/// The levels of these codes.
+static NEAREST_LEVELS: [f32; 512] = nearest_levels();
 
 const fn nearest_codes() -> [u8; 512] {
     let mut codes = [0; 512];
     let (mut half, mut code) = (0, 0);
     while half < codes.len() {
-        let middle = half as f32 / 2.0 - 127.75;
-        // The borders between levels are half steps, so the middle of one is never on a border.
-        while code + 1 < LEVELS.len() && LEVELS[code + 1] - middle < middle - LEVELS[code] {
+        let number = half as f32 / 2.0 - 127.75;
+        // The borders between levels are whole half steps: none of these numbers is on one.
+        while code + 1 < LEVELS.len() && LEVELS[code + 1] - number < number - LEVELS[code] {
             code += 1;
         }
         codes[half] = code as u8;
@@ -46,9 +49,26 @@ const fn nearest_codes() -> [u8; 512] {
     codes
 }
 
-fn nearest(number: f32) -> u8 {
-    // The conversion of a float saturates at zero, and NaN becomes zero.
-    NEAREST[((2.0 * number + 256.0) as usize).min(NEAREST.len() - 1)]
+const fn nearest_levels() -> [f32; 512] {
+    let mut levels = [0.0; 512];
+    let mut half = 0;
+    while half < levels.len() {
+        levels[half] = LEVELS[NEAREST[half] as usize];
+        half += 1;
+    }
+    levels
+}
+
+/// Where a number in steps is found in [`NEAREST`].
+fn half_step(number: f32) -> usize {
+    whole((2.0 * number + 255.5).clamp(0.0, 511.0)) as usize
+}
+
+/// The nearest whole number of one in `0..2^22`: the sum has no bits for fractions, and the lowest ones of its pattern
+/// are the whole number. Several at once, where `round` and `as` take them one by one.
+fn whole(number: f32) -> u32 {
+    const NO_FRACTIONS: f32 = 8_388_608.0; // 2^23
+    (number + NO_FRACTIONS).to_bits() & 0x7f_ffff
 }
 
 /// Words and scales of all rows, row after row.
@@ -89,8 +109,8 @@ fn encode_block(block: &[f32; BLOCK], bits: Bits) -> ([u8; BLOCK], bf16) {
             Bits::Four => ZERO,
         },
         // Within 1..=255 by the clamp.
-        Bits::Eight => ((weight / divisor).round().clamp(-LARGEST, LARGEST) + 128.0) as u8,
-        Bits::Four => nearest(weight / divisor),
+        Bits::Eight => whole((weight / divisor).clamp(-LARGEST, LARGEST) + 128.0) as u8,
+        Bits::Four => NEAREST[half_step(weight / divisor)],
     };
     (block.map(code), scale)
 }
@@ -108,27 +128,35 @@ fn best_scale(block: &[f32; BLOCK], base: f32) -> bf16 {
     let (mut best, mut least) = (exact, f32::INFINITY);
     for factor in FACTORS {
         let inverse = 1.0 / factor;
-        // Eight sums each, for the processor's lanes; their order is fixed, so that the codes are the same everywhere.
-        let (mut products, mut squares) = ([0.0f32; 8], [0.0f32; 8]);
-        for eight in parts.as_chunks::<8>().0 {
-            for lane in 0..8 {
-                let level = LEVELS[usize::from(nearest(eight[lane] * inverse))];
-                products[lane] += level * eight[lane];
-                squares[lane] += level * level;
-            }
-        }
-        let (products, squares): (f32, f32) = (products.iter().sum(), squares.iter().sum());
-        for factor in [factor, products / squares] {
-            let scale = storable(base * factor);
-            let factor = f32::from(scale) / base;
-            // The squared error less the sum of the squared weights, which is the same for all.
-            let error = factor * (factor * squares - 2.0 * products);
+        let steps = parts.map(|part| part * inverse);
+        let levels = steps.map(half_step).map(|cell| NEAREST_LEVELS[cell]);
+        let [squares, products, rests] = sums(&levels, &steps);
+        for change in [0.0, products / squares] {
+            let scale = storable(base * factor * (1.0 + change));
+            let change = f32::from(scale) / (base * factor) - 1.0;
+            let error = factor * factor * (rests + change * (change * squares - 2.0 * products));
             if error < least {
                 (best, least) = (scale, error);
             }
         }
     }
     best
+}
+
+/// Σ level², Σ level · rest and Σ rest², where the rests are what the levels leave of the steps: with all levels scaled by
+/// `1 + change`, the squared error is `Σ rest² - 2 change Σ level · rest + change² Σ level²`, of small numbers only.
+fn sums(levels: &[f32; BLOCK], steps: &[f32; BLOCK]) -> [f32; 3] {
+    // Eight sums each, for the processor's lanes; their order is fixed, so that the codes are the same everywhere.
+    let (mut squares, mut products, mut rests) = ([0.0f32; 8], [0.0f32; 8], [0.0f32; 8]);
+    for (levels, steps) in levels.as_chunks::<8>().0.iter().zip(steps.as_chunks::<8>().0) {
+        for lane in 0..8 {
+            let rest = steps[lane] - levels[lane];
+            squares[lane] += levels[lane] * levels[lane];
+            products[lane] += levels[lane] * rest;
+            rests[lane] += rest * rest;
+        }
+    }
+    [squares, products, rests].map(|lanes| lanes.iter().sum())
 }
 
 /// The nearest number that a scale may be; NaN, which no sum here can be, would be zero.
