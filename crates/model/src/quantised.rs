@@ -14,7 +14,7 @@ mod product;
 mod tests;
 
 use burn::backend::Dispatch;
-use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,9 @@ use product::QuantisedOps;
 
 /// Weights that share a scale: neighbours along the inputs.
 const BLOCK: usize = 32;
+
+/// Weights that are compared at once with those they were made of.
+const NUMBERS_COMPARED: usize = 1 << 22;
 
 /// How many bits the code of a frozen weight has; in files `4` or `8`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -143,6 +146,13 @@ impl Quantised {
         rows * (4 * self.packing.words() + 2 * self.packing.blocks())
     }
 
+    /// The same codes and scales on another device.
+    pub(crate) fn to_device(&self, device: &Device) -> Self {
+        let device = device.clone().without_autodiff();
+        let Self { words, scales, packing } = self.clone();
+        Self { words: words.to_device(&device), scales: scales.to_device(&device), packing }
+    }
+
     /// The weight `[O, I]`: computed in f32, then rounded to `dtype`.
     pub(crate) fn dense(&self, dtype: FloatDType) -> Tensor<2> {
         let Self { words, scales, packing } = self.clone();
@@ -166,7 +176,22 @@ impl Quantised {
     /// # Shapes
     /// `weight`: `[O, I]`.
     pub(crate) fn error(&self, weight: Tensor<2>) -> QuantisationError {
-        QuantisationError::between(&values(weight), &values(self.dense(FloatDType::F32)), self.bytes())
+        let [rows, columns] = self.dims();
+        // Some rows at a time: the dense weight is not there as a whole.
+        let at_once = (NUMBERS_COMPARED / columns.max(1)).max(1);
+        let mut error = QuantisationError::default();
+        for first in (0..rows).step_by(at_once) {
+            let rows = first..rows.min(first + at_once);
+            let some = Self {
+                words: self.words.clone().slice([rows.clone()]),
+                scales: self.scales.clone().slice([rows.clone()]),
+                packing: Packing { rows: rows.len(), ..self.packing },
+            };
+            let weight = values(weight.clone().slice([rows]));
+            error += QuantisationError::between(&weight, &values(some.dense(FloatDType::F32)));
+        }
+        error.bytes = self.bytes() as u64;
+        error
     }
 }
 

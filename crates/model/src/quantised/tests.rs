@@ -191,6 +191,30 @@ fn bytes_and_errors_are_what_they_should_be() {
 }
 
 #[test]
+fn errors_are_those_of_the_whole_weight() {
+    // Its rows are compared in three parts, the last a short one.
+    let (rows, columns) = (9, NUMBERS_COMPARED / 4 - 7);
+    let weights = with_outliers(rows * columns, 5);
+    let quantised =
+        Quantised::of(tensor(&weights, columns), Bits::Four).to_device(&Device::flex().autodiff());
+    let error = quantised.error(tensor(&weights, columns));
+    let dense = values(quantised.dense(FloatDType::F32));
+    let differences = weights.iter().zip(&dense).map(|(weight, dense)| f64::from(weight - dense));
+    let expected = (differences.clone().map(|difference| difference.powi(2)).sum::<f64>()
+        / weights.iter().map(|&weight| f64::from(weight).powi(2)).sum::<f64>())
+    .sqrt();
+    assert!((error.relative_rms() / expected - 1.0).abs() < 1e-9, "{} {expected}", error.relative_rms());
+    assert_eq!(f64::from(error.largest), differences.map(f64::abs).fold(0.0, f64::max));
+    assert_eq!((error.numbers, error.bytes), (weights.len() as u64, quantised.bytes() as u64));
+
+    let nothing = Quantised::of(tensor(&[0.0; 32], 32), Bits::Eight).error(tensor(&[0.0; 32], 32));
+    assert_eq!(
+        nothing.to_string(),
+        "8.50 bits a weight, relative RMS error 0.00 % (bf16: 0.00 %), largest 0.00e0"
+    );
+}
+
+#[test]
 fn the_product_and_its_gradients_are_those_of_the_dense_weight() {
     let device = Device::flex().autodiff();
     let random = |shape: [usize; 2]| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &device);
