@@ -5,6 +5,7 @@ cd "$(dirname "$0")/../.."
 softshard="${CARGO_TARGET_DIR:-target}/debug/softshard"
 python=$(tests/peers/venv.sh ci)
 "$python" tests/peers/test_check_labels.py
+"$python" tests/peers/quantised_levels.py --check
 
 . tests/peers/world.sh 200
 cat >>"$world/recipe.toml" <<TOML

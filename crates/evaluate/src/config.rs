@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use softshard_model::{LoadOptions, Precision, Residency};
+use softshard_model::{Bits, LoadOptions, Precision, Residency};
 
 use crate::rouge::Rouge;
 
@@ -24,6 +24,9 @@ pub struct EvaluateConfig {
     /// Where the weights of its layers are; streamed ones are read for every token of an answer.
     #[serde(default)]
     pub residency: Residency,
+    /// Bits of the matrices of its layers, 8 or 4, if they are kept as codes: a little more than that many bits a weight, at
+    /// the price of rounding.
+    pub quantise: Option<Bits>,
     /// Held-out rows that are answered, the first of the split; all unless given.
     pub max_answers: Option<usize>,
     /// Longest answer.
@@ -48,6 +51,7 @@ impl Default for EvaluateConfig {
             adapter: None,
             precision: Precision::default(),
             residency: Residency::default(),
+            quantise: None,
             max_answers: None,
             max_new_tokens: default_max_new_tokens(),
             stop_at_newline: false,
@@ -60,7 +64,7 @@ impl Default for EvaluateConfig {
 impl EvaluateConfig {
     /// How the model's weights are brought into memory.
     pub(crate) fn load_options(&self) -> LoadOptions {
-        LoadOptions { precision: self.precision, residency: self.residency }
+        LoadOptions { precision: self.precision, residency: self.residency, quantise: self.quantise }
     }
 
     /// Refuses values that no evaluation can use.
@@ -68,6 +72,7 @@ impl EvaluateConfig {
     /// # Errors
     /// A sentence naming the key, what was expected and what was found.
     pub fn check(&self) -> Result<(), String> {
+        self.load_options().check("evaluate")?;
         let counts = [
             ("max_answers", self.max_answers.unwrap_or(1)),
             ("max_new_tokens", self.max_new_tokens),

@@ -13,6 +13,7 @@ use crate::linear::{Linear, Weight};
 use crate::names::{Parameter, ParameterKind};
 use crate::norm::Norm;
 use crate::precision::Precision;
+use crate::quantised::{Bits, QuantisationError, Quantised};
 use crate::rope::Rope;
 use crate::weights::Checkpoint;
 use crate::{Decoder, Error, Trainable};
@@ -22,10 +23,20 @@ pub(crate) struct Builder<'a> {
     config: &'a DecoderConfig,
     parameters: BTreeMap<String, Parameter>,
     source: Source<'a>,
-    precision: Precision,
     device: Device,
-    /// Matrices of the layers stay in the files.
-    streamed: bool,
+    precision: Precision,
+    layers: LayerWeights,
+    /// Of all matrices that were quantised.
+    error: QuantisationError,
+}
+
+/// How the matrices of the layers are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LayerWeights {
+    Dense,
+    Quantised(Bits),
+    /// They stay in the files.
+    Streamed,
 }
 
 pub(crate) enum Source<'a> {
@@ -41,12 +52,12 @@ impl<'a> Builder<'a> {
     pub(crate) fn new(
         config: &'a DecoderConfig,
         source: Source<'a>,
-        precision: Precision,
         device: Device,
-        streamed: bool,
+        precision: Precision,
+        layers: LayerWeights,
     ) -> Self {
         let parameters = config.parameters().into_iter().map(|one| (one.name.clone(), one)).collect();
-        Self { config, parameters, source, precision, device, streamed }
+        Self { config, parameters, source, device, precision, layers, error: QuantisationError::default() }
     }
 
     /// All parts; nothing is trainable at first.
@@ -72,6 +83,9 @@ impl<'a> Builder<'a> {
                 Some(Rope::new(theta, width, scaling, config.head_dim, on))
             }
         };
+        if let LayerWeights::Quantised(_) = self.layers {
+            tracing::info!("quantised the layers' matrices: {}", self.error);
+        }
         Ok(Decoder {
             config: config.clone(),
             device: self.device,
@@ -134,15 +148,17 @@ impl<'a> Builder<'a> {
     /// A linear map of a layer.
     fn linear(&mut self, name: &str) -> Result<Linear, Error> {
         let weight = format!("{name}.weight");
-        let weight = if self.streamed {
-            let Parameter { shape, kind, .. } = &self.parameters[&weight];
-            let shape = match kind {
-                ParameterKind::Transposed => [shape[1], shape[0]],
-                _ => [shape[0], shape[1]],
-            };
-            Weight::Streamed { shape }
-        } else {
-            Weight::Dense(self.matrix(&weight)?)
+        let weight = match self.layers {
+            LayerWeights::Dense => Weight::Dense(self.matrix(&weight)?),
+            LayerWeights::Quantised(bits) => Weight::Quantised(self.quantised(&weight, bits)?),
+            LayerWeights::Streamed => {
+                let Parameter { shape, kind, .. } = &self.parameters[&weight];
+                let shape = match kind {
+                    ParameterKind::Transposed => [shape[1], shape[0]],
+                    _ => [shape[0], shape[1]],
+                };
+                Weight::Streamed { shape }
+            }
         };
         self.with_bias(name, weight)
     }
@@ -165,6 +181,17 @@ impl<'a> Builder<'a> {
 
     fn matrix(&mut self, name: &str) -> Result<Tensor<2>, Error> {
         self.tensor(name, self.precision)
+    }
+
+    /// Codes are made on the CPU, from the numbers in the file.
+    fn quantised(&mut self, name: &str, bits: Bits) -> Result<Quantised, Error> {
+        let device = std::mem::replace(&mut self.device, Device::flex());
+        let weight = self.tensor(name, Precision::F32);
+        self.device = device;
+        let weight = weight?;
+        let quantised = Quantised::of(weight.clone(), bits);
+        self.error += quantised.error(weight);
+        Ok(quantised.to_device(&self.device))
     }
 
     /// Outputs × inputs whatever the file's orientation, or one row.

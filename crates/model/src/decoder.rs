@@ -9,7 +9,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::adapter::LoraConfig;
-use crate::builder::{Builder, Source};
+use crate::builder::{Builder, LayerWeights, Source};
 use crate::config::CONFIG;
 use crate::layer::Layer;
 use crate::linear::{Linear, Weight};
@@ -78,13 +78,13 @@ impl Decoder {
         let config = DecoderConfig::load(folder)?;
         let device = device.clone().without_autodiff();
         let checkpoint = Arc::new(Checkpoint::open(folder, &config)?);
-        let streamed = options.is_streamed(&config, &device)?;
+        let layers = options.layer_weights(&config, &device)?;
         let source = Source::Files(&checkpoint);
-        let mut decoder = Builder::new(&config, source, options.precision, device, streamed).build()?;
-        if streamed {
+        let mut decoder = Builder::new(&config, source, device, options.precision, layers).build()?;
+        if layers == LayerWeights::Streamed {
             decoder.stream = Some(Arc::new(Stream::new(checkpoint, &decoder)));
         }
-        tracing::debug!(folder = %folder.display(), streamed, "loaded a model");
+        tracing::debug!(folder = %folder.display(), ?layers, "loaded a model");
         Ok(decoder)
     }
 
@@ -99,7 +99,7 @@ impl Decoder {
         let device = device.clone().without_autodiff();
         let random = ChaCha8Rng::seed_from_u64(seed);
         let source = Source::Random { random, deviation: config.initializer_range };
-        let built = Builder::new(&config, source, precision, device, false).build();
+        let built = Builder::new(&config, source, device, precision, LayerWeights::Dense).build();
         built.expect("numbers are drawn, nothing is read")
     }
 
@@ -172,7 +172,12 @@ impl Decoder {
 
     /// Whether [`Trainable::Model`] is possible: all weights are in memory in f32.
     pub fn can_train_whole(&self) -> bool {
-        self.stream.is_none() && self.precision == Precision::F32
+        let is_dense = |layer: &Layer| {
+            let mut layer = layer.clone();
+            let (_, linears) = layer.parts_mut(self.config.names());
+            linears.iter().all(|(_, linear)| matches!(linear.weight, Weight::Dense(_)))
+        };
+        self.precision == Precision::F32 && self.layers.iter().all(is_dense)
     }
 
     /// Draws the dropout of the adapter in the following forward passes from this seed; `None`, as at first, applies

@@ -7,6 +7,7 @@ use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::precision::cast;
+use crate::quantised::Quantised;
 
 /// `y = x · Wᵀ + bias`, and with LoRA `+ scale · (dropout(x) · Aᵀ) · Bᵀ`.
 #[derive(Debug, Clone)]
@@ -22,6 +23,8 @@ pub(crate) struct Linear {
 pub(crate) enum Weight {
     /// On the device, in the precision of the model.
     Dense(Tensor<2>),
+    /// As codes: made dense again for each product.
+    Quantised(Quantised),
     /// In the files; the layer is filled before it computes.
     Streamed {
         /// O and I.
@@ -46,6 +49,7 @@ impl Weight {
     pub(crate) fn dims(&self) -> [usize; 2] {
         match self {
             Self::Dense(weight) => weight.dims(),
+            Self::Quantised(weight) => weight.dims(),
             Self::Streamed { shape } => *shape,
         }
     }
@@ -54,6 +58,7 @@ impl Weight {
     fn product(&self, x: Tensor<2>) -> Tensor<2> {
         match self {
             Self::Dense(weight) => x.matmul(weight.clone().transpose()),
+            Self::Quantised(weight) => weight.forward(x),
             Self::Streamed { .. } => unreachable!("layers are filled before they compute"),
         }
     }

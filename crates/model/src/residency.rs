@@ -4,8 +4,9 @@ use burn::tensor::Device;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::builder::LayerWeights;
 use crate::memory::free_bytes;
-use crate::{DecoderConfig, Error, Precision};
+use crate::{Bits, DecoderConfig, Error, Precision};
 
 /// Of the memory that is free, the part that weights may take: the rest is for activations, logits and the system.
 const SHARE_OF_FREE_MEMORY: f64 = 0.7;
@@ -30,30 +31,54 @@ pub struct LoadOptions {
     pub precision: Precision,
     /// Where the weights of the layers are.
     pub residency: Residency,
+    /// Bits of the layers' matrices, if they are kept as codes. They are then resident.
+    pub quantise: Option<Bits>,
 }
 
 impl LoadOptions {
-    /// Whether the layers of this model are streamed; says what `auto` chose and why.
-    pub(crate) fn is_streamed(&self, config: &DecoderConfig, device: &Device) -> Result<bool, Error> {
-        match self.residency {
-            Residency::Resident => Ok(false),
-            Residency::Streamed => Ok(true),
-            Residency::Auto => {
-                let needed = config.parameter_count() as f64 * self.precision.bytes() as f64;
-                let Some(free) = free_bytes(device) else {
-                    let problem = "`residency = \"auto\"`: the free memory of this device is not known";
-                    let hint = "hint: say `resident` or `streamed`";
-                    return Err(Error::Residency(format!("{problem}\n{hint}")));
-                };
-                let streamed = needed > SHARE_OF_FREE_MEMORY * free as f64;
-                tracing::info!(
-                    weights_gb = format_args!("{:.1}", needed / 1e9),
-                    free_gb = format_args!("{:.1}", free as f64 / 1e9),
-                    "residency auto: {}",
-                    if streamed { "streamed, layer by layer" } else { "resident" }
-                );
-                Ok(streamed)
-            }
+    /// Refuses what excludes each other.
+    ///
+    /// # Errors
+    /// A sentence naming the keys below `section`.
+    pub fn check(&self, section: &str) -> Result<(), String> {
+        if self.quantise.is_some() && self.residency == Residency::Streamed {
+            let hint = "hint: quantised weights are resident; choose one of the two";
+            return Err(format!(
+                "`{section}.quantise`: expected nothing where `residency = \"streamed\"`\n{hint}"
+            ));
         }
+        Ok(())
+    }
+
+    /// How the layers of this model are kept; says what `auto` chose and why.
+    pub(crate) fn layer_weights(
+        &self,
+        config: &DecoderConfig,
+        device: &Device,
+    ) -> Result<LayerWeights, Error> {
+        self.check("model").map_err(Error::Residency)?;
+        match (self.quantise, self.residency) {
+            (Some(bits), _) => Ok(LayerWeights::Quantised(bits)),
+            (None, Residency::Resident) => Ok(LayerWeights::Dense),
+            (None, Residency::Streamed) => Ok(LayerWeights::Streamed),
+            (None, Residency::Auto) => self.choose(config, device),
+        }
+    }
+
+    fn choose(&self, config: &DecoderConfig, device: &Device) -> Result<LayerWeights, Error> {
+        let needed = config.parameter_count() as f64 * self.precision.bytes() as f64;
+        let Some(free) = free_bytes(device) else {
+            let problem = "`residency = \"auto\"`: the free memory of this device is not known";
+            return Err(Error::Residency(format!("{problem}\nhint: say `resident` or `streamed`")));
+        };
+        let fits = needed <= SHARE_OF_FREE_MEMORY * free as f64;
+        tracing::info!(
+            "residency auto: {} ({:.1} GB of weights, {:.1} GB free, of which weights may take {:.0} %)",
+            if fits { "resident" } else { "streamed layer by layer" },
+            needed / 1e9,
+            free as f64 / 1e9,
+            SHARE_OF_FREE_MEMORY * 100.0,
+        );
+        Ok(if fits { LayerWeights::Dense } else { LayerWeights::Streamed })
     }
 }

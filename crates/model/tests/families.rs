@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde_json::{Value, json};
 use softshard_model::{
-    Decoder, DecoderConfig, Layout, LoadOptions, LoraConfig, Precision, Residency, Trainable,
+    Bits, Decoder, DecoderConfig, Layout, LoadOptions, LoraConfig, Precision, Residency, Trainable,
 };
 
 /// The same sums in another order.
@@ -297,5 +297,33 @@ fn bf16_is_near() {
             found.iter().zip(&expected).map(|(a, b)| (a - b).powi(2)).sum::<f32>() / expected.len() as f32;
         let error = off.sqrt() / size;
         assert!(error > 0.0 && error < BF16, "{name}: {error}");
+    }
+}
+
+#[test]
+fn quantised_layers_are_near_and_learn_by_layer_as_in_one_graph() {
+    let texts = [text(13, 1), text(20, 2)];
+    let rows: Vec<&[i32]> = texts.iter().map(Vec::as_slice).collect();
+    let positions: [&[i32]; 2] = [&[1, 5, 12], &[7, 19]];
+    for (name, config) in families() {
+        let folder = tempfile::tempdir().unwrap();
+        let decoder = random(config, 12);
+        decoder.save(folder.path()).unwrap();
+        let expected = alone(&decoder, &text(30, 1));
+        let size = expected.iter().map(|x| x * x).sum::<f32>().sqrt();
+        // Relative errors of the weights are 0.5 and 7.5 %; three layers and their softmax multiply them.
+        for (bits, most) in [(Bits::Eight, 0.06), (Bits::Four, 0.8)] {
+            let options = LoadOptions { quantise: Some(bits), ..LoadOptions::default() };
+            let coded = Decoder::load_with(folder.path(), &Device::flex(), &options).unwrap();
+            assert!(!coded.can_train_whole() && coded.save(folder.path()).is_err());
+            let found = alone(&coded, &text(30, 1));
+            let error = found.iter().zip(&expected).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt() / size;
+            assert!(error > 0.0 && error < most, "{name}: {error} with {bits:?}");
+            let coded = with_lora(coded, 0.0);
+            assert!(
+                by_layer(&coded, &rows, &positions) == whole_graph(&coded, &rows, &positions),
+                "{name} with {bits:?}"
+            );
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use softshard_model::{LoadOptions, LoraConfig, Precision, Residency};
+use softshard_model::{Bits, LoadOptions, LoraConfig, Precision, Residency};
 
 /// One training run: which model, on what, for how long. Recipe sections `[student]` and `[finetune]`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -21,6 +21,9 @@ pub struct TrainConfig {
     /// Where the weights of the layers are; `streamed` trains an adapter over a model larger than the memory.
     #[serde(default)]
     pub residency: Residency,
+    /// Bits of the matrices of its layers, 8 or 4, if they are kept as codes: a little more than that many bits a weight, at
+    /// the price of rounding.
+    pub quantise: Option<Bits>,
     /// What the forward pass keeps for the backward pass; streamed layers are always computed again.
     #[serde(default)]
     pub checkpointing: Checkpointing,
@@ -126,7 +129,7 @@ impl Default for LossConfig {
 impl TrainConfig {
     /// How the weights are brought into memory.
     pub(crate) fn load_options(&self) -> LoadOptions {
-        LoadOptions { precision: self.precision, residency: self.residency }
+        LoadOptions { precision: self.precision, residency: self.residency, quantise: self.quantise }
     }
 
     /// Refuses values that no run can use.
@@ -169,7 +172,13 @@ impl TrainConfig {
                 "`{section}.lora`: adapters over random weights learn nothing\nhint: remove `init = \"random\"` or the lora section"
             ));
         }
+        self.load_options().check(section)?;
         let whole = self.lora.is_none();
+        if whole && self.quantise.is_some() {
+            return Err(format!(
+                "`{section}.quantise`: expected nothing where all weights are trained\nhint: add a lora section"
+            ));
+        }
         if whole && self.precision != Precision::F32 {
             return Err(format!(
                 "`{section}.precision`: expected \"f32\" where all weights are trained, found \"bf16\"\nhint: add a lora section"

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use softshard_labels::{LabelPlan, OptionalColumn, Selection};
-use softshard_model::{LoadOptions, Precision, Residency};
+use softshard_model::{Bits, LoadOptions, Precision, Residency};
 
 /// Most entries of a position: more cost gigabytes for less than rounding loses.
 const MAX_K: u32 = 4096;
@@ -24,6 +24,9 @@ pub struct TeacherConfig {
     /// Where the weights of its layers are; `streamed` labels with a teacher larger than the memory.
     #[serde(default)]
     pub residency: Residency,
+    /// Bits of the matrices of its layers, 8 or 4, if they are kept as codes: a little more than that many bits a weight, at
+    /// the price of rounding.
+    pub quantise: Option<Bits>,
     /// Tokens of one forward pass, padding included.
     #[serde(default = "default_max_tokens_per_batch")]
     pub max_tokens_per_batch: usize,
@@ -77,7 +80,7 @@ impl Default for LabelsConfig {
 impl TeacherConfig {
     /// How its weights are brought into memory.
     pub(crate) fn load_options(&self) -> LoadOptions {
-        LoadOptions { precision: self.precision, residency: self.residency }
+        LoadOptions { precision: self.precision, residency: self.residency, quantise: self.quantise }
     }
 
     /// Refuses values that no run can use.
@@ -85,6 +88,7 @@ impl TeacherConfig {
     /// # Errors
     /// A sentence naming the key, what was expected and what was found.
     pub fn check(&self) -> Result<(), String> {
+        self.load_options().check("teacher")?;
         for (key, value) in [
             ("max_tokens_per_batch", self.max_tokens_per_batch),
             ("rows_per_chunk", self.rows_per_chunk),
