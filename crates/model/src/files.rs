@@ -32,10 +32,6 @@ impl WeightsFile {
         &self.path
     }
 
-    pub(crate) fn file(&self) -> &fs_err::File {
-        &self.file
-    }
-
     pub(crate) fn header(&self) -> &Header {
         &self.header
     }
@@ -52,7 +48,12 @@ impl WeightsFile {
     ///
     /// # Panics
     /// The file has no such tensor: callers have compared [`shapes`](Self::shapes).
-    pub(crate) fn tensor(&self, name: &str, precision: Precision, device: &Device) -> Result<Tensor<2>, Error> {
+    pub(crate) fn tensor(
+        &self,
+        name: &str,
+        precision: Precision,
+        device: &Device,
+    ) -> Result<Tensor<2>, Error> {
         let entry = self.entry(name)?;
         let map = self.map(entry)?;
         let columns = entry.shape.last().copied().unwrap_or(1);
@@ -188,7 +189,7 @@ pub(crate) fn write_json(path: &Path, value: &serde_json::Value) -> Result<(), E
 }
 
 /// Lets `write` fill a sibling of `path`, which then takes its name once it is on the disk.
-pub(crate) fn write_whole(path: &Path, write: impl FnOnce(&Path) -> Result<(), Error>) -> Result<(), Error> {
+fn write_whole(path: &Path, write: impl FnOnce(&Path) -> Result<(), Error>) -> Result<(), Error> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs_err::create_dir_all(folder)?;
     let mut name = path.file_name().unwrap_or_default().to_owned();

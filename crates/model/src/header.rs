@@ -24,6 +24,7 @@ const MAX_BYTES: u64 = 100_000_000;
 const MAX_TENSORS: usize = 1 << 18;
 /// Longer than any tensor's name.
 const MAX_NAME_BYTES: usize = 1024;
+const MAX_METADATA: usize = 1 << 16;
 const MAX_DIMENSIONS: usize = 8;
 /// The key beside the tensors, which maps strings to strings.
 pub(crate) const METADATA: &str = "__metadata__";
@@ -211,7 +212,8 @@ impl<'de> Visitor<'de> for EntriesVisitor {
             }
             if name == METADATA {
                 // `null` is what some writers put for nothing.
-                entries.metadata = map.next_value::<Option<_>>()?.unwrap_or_default();
+                let metadata = map.next_value::<Option<Metadata>>()?;
+                entries.metadata = metadata.map(|metadata| metadata.0).unwrap_or_default();
                 if std::mem::replace(&mut has_metadata, true) {
                     return Err(A::Error::custom(format!("`{METADATA}`: expected once, found twice")));
                 }
@@ -227,6 +229,37 @@ impl<'de> Visitor<'de> for EntriesVisitor {
             }
         }
         Ok(entries)
+    }
+}
+
+/// Strings by strings, which are not read on where no file has so many.
+struct Metadata(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Metadata {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Strings;
+
+        impl<'de> Visitor<'de> for Strings {
+            type Value = Metadata;
+
+            fn expecting(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+                write!(formatter, "an object of strings in `{METADATA}`")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Metadata, A::Error> {
+                let mut strings = BTreeMap::new();
+                while let Some((key, value)) = map.next_entry()? {
+                    if strings.len() == MAX_METADATA {
+                        return Err(A::Error::custom(format!(
+                            "`{METADATA}`: expected at most {MAX_METADATA} entries, found more"
+                        )));
+                    }
+                    strings.insert(key, value);
+                }
+                Ok(Metadata(strings))
+            }
+        }
+        deserializer.deserialize_map(Strings)
     }
 }
 

@@ -14,7 +14,7 @@ pub(crate) const SINGLE: &str = "model.safetensors";
 /// The list of the weights files of a large one.
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 /// Three times the longest index that is known.
-const MAX_INDEX_BYTES: u64 = 32 << 20;
+pub(crate) const MAX_INDEX_BYTES: u64 = 32 << 20;
 
 /// Files of a folder and, where there is an index, in which of them it says each tensor is.
 #[derive(Debug)]
@@ -147,7 +147,9 @@ impl Checkpoint {
                 problems,
             });
         }
-        Ok(Self { files, places })
+        let checkpoint = Self { files, places };
+        tracing::debug!(folder = %folder.display(), bytes = checkpoint.bytes(), "opened a model");
+        Ok(checkpoint)
     }
 
     /// A parameter: `[rows, columns]` as in the file, a vector as one row. Its bytes alone are mapped meanwhile.
@@ -297,4 +299,88 @@ fn is_known_unused(name: &str, config: &DecoderConfig) -> bool {
     ];
     BUFFERS.iter().any(|buffer| name.ends_with(buffer))
         || (config.tie_word_embeddings && matches!(name, "lm_head.weight" | "embed_out.weight"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use burn::tensor::DType;
+
+    use super::*;
+    use crate::Decoder;
+    use crate::names::Parameter;
+
+    fn config() -> DecoderConfig {
+        let keys = serde_json::json!({
+            "model_type": "llama", "vocab_size": 61, "hidden_size": 24, "intermediate_size": 40,
+            "num_hidden_layers": 1, "num_attention_heads": 4, "tie_word_embeddings": true,
+        });
+        DecoderConfig::from_value(keys, Path::new("config.json")).unwrap()
+    }
+
+    #[test]
+    fn a_tensor_is_read_in_either_precision() {
+        let folder = tempfile::tempdir().unwrap();
+        let device = Device::flex();
+        Decoder::random(config(), 3, &device).save(folder.path()).unwrap();
+        let checkpoint = Checkpoint::open(folder.path(), &config()).unwrap();
+        let count: usize = config().parameter_count();
+        assert_eq!(checkpoint.bytes(), 4 * u64::try_from(count).unwrap());
+        for Parameter { name, shape, .. } in config().parameters() {
+            let exact = checkpoint.tensor(&name, Precision::F32, &device).unwrap();
+            let rounded = checkpoint.tensor(&name, Precision::Bf16, &device).unwrap();
+            assert_eq!((exact.dtype(), rounded.dtype()), (DType::F32, DType::BF16));
+            let rows = if shape.len() == 1 { 1 } else { shape[0] };
+            assert_eq!(exact.dims(), [rows, *shape.last().unwrap()]);
+            let values = |tensor: Tensor<2>| tensor.to_data_as::<f32>().try_into_vec::<f32>().unwrap();
+            let expected: Vec<f32> =
+                values(exact).into_iter().map(|value| burn::tensor::bf16::from_f32(value).to_f32()).collect();
+            assert_eq!(values(rounded), expected);
+        }
+    }
+
+    /// Run alone: `cargo test --workspace --lib speed_of_loading -- --ignored --nocapture`.
+    #[test]
+    #[ignore = "a measurement"]
+    fn speed_of_loading() {
+        const ROWS: usize = 1 << 15;
+        const COLUMNS: usize = 1 << 13;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(SINGLE);
+        for (name, dtype, width) in [("BF16", DType::BF16, 2), ("F16", DType::F16, 2), ("F32", DType::F32, 4)]
+        {
+            let bytes = width * ROWS * COLUMNS / if width == 4 { 2 } else { 1 };
+            let rows = bytes / width / COLUMNS;
+            let header = format!(
+                r#"{{"w":{{"dtype":"{name}","shape":[{rows},{COLUMNS}],"data_offsets":[0,{bytes}]}}}}"#
+            );
+            let data: Vec<u8> = (0..bytes).map(|index| (index * 37 % 61) as u8).collect();
+            let length = (header.len() as u64).to_le_bytes();
+            std::fs::write(&path, [&length[..], header.as_bytes(), &data].concat()).unwrap();
+            let file = WeightsFile::open(&path).unwrap();
+            let time = |work: &dyn Fn() -> usize| {
+                let mut best = f64::MAX;
+                for _ in 0..5 {
+                    let start = Instant::now();
+                    std::hint::black_box(work());
+                    best = best.min(start.elapsed().as_secs_f64());
+                }
+                bytes as f64 / best / 1e6
+            };
+            let copy = time(&|| data.to_vec().len());
+            let device = Device::flex();
+            for precision in [Precision::F32, Precision::Bf16] {
+                let load = time(&|| file.tensor("w", precision, &device).unwrap().dims()[0]);
+                println!(
+                    "{dtype:?} to {precision:?}: {load:.0} MB/s of the file; a copy in memory {copy:.0}"
+                );
+            }
+        }
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        status
+            .lines()
+            .filter(|line| line.starts_with("VmHWM") || line.starts_with("VmPeak"))
+            .for_each(|line| println!("{line}"));
+    }
 }
