@@ -339,6 +339,63 @@ fn adapters_that_do_not_fit_are_refused_by_tensor_and_base() {
     }
 }
 
+/// A safetensors file of zeros that takes no room on the disk.
+fn hollow(path: PathBuf, dtype: &str, width: usize, tensors: &[(String, Vec<usize>)]) {
+    let mut end = 0;
+    let entries = tensors.iter().map(|(name, shape)| {
+        let begin = end;
+        end += width * shape.iter().product::<usize>();
+        (name.clone(), json!({ "dtype": dtype, "shape": shape, "data_offsets": [begin, end] }))
+    });
+    let header = Value::Object(entries.collect()).to_string();
+    fs::write(&path, file(header.as_bytes(), &[])).expect("a header is written");
+    let hollow = fs::File::options().write(true).open(&path).expect("the file is there");
+    hollow.set_len(u64::try_from(8 + header.len() + end).expect("64 bits")).expect("a file with a hole");
+}
+
+/// Covers a model of 200 MB in an address space of 128 MB, which holds the program as well.
+#[test]
+fn a_model_larger_than_the_memory_is_merged() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let [base, adapter, output] = ["base", "adapter", "output"].map(|name| folder.path().join(name));
+    fs::create_dir(&base).expect("a folder is made");
+    fs::create_dir(&adapter).expect("a folder is made");
+    let (width, inner, layers) = (1024, 4096, 6);
+    let config = json!({
+        "model_type": "llama", "vocab_size": 100, "hidden_size": width, "intermediate_size": inner,
+        "num_hidden_layers": layers, "num_attention_heads": 8, "tie_word_embeddings": true,
+    });
+    fs::write(base.join("config.json"), config.to_string()).expect("a config is written");
+    let settings = json!({ "peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["up_proj"] });
+    fs::write(adapter.join("adapter_config.json"), settings.to_string()).expect("a config is written");
+    let mut tensors = vec![
+        ("model.embed_tokens.weight".to_owned(), vec![100, width]),
+        ("model.norm.weight".to_owned(), vec![width]),
+    ];
+    let mut factors = Vec::new();
+    for layer in 0..layers {
+        let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
+        let maps = ["q_proj", "k_proj", "v_proj", "o_proj"];
+        tensors.extend(maps.map(|part| (name(&format!("self_attn.{part}")), vec![width, width])));
+        tensors.extend(["gate", "up"].map(|part| (name(&format!("mlp.{part}_proj")), vec![inner, width])));
+        tensors.push((name("mlp.down_proj"), vec![width, inner]));
+        let norms = ["input_layernorm", "post_attention_layernorm"];
+        tensors.extend(norms.map(|part| (name(part), vec![width])));
+        let factor =
+            |letter: &str| format!("base_model.model.model.layers.{layer}.mlp.up_proj.lora_{letter}.weight");
+        factors.extend([(factor("A"), vec![8, width]), (factor("B"), vec![inner, 8])]);
+    }
+    hollow(base.join("model.safetensors"), "BF16", 2, &tensors);
+    hollow(adapter.join("adapter_model.safetensors"), "F32", 4, &factors);
+    let size = fs::metadata(base.join("model.safetensors")).expect("the model is there").len();
+    assert!(size > 200_000_000, "{size}");
+    let mut capped = Command::new("prlimit");
+    let cap = format!("--as={}", 128 << 20);
+    run(capped.arg(cap).arg(softshard_e2e::binary()).arg("merge").args([&base, &adapter, &output]))
+        .succeeded();
+    assert!(fs::metadata(output.join("model.safetensors")).expect("a merged model").len() >= size - 8);
+}
+
 /// What is wrong with the recipe is not blamed on the data.
 #[test]
 fn a_recipe_with_unknown_keys_is_bad_usage() {

@@ -57,7 +57,7 @@ fn load(folder: &Path) -> Result<Decoder, Error> {
 
 fn hidden(decoder: &Decoder) -> Vec<f32> {
     let ids = TensorData::new(vec![1, 9, 60, 0, 33], [1, 5]);
-    decoder.hidden(Tensor::<2, Int>::from_data(ids, &Device::flex())).try_into_vec_as().unwrap()
+    decoder.hidden(Tensor::<2, Int>::from_data(ids, &Device::flex())).unwrap().try_into_vec_as().unwrap()
 }
 
 /// What is wrong with a folder's tensors, line by line.
