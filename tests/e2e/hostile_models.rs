@@ -163,17 +163,13 @@ fn models_that_do_not_fit_or_are_not_supported_are_refused_by_name() {
     refused(&world, CONFIG, b"[]", &["config.json`: ", "expected"]);
 
     let mut renamed = Weights::read(&world);
-    for (whole, parts) in
-        [("self_attn.qkv_proj", &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"][..])]
+    let header = renamed.header.as_object_mut().expect("an object");
+    let name = |part: &str| format!("model.layers.0.self_attn.{part}.weight");
+    for (part, other) in
+        [("q_proj", name("qkv_proj")), ("k_proj", "k.moved".into()), ("v_proj", "v.moved".into())]
     {
-        let name = |part: &str| format!("model.layers.0.{part}.weight");
-        let header = renamed.header.as_object_mut().expect("an object");
-        let first = header.remove(&name(parts[0])).expect("a tensor");
-        parts[1..].iter().for_each(|part| {
-            let entry = header.remove(&name(part)).expect("a tensor");
-            header.insert(format!("{part}.moved"), entry);
-        });
-        header.insert(name(whole), first);
+        let entry = header.remove(&name(part)).expect("a tensor");
+        header.insert(other, entry);
     }
     refused(
         &world,
@@ -181,7 +177,7 @@ fn models_that_do_not_fit_or_are_not_supported_are_refused_by_name() {
         &renamed.bytes(),
         &[
             "`model.layers.0.self_attn.qkv_proj.weight`: expected q_proj, k_proj, v_proj on their own, found them fused in shape",
-            "`self_attn.k_proj.moved`: expected no such tensor",
+            "`k.moved`: expected no such tensor",
         ],
     );
 }

@@ -49,7 +49,9 @@ impl LoraConfig {
     pub(crate) fn targets(&self, module: &str) -> bool {
         self.target_modules.iter().any(|target| {
             target == ALL_LINEAR
-                || module.strip_suffix(target.as_str()).is_some_and(|rest| rest.ends_with('.'))
+                || module
+                    .strip_suffix(target.as_str())
+                    .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
         })
     }
 

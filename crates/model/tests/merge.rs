@@ -160,6 +160,17 @@ fn a_merged_model_of_another_family_does_so_too() {
     }
 }
 
+/// PEFT writes "all-linear" as the whole names of the modules that it found.
+#[test]
+fn targets_may_be_whole_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let expected = logits(&saved(folder.path(), &["model.layers.1.self_attn.q_proj", "up_proj"]));
+    assert_eq!(merged(folder.path(), None).unwrap().changed, 3);
+    let mut base = load(&folder.path().join("base"));
+    base.load_adapter(&folder.path().join("adapter")).unwrap();
+    assert_eq!(logits(&base), expected);
+}
+
 #[test]
 fn files_and_number_formats_stay_and_so_does_what_is_not_merged() {
     let folder = tempfile::tempdir().unwrap();
