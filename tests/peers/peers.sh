@@ -43,3 +43,12 @@ check 'selection={ kind = "top_k_sampled", k = 8, draws = 20 }'
 "$softshard" finetune "$world/recipe.toml" >/dev/null
 "$softshard" teacher-labels "$world/recipe.toml" --set teacher.model=run/teacher/model --set output.labels=labels-model >/dev/null
 "$python" tests/peers/check_logits.py "$world/run/teacher/model" "$world/run/labels-model/train"
+
+# That adapter and one of PEFT, merged into their bases, loaded by transformers and compared with PEFT's own merge.
+for adapter in "$world/run/student/adapter" tests/peers/golden/lora; do
+    for dtype in keep f32 bf16; do
+        "$softshard" merge "$tiny_llama" "$adapter" "$world/merged" --dtype $dtype >/dev/null
+        "$python" tests/peers/check_merged.py "$tiny_llama" "$adapter" "$world/merged"
+        rm -rf "$world/merged"
+    done
+done

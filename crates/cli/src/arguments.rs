@@ -63,6 +63,8 @@ pub(crate) enum Command {
     Evaluate(Stage),
     /// All evaluations of a recipe's output as one table
     Report(Stage),
+    /// Add an adapter to the weights of its base: a model folder that needs no adapter
+    Merge(crate::merge::Merge),
     /// Print a published schema: of the shards, of their manifests, plans and commits, of recipes
     Schema(Schema),
     /// Judge, read, compare, merge and exchange label datasets

@@ -33,6 +33,7 @@ pub(crate) fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         Command::TrainStudent(stage) => train_student(stage, stop),
         Command::Evaluate(stage) => evaluate(stage, stop),
         Command::Report(stage) => report(stage),
+        Command::Merge(options) => crate::merge::merge(options, stop),
         Command::Schema(options) => crate::schema::run(options),
         Command::Labels(command) => crate::labels::run(command, stop),
     }

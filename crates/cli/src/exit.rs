@@ -51,7 +51,10 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<u8> {
         return error.is_bad_data().then_some(BAD_DATA);
     }
     if let Some(error) = cause.downcast_ref::<softshard_model::Error>() {
-        return (!matches!(error, softshard_model::Error::Io(_))).then_some(BAD_DATA);
+        return match error {
+            softshard_model::Error::Io(error) => of_io(error),
+            _ => Some(BAD_DATA),
+        };
     }
     if let Some(error) = cause.downcast_ref::<softshard_prepare::Error>() {
         return match error {
@@ -60,7 +63,11 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<u8> {
             error => error.is_bad_data().then_some(BAD_DATA),
         };
     }
-    match cause.downcast_ref::<io::Error>()?.kind() {
+    of_io(cause.downcast_ref::<io::Error>()?)
+}
+
+fn of_io(error: &io::Error) -> Option<u8> {
+    match error.kind() {
         io::ErrorKind::Interrupted => Some(INTERRUPTED),
         io::ErrorKind::OutOfMemory => Some(BAD_DEVICE),
         _ => None,

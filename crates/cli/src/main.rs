@@ -19,6 +19,7 @@ mod inspect;
 mod labels;
 mod logging;
 mod map_fault;
+mod merge;
 mod progress;
 mod recipe;
 mod schema;

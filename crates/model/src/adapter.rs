@@ -46,10 +46,12 @@ impl LoraConfig {
         self.alpha / if self.rslora { rank.sqrt() } else { rank }
     }
 
-    fn targets(&self, module: &str) -> bool {
+    pub(crate) fn targets(&self, module: &str) -> bool {
         self.target_modules.iter().any(|target| {
             target == ALL_LINEAR
-                || module.strip_suffix(target.as_str()).is_some_and(|rest| rest.ends_with('.'))
+                || module
+                    .strip_suffix(target.as_str())
+                    .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
         })
     }
 
@@ -263,7 +265,7 @@ impl Decoder {
     }
 }
 
-fn factor_name(module: &str, factor: char) -> String {
+pub(crate) fn factor_name(module: &str, factor: char) -> String {
     format!("base_model.model.{module}.lora_{factor}.weight")
 }
 
@@ -280,7 +282,7 @@ struct PeftKeys {
     use_rslora: bool,
 }
 
-fn read_peft_config(keys: &Value, file: &Path) -> Result<LoraConfig, Error> {
+pub(crate) fn read_peft_config(keys: &Value, file: &Path) -> Result<LoraConfig, Error> {
     let peft: PeftKeys =
         serde_json::from_value(keys.clone()).map_err(|error| Error::config(file, error.to_string()))?;
     let unsupported = |what: String| {

@@ -2,46 +2,49 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, Tensor, TensorData};
-use memmap2::Mmap;
-use safetensors::tensor::{Dtype, Metadata, SafeTensors, View};
+use burn::tensor::{Bytes, DType, Device, Tensor, TensorData};
+use memmap2::{Mmap, MmapOptions};
+use safetensors::tensor::{Dtype, View};
 
+use crate::convert::{self, Refused};
+use crate::header::{Entry, Header};
 use crate::{Error, Precision};
 
-/// One mapped safetensors file whose header has been checked against its length.
+/// One open safetensors file whose header has been checked against its length; its tensors are not in memory.
 #[derive(Debug)]
 pub(crate) struct WeightsFile {
     path: PathBuf,
-    map: Mmap,
-    metadata: Metadata,
-    /// Where the tensors' bytes begin.
-    start: usize,
+    file: fs_err::File,
+    header: Header,
 }
 
 impl WeightsFile {
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
-        let map = map_read_only(path)?;
-        let (header, metadata) = SafeTensors::read_metadata(&map)
-            .map_err(|source| Error::Safetensors { file: path.to_owned(), source })?;
-        // The length of the header stands before it, in eight bytes.
-        Ok(Self { path: path.to_owned(), map, metadata, start: header + 8 })
+        let file = fs_err::File::open(path)?;
+        let header = Header::read(&file, path)?;
+        Ok(Self { path: path.to_owned(), file, header })
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Names and shapes of the tensors.
-    pub(crate) fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
-        self.metadata.tensors().into_iter().map(|(name, info)| (name, info.shape.clone())).collect()
+    pub(crate) fn header(&self) -> &Header {
+        &self.header
     }
 
-    /// A tensor of one or two dimensions in 32-bit floats; a vector becomes one row.
+    /// Names and shapes of the tensors.
+    pub(crate) fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
+        self.header.tensors.iter().map(|(name, entry)| (name.clone(), entry.shape.clone())).collect()
+    }
+
+    /// A tensor of one or two dimensions; a vector becomes one row. It alone is mapped, while it is converted.
     ///
     /// # Errors
-    /// The tensor is not of floats, or an element is NaN or infinite.
+    /// The tensor is not of floats, or an element is not finite or too large for the precision.
     ///
     /// # Panics
     /// The file has no such tensor: callers have compared [`shapes`](Self::shapes).
@@ -51,57 +54,96 @@ impl WeightsFile {
         precision: Precision,
         device: &Device,
     ) -> Result<Tensor<2>, Error> {
-        let info = self.metadata.info(name).expect("callers have compared the names");
-        let (begin, end) = info.data_offsets;
-        let bytes = &self.map[self.start + begin..self.start + end];
-        let values: Vec<f32> = match info.dtype {
-            Dtype::F32 => bytes.as_chunks().0.iter().map(|&four| f32::from_le_bytes(four)).collect(),
-            Dtype::BF16 => {
-                bytes.as_chunks().0.iter().map(|&two| bf16_to_f32(u16::from_le_bytes(two))).collect()
+        let entry = self.entry(name)?;
+        let map = self.map(entry)?;
+        let columns = entry.shape.last().copied().unwrap_or(1);
+        let rows = entry.shape.iter().rev().skip(1).product();
+        let shape = [rows, columns];
+        let refused = |refused| self.refused(name, entry.dtype, refused);
+        let data = match precision {
+            Precision::F32 => {
+                TensorData::new(convert::to_f32(entry.dtype, map.bytes()).map_err(refused)?, shape)
             }
-            Dtype::F16 => {
-                bytes.as_chunks().0.iter().map(|&two| f16_to_f32(u16::from_le_bytes(two))).collect()
-            }
-            other => {
-                let problem = format!("tensor `{name}`: expected F32, BF16 or F16, found {other}");
-                return Err(Error::config(&self.path, problem));
+            Precision::Bf16 => {
+                let bits = convert::to_bf16(entry.dtype, map.bytes()).map_err(refused)?;
+                TensorData::from_bytes(Bytes::from_elems(bits), shape, DType::BF16)
             }
         };
-        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
-            let (file, tensor, value) = (self.path.clone(), name.to_owned(), values[index]);
-            return Err(Error::NonFinite { file, tensor, index, value });
+        Ok(Tensor::from_data(data, (device, precision.dtype())))
+    }
+
+    /// Where a tensor is and what it is of.
+    ///
+    /// # Errors
+    /// It is not of floats.
+    ///
+    /// # Panics
+    /// As [`tensor`](Self::tensor).
+    pub(crate) fn entry(&self, name: &str) -> Result<&Entry, Error> {
+        let entry = self.header.tensors.get(name).expect("callers have compared the names");
+        if convert::is_readable(entry.dtype) {
+            return Ok(entry);
         }
-        let columns = info.shape.last().copied().unwrap_or(1);
-        let shape = [values.len() / columns.max(1), columns];
-        Ok(Tensor::from_data(TensorData::new(values, shape), (device, precision.dtype())))
+        let problem = format!("tensor `{name}`: {}", expected_floats(entry.dtype));
+        Err(Error::config(&self.path, problem))
+    }
+
+    /// The error of an element that a conversion refused.
+    pub(crate) fn refused(&self, name: &str, dtype: Dtype, Refused { index, value }: Refused) -> Error {
+        let (file, tensor) = (self.path.clone(), name.to_owned());
+        if value.is_finite() {
+            return Error::TooLarge { file, tensor, index, value, dtype: dtype.to_string() };
+        }
+        Error::NonFinite { file, tensor, index, value }
+    }
+
+    /// A tensor's bytes.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    #[expect(unsafe_code, reason = "a memory map can only be opened so")]
+    pub(crate) fn map(&self, entry: &Entry) -> Result<Mapped, Error> {
+        let place = self.header.place(entry);
+        let Ok(length @ 1..) = usize::try_from(entry.bytes()) else { return Ok(Mapped(None)) };
+        let mut options = MmapOptions::new();
+        options.offset(place.start).len(length);
+        // SAFETY: the map is read-only and lives no longer than its conversion; weight files are written beside their
+        // name and renamed, never changed in place, so the mapped bytes stay as they are while the map exists.
+        let map = unsafe { options.map(self.file.file()) }.map_err(|error| {
+            let what = format!("failed to map {length} bytes of `{}`: {error}", self.path.display());
+            std::io::Error::new(error.kind(), what)
+        })?;
+        Ok(Mapped(Some(map)))
     }
 }
 
-fn bf16_to_f32(bits: u16) -> f32 {
-    f32::from_bits(u32::from(bits) << 16)
+/// What is said of a tensor whose number format is none that weights have.
+pub(crate) fn expected_floats(found: Dtype) -> String {
+    format!("expected F32, BF16 or F16, found {found}")
 }
 
-fn f16_to_f32(bits: u16) -> f32 {
-    let sign = u32::from(bits >> 15) << 31;
-    let exponent = u32::from(bits >> 10) & 0x1f;
-    let mantissa = u32::from(bits) & 0x3ff;
-    let magnitude = match exponent {
-        // Zero and subnormals: mantissa · 2^-24, exact in 32 bits.
-        0 => (mantissa as f32 * f32::from_bits(0x3380_0000)).to_bits(),
-        0x1f => 0x7f80_0000 | (mantissa << 13),
-        _ => ((exponent + 112) << 23) | (mantissa << 13),
-    };
-    f32::from_bits(sign | magnitude)
+/// The bytes of one tensor; absent where it has none, as nothing cannot be mapped.
+pub(crate) struct Mapped(Option<Mmap>);
+
+impl Mapped {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.0.as_deref().unwrap_or_default()
+    }
 }
 
-#[expect(unsafe_code, reason = "a memory map can only be opened so")]
-fn map_read_only(path: &Path) -> Result<Mmap, Error> {
+/// Reads a text file that is no longer than such files are.
+///
+/// # Errors
+/// It is longer, no text, or cannot be read.
+pub(crate) fn read_text(path: &Path, most_bytes: u64) -> Result<String, Error> {
     let file = fs_err::File::open(path)?;
-    // SAFETY: the map is read-only and lives in this module; weight files are written beside their name and renamed,
-    // never changed in place, so the mapped bytes stay as they are while the map exists.
-    unsafe { Mmap::map(file.file()) }.map_err(|error| {
-        std::io::Error::new(error.kind(), format!("failed to map `{}`: {error}", path.display())).into()
-    })
+    let length = file.metadata()?.len();
+    if length > most_bytes {
+        return Err(Error::config(path, format!("expected at most {most_bytes} bytes, found {length}")));
+    }
+    let mut bytes = Vec::new();
+    file.take(most_bytes).read_to_end(&mut bytes)?;
+    String::from_utf8(bytes).map_err(|error| Error::config(path, format!("expected UTF-8, found {error}")))
 }
 
 /// A tensor on its way to a file; it leaves the device only when its bytes are written.
@@ -168,26 +210,6 @@ fn write_whole(path: &Path, write: impl FnOnce(&Path) -> Result<(), Error>) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn half_precision_is_converted_exactly() {
-        let halves = [
-            (0x0000, 0.0),
-            (0x8000, -0.0),
-            (0x3c00, 1.0),
-            (0xc000, -2.0),
-            (0x7bff, 65504.0),
-            (0x0400, 2f32.powi(-14)),
-            (0x0001, 2f32.powi(-24)),
-            (0x83ff, -1023.0 * 2f32.powi(-24)),
-            (0x3555, 0.333_251_95),
-        ];
-        for (bits, expected) in halves {
-            assert_eq!(f16_to_f32(bits).to_bits(), expected.to_bits(), "{bits:#06x}");
-        }
-        assert!(f16_to_f32(0x7c00).is_infinite() && f16_to_f32(0x7e00).is_nan());
-        assert_eq!(bf16_to_f32(0xbfc0), -1.5);
-    }
 
     #[test]
     fn a_failed_write_leaves_the_old_file_and_nothing_else() {

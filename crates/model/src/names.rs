@@ -5,7 +5,6 @@ use crate::config::{DecoderConfig, Family, NormKind, Positions};
 /// Names of the parts, without `.weight` and `.bias`; those of a layer come after `layers.N.`.
 pub(crate) struct Names {
     /// What files of the model without its head leave out.
-    #[expect(dead_code, reason = "read by the loader of such files")]
     pub(crate) base_prefix: &'static str,
     pub(crate) embedding: &'static str,
     /// Learned positions.
