@@ -32,7 +32,7 @@ pub struct LoraConfig {
     /// Probability that an input of A is dropped while training.
     #[serde(default)]
     pub dropout: f64,
-    /// Names such as `q_proj`, or the one name `all-linear`.
+    /// Ends of module names such as `q_proj` or `layers.0.self_attn.q_proj`, or the one name `all-linear`.
     pub target_modules: Vec<String>,
     /// Rank-stabilised (arXiv 2312.03732): the scale is `alpha / √r` instead.
     #[serde(default)]
@@ -49,7 +49,9 @@ impl LoraConfig {
     fn targets(&self, module: &str) -> bool {
         self.target_modules.iter().any(|target| {
             target == ALL_LINEAR
-                || module.strip_suffix(target.as_str()).is_some_and(|rest| rest.ends_with('.'))
+                || module
+                    .strip_suffix(target.as_str())
+                    .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
         })
     }
 
