@@ -7,6 +7,7 @@ Called by make_golden.py. For a model NAME it writes
     `attention.<layer>` [H, rows, T]: probabilities of the longest sequence at the positions `attention_rows`;
     with an adapter `lora.<i>` logits, and `gradient/<PEFT name>` of LORA_OBJECTIVE;
   * lora-NAME/: that adapter.
+And variants.expected.*: logits of some of these weights with other words in config.json.
 
 Logits are stored once: that padding on the right, padding on the left, a cache, rows packed with others and PyTorch's fused
 attention all give them is asserted here.
@@ -315,6 +316,35 @@ def expected_of(tiny: Tiny, path: Path, model: torch.nn.Module) -> None:
     save_file(tensors, path.with_name(f"{tiny.name}.expected.safetensors"))
 
 
+# What of a configuration changes the numbers but not the weights: model, keys to take out and keys to put in.
+VARIANTS = {
+    "linear-rope": ("tiny-llama3", ["rope_parameters"], {"rope_scaling": {"type": "linear", "factor": 4.0}}),
+    "no-window": ("tiny-mistral", [], {"sliding_window": None}),
+    "gelu-fast": ("tiny-neox", [], {"hidden_act": "gelu_fast"}),
+    "relu": ("tiny-gpt2", [], {"activation_function": "relu"}),
+    "gelu": ("tiny-opt", [], {"activation_function": "gelu"}),
+}
+
+
+def make_variants(out: Path) -> None:
+    """variants.expected.json: configurations by name; variants.expected.safetensors: logits [T, V] by name."""
+    configurations, tensors = {}, {}
+    ids = np.random.default_rng(41).integers(3, SHAPE["vocab_size"], 14).tolist()
+    for name, (base, taken, put) in VARIANTS.items():
+        value = json.loads((out / base / "config.json").read_text())
+        value = {key: old for key, old in value.items() if key not in taken} | put
+        configurations[name] = {"base": base, "config": value}
+        config = transformers.AutoConfig.for_model(**value)
+        with torch.no_grad():
+            tensors[name], usual = (
+                logits_of(load(out / base, torch.float32, "eager", **options), [ids])[0]
+                for options in ({"config": config}, {})
+            )
+        assert float((tensors[name] - usual).abs().max()) > SAME, f"{name} changes nothing"
+    write_json(out / "variants.expected.json", {"input_ids": ids, "variants": configurations})
+    save_file(tensors, out / "variants.expected.safetensors")
+
+
 def make(out: Path) -> None:
     """All families below `out`, a relative path: it is written into the adapters."""
     for tiny in tiny_models():
@@ -322,3 +352,4 @@ def make(out: Path) -> None:
         randomise(model, tiny.seed, tiny.logit_spread)
         path = out / tiny.name
         expected_of(tiny, path, save_model(model, path))
+    make_variants(out)

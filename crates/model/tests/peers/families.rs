@@ -4,10 +4,11 @@ use std::fs;
 use std::path::Path;
 
 use burn::tensor::Device;
+use serde_json::{Map, Value};
 use softshard_model::{Decoder, DecoderConfig, Layout, LoadOptions, Precision};
 
 use crate::golden::{
-    Golden, MODELS, assert_close, batch, differences, generations, load, logits, of_tokens, path,
+    Golden, MODELS, assert_close, batch, differences, generations, load, logits, of_tokens, path, tensors,
 };
 
 /// Probabilities, f32 on both sides.
@@ -129,6 +130,25 @@ fn configurations_in_older_words_are_the_same_model() {
 }
 
 #[test]
+fn other_words_on_the_same_weights_are_understood() {
+    let text = fs::read(path("variants.expected.json")).expect("golden values");
+    let golden: Value = serde_json::from_slice(&text).expect("JSON");
+    let ids: Vec<i32> = serde_json::from_value(golden["input_ids"].clone()).expect("token ids");
+    let expected = tensors("variants.expected.safetensors");
+    let variants = golden["variants"].as_object().expect("an object");
+    assert_eq!(variants.len(), expected.len());
+    for (name, variant) in variants {
+        let folder = tempfile::tempdir().expect("a folder");
+        let weights = format!("{}/model.safetensors", variant["base"].as_str().expect("a model"));
+        fs::copy(path(&weights), folder.path().join("model.safetensors")).expect("a copy");
+        fs::write(folder.path().join("config.json"), variant["config"].to_string()).expect("a file");
+        let decoder = Decoder::load(folder.path(), &Device::flex()).expect("the model loads");
+        let found = logits(&decoder, decoder.hidden(batch(std::slice::from_ref(&ids), ids.len(), |_| 0)));
+        assert_close(name, &found.concat(), &expected[name]);
+    }
+}
+
+#[test]
 fn attention_probabilities_are_those_of_transformers() {
     for name in MODELS {
         let (golden, decoder) = (Golden::of(name), load(name));
@@ -148,13 +168,13 @@ fn attention_probabilities_are_those_of_transformers() {
 #[test]
 fn a_mistral_whose_file_names_no_window_has_that_of_transformers() {
     let text = fs::read(path("tiny-mistral/config.json")).expect("golden configuration");
-    let mut config: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
-    let mut window = |change: fn(&mut serde_json::Map<String, serde_json::Value>)| {
+    let mut config: Value = serde_json::from_slice(&text).expect("JSON");
+    let mut window = |change: fn(&mut Map<String, Value>)| {
         change(config.as_object_mut().expect("an object"));
         let config = DecoderConfig::from_value(config.clone(), Path::new("config.json"));
         config.expect("a configuration").sliding_window
     };
     assert_eq!(window(|_| ()), Some(6));
-    assert_eq!(window(|keys| keys["sliding_window"] = serde_json::Value::Null), None);
+    assert_eq!(window(|keys| keys["sliding_window"] = Value::Null), None);
     assert_eq!(window(|keys| drop(keys.remove("sliding_window"))), Some(4096));
 }

@@ -58,8 +58,7 @@ impl Golden {
     pub(crate) fn of(model: &str) -> Self {
         let text = fs::read(path(&format!("{model}.expected.json"))).expect("golden values");
         let facts = serde_json::from_slice(&text).expect("JSON");
-        let bytes = fs::read(path(&format!("{model}.expected.safetensors"))).expect("golden values");
-        Self { facts, tensors: values(&bytes) }
+        Self { facts, tensors: tensors(&format!("{model}.expected.safetensors")) }
     }
 
     pub(crate) fn tensor(&self, name: &str) -> &[f32] {
@@ -97,8 +96,8 @@ pub(crate) fn load(model: &str) -> Decoder {
     Decoder::load(&path(model), &Device::flex()).unwrap_or_else(|error| panic!("{model}: {error}"))
 }
 
-/// Tensors by name; bf16 is the upper half of f32.
-fn values(bytes: &[u8]) -> BTreeMap<String, Vec<f32>> {
+/// Tensors of a file by name; bf16 is the upper half of f32.
+pub(crate) fn tensors(file: &str) -> BTreeMap<String, Vec<f32>> {
     let words = |dtype: Dtype, data: &[u8]| -> Vec<f32> {
         match dtype {
             Dtype::F32 => data.as_chunks::<4>().0.iter().map(|&word| f32::from_le_bytes(word)).collect(),
@@ -109,7 +108,8 @@ fn values(bytes: &[u8]) -> BTreeMap<String, Vec<f32>> {
             other => panic!("expected f32 or bf16, found {other:?}"),
         }
     };
-    let tensors = SafeTensors::deserialize(bytes).expect("safetensors");
+    let bytes = fs::read(path(file)).expect("golden values");
+    let tensors = SafeTensors::deserialize(&bytes).expect("safetensors");
     tensors.iter().map(|(name, view)| (name.to_owned(), words(view.dtype(), view.data()))).collect()
 }
 
