@@ -156,5 +156,6 @@ pub(crate) fn differences(found: &[f32], expected: &[f32]) -> (f32, f32) {
 #[track_caller]
 pub(crate) fn assert_close(what: &str, found: &[f32], expected: &[f32]) {
     let (largest, _) = differences(found, expected);
+    println!("{what}: logits within {largest:.1e}");
     assert!(largest < LOGITS, "{what}: largest difference {largest}");
 }
