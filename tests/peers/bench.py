@@ -3,7 +3,7 @@
 Needs `cargo build --workspace --examples`. Same random-weight models, same sequences, same threads, f32, one process after the other. Labelling keeps k = 64; the
 student step is LoRA r=8 on q_proj and v_proj with the top-k loss and its bucket. `usual` and `sorted` are what
 bench_label.py and bench_student.py say they are. The first table, the only one with --forward, is of forward passes alone:
-`body` and `head` are what bench_forward.py says they are, the better of two rounds of either side, one after the other.
+`body` and `head` are what bench_forward.py says they are, the fastest pass of two rounds, ours and theirs in turn.
 """
 
 import argparse
