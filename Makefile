@@ -69,4 +69,5 @@ selections: build
 		../shared/data/stories260k/hf runs/stories260k-to-tiny.tinystories/sequences/train
 
 peers: build
+	cargo build --locked --workspace --examples
 	tests/peers/peers.sh $(SOFTSHARD)

@@ -8,6 +8,11 @@ python=$(tests/peers/venv.sh torch)
 "$python" tests/peers/make_golden.py --check
 
 . tests/peers/world.sh 120
+# Models and adapters of every family, as we save them.
+golden="$PWD/tests/peers/golden"
+"$(dirname "$softshard")/examples/save_for_peers" "$world/saved" "$golden"/tiny-*/
+"$python" tests/peers/check_saved.py "$world/saved"
+
 cat >>"$world/recipe.toml" <<TOML
 [labels]
 selection = { kind = "top_k", k = 16 }

@@ -32,7 +32,7 @@ pub struct LoraConfig {
     /// Probability that an input of A is dropped while training.
     #[serde(default)]
     pub dropout: f64,
-    /// Names such as `q_proj`, or the one name `all-linear`.
+    /// Ends of module names such as `q_proj` or `layers.0.self_attn.q_proj`, or the one name `all-linear`.
     pub target_modules: Vec<String>,
     /// Rank-stabilised (arXiv 2312.03732): the scale is `alpha / √r` instead.
     #[serde(default)]

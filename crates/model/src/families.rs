@@ -7,6 +7,8 @@ use serde_json::{Map, Value, json};
 use crate::Error;
 use crate::config::{Activation, Block, DecoderConfig, Family, FusedQkv, NormKind, Positions, RopeScaling};
 
+/// The window of a Mistral whose file says nothing, as in transformers.
+const MISTRAL_WINDOW: usize = 4096;
 const SUPPORTED: &str = "supported: llama, mistral, qwen2, qwen3, gpt_neox, opt, gpt2";
 
 pub(crate) fn architecture(family: Family) -> &'static str {
@@ -55,6 +57,8 @@ fn llama_like(keys: &Keys, family: Family) -> Result<DecoderConfig, Error> {
         head_dim,
         positions: rotary(keys, head_dim, 1.0, "rope_theta")?,
         sliding_window: match family {
+            // Absent and null differ.
+            Family::Mistral if !keys.map.contains_key("sliding_window") => Some(MISTRAL_WINDOW),
             Family::Mistral => keys.optional_size("sliding_window")?,
             _ => None,
         },

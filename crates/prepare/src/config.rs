@@ -140,8 +140,8 @@ pub struct TokenizerConfig {
     /// A Hugging Face model folder, or a `tokenizer.json` (its neighbours are read too).
     pub path: PathBuf,
     /// Begin every sequence with the beginning-of-sequence token. Unless given: no for the templates `minillm`
-    /// (as in MiniLLM) and `chat` (the template writes its own); for `none` and for `text` what
-    /// `tokenizer_config.json` says in `add_bos_token`, else what the tokenizer itself would do.
+    /// (as in MiniLLM) and `chat` (the template writes its own); for `none` and for `text` what the post-processor in
+    /// `tokenizer.json` does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub add_bos: Option<bool>,
     /// End every sequence with the end-of-sequence token. A chat template that closes the turn with a special

@@ -67,10 +67,7 @@ impl Tokenizer {
             .into_iter()
             .filter_map(|(id, token)| token.special.then(|| i32::try_from(id).ok()).flatten())
             .collect();
-        let adds_bos = match config.get("add_bos_token").and_then(Value::as_bool) {
-            Some(adds) => adds,
-            None => adds_bos(&inner, special_ids.get("bos")),
-        };
+        let adds_bos = adds_bos(&inner, special_ids.get("bos"));
         let mut tokenizer =
             Self { inner, path: file, special_ids, stop_ids, special, adds_bos, chat_template, fingerprint };
         tokenizer.add_end_of_turn()?;
@@ -274,7 +271,8 @@ fn special_texts(inner: &tokenizers::Tokenizer, ids: &BTreeMap<String, i32>) -> 
     ids.iter().filter_map(|(name, id)| Some((format!("{name}_token"), text(*id)?))).collect()
 }
 
-/// Whether the post-processor puts the beginning-of-sequence token before a text.
+/// Whether the post-processor puts the beginning-of-sequence token before a text. `add_bos_token` of the configuration does not
+/// count beside a `tokenizer.json`, as in Hugging Face's library.
 fn adds_bos(inner: &tokenizers::Tokenizer, bos: Option<&i32>) -> bool {
     let first = inner.encode_fast("a", true).ok().and_then(|encoding| encoding.get_ids().first().copied());
     bos.is_some_and(|bos| first.is_some_and(|first| i32::try_from(first) == Ok(*bos)))

@@ -1,5 +1,6 @@
 //! The stage from the outside: rows to sequence shards.
 
+mod peers;
 mod real_data;
 mod sequences;
 mod support;

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use serde_json::json;
 use softshard_labels::SequenceDataset;
-use softshard_prepare::{ChatTemplate, Message, Split, Tokenizer, run};
+use softshard_prepare::{Split, Tokenizer, run};
 
 use crate::sequences::labelled;
 use crate::support::{Workshop, data_config, real_data, tokenizer_config};
@@ -55,25 +55,6 @@ fn special_ids_come_from_the_neighbours() {
     assert_eq!(stories.stop_ids(), [2, 1]);
     let difference = qwen.fingerprint().difference(gpt2.fingerprint()).unwrap();
     assert!(difference.contains("vocab_size: expected 151665, found 50257"), "{difference}");
-}
-
-#[test]
-fn the_qwen_chat_template_renders_as_in_transformers() {
-    let Some(folder) = real_data() else { return };
-    let source = fs_err::read_to_string(folder.join("templates/Qwen-Qwen2.5-7B-Instruct.jinja")).unwrap();
-    let template = ChatTemplate::new(source, [].into()).unwrap();
-    let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
-    assert_eq!(
-        template.render(&[message("user", "Hi")], true).unwrap(),
-        "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n\
-         <|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    );
-    assert_eq!(
-        template
-            .render(&[message("system", "S"), message("user", "Hi"), message("assistant", "Yo")], false)
-            .unwrap(),
-        "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYo<|im_end|>\n"
-    );
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn the_minillm_template_labels_response_and_end_of_sequence() {
 #[test]
 fn the_bos_token_is_added_where_it_belongs() {
     let workshop = Workshop::new();
-    workshop.set_tokenizer("add_bos_token", json!(true));
+    workshop.begin_with_bos();
     let file = workshop.file("a.jsonl", ROW);
     let bos = workshop.tokenizer().bos().unwrap();
     let first = |template: &str, add_bos: serde_json::Value| {
@@ -117,7 +117,7 @@ fn limits_drop_long_prompts_and_cut_long_responses() {
 #[test]
 fn documents_are_labelled_from_the_second_token_on() {
     let workshop = Workshop::new();
-    workshop.set_tokenizer("add_bos_token", json!(true));
+    workshop.begin_with_bos();
     let file = workshop.file("a.txt", "One day.\n\nTwo days.\nMore.\n\n\n\nOne day.\n");
     let data = data_config(json!({ "text": file, "document_separator": "\n\n" }));
     let summary = workshop.run(&data).unwrap();

@@ -33,7 +33,24 @@ impl Workshop {
 
     /// Changes `tokenizer_config.json`.
     pub(crate) fn set_tokenizer(&self, name: &str, value: Value) {
-        let path = self.path("tokenizer/tokenizer_config.json");
+        self.set("tokenizer/tokenizer_config.json", name, value);
+    }
+
+    /// Makes the post-processor put the beginning-of-sequence token before a text.
+    pub(crate) fn begin_with_bos(&self) {
+        let token = "<|endoftext|>";
+        let bos = json!({ "SpecialToken": { "id": token, "type_id": 0 } });
+        let [one, other] = ["A", "B"].map(|id| json!({ "Sequence": { "id": id, "type_id": 0 } }));
+        let id = self.tokenizer().bos().unwrap();
+        let processor = json!({
+            "type": "TemplateProcessing", "single": [bos, one], "pair": [bos, one, other],
+            "special_tokens": { token: { "id": token, "ids": [id], "tokens": [token] } },
+        });
+        self.set("tokenizer/tokenizer.json", "post_processor", processor);
+    }
+
+    fn set(&self, file: &str, name: &str, value: Value) {
+        let path = self.path(file);
         let mut config: Value = serde_json::from_slice(&fs_err::read(&path).unwrap()).unwrap();
         config[name] = value;
         fs_err::write(&path, config.to_string()).unwrap();

@@ -1,0 +1,6 @@
+//! Equal to transformers and PEFT, by golden files that `tests/peers/make_golden.py` wrote with the real ones.
+
+mod adapters;
+mod families;
+mod golden;
+mod published;
