@@ -28,8 +28,8 @@ ADDED = [
     AddedToken("[end]", special=True, rstrip=True, normalized=False),
     AddedToken("word", special=False, single_word=True, normalized=False),
 ]
-# The class that takes tokenizer.json as it is. LlamaTokenizer of transformers 5 builds its own normalizer instead: of a text
-# that begins with a space it makes one space fewer than SentencePiece and transformers 4 do.
+# The class that takes tokenizer.json as it is. LlamaTokenizer of transformers 5 puts a normalizer of its own in place of the
+# file's: of a text that begins with a space it makes one space fewer.
 CLASS = "PreTrainedTokenizerFast"
 # What the small tokenizers learn from, and what all are asked.
 CORPUS = [

@@ -57,3 +57,10 @@ for adapter in "$world/run/student/adapter" tests/peers/golden/lora; do
         rm -rf "$world/merged"
     done
 done
+# The adapters of every family, merged.
+for adapter in "$golden"/lora-tiny-*; do
+    base="$golden/${adapter##*/lora-}"
+    "$softshard" merge "$base" "$adapter" "$world/merged" --dtype f32 >/dev/null
+    "$python" tests/peers/check_merged.py "$base" "$adapter" "$world/merged"
+    rm -rf "$world/merged"
+done
