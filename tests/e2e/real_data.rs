@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use softshard_e2e::{real_data, softshard};
+use softshard_e2e::{real_data, root, softshard};
 
 /// A smaller student for the tokenizer of stories260K.
 const STUDENT: &str = r#"{
@@ -111,4 +111,33 @@ fn dolly_goes_through_the_qwen_tokenizer() {
     let manifest: serde_json::Value = serde_json::from_slice(&manifest).expect("JSON");
     let rows = manifest["rows"].as_u64().expect("a number");
     assert!((12_000..14_011).contains(&rows), "{rows} rows\n{}", said.stdout);
+}
+
+/// Covers every configuration beside the checkout: it is understood, and has the parameters that transformers counts.
+#[test]
+fn real_configurations_have_the_parameters_that_transformers_counts() {
+    let Some(real) = real_data() else { return };
+    let golden =
+        fs::read(root().join("tests/peers/golden/parameters.json")).expect("the golden file is there");
+    let golden: serde_json::Value = serde_json::from_slice(&golden).expect("JSON");
+    let golden = golden["models"].as_object().expect("models by name");
+    assert_eq!(golden.len(), 14);
+    let files: Vec<String> =
+        golden.keys().map(|name| real.join(format!("configs/{name}.json")).display().to_string()).collect();
+    let inspect = |json: Option<&str>| {
+        let arguments = ["model", "inspect"].into_iter().chain(files.iter().map(String::as_str)).chain(json);
+        softshard(&arguments.collect::<Vec<_>>()).succeeded().stdout
+    };
+    let table = inspect(None);
+    let found: serde_json::Value = serde_json::from_str(&inspect(Some("--json"))).expect("JSON");
+    for ((name, expected), found) in golden.iter().zip(found.as_array().expect("a list")) {
+        assert_eq!(found["parameters"], expected["parameters"], "{name}");
+        assert_eq!(found["parameters_of_layer"], expected["layer"], "{name}");
+        assert_eq!(found["tied"], expected["tied"], "{name}");
+    }
+    for part in
+        ["Llama-3.1-70B.json", "70,553,706,496", "rope 500,000, llama3 ×32", "32,763,876,352", "learned"]
+    {
+        assert!(table.contains(part), "{part}:\n{table}");
+    }
 }

@@ -70,6 +70,9 @@ pub(crate) enum Command {
     /// Judge, read, compare, merge and exchange label datasets
     #[command(subcommand)]
     Labels(Labels),
+    /// Judge models before they are loaded
+    #[command(subcommand)]
+    Model(Model),
 }
 
 /// Arguments of `schema`.
@@ -117,6 +120,24 @@ pub(crate) enum Labels {
     Import(Box<Import>),
     /// Write labels for Hugging Face trainers, or as JSONL
     Export(Export),
+}
+
+/// What can be asked of a model.
+#[derive(Subcommand)]
+pub(crate) enum Model {
+    /// Shape, parameters and memory of models from their config.json alone, no weights needed: will it fit, and how?
+    Inspect(InspectModel),
+}
+
+/// Arguments of `model inspect`.
+#[derive(Args)]
+pub(crate) struct InspectModel {
+    /// Model folders, or their config.json under any name
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// A label dataset, and how to speak of it.

@@ -5,7 +5,7 @@ use std::{
     io::{self, Write},
 };
 
-use crate::arguments::{Command, Labels};
+use crate::arguments::{Command, Labels, Model};
 
 /// Lets commands that only print end as other Unix tools do when their reader goes away: at once and without a word.
 ///
@@ -29,7 +29,7 @@ pub(crate) fn ends(_: &Command) {}
 #[cfg(unix)]
 fn only_prints(command: &Command) -> bool {
     match command {
-        Command::Report(_) => true,
+        Command::Report(_) | Command::Model(Model::Inspect(_)) => true,
         Command::Schema(options) => options.all.is_none(),
         Command::Labels(Labels::Stats(options)) => options.html.is_none(),
         Command::Labels(Labels::Export(options)) => options.is_to_stdout(),

@@ -10,7 +10,7 @@ use softshard_student::{Objective, TrainInputs};
 use softshard_teacher::TeacherInputs;
 
 use crate::{
-    arguments::{Arguments, Command, DemoData, Stage},
+    arguments::{Arguments, Command, DemoData, Model, Stage},
     progress::grouped,
     recipe::{Recipe, RecipeError},
 };
@@ -36,6 +36,7 @@ pub(crate) fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         Command::Merge(options) => crate::merge::merge(options, stop),
         Command::Schema(options) => crate::schema::run(options),
         Command::Labels(command) => crate::labels::run(command, stop),
+        Command::Model(Model::Inspect(options)) => crate::model::inspect(options),
     }
 }
 

@@ -20,6 +20,7 @@ mod labels;
 mod logging;
 mod map_fault;
 mod merge;
+mod model;
 mod progress;
 mod recipe;
 mod schema;

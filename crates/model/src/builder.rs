@@ -152,12 +152,7 @@ impl<'a> Builder<'a> {
             LayerWeights::Dense => Weight::Dense(self.matrix(&weight)?),
             LayerWeights::Quantised(bits) => Weight::Quantised(self.quantised(&weight, bits)?),
             LayerWeights::Streamed => {
-                let Parameter { shape, kind, .. } = &self.parameters[&weight];
-                let shape = match kind {
-                    ParameterKind::Transposed => [shape[1], shape[0]],
-                    _ => [shape[0], shape[1]],
-                };
-                Weight::Streamed { shape }
+                Weight::Streamed { shape: self.parameters[&weight].outputs_and_inputs() }
             }
         };
         self.with_bias(name, weight)
@@ -204,7 +199,7 @@ impl<'a> Builder<'a> {
                 let elements: usize = shape.iter().product();
                 let values = match kind {
                     ParameterKind::Norm => vec![1.0; elements],
-                    ParameterKind::Bias => vec![0.0; elements],
+                    ParameterKind::NormBias | ParameterKind::Bias => vec![0.0; elements],
                     ParameterKind::Matrix | ParameterKind::Transposed => normal(random, *deviation, elements),
                 };
                 let values = TensorData::new(values, [elements / columns, columns]);

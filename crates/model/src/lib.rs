@@ -29,6 +29,7 @@ mod digest;
 mod error;
 mod families;
 mod files;
+mod footprint;
 mod forward;
 mod generate;
 mod header;

@@ -111,7 +111,21 @@ pub(crate) enum ParameterKind {
     Transposed,
     /// Weights of a normalisation.
     Norm,
+    /// Of a normalisation.
+    NormBias,
+    /// Of a linear map.
     Bias,
+}
+
+impl Parameter {
+    /// Outputs and inputs of a matrix whatever its orientation in the file; of a vector 1 and its length.
+    pub(crate) fn outputs_and_inputs(&self) -> [usize; 2] {
+        match (self.kind, self.shape.as_slice()) {
+            (ParameterKind::Transposed, &[inputs, outputs]) => [outputs, inputs],
+            (_, &[outputs, inputs]) => [outputs, inputs],
+            (_, shape) => [1, shape.iter().product()],
+        }
+    }
 }
 
 /// Collects parameters below a prefix.
@@ -133,7 +147,7 @@ impl List {
     fn norm(&mut self, name: &str, width: usize, kind: NormKind) {
         self.push(name, "weight", &[width], ParameterKind::Norm);
         if kind == NormKind::Layer {
-            self.push(name, "bias", &[width], ParameterKind::Bias);
+            self.push(name, "bias", &[width], ParameterKind::NormBias);
         }
     }
 
@@ -220,9 +234,14 @@ impl DecoderConfig {
 
     /// Numbers of one layer.
     pub fn layer_parameter_count(&self) -> usize {
+        numbers(&self.parameters_of_layer())
+    }
+
+    /// Parameters of one layer; their names begin behind its number.
+    pub(crate) fn parameters_of_layer(&self) -> Vec<Parameter> {
         let mut list = List { prefix: String::new(), parameters: Vec::new() };
         self.layer_parameters(&mut list);
-        numbers(&list.parameters)
+        list.parameters
     }
 }
 

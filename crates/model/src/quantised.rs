@@ -90,17 +90,27 @@ pub(crate) struct Packing {
 }
 
 impl Packing {
-    fn blocks(self) -> usize {
+    /// Of a weight `[O, I]`.
+    pub(crate) const fn of(bits: Bits, [rows, columns]: [usize; 2]) -> Self {
+        Self { bits, rows, columns }
+    }
+
+    const fn blocks(self) -> usize {
         self.columns.div_ceil(BLOCK)
     }
 
     /// Columns with the zeros that fill the last block.
-    fn padded(self) -> usize {
+    const fn padded(self) -> usize {
         self.blocks() * BLOCK
     }
 
-    fn words(self) -> usize {
+    const fn words(self) -> usize {
         self.padded() / self.bits.codes_per_word()
+    }
+
+    /// Of codes and scales.
+    pub(crate) const fn bytes(self) -> usize {
+        self.rows * (4 * self.words() + 2 * self.blocks())
     }
 }
 
@@ -122,8 +132,8 @@ impl Quantised {
     /// # Shapes
     /// `weight`: `[O, I]`, finite.
     pub(crate) fn of(weight: Tensor<2>, bits: Bits) -> Self {
-        let [rows, columns] = weight.dims();
-        let packing = Packing { bits, rows, columns };
+        let [rows, _] = weight.dims();
+        let packing = Packing::of(bits, weight.dims());
         let device = weight.device().without_autodiff();
         let (words, scales) = encode::encode(&values(weight), packing);
         let words = TensorData::new(words, [rows, packing.words()]);
@@ -142,8 +152,7 @@ impl Quantised {
 
     /// Of codes and scales, on the device.
     pub(crate) fn bytes(&self) -> usize {
-        let Packing { rows, .. } = self.packing;
-        rows * (4 * self.packing.words() + 2 * self.packing.blocks())
+        self.packing.bytes()
     }
 
     /// The same codes and scales on another device.

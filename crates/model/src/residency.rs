@@ -66,7 +66,7 @@ impl LoadOptions {
     }
 
     fn choose(&self, config: &DecoderConfig, device: &Device) -> Result<LayerWeights, Error> {
-        let needed = config.parameter_count() as f64 * self.precision.bytes() as f64;
+        let needed = config.resident_bytes(self.precision, None) as f64;
         let Some(free) = free_bytes(device) else {
             let problem = "`residency = \"auto\"`: the free memory of this device is not known";
             return Err(Error::Residency(format!("{problem}\nhint: say `resident` or `streamed`")));

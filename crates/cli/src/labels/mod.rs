@@ -41,7 +41,7 @@ pub(crate) fn run(command: &Labels, stop: &AtomicBool) -> Result<()> {
     }
 }
 
-fn print_json(value: &impl Serialize) -> Result<()> {
+pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
     progress::leave();
     println!("{}", serde_json::to_string_pretty(value)?);
     Ok(())

@@ -1,0 +1,145 @@
+//! The memory that a model's weights and its key-value cache take, from its shape alone.
+
+use crate::names::{Parameter, ParameterKind};
+use crate::quantised::Packing;
+use crate::{Bits, DecoderConfig, Precision};
+
+/// Normalisations are f32 in any case.
+const NORM_BYTES: u64 = 4;
+
+impl DecoderConfig {
+    /// Bytes of all weights once they are loaded: the matrices of the layers as codes if `quantise` says so, normalisations in
+    /// 32 bits, everything else in `precision`.
+    pub fn resident_bytes(&self, precision: Precision, quantise: Option<Bits>) -> u64 {
+        let layers = self.names().layers;
+        let bytes = |parameter: &Parameter| match quantise {
+            Some(bits) if is_matrix(parameter) && parameter.name.starts_with(layers) => {
+                Packing::of(bits, parameter.outputs_and_inputs()).bytes() as u64
+            }
+            _ => dense_bytes(parameter, precision),
+        };
+        total(self.parameters().iter().map(bytes))
+    }
+
+    /// Bytes of the weights that are in memory at most when layers are streamed: the matrices of two layers, and everything
+    /// outside of them.
+    pub fn streamed_bytes(&self, precision: Precision) -> u64 {
+        let all = self.resident_bytes(precision, None);
+        let layers = u64::try_from(self.num_hidden_layers).unwrap_or(u64::MAX);
+        let of_layer = total(
+            self.parameters_of_layer()
+                .iter()
+                .filter(|parameter| is_matrix(parameter))
+                .map(|parameter| dense_bytes(parameter, precision)),
+        );
+        all.saturating_sub(of_layer.saturating_mul(layers.saturating_sub(2)))
+    }
+
+    /// Bytes of one layer's weights.
+    pub fn layer_bytes(&self, precision: Precision) -> u64 {
+        total(self.parameters_of_layer().iter().map(|parameter| dense_bytes(parameter, precision)))
+    }
+
+    /// Bytes of the keys and values that generation keeps for each token.
+    pub fn cache_bytes_per_token(&self, precision: Precision) -> u64 {
+        let numbers = [2, self.num_hidden_layers, self.num_key_value_heads, self.head_dim, precision.bytes()];
+        numbers.into_iter().fold(1, |product, factor| product.saturating_mul(factor as u64))
+    }
+}
+
+fn is_matrix(parameter: &Parameter) -> bool {
+    matches!(parameter.kind, ParameterKind::Matrix | ParameterKind::Transposed)
+}
+
+fn dense_bytes(parameter: &Parameter, precision: Precision) -> u64 {
+    let each = match parameter.kind {
+        ParameterKind::Norm | ParameterKind::NormBias => NORM_BYTES,
+        ParameterKind::Matrix | ParameterKind::Transposed | ParameterKind::Bias => precision.bytes() as u64,
+    };
+    parameter.shape.iter().fold(each, |product, &size| product.saturating_mul(size as u64))
+}
+
+fn total(bytes: impl Iterator<Item = u64>) -> u64 {
+    bytes.fold(0, u64::saturating_add)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use burn::tensor::Device;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::layer::Layer;
+    use crate::linear::Weight;
+    use crate::{Decoder, LoadOptions, Residency};
+
+    fn configs() -> Vec<DecoderConfig> {
+        let qwen2 = json!({
+            "model_type": "qwen2", "vocab_size": 61, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "tie_word_embeddings": true,
+        });
+        // Biases everywhere, learned positions, matrices the other way round.
+        let gpt2 = json!({ "model_type": "gpt2", "vocab_size": 61, "n_embd": 24, "n_layer": 3, "n_head": 4, "n_positions": 50 });
+        let read = |value: Value| DecoderConfig::from_value(value, Path::new("config.json")).unwrap();
+        vec![read(qwen2), read(gpt2)]
+    }
+
+    fn bytes_in_memory(mut decoder: Decoder) -> u64 {
+        let names = decoder.config.names();
+        let codes = |layer: &mut Layer| {
+            let of_linear = |weight: &Weight| match weight {
+                Weight::Quantised(quantised) => quantised.bytes(),
+                _ => 0,
+            };
+            layer.parts_mut(names).1.into_iter().map(|(_, linear)| of_linear(&linear.weight)).sum::<usize>()
+        };
+        let codes: usize = decoder.layers.iter_mut().map(codes).sum();
+        let dense = decoder.model_parameters_mut().into_iter();
+        let dense: usize =
+            dense.map(|(_, tensor)| tensor.shape().num_elements() * tensor.dtype().size()).sum();
+        (codes + dense) as u64
+    }
+
+    #[test]
+    fn loaded_weights_take_what_the_shape_says() {
+        for config in configs() {
+            let folder = tempfile::tempdir().unwrap();
+            Decoder::random(config.clone(), 1, &Device::flex()).save(folder.path()).unwrap();
+            for precision in [Precision::F32, Precision::Bf16] {
+                let load = |residency, quantise| {
+                    let options = LoadOptions { precision, residency, quantise };
+                    bytes_in_memory(Decoder::load_with(folder.path(), &Device::flex(), &options).unwrap())
+                };
+                for quantise in [None, Some(Bits::Eight), Some(Bits::Four)] {
+                    assert_eq!(
+                        load(Residency::Resident, quantise),
+                        config.resident_bytes(precision, quantise)
+                    );
+                }
+                let layer = config.parameters_of_layer();
+                let matrices =
+                    total(layer.iter().filter(|one| is_matrix(one)).map(|one| dense_bytes(one, precision)));
+                assert_eq!(load(Residency::Streamed, None) + 2 * matrices, config.streamed_bytes(precision));
+            }
+            assert_eq!(
+                config.resident_bytes(Precision::F32, None) - config.resident_bytes(Precision::Bf16, None),
+                2 * (config.parameter_count() as u64 - norms(&config)),
+            );
+        }
+    }
+
+    /// Numbers that are f32 in any case.
+    fn norms(config: &DecoderConfig) -> u64 {
+        let is_norm = |one: &&Parameter| matches!(one.kind, ParameterKind::Norm | ParameterKind::NormBias);
+        total(config.parameters().iter().filter(is_norm).map(|one| dense_bytes(one, Precision::F32) / 4))
+    }
+
+    #[test]
+    fn a_cache_holds_keys_and_values() {
+        let [qwen2, gpt2] = configs().try_into().unwrap();
+        assert_eq!(qwen2.cache_bytes_per_token(Precision::Bf16), 2 * 3 * 2 * 8 * 2);
+        assert_eq!(gpt2.cache_bytes_per_token(Precision::F32), 2 * 3 * 24 * 4);
+    }
+}

@@ -1,0 +1,316 @@
+//! Models larger than the memory: layers streamed from their files give the bytes of a resident run, under a cap on memory
+//! below which that run fails; and quantised ones take less.
+
+use std::{
+    fs,
+    io::Write,
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use softshard_e2e::{Said, World, assert_same_files, softshard};
+
+const MIB: u64 = 1 << 20;
+
+/// Shape of a Llama; the vocabulary is that of the world's tokenizer.
+struct Shape {
+    layers: u64,
+    width: u64,
+    inner: u64,
+    heads: u64,
+}
+
+/// 40 layers of 8.9 MB in 32 bits: 354 MB, in a file of half that size.
+const LARGE: Shape = Shape { layers: 40, width: 384, inner: 1536, heads: 6 };
+/// What a run takes with next to no model.
+const SMALL: Shape = Shape { layers: 1, width: 64, inner: 128, heads: 2 };
+const VOCABULARY: u64 = 400;
+const HEAD_WIDTH: u64 = 64;
+
+/// Address space of the capped runs: a third of the large model's weights.
+const CAP: u64 = 112 * MIB;
+
+impl Shape {
+    /// Names and shapes of the tensors.
+    fn tensors(&self) -> Vec<(String, Vec<u64>)> {
+        let Shape { layers, width, inner, heads } = *self;
+        let keys = heads / 2 * HEAD_WIDTH;
+        let mut tensors = vec![
+            ("model.embed_tokens.weight".to_owned(), vec![VOCABULARY, width]),
+            ("model.norm.weight".to_owned(), vec![width]),
+        ];
+        for layer in 0..layers {
+            let named = [
+                ("input_layernorm", vec![width]),
+                ("post_attention_layernorm", vec![width]),
+                ("self_attn.q_proj", vec![heads * HEAD_WIDTH, width]),
+                ("self_attn.k_proj", vec![keys, width]),
+                ("self_attn.v_proj", vec![keys, width]),
+                ("self_attn.o_proj", vec![width, heads * HEAD_WIDTH]),
+                ("mlp.gate_proj", vec![inner, width]),
+                ("mlp.up_proj", vec![inner, width]),
+                ("mlp.down_proj", vec![width, inner]),
+            ];
+            tensors.extend(named.map(|(name, shape)| (format!("model.layers.{layer}.{name}.weight"), shape)));
+        }
+        tensors
+    }
+
+    /// Numbers of one layer.
+    fn layer(&self) -> u64 {
+        let first = "model.layers.0.";
+        let of_first = self.tensors().into_iter().filter(|(name, _)| name.starts_with(first));
+        of_first.map(|(_, shape)| shape.iter().product::<u64>()).sum()
+    }
+
+    /// Writes a model of random bf16 weights, without a tensor in memory.
+    fn write(&self, folder: &Path) {
+        let Shape { layers, width, inner, heads } = *self;
+        fs::create_dir_all(folder).expect("a folder is made");
+        let config = json!({
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": width,
+            "intermediate_size": inner, "num_hidden_layers": layers, "num_attention_heads": heads,
+            "num_key_value_heads": heads / 2, "head_dim": HEAD_WIDTH, "hidden_act": "silu", "max_position_embeddings": 256,
+            "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true, "torch_dtype": "bfloat16",
+        });
+        fs::write(folder.join("config.json"), config.to_string()).expect("the configuration is written");
+        let (mut header, mut end) = (serde_json::Map::new(), 0);
+        for (name, shape) in self.tensors() {
+            let begin = end;
+            end += 2 * shape.iter().product::<u64>();
+            header.insert(name, json!({ "dtype": "BF16", "shape": shape, "data_offsets": [begin, end] }));
+        }
+        let mut header = Value::Object(header).to_string().into_bytes();
+        header.resize(header.len().next_multiple_of(8), b' ');
+        let file = fs::File::create(folder.join("model.safetensors")).expect("the file is made");
+        let mut file = std::io::BufWriter::new(file);
+        let mut write = |bytes: &[u8]| file.write_all(bytes).expect("the weights are written");
+        write(&(header.len() as u64).to_le_bytes());
+        write(&header);
+        // Xorshift; of each 16 bits sign and mantissa are random, the magnitude is between 2^-5 and 2^-4: RMS 0.047.
+        let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+        for _ in 0..end.div_ceil(8) {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            write(&((state & 0x807F_807F_807F_807F) | 0x3D00_3D00_3D00_3D00).to_le_bytes()[..]);
+        }
+        assert_eq!(end % 8, 0, "whole words were written");
+        file.flush().expect("the weights are written");
+    }
+}
+
+/// Data of some short articles, the large model, and a recipe for both stages.
+fn world() -> World {
+    let world = World::new();
+    let recipe = r#"
+[data]
+instructions = "data/instructions.jsonl"
+template = "none"
+max_prompt_tokens = 200
+max_tokens = 250
+limit = 4
+split = { valid_rows = 0, seed = 1 }
+[tokenizer]
+path = "data/tokenizer"
+[teacher]
+model = "large"
+max_tokens_per_batch = 160
+[labels]
+selection = { kind = "top_k", k = 16 }
+[student]
+model = "large"
+max_steps = 2
+learning_rate = 1e-2
+max_tokens_per_batch = 160
+lora = { r = 4, alpha = 8.0, dropout = 0.1, target_modules = ["q_proj", "v_proj"] }
+[output]
+dir = "run"
+"#;
+    fs::write(world.path("recipe.toml"), recipe).expect("the recipe is written");
+    LARGE.write(&world.path("large"));
+    world.run("prepare", &[]).succeeded();
+    world
+}
+
+/// A stage with two threads, and without the address space that allocators reserve for each of them.
+fn stage(world: &World, stage: &str, overrides: &[&str]) -> Command {
+    let mut stage = world.stage(stage, overrides);
+    stage.env("RAYON_NUM_THREADS", "2").env("MALLOC_ARENA_MAX", "1").env_remove("RUST_BACKTRACE");
+    stage
+}
+
+/// The same below a cap on its address space.
+fn capped(world: &World, name: &str, overrides: &[&str]) -> Command {
+    let inner = stage(world, name, overrides);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("ulimit -v {} && exec \"$0\" \"$@\"", CAP / 1024)]);
+    shell.arg(inner.get_program()).args(inner.get_args());
+    for (name, value) in inner.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell
+}
+
+/// Runs a command to its end; what it said, and the most memory that it ever held.
+fn measured(mut command: Command) -> (Said, u64) {
+    let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = piped.spawn().expect("the command starts");
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    while child.try_wait().expect("it is our child").is_none() {
+        // The kernel keeps the maximum; it is gone with the process.
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib =
+            line.and_then(|line| line.split_whitespace().next()).and_then(|kib| kib.parse::<u64>().ok());
+        peak = kib.map_or(peak, |kib| kib * 1024).max(peak);
+        thread::sleep(Duration::from_millis(5));
+    }
+    (Said::new(&child.wait_with_output().expect("it has ended")), peak)
+}
+
+fn manifest(world: &World, dataset: &str) -> Value {
+    let manifest = fs::read(world.path(dataset).join("manifest.json")).expect("a manifest");
+    serde_json::from_slice(&manifest).expect("JSON")
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / MIB as f64)
+}
+
+/// Covers labelling with a teacher three times as large as the memory that is allowed: the bytes of a resident run, within
+/// two layers, the embedding, the states and activations; and `auto`, which finds out by itself.
+#[test]
+fn a_teacher_larger_than_the_memory_labels_as_a_resident_one() {
+    let world = world();
+    let labels = |output: &str, residency: &str| {
+        [format!("output.labels={output}"), format!("teacher.residency={residency}")]
+    };
+    let (resident, of_resident) =
+        measured(stage(&world, "teacher-labels", &strs(&labels("resident", "resident"))));
+    resident.succeeded();
+    let failed = measured(capped(&world, "teacher-labels", &strs(&labels("failed", "resident")))).0;
+    assert!(failed.code != 0 && failed.stderr.contains("memory"), "{failed:?}");
+    let (streamed, of_streamed) =
+        measured(capped(&world, "teacher-labels", &strs(&labels("streamed", "streamed"))));
+    streamed.succeeded();
+    assert_same_files(&world.dataset("run/streamed"), &world.dataset("run/resident"), "streamed");
+
+    SMALL.write(&world.path("small"));
+    let small = [&strs(&labels("small", "streamed"))[..], &["teacher.model=small"]].concat();
+    let (small, fixed) = measured(capped(&world, "teacher-labels", &small));
+    small.succeeded();
+    let weights = 4 * (2 * LARGE.layer() + VOCABULARY * LARGE.width);
+    let manifest = manifest(&world, "run/sequences/train");
+    let tokens = manifest["input_tokens"].as_u64().expect("tokens");
+    // Before and after a layer.
+    let states = 2 * 4 * LARGE.width * tokens;
+    let allowed = fixed + weights + states + activations();
+    println!(
+        "weights {}; resident {}; streamed {}, of which a small model takes {}; two layers and embedding {}, states {}, activations {}",
+        mib(4 * LARGE.layers * LARGE.layer()),
+        mib(of_resident),
+        mib(of_streamed),
+        mib(fixed),
+        mib(weights),
+        mib(states),
+        mib(activations()),
+    );
+    assert!(of_streamed < allowed, "expected less than {}, found {}", mib(allowed), mib(of_streamed));
+
+    let chosen =
+        measured(capped(&world, "teacher-labels", &strs(&labels("auto-capped", "auto")))).0.succeeded();
+    assert!(
+        chosen.stderr.contains("residency auto: streamed layer by layer (0.4 GB of weights"),
+        "{}",
+        chosen.stderr
+    );
+    let chosen = measured(stage(&world, "teacher-labels", &strs(&labels("auto", "auto")))).0.succeeded();
+    assert!(chosen.stderr.contains("residency auto: resident (0.4 GB of weights"), "{}", chosen.stderr);
+}
+
+/// Of two batches that compute at a time, in one layer: gate, its activation, up and their product, and half a dozen of the
+/// states' size.
+fn activations() -> u64 {
+    2 * 160 * 4 * (4 * LARGE.inner + 6 * LARGE.width)
+}
+
+fn strs(texts: &[String]) -> Vec<&str> {
+    texts.iter().map(String::as_str).collect()
+}
+
+/// Covers LoRA over a base larger than the memory that is allowed: the same losses and the same adapter, byte for byte, as over
+/// a resident base, with and without the activations of all layers in memory.
+#[test]
+fn an_adapter_is_the_same_over_streamed_layers() {
+    let world = world();
+    world.run("teacher-labels", &[]).succeeded();
+    let mut runs = Vec::new();
+    for (name, key, cap) in
+        [("streamed", "residency", true), ("layer", "checkpointing", false), ("none", "checkpointing", false)]
+    {
+        let overrides = [format!("output.student={name}"), format!("student.{key}={name}")];
+        let train = if cap { capped } else { stage };
+        let (said, peak) = measured(train(&world, "train-student", &strs(&overrides)));
+        said.succeeded();
+        println!("{name}: {}", mib(peak));
+        runs.push((name, losses(&world, name), world.files(&format!("run/{name}/adapter")), peak));
+    }
+    let (_, expected, adapter, _) = runs.last().expect("three runs");
+    assert_eq!(expected.len(), 2);
+    for (name, losses, files, _) in &runs {
+        assert_eq!(losses, expected, "{name}");
+        assert_same_files(files, adapter, name);
+    }
+    let peaks: Vec<u64> = runs.iter().map(|(.., peak)| *peak).collect();
+    assert!(peaks.is_sorted(), "streamed < layer < none: {peaks:?}");
+}
+
+/// Of each step what does not depend on the clock.
+fn losses(world: &World, student: &str) -> Vec<String> {
+    let metrics =
+        fs::read_to_string(world.path(&format!("run/{student}/metrics.jsonl"))).expect("metrics are written");
+    let line = |line: &str| {
+        let mut line: Value = serde_json::from_str(line).expect("a line of JSON");
+        line.as_object_mut().expect("an object").remove("tokens_per_second").expect("a speed");
+        line.to_string()
+    };
+    metrics.lines().map(line).collect()
+}
+
+/// Covers teachers whose layers are codes: the plan says so, labels of another precision are other labels, and the memory is
+/// what the bits say.
+#[test]
+fn a_quantised_teacher_says_so_and_takes_less_memory() {
+    let world = world();
+    let label = |name: &str, quantise: &[&str]| {
+        let output = format!("output.labels={name}");
+        let overrides = [&[output.as_str()][..], quantise].concat();
+        let (said, peak) = measured(stage(&world, "teacher-labels", &overrides));
+        said.succeeded();
+        let manifest = manifest(&world, &format!("run/{name}/train"));
+        (manifest["plan"]["teacher"]["dtype"].as_str().expect("a name").to_owned(), peak)
+    };
+    let (dtype, dense) = label("f32", &[]);
+    assert_eq!(dtype, "f32");
+    for (bits, per_weight) in [("8", 8.5), ("4", 4.5)] {
+        let (dtype, peak) = label(bits, &[&format!("teacher.quantise={bits}")]);
+        assert_eq!(dtype, format!("f32, layers in {bits} bits"));
+        let saved = (dense - peak) as f64;
+        let expected = (LARGE.layers * LARGE.layer()) as f64 * (32.0 - per_weight) / 8.0;
+        println!("{bits} bits: {}, in f32 {}", mib(peak), mib(dense));
+        assert!(
+            (saved / expected - 1.0).abs() < 0.1,
+            "{bits} bits: expected {expected} bytes less, found {saved}"
+        );
+        let folder = |name: &str| world.path(&format!("run/{name}/train")).display().to_string();
+        softshard(&["labels", "diff", &folder("f32"), &folder(bits)]).failed(3, &["dtype"]);
+    }
+}
