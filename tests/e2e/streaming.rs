@@ -279,6 +279,11 @@ fn an_adapter_is_the_same_over_streamed_layers() {
         assert_eq!(losses, expected, "{name}");
         assert_same_files(files, adapter, name);
     }
+    // Where the weights are does not make another run of it.
+    let elsewhere = ["output.student=none", "student.residency=streamed"];
+    let resumed = world.run("train-student", &elsewhere).succeeded().stderr;
+    assert!(resumed.contains("resumed from a checkpoint"), "{resumed}");
+
     let peaks: Vec<u64> = runs.iter().map(|(.., peak)| *peak).collect();
     assert!(peaks.is_sorted(), "streamed < layer < none: {peaks:?}");
 

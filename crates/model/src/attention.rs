@@ -23,6 +23,7 @@ pub(crate) struct Attention {
 }
 
 /// What makes queries, keys and values.
+#[expect(clippy::large_enum_variant, reason = "one a layer")]
 #[derive(Debug, Clone)]
 pub(crate) enum Projections {
     Separate { query: Linear, key: Linear, value: Linear },

@@ -55,6 +55,9 @@ pub(crate) fn collate(sequences: &[&[i32]], positions: &[&[i32]], device: &Devic
     }
 }
 
+/// Token ids of sequences, and the positions of each that are labelled.
+type Batch<'a> = (Vec<&'a [i32]>, Vec<&'a [i32]>);
+
 /// A batch on its way through the layers.
 struct InFlight<'a> {
     rows: Tensor<1, Int>,
@@ -95,10 +98,10 @@ impl Decoder {
     /// A position is outside of its sequence.
     pub fn hidden_before_each(
         &self,
-        batches: &[(Vec<&[i32]>, Vec<&[i32]>)],
+        batches: &[Batch<'_>],
         in_parallel: bool,
     ) -> Result<Vec<Tensor<2>>, Error> {
-        let begin = |(sequences, positions): &(Vec<&[i32]>, Vec<&[i32]>)| {
+        let begin = |(sequences, positions): &Batch<'_>| {
             let Collated { ids, rows } = collate(sequences, positions, &self.device);
             let layout = Layout::causal(ids.dims()[1]);
             let context = self.context(ids.dims(), &layout);

@@ -39,6 +39,7 @@ pub(crate) enum LayerWeights {
     Streamed,
 }
 
+#[expect(clippy::large_enum_variant, reason = "one a model, while it is built")]
 pub(crate) enum Source<'a> {
     /// Hugging Face's initialisation: matrices normal with this standard deviation, norms one, biases zero.
     Random {

@@ -19,6 +19,7 @@ pub(crate) struct Linear {
 }
 
 /// Where the numbers of a matrix `[O, I]` are.
+#[expect(clippy::large_enum_variant, reason = "a handful a layer")]
 #[derive(Debug, Clone)]
 pub(crate) enum Weight {
     /// On the device, in the precision of the model.

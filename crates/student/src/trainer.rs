@@ -332,13 +332,14 @@ fn as_f64(tokens: usize) -> f64 {
     tokens as f64
 }
 
-/// Everything that decides the numbers of a run, but not where its files lie.
+/// Everything that decides the numbers of a run, but not where its files lie, nor what is in memory meanwhile.
 fn identity(inputs: &TrainInputs, examples: &Examples) -> Result<serde_json::Value> {
     let config = inputs.config;
     let mut recipe = serde_json::to_value(config)?;
     if let Some(map) = recipe.as_object_mut() {
-        map.remove("model");
-        map.remove("checkpoint_every_steps");
+        for key in ["model", "checkpoint_every_steps", "residency", "checkpointing"] {
+            map.remove(key);
+        }
     }
     let weights = match config.init {
         Init::Pretrained => softshard_model::weights_blake3(&config.model)?,

@@ -159,7 +159,7 @@ impl Labeller {
         done: &(impl Fn(Batch) + Sync),
     ) -> Result<Vec<Vec<Vec<SequenceLabels>>>> {
         let began = Instant::now();
-        let inputs: Vec<(Vec<&[i32]>, Vec<&[i32]>)> = (block.iter())
+        let inputs: Vec<(Vec<_>, Vec<_>)> = (block.iter())
             .map(|batch| batch.iter().map(|one| (one.input_ids.as_slice(), one.positions.as_slice())).unzip())
             .collect();
         let in_parallel = block.len() > 1 && self.pace.workers > 1;
