@@ -45,6 +45,7 @@ fn stop() {
 }
 
 fn main() -> ExitCode {
+    softshard_model::keep_freed_memory();
     let arguments = arguments::Arguments::parse();
     closed_pipe::ends(&arguments.command);
     logging::start(arguments.log_format);

@@ -84,6 +84,7 @@ fn measure_folder(folder: &Path, shapes: &[String]) -> Result<(), Box<dyn std::e
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    softshard_model::keep_freed_memory();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let Some((folder, shapes)) = arguments.split_first().filter(|(first, _)| Path::new(first).is_dir()) {
         return measure_folder(Path::new(folder), shapes);

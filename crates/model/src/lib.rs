@@ -18,6 +18,7 @@
 //! autodiff: operations on frozen parameters alone leave no graph.
 
 mod adapter;
+mod allocator;
 mod attention;
 mod batch;
 mod builder;
@@ -50,6 +51,7 @@ mod stream;
 mod weights;
 
 pub use adapter::LoraConfig;
+pub use allocator::keep_freed_memory;
 pub use batch::batches_by_length;
 pub use config::{Activation, Block, DecoderConfig, Family, FusedQkv, NormKind, Positions, RopeScaling};
 pub use decoder::{Decoder, Trainable};
