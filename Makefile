@@ -5,8 +5,9 @@
 # make schemas  the published schemas made again from the types
 # make bench   ratios against PyTorch on this machine, and label layouts of ours and of others
 # make selections   what each selection of labels costs and gives: the tables and plots of docs/selections.md
+# make gpu     a GPU against the CPU, and its speed: one table, in less than ten minutes (docs/gpu.md)
 # make peers   golden files made again with PyTorch, and our files read by it
-.PHONY: build demo test lint schemas teacher-labels train-student bench selections peers
+.PHONY: build demo test lint schemas teacher-labels train-student bench selections peers check-cuda gpu gpu-program
 
 CARGO_TARGET_DIR ?= target
 export CARGO_TARGET_DIR
@@ -71,3 +72,18 @@ selections: build
 peers: build
 	cargo build --locked --workspace --examples
 	tests/peers/peers.sh $(SOFTSHARD)
+
+# Nothing is optimised: what is compiled here only runs while it is checked. Tensors are larger with a GPU's among them.
+check-cuda:
+	cargo clippy --config 'profile.dev.package."*".opt-level=0' --locked --workspace --bins --example gpu \
+		--features softshard-cli/cuda -- -D warnings -A clippy::large-enum-variant
+
+gpu:
+	tests/gpu/gpu.sh
+
+# The program of `make gpu` for a machine without cargo: SOFTSHARD_GPU=…/gpu.xz make gpu
+gpu-program:
+	cargo build --locked --workspace --example gpu --features softshard-cli/cuda
+	strip -o $(CARGO_TARGET_DIR)/gpu $(CARGO_TARGET_DIR)/debug/examples/gpu
+	xz --force --threads=0 $(CARGO_TARGET_DIR)/gpu
+	@ls -l $(CARGO_TARGET_DIR)/gpu.xz

@@ -11,14 +11,10 @@ use softshard_teacher::TeacherInputs;
 
 use crate::{
     arguments::{Arguments, Command, DemoData, Model, Stage},
+    device,
     progress::grouped,
     recipe::{Recipe, RecipeError},
 };
-
-/// A device that this build or machine does not have: exit code 4.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct DeviceError(String);
 
 /// Runs the command.
 ///
@@ -87,7 +83,7 @@ fn train(
     data: &Path,
     output: &Path,
 ) -> Result<()> {
-    let device = device(&stage.device)?;
+    let device = device::open(&stage.device)?;
     let tokenizer = tokenizer_for(recipe, &config.model)?;
     // The recipe names the folder, or the tokenizer.json in it.
     let path = &recipe.tokenizer.path;
@@ -137,7 +133,7 @@ fn train(
 fn teacher_labels(stage: &Stage, stop: &AtomicBool) -> Result<()> {
     let recipe = Recipe::load(&stage.recipe, &stage.overrides)?;
     let teacher = Recipe::section(recipe.teacher.as_ref(), "teacher", "teacher-labels")?;
-    let device = device(&stage.device)?;
+    let device = device::open(&stage.device)?;
     let is_finetuned = |path: &Path| path.starts_with(&recipe.output.teacher);
     if recipe.finetune.is_some()
         && !teacher.adapter.iter().chain([&teacher.model]).any(|path| is_finetuned(path))
@@ -204,7 +200,7 @@ fn labelled(split: &str, summary: &softshard_teacher::Summary) -> String {
 
 fn evaluate(stage: &Stage, stop: &AtomicBool) -> Result<()> {
     let recipe = Recipe::load(&stage.recipe, &stage.overrides)?;
-    let device = device(&stage.device)?;
+    let device = device::open(&stage.device)?;
     let base = recipe.student.as_ref().map(|student| student.model.as_path());
     let folder = recipe.output.student.file_name().map(|name| name.to_string_lossy().into_owned());
     let name = recipe.evaluate.name.clone().or(folder).unwrap_or_else(|| "student".to_owned());
@@ -245,20 +241,6 @@ pub(crate) fn tokenizer_for(recipe: &Recipe, model: &Path) -> Result<softshard_l
         tokenizer.expect_same(&same_ids, format_args!("model `{}`", model.display()))?;
     }
     Ok(tokenizer)
-}
-
-/// The device called `name`.
-pub(crate) fn device(name: &str) -> Result<Device, DeviceError> {
-    if name == "cpu" {
-        return Ok(Device::flex());
-    }
-    let hint = "use `--device cpu`";
-    if name.strip_prefix("cuda:").is_some_and(|index| index.parse::<u32>().is_ok()) {
-        return Err(DeviceError(format!(
-            "device `{name}`: expected `cpu`, as this build has no GPU backend\nhint: {hint}"
-        )));
-    }
-    Err(DeviceError(format!("device `{name}`: expected `cpu` or `cuda:<index>`\nhint: {hint}")))
 }
 
 /// Batches at a time: a CPU's cores each compute one, and a GPU computes one with all it has.

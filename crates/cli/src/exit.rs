@@ -3,7 +3,7 @@
 use std::{error::Error, io, process::ExitCode};
 
 use crate::{
-    arguments::LogFormat, commands::DeviceError, progress, recipe::RecipeError, schema::UnknownSchema,
+    arguments::LogFormat, device::DeviceError, progress, recipe::RecipeError, schema::UnknownSchema,
 };
 
 const FAILED: u8 = 1;

@@ -14,6 +14,7 @@ macro_rules! println {
 mod arguments;
 mod closed_pipe;
 mod commands;
+mod device;
 mod exit;
 mod inspect;
 mod labels;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
@@ -12,7 +12,7 @@ use crate::layer::{FeedForward, Layer};
 use crate::linear::{Linear, Weight};
 use crate::names::{Parameter, ParameterKind};
 use crate::norm::Norm;
-use crate::precision::Precision;
+use crate::precision::{Precision, cast};
 use crate::quantised::{Bits, QuantisationError, Quantised};
 use crate::rope::Rope;
 use crate::weights::Checkpoint;
@@ -44,6 +44,10 @@ pub(crate) enum Source<'a> {
     /// Hugging Face's initialisation: matrices normal with this standard deviation, norms one, biases zero.
     Random {
         random: ChaCha8Rng,
+        deviation: f64,
+    },
+    /// As above, drawn by the device.
+    Device {
         deviation: f64,
     },
     Files(&'a Checkpoint),
@@ -195,6 +199,18 @@ impl<'a> Builder<'a> {
         let Parameter { shape, kind, .. } = &self.parameters[name];
         let tensor = match &mut self.source {
             Source::Files(checkpoint) => checkpoint.tensor(name, precision, &self.device)?,
+            Source::Device { deviation } => {
+                let columns = shape.last().copied().unwrap_or(1);
+                let shape = [shape.iter().product::<usize>() / columns, columns];
+                let drawn = match kind {
+                    ParameterKind::Norm => Tensor::ones(shape, &self.device),
+                    ParameterKind::Bias | ParameterKind::NormBias => Tensor::zeros(shape, &self.device),
+                    ParameterKind::Matrix | ParameterKind::Transposed => {
+                        Tensor::random(shape, Distribution::Normal(0.0, *deviation), &self.device)
+                    }
+                };
+                cast(drawn, precision.dtype())
+            }
             Source::Random { random, deviation } => {
                 let columns = shape.last().copied().unwrap_or(1);
                 let elements: usize = shape.iter().product();

@@ -103,6 +103,15 @@ impl Decoder {
         built.expect("numbers are drawn, nothing is read")
     }
 
+    /// [`random_in`](Self::random_in) with numbers that the device draws itself, so in seconds where there are billions. They
+    /// are others on every device and in every process: for measuring speed. Memory: as there, the one tensor in f32.
+    pub fn random_there(config: DecoderConfig, device: &Device, precision: Precision) -> Self {
+        let device = device.clone().without_autodiff();
+        let source = Source::Device { deviation: config.initializer_range };
+        let built = Builder::new(&config, source, device, precision, LayerWeights::Dense).build();
+        built.expect("numbers are drawn, nothing is read")
+    }
+
     /// Writes `config.json` and `model.safetensors` (f32) as `transformers` loads them; a LoRA is not written, and not
     /// merged. Each file appears whole or not at all.
     ///

@@ -11,13 +11,7 @@ use softshard_labels::Error;
 use softshard_teacher::{AuditInputs, ColumnAudit, audit as audit_labels};
 
 use super::{count, number, print_json};
-use crate::{
-    arguments::Audit,
-    commands::{device, workers},
-    progress,
-    recipe::Recipe,
-    table::aligned,
-};
+use crate::{arguments::Audit, commands::workers, device, progress, recipe::Recipe, table::aligned};
 
 /// What was found in one dataset.
 #[derive(Serialize)]
@@ -31,7 +25,7 @@ struct Found {
 pub(super) fn audit(options: &Audit, stop: &AtomicBool) -> Result<()> {
     let recipe = Recipe::load(&options.stage.recipe, &options.stage.overrides)?;
     let teacher = Recipe::section(recipe.teacher.as_ref(), "teacher", "labels audit")?;
-    let device = device(&options.stage.device)?;
+    let device = device::open(&options.stage.device)?;
     let mut all = Vec::new();
     for labels in datasets(options, &recipe) {
         let audit = audit_labels(&AuditInputs {

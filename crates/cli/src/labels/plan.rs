@@ -8,8 +8,8 @@ use softshard_teacher::{Estimate, EstimateInputs, SelectionEstimate, estimate};
 use super::{count, float, percent, print_json};
 use crate::{
     arguments::Plan,
-    commands::{device, tokenizer_for, workers},
-    progress,
+    commands::{tokenizer_for, workers},
+    device, progress,
     recipe::Recipe,
     table::aligned,
 };
@@ -18,7 +18,7 @@ use crate::{
 pub(super) fn plan(options: &Plan, stop: &AtomicBool) -> Result<()> {
     let recipe = Recipe::load(&options.stage.recipe, &options.stage.overrides)?;
     let teacher = Recipe::section(recipe.teacher.as_ref(), "teacher", "labels plan")?;
-    let device = device(&options.stage.device)?;
+    let device = device::open(&options.stage.device)?;
     let splits = ["train", "valid"].map(|split| recipe.output.sequences.join(split));
     // Nothing may be held out; without training sequences `estimate` says what is missing.
     let sequences: Vec<PathBuf> = splits

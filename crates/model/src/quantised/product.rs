@@ -13,8 +13,8 @@ use rayon::prelude::*;
 
 use super::{BLOCK, Bits, Packing, encode};
 
-/// What a backend does with codes. A backend of Burn's Cube family needs no more than an empty `impl` and its name here.
-#[backend_extension(Flex, Autodiff)]
+/// What a backend does with codes.
+#[backend_extension(Flex, Cube: cfg(feature = "cuda"), Autodiff)]
 pub(super) trait QuantisedOps: Backend {
     /// The dense weight `[O, I]`.
     fn dequantise(
@@ -66,6 +66,9 @@ pub(super) fn by_tensor_operations<B: Backend>(
     };
     B::float_cast(dense, dtype)
 }
+
+#[cfg(feature = "cuda")]
+impl QuantisedOps for burn::backend::Cube {}
 
 impl QuantisedOps for Flex {
     fn dequantise(

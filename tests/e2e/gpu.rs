@@ -1,0 +1,66 @@
+//! `make gpu` without a GPU: all of its code, on the CPU and in small.
+
+use std::{fs, path::PathBuf, process::Command};
+
+use softshard_e2e::{Said, binary, root, run};
+
+/// The program, built from the present sources, run from the root of the checkout.
+fn gpu(arguments: &[&str]) -> Said {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = Command::new(cargo);
+    build.args(["build", "--workspace", "--quiet", "--example", "gpu"]).current_dir(root());
+    run(&mut build).succeeded();
+    let path: PathBuf = binary().parent().expect("a folder").join("examples/gpu");
+    run(Command::new(path).args(arguments).current_dir(root()))
+}
+
+#[test]
+fn a_dry_run_checks_every_golden_model() {
+    // A Python that is not there: the peer is left out, and nothing else.
+    let said = gpu(&["--device", "cpu", "--quick", "--python", "/nowhere/python3"]).succeeded();
+    assert!(said.stdout.starts_with("| part | what |"), "{}", said.stdout);
+    assert!(!said.stdout.contains("FAILED"), "{}", said.stdout);
+    let row = |parts: [&str; 2]| {
+        let is_it = |line: &&str| parts.iter().all(|part| line.contains(&format!("| {part}")));
+        said.stdout.lines().find(is_it).unwrap_or_else(|| panic!("no row {parts:?}:\n{}", said.stdout))
+    };
+    for entry in fs::read_dir(root().join("tests/peers/golden")).expect("the golden models") {
+        let path = entry.expect("an entry").path();
+        if path.join("config.json").exists() {
+            let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+            for check in [
+                "f32 logits",
+                "f32 labels",
+                "f32 greedy",
+                "f32 gradients",
+                "bf16 logits",
+                "streamed",
+                "4-bit",
+            ] {
+                assert!(row([&name, check]).ends_with("| ok |"), "{}", row([&name, check]));
+            }
+        }
+    }
+    assert!(row(["labels", "of logits"]).contains("equal in every bit"));
+    assert!(row(["transformers", "the same shapes"]).ends_with("| not run |"));
+    for shape in ["Qwen2.5-0.5B shape", "Qwen2.5-7B shape"] {
+        assert!(row([shape, "forward B=2"]).contains("tokens/s"));
+    }
+}
+
+#[test]
+fn what_cannot_be_checked_is_no_success() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().to_str().expect("a path of ASCII");
+    let said = gpu(&["--device", "cpu", "--quick", "--python", "/nowhere/python3", "--golden", path]);
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.stderr.contains("expected folders `tiny-*`, found none"), "{}", said.stderr);
+}
+
+#[test]
+fn a_gpu_that_is_not_there_ends_it() {
+    // No machine has this many.
+    let said = gpu(&["--device", "cuda:60000"]);
+    assert_eq!((said.code, said.stdout.as_str()), (4, ""), "{said:?}");
+    assert!(said.stderr.contains("device `cuda:60000`: expected"), "{}", said.stderr);
+}
