@@ -92,7 +92,7 @@ mod tests {
     fn names_are_cpu_or_cuda_with_an_index() {
         assert_eq!(open("cpu").ok(), Some(Device::flex()));
         for name in ["gpu", "cuda", "cuda:", "cuda:x", "cuda:-1", "cuda:70000", ""] {
-            let error = open(name).err().expect("refused").to_string();
+            let error = open(name).expect_err("refused").to_string();
             assert!(error.contains("expected `cpu` or `cuda:<index>`"), "{error}");
         }
     }
@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn a_gpu_that_is_not_there_is_named() {
         // No machine has this many.
-        let error = open("cuda:60000").err().expect("refused").to_string();
+        let error = open("cuda:60000").expect_err("refused").to_string();
         assert!(error.starts_with("device `cuda:60000`: "), "{error}");
     }
 }

@@ -9,9 +9,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::files::{WeightsFile, write_json, write_tensors};
+use crate::files::{write_json, write_tensors};
 use crate::linear::{Linear, Lora};
-use crate::weights::differences;
+use crate::peft::{AdapterFiles, Named};
 use crate::{Decoder, Error, Precision, Trainable};
 
 pub(crate) const ADAPTER_CONFIG: &str = "adapter_config.json";
@@ -125,45 +125,17 @@ impl Decoder {
     /// A file is missing or torn, the adapter is not a plain LoRA, or its tensors do not fit this model; the model is then
     /// as before.
     pub fn load_adapter(&mut self, folder: &Path) -> Result<(), Error> {
-        let file = folder.join(ADAPTER_CONFIG);
-        for name in [ADAPTER_CONFIG, ADAPTER_WEIGHTS] {
-            if !folder.join(name).exists() {
-                let hint = "an adapter is a folder with adapter_config.json and adapter_model.safetensors";
-                return Err(Error::Folder {
-                    kind: "adapter",
-                    folder: folder.to_owned(),
-                    found: format!("no {name}"),
-                    hint,
-                });
-            }
-        }
-        let text = fs_err::read_to_string(&file)?;
-        let keys = serde_json::from_str(&text).map_err(|error| Error::config(&file, error.to_string()))?;
-        let config = read_peft_config(&keys, &file)?;
-        config.check()?;
-        self.check_targets(&config)?;
-        let weights = WeightsFile::open(&folder.join(ADAPTER_WEIGHTS))?;
-        let mut expected = Vec::new();
-        for (module, linear) in self.clone().linears_mut() {
-            if config.targets(&module) {
-                let [outputs, inputs] = linear.weight.dims();
-                expected.push((factor_name(&module, 'A'), vec![config.r, inputs]));
-                expected.push((factor_name(&module, 'B'), vec![outputs, config.r]));
-            }
-        }
-        let problems = differences(&expected, weights.shapes().iter(), |_| false);
-        if !problems.is_empty() {
-            let base = keys.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or("unknown");
-            let against = format!("this model (the adapter was made for `{base}`)");
-            return Err(Error::Tensors { folder: folder.to_owned(), against, problems });
-        }
+        let linears: Vec<Named> = (self.clone().linears_mut().into_iter())
+            .map(|(module, linear)| (module, linear.weight.dims()))
+            .collect();
+        let AdapterFiles { lora, weights, .. } = AdapterFiles::open(folder, &linears)?;
         let device = self.device.clone();
-        self.replace_lora(&config, |module, _| {
+        self.replace_lora(&lora, |module, _| {
             Ok(Lora {
                 a: weights.tensor(&factor_name(module, 'A'), Precision::F32, &device)?,
                 b: weights.tensor(&factor_name(module, 'B'), Precision::F32, &device)?,
-                scale: config.scale(),
-                dropout: config.dropout,
+                scale: lora.scale(),
+                dropout: lora.dropout,
             })
         })
     }

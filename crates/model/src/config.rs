@@ -8,9 +8,12 @@ use serde_json::{Map, Value};
 
 use crate::Error;
 use crate::families::{self, Keys};
+use crate::files::read_text;
 
 pub(crate) const CONFIG: &str = "config.json";
 
+/// Longer than the configuration of any model or adapter.
+pub(crate) const MAX_CONFIG_BYTES: u64 = 1 << 20;
 /// More layers than any decoder has: a larger number in a file is not believed.
 const MAX_LAYERS: usize = 4096;
 /// Larger than any dimension of a decoder: products of two still fit 64 bits.
@@ -203,7 +206,7 @@ impl DecoderConfig {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn read(file: &Path) -> Result<Self, Error> {
-        let text = fs_err::read_to_string(file)?;
+        let text = read_text(file, MAX_CONFIG_BYTES)?;
         let value = serde_json::from_str(&text).map_err(|error| Error::config(file, error.to_string()))?;
         Self::from_value(value, file)
     }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::adapter::factor_name;
 use crate::config::CONFIG;
+use crate::config::MAX_CONFIG_BYTES;
 use crate::convert::{self, Refused};
 use crate::files::{WeightsFile, read_text};
 use crate::header::{Entry, Header};
@@ -23,8 +24,6 @@ use crate::{DecoderConfig, Error, LoraConfig, Precision};
 
 /// Elements of a tensor that are in memory at a time, as floats.
 const BLOCK: usize = 1 << 20;
-/// Longer than any model's configuration.
-const MAX_CONFIG_BYTES: u64 = 1 << 20;
 /// What belongs to a model beside its weights and `config.json`.
 const COMPANIONS: [&str; 11] = [
     "generation_config.json",

@@ -6,11 +6,9 @@ use serde_json::Value;
 
 use crate::Error;
 use crate::adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, LoraConfig, factor_name, read_peft_config};
+use crate::config::MAX_CONFIG_BYTES;
 use crate::files::{WeightsFile, read_text};
 use crate::weights::differences;
-
-/// Longer than any adapter's configuration.
-const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// A linear map of a model: its module's name, outputs and inputs.
 pub(crate) type Named = (String, [usize; 2]);
