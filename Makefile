@@ -79,7 +79,7 @@ check-cuda:
 		--features softshard-cli/cuda -- -D warnings -A clippy::large-enum-variant
 
 gpu:
-	tests/gpu/gpu.sh
+	@tests/gpu/gpu.sh
 
 # The program of `make gpu` for a machine without cargo: SOFTSHARD_GPU=…/gpu.xz make gpu
 gpu-program:

@@ -211,7 +211,7 @@ fn a_teacher_larger_than_the_memory_labels_as_a_resident_one() {
     let (said, of_resident) = label(stage, "resident", &[resident]);
     said.succeeded();
     let failed = label(capped, "failed", &[resident]).0;
-    assert!(failed.code != 0 && failed.stderr.contains("memory"), "{failed:?}");
+    failed.failed(4, &["memory: 0.4 GB of weights", "hint: `residency = \"streamed\"`"]);
     let (said, of_streamed) = label(capped, "streamed", &[streamed]);
     said.succeeded();
     assert_same_files(&world.dataset("run/streamed"), &world.dataset("run/resident"), "streamed");
@@ -246,7 +246,7 @@ fn a_teacher_larger_than_the_memory_labels_as_a_resident_one() {
     assert!(chosen.contains("residency auto: resident (0.4 GB of weights"), "{chosen}");
 }
 
-/// Matrices below 32 MiB that were freed stay with the allocator for a while.
+/// The heap may hold the matrices of a layer that were freed, in pieces.
 fn kept() -> (&'static str, u64) {
     ("freed and kept", 4 * LARGE.layer())
 }

@@ -10,7 +10,7 @@ program=${SOFTSHARD_GPU:-}
 if [[ -z $program ]]; then
     command -v cargo >/dev/null || {
         echo "make gpu: expected cargo, or SOFTSHARD_GPU with the path of the program that \`make gpu-program\` packs" >&2
-        exit 4
+        exit 2
     }
     cargo build --locked --workspace --example gpu --features softshard-cli/cuda
     program=$target/debug/examples/gpu

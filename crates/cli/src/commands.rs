@@ -6,7 +6,7 @@ use anyhow::Result;
 use burn::tensor::Device;
 use softshard_evaluate::EvaluateInputs;
 use softshard_prepare::{Tokenizer, demo};
-use softshard_student::{Objective, TrainInputs};
+use softshard_student::{Objective, TrainConfig, TrainInputs};
 use softshard_teacher::TeacherInputs;
 
 use crate::{
@@ -210,6 +210,7 @@ fn evaluate(stage: &Stage, stop: &AtomicBool) -> Result<()> {
         data: &recipe.data,
         tokenizer: &recipe.tokenizer,
         student_base: base,
+        student_load: recipe.student.as_ref().map(TrainConfig::load_options).unwrap_or_default(),
         student: &recipe.output.student,
         sequences: &recipe.output.sequences.join("valid"),
         labels: &recipe.output.labels.join("valid"),

@@ -53,6 +53,7 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<softshard_model::Error>() {
         return match error {
             softshard_model::Error::Io(error) => of_io(error),
+            softshard_model::Error::Residency(_) => Some(BAD_DEVICE),
             _ => Some(BAD_DATA),
         };
     }

@@ -46,10 +46,13 @@ fn stop() {
 }
 
 fn main() -> ExitCode {
-    softshard_model::keep_freed_memory();
+    let memory_is_kept = softshard_model::keep_freed_memory();
     let arguments = arguments::Arguments::parse();
     closed_pipe::ends(&arguments.command);
     logging::start(arguments.log_format);
+    if !memory_is_kept {
+        tracing::debug!("the allocator refused a setting: forward passes are slower");
+    }
     if let Err(error) = ctrlc::set_handler(stop) {
         tracing::warn!("signals will end the process at once: {error}");
     }

@@ -51,7 +51,7 @@ mod linux {
     const BEFORE: &[u8] = b"\nerror: `";
     const AFTER: &[u8] = b"`: expected the bytes that were mapped, found that they are gone: the file was cut short, or \
         its disk failed, while it was in use\nhint: put the file back and run again, finished work is kept; with \
-        `--no-mmap` files are read instead\n";
+        `--no-mmap` labels and sequences are read instead, and a copy of a model on a local disk is not cut short\n";
 
     /// Names the file that the fault lies in and ends the process. A fault elsewhere kills it, as without this handler.
     #[expect(

@@ -18,12 +18,11 @@ pub struct EvaluateConfig {
     pub model: Option<PathBuf>,
     /// PEFT adapter over `model`.
     pub adapter: Option<PathBuf>,
-    /// Type of its weights and activations.
-    #[serde(default)]
-    pub precision: Precision,
+    /// Type of its weights and activations. This and the next two are the student's own unless given: an adapter is scored
+    /// over the base that it learnt on. With `model` they are those of a plain f32 model.
+    pub precision: Option<Precision>,
     /// Where the weights of its layers are; streamed ones are read for every token of an answer.
-    #[serde(default)]
-    pub residency: Residency,
+    pub residency: Option<Residency>,
     /// Bits of the matrices of its layers, 8 or 4, if they are kept as codes: a little more than that many bits a weight, at
     /// the price of rounding.
     pub quantise: Option<Bits>,
@@ -49,8 +48,8 @@ impl Default for EvaluateConfig {
             name: None,
             model: None,
             adapter: None,
-            precision: Precision::default(),
-            residency: Residency::default(),
+            precision: None,
+            residency: None,
             quantise: None,
             max_answers: None,
             max_new_tokens: default_max_new_tokens(),
@@ -62,9 +61,14 @@ impl Default for EvaluateConfig {
 }
 
 impl EvaluateConfig {
-    /// How the model's weights are brought into memory.
-    pub(crate) fn load_options(&self) -> LoadOptions {
-        LoadOptions { precision: self.precision, residency: self.residency, quantise: self.quantise }
+    /// How the model's weights are brought into memory, where the student's were brought there as `student` says.
+    pub(crate) fn load_options(&self, student: LoadOptions) -> LoadOptions {
+        let unsaid = if self.model.is_some() { LoadOptions::default() } else { student };
+        LoadOptions {
+            precision: self.precision.unwrap_or(unsaid.precision),
+            residency: self.residency.unwrap_or(unsaid.residency),
+            quantise: self.quantise.or(unsaid.quantise),
+        }
     }
 
     /// Refuses values that no evaluation can use.
@@ -72,7 +76,7 @@ impl EvaluateConfig {
     /// # Errors
     /// A sentence naming the key, what was expected and what was found.
     pub fn check(&self) -> Result<(), String> {
-        self.load_options().check("evaluate")?;
+        self.load_options(LoadOptions::default()).check("evaluate")?;
         let counts = [
             ("max_answers", self.max_answers.unwrap_or(1)),
             ("max_new_tokens", self.max_new_tokens),

@@ -15,7 +15,7 @@ use softshard_labels::{
     Error, LabelDataset, Sequence, SequenceDataset, SequenceKey, SequenceLabels, Tokenizer as Fingerprint,
 };
 use softshard_losses::{DistillLoss, StoredLabels, Targets};
-use softshard_model::{Decoder, batches_by_length};
+use softshard_model::{Decoder, LoadOptions, batches_by_length};
 use softshard_prepare::{DataConfig, Example, Split, Tokenizer, TokenizerConfig, demo};
 
 use crate::{EvaluateConfig, calibration::Calibration};
@@ -37,6 +37,8 @@ pub struct EvaluateInputs<'a> {
     pub tokenizer: &'a TokenizerConfig,
     /// Base model of the student's adapter.
     pub student_base: Option<&'a Path>,
+    /// How that base was in memory when the student learnt.
+    pub student_load: LoadOptions,
     /// What `train-student` made: holds `adapter/` or `model/`.
     pub student: &'a Path,
     /// Sequences of the held-out split.
@@ -58,6 +60,9 @@ pub struct Evaluation {
     pub name: String,
     /// Parameters of the model.
     pub parameters: usize,
+    /// What its numbers were computed in, such as `f32` or `bf16, layers in 4 bits`.
+    #[serde(default)]
+    pub dtype: String,
     /// Scores of greedy answers; none for plain text, which has no prompts.
     pub answers: Option<AnswerScores>,
     /// Scores of held-out responses, teacher-forced.
@@ -125,7 +130,8 @@ pub fn run(inputs: &EvaluateInputs) -> Result<Evaluation> {
     let began = Instant::now();
     let mut seconds = Breakdown::default();
     let (model, adapter) = chosen_model(inputs)?;
-    let mut decoder = Decoder::load_with(&model, inputs.device, &inputs.config.load_options())?;
+    let load = inputs.config.load_options(inputs.student_load);
+    let mut decoder = Decoder::load_with(&model, inputs.device, &load)?;
     if let Some(adapter) = &adapter {
         decoder.load_adapter(adapter)?;
     }
@@ -144,7 +150,8 @@ pub fn run(inputs: &EvaluateInputs) -> Result<Evaluation> {
     };
     seconds.answers = began.elapsed().as_secs_f64();
     let name = inputs.name.to_owned();
-    let evaluation = Evaluation { name, parameters: decoder.parameter_count(), answers, held_out, seconds };
+    let (parameters, dtype) = (decoder.parameter_count(), load.dtype());
+    let evaluation = Evaluation { name, parameters, dtype, answers, held_out, seconds };
     fs::create_dir_all(inputs.output)?;
     fs::write(inputs.output.join(format!("{}.answers.jsonl", inputs.name)), lines)?;
     fs::write(inputs.output.join(format!("{}.json", inputs.name)), serde_json::to_vec_pretty(&evaluation)?)?;
@@ -318,6 +325,13 @@ fn answer(
     tokenizer: &Tokenizer,
     examples: &[Example],
 ) -> Result<Vec<String>> {
+    let limit = decoder.config().max_position_embeddings;
+    if let Some(long) = examples.iter().find(|example| example.prompt_ids.len() > limit) {
+        let place = format!("prompt from `{}`", long.source);
+        let expected = format_args!("at most the model's {limit} positions");
+        let hint = "set `data.max_prompt_tokens`";
+        return Err(Error::bad(place, expected, long.prompt_ids.len()).hint(hint).into());
+    }
     let prompts: Vec<Vec<i32>> = examples.iter().map(|example| example.prompt_ids.clone()).collect();
     let answers = decoder.generate(&prompts, config.max_new_tokens, tokenizer.stop_ids())?;
     let mut texts = Vec::with_capacity(answers.len());

@@ -128,7 +128,15 @@ impl Decoder {
         let linears: Vec<Named> = (self.clone().linears_mut().into_iter())
             .map(|(module, linear)| (module, linear.weight.dims()))
             .collect();
-        let AdapterFiles { lora, weights, .. } = AdapterFiles::open(folder, &linears)?;
+        let AdapterFiles { lora, weights, made_for } = AdapterFiles::open(folder, &linears)?;
+        let base = made_for.rsplit('/').next().unwrap_or_default();
+        if let Some(name) = self.name.as_deref().filter(|name| *name != base) {
+            // A folder may be renamed, so this is no error.
+            tracing::warn!(
+                "adapter `{}` was made for `{made_for}`, this model is `{name}`: its shapes fit, its weights may not",
+                folder.display()
+            );
+        }
         let device = self.device.clone();
         self.replace_lora(&lora, |module, _| {
             Ok(Lora {
@@ -264,11 +272,23 @@ pub(crate) fn read_peft_config(keys: &Value, file: &Path) -> Result<LoraConfig, 
     if peft.peft_type != "LORA" {
         return Err(unsupported(format!("peft_type \"{}\"", peft.peft_type)));
     }
+    // Some ways to begin change the base as well: the factors alone do not say what was trained.
+    let begins_plainly = match keys.get("init_lora_weights") {
+        None | Some(Value::Null | Value::Bool(_)) => true,
+        Some(Value::String(way)) => way == "gaussian" || way == "eva",
+        Some(_) => false,
+    };
+    if !begins_plainly {
+        return Err(unsupported(format!("init_lora_weights {}", keys["init_lora_weights"])));
+    }
     let plain = Map::new();
     for (key, value) in keys.as_object().unwrap_or(&plain) {
         let changes_the_sum = matches!(
             key.as_str(),
             "use_dora"
+                | "use_qalora"
+                | "use_bdlora"
+                | "alora_invocation_tokens"
                 | "lora_bias"
                 | "modules_to_save"
                 | "rank_pattern"
@@ -292,7 +312,9 @@ pub(crate) fn read_peft_config(keys: &Value, file: &Path) -> Result<LoraConfig, 
         }
     }
     let target_modules = match &peft.target_modules {
-        Value::Array(names) => names.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        Value::Array(names) if names.iter().all(Value::is_string) => {
+            names.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+        }
         Value::String(name) if name == ALL_LINEAR => vec![name.clone()],
         other => return Err(unsupported(format!("target_modules {other}"))),
     };

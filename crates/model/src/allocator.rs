@@ -6,10 +6,11 @@ const LARGEST_FROM_HEAP: i32 = 1 << 30;
 
 /// Keeps freed memory for the next tensor. By default glibc returns large blocks to the system and gets them back page by
 /// page: a quarter of a forward pass (docs/log.md). Call it first in `main`, before threads have arenas of their own.
-/// Memory that was in use once is given back when the process ends. Elsewhere than on glibc it does nothing.
+/// Memory that was in use once is given back when the process ends. Returns whether the allocator took the settings;
+/// elsewhere than on glibc it does nothing.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "the C library's settings can only be changed so")]
-pub fn keep_freed_memory() {
+pub fn keep_freed_memory() -> bool {
     // SAFETY: `mallopt` only stores numbers; it is called before other threads allocate.
     let accepted = unsafe {
         [
@@ -18,11 +19,11 @@ pub fn keep_freed_memory() {
             libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX),
         ]
     };
-    if accepted.contains(&0) {
-        tracing::debug!("the allocator refused a setting: forward passes are slower");
-    }
+    !accepted.contains(&0)
 }
 
-/// Keeps freed memory for the next tensor; this C library does so by itself.
+/// Does nothing: the settings are glibc's.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-pub fn keep_freed_memory() {}
+pub fn keep_freed_memory() -> bool {
+    true
+}

@@ -3,11 +3,11 @@
 //! Legend: B batch, T tokens of this call, S tokens seen so far (T without a cache), K key heads, G query heads for each key
 //! head, H = K·G, E head width, D model width, N = B·T rows.
 
-use burn::tensor::{DType, Int, Tensor, activation};
+use burn::tensor::{DType, Device, Int, Tensor, activation};
 
 use crate::cache::Cache;
 use crate::config::{DecoderConfig, FusedQkv};
-use crate::layout::Tile;
+use crate::layout::{Layout, Tile};
 use crate::linear::{Dropout, Linear};
 use crate::norm::Norm;
 use crate::precision::cast;
@@ -48,9 +48,27 @@ pub(crate) struct Context<'a> {
     /// Absent where positions are learned.
     pub(crate) rope: Option<(&'a Rope, Angles)>,
     pub(crate) tiles: Vec<Tile>,
+    pub(crate) masks: Masks<'a>,
     pub(crate) dropout_seed: Option<u64>,
     /// Whether something learns: the same numbers are then computed with a graph and without one.
     pub(crate) learning: bool,
+}
+
+/// What the tiles do not see.
+pub(crate) enum Masks<'a> {
+    /// Made once for all layers, in the order of the tiles.
+    Kept(Vec<Option<Tensor<5>>>),
+    /// Made for each tile of each layer, where all of them would take too much memory.
+    Made { layout: &'a Layout, window: Option<usize>, device: &'a Device },
+}
+
+impl Masks<'_> {
+    fn of(&self, index: usize, tile: &Tile) -> Option<Tensor<5>> {
+        match self {
+            Self::Kept(masks) => masks[index].clone(),
+            Self::Made { layout, window, device } => layout.mask(tile, *window, device),
+        }
+    }
 }
 
 /// Queries `[B, K, G, T, E]`, scaled, keys `[B, T, K, 1, E]` and values `[B, T, K, 1, E]`, turned by their positions.
@@ -86,15 +104,15 @@ impl Attention {
         }
         // Views: the products read them in place, and the group axis is broadcast, not repeated.
         let (key, value) = (key.permute([0, 2, 3, 4, 1]), value.permute([0, 2, 3, 1, 4]));
-        let tile = |tile: &Tile| {
+        let tile = |(index, tile): (usize, &Tile)| {
             let query = narrow(&query, 3, &tile.queries);
             let scores = query.matmul(narrow(&key, 4, &tile.keys));
             let value = narrow(&value, 3, &tile.keys);
-            softmax_product(scores, tile.mask.as_ref(), value, context.learning)
+            softmax_product(scores, context.masks.of(index, tile), value, context.learning)
         };
         let mixed = match context.tiles.as_slice() {
-            [alone] => tile(alone),
-            tiles => Tensor::cat(tiles.iter().map(tile).collect(), 3),
+            [alone] => tile((0, alone)),
+            tiles => Tensor::cat(tiles.iter().enumerate().map(tile).collect(), 3),
         };
         let Heads { keys, groups, width } = self.heads;
         let [batch, tokens] = context.shape;
@@ -180,14 +198,14 @@ fn narrow(x: &Tensor<5>, axis: usize, range: &std::ops::Range<usize>) -> Tensor<
 /// `[B, K, G, T, E]`.
 fn softmax_product(
     scores: Tensor<5>,
-    mask: Option<&Tensor<5>>,
+    mask: Option<Tensor<5>>,
     value: Tensor<5>,
     learning: bool,
 ) -> Tensor<5> {
     let dtype = scores.dtype();
     let mut scores = cast(scores, DType::F32);
     if let Some(mask) = mask {
-        scores = scores + mask.clone();
+        scores = scores + mask;
     }
     if !learning || dtype != DType::F32 {
         return cast(activation::softmax(scores, 4), dtype).matmul(value);

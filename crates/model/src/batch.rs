@@ -101,13 +101,17 @@ impl Decoder {
         batches: &[Batch<'_>],
         in_parallel: bool,
     ) -> Result<Vec<Tensor<2>>, Error> {
-        let begin = |(sequences, positions): &Batch<'_>| {
-            let Collated { ids, rows } = collate(sequences, positions, &self.device);
-            let layout = Layout::causal(ids.dims()[1]);
-            let context = self.context(ids.dims(), &layout);
-            InFlight { rows, context, x: self.embed(ids, &layout) }
-        };
-        let mut flights: Vec<InFlight> = batches.iter().map(begin).collect();
+        let collated = batches.iter().map(|(sequences, positions)| {
+            let collated = collate(sequences, positions, &self.device);
+            let layout = Layout::causal(collated.ids.dims()[1]);
+            (collated, layout)
+        });
+        let collated: Vec<(Collated, Layout)> = collated.collect();
+        let mut flights = Vec::with_capacity(batches.len());
+        for (Collated { ids, rows }, layout) in &collated {
+            let context = self.context_beside(ids.dims(), layout, batches.len());
+            flights.push(InFlight { rows: rows.clone(), context, x: self.embed(ids.clone(), layout) });
+        }
         self.each_layer(0..self.layers.len(), |index, layer| {
             let pass = |flight: &mut InFlight| {
                 let mut dropout = Dropout::new(flight.context.dropout_seed, index);

@@ -93,6 +93,7 @@ impl<'a> Builder<'a> {
         }
         Ok(Decoder {
             config: config.clone(),
+            name: None,
             device: self.device,
             precision: self.precision,
             embedding,

@@ -38,6 +38,8 @@ pub enum Trainable {
 #[derive(Debug, Clone)]
 pub struct Decoder {
     pub(crate) config: DecoderConfig,
+    /// Of the folder that it was read from.
+    pub(crate) name: Option<String>,
     /// Without autodiff.
     pub(crate) device: Device,
     pub(crate) precision: Precision,
@@ -81,6 +83,7 @@ impl Decoder {
         let layers = options.layer_weights(&config, &device)?;
         let source = Source::Files(&checkpoint);
         let mut decoder = Builder::new(&config, source, device, options.precision, layers).build()?;
+        decoder.name = folder.file_name().map(|name| name.to_string_lossy().into_owned());
         if layers == LayerWeights::Streamed {
             decoder.stream = Some(Arc::new(Stream::new(checkpoint, &decoder)));
         }

@@ -9,6 +9,8 @@ use crate::config::{Activation, Block, DecoderConfig, Family, FusedQkv, NormKind
 
 /// The window of a Mistral whose file says nothing, as in transformers.
 const MISTRAL_WINDOW: usize = 4096;
+/// Width of a head of a Qwen3 whose file says nothing, as in transformers.
+const QWEN3_HEAD: usize = 128;
 const SUPPORTED: &str = "supported: llama, mistral, qwen2, qwen3, gpt_neox, opt, gpt2";
 
 pub(crate) fn architecture(family: Family) -> &'static str {
@@ -51,7 +53,9 @@ fn llama_like(keys: &Keys, family: Family) -> Result<DecoderConfig, Error> {
     let bias = keys.flag("attention_bias", false)? && family != Family::Mistral;
     let hidden_size = keys.size("hidden_size")?;
     let heads = keys.size("num_attention_heads")?;
-    let head_dim = keys.size_or("head_dim", hidden_size / heads.max(1))?;
+    // As in transformers where the file says nothing.
+    let usual = if family == Family::Qwen3 { QWEN3_HEAD } else { hidden_size / heads.max(1) };
+    let head_dim = keys.size_or("head_dim", usual)?;
     Ok(DecoderConfig {
         num_key_value_heads: keys.size_or("num_key_value_heads", heads)?,
         head_dim,

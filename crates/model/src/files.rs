@@ -160,7 +160,7 @@ impl View for Outgoing {
         &self.shape
     }
     fn data(&self) -> Cow<'_, [u8]> {
-        let values = self.tensor.to_data();
+        let values = self.tensor.to_data().convert::<f32>();
         let values = values.as_slice::<f32>().expect("parameters are 32-bit floats");
         Cow::Owned(values.iter().flat_map(|value| value.to_le_bytes()).collect())
     }

@@ -4,12 +4,15 @@
 
 use burn::tensor::{Int, Tensor, TensorData};
 
-use crate::attention::Context;
+use crate::attention::{Context, Masks};
 use crate::cache::Cache;
 use crate::config::Positions;
 use crate::layout::{Layout, MASKED};
 use crate::linear::Dropout;
 use crate::{Decoder, Error, Trainable};
+
+/// Numbers in the masks that are kept for all layers: 32 MB.
+const MOST_KEPT: usize = 1 << 23;
 
 impl Decoder {
     /// Hidden states after the last layer (and its normalisation). Causal: what follows a token does not change its row,
@@ -95,11 +98,29 @@ impl Decoder {
     }
 
     /// What all layers of a pass share.
-    pub(crate) fn context(&self, shape: [usize; 2], layout: &Layout) -> Context<'_> {
+    pub(crate) fn context<'a>(&'a self, shape: [usize; 2], layout: &'a Layout) -> Context<'a> {
+        self.context_beside(shape, layout, 1)
+    }
+
+    /// The same where so many passes are under way at a time.
+    pub(crate) fn context_beside<'a>(
+        &'a self,
+        shape: [usize; 2],
+        layout: &'a Layout,
+        passes: usize,
+    ) -> Context<'a> {
+        let (window, device) = (self.config.sliding_window, &self.device);
+        let tiles = layout.tiles(window);
+        let masks = if layout.mask_numbers(&tiles) * passes <= MOST_KEPT {
+            Masks::Kept(tiles.iter().map(|tile| layout.mask(tile, window, device)).collect())
+        } else {
+            Masks::Made { layout, window, device }
+        };
         Context {
             shape,
             rope: self.rope.as_ref().map(|rope| (rope, rope.angles(&layout.positions(), &self.device))),
-            tiles: layout.tiles(self.config.sliding_window, &self.device),
+            tiles,
+            masks,
             dropout_seed: self.dropout_seed,
             learning: self.trainable != Trainable::Nothing,
         }
@@ -113,6 +134,14 @@ impl Decoder {
             x = project_in.forward(x, &mut Dropout::new(self.dropout_seed, self.layers.len()));
         }
         if let (Some(table), Positions::Learned { offset, .. }) = (&self.positions, self.config.positions) {
+            let [table_rows, _] = table.dims();
+            let longest = layout.positions().into_iter().flatten().max().unwrap_or(0);
+            assert!(
+                longest + offset < table_rows,
+                "a text of {} tokens, where there are {} positions",
+                longest + 1,
+                table_rows - offset
+            );
             let row = |position: usize| i32::try_from(position + offset).expect("fewer than 2^31 positions");
             let rows: Vec<i32> = layout.positions().into_iter().flatten().map(row).collect();
             let (of_rows, width) = (rows.len() / tokens.max(1), self.config.hidden_size);

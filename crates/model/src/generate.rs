@@ -16,16 +16,21 @@ use crate::{Decoder, Error};
 const MAX_ROWS: usize = 64;
 /// Tokens in the caches of a batch, which bounds the memory of a batch of long prompts.
 const MAX_CACHED_TOKENS: usize = 1 << 16;
+/// Tokens of the prompts of a batch, which are read at once.
+const MAX_PROMPT_TOKENS: usize = 1 << 14;
 
 impl Decoder {
     /// Continues each prompt with its most probable tokens (ties: the lower id) until a stop id or `max_new_tokens`. An
     /// answer contains neither its prompt nor the stop id; an empty prompt has an empty answer.
     ///
-    /// Memory: the keys and values of at most 65,536 tokens, or of one prompt and its answer if that is longer. A model
-    /// with learned positions stops where its table ends.
+    /// Memory: the keys and values of at most 65,536 tokens and the activations of 16,384, or those of one prompt and its
+    /// answer if that is longer. With learned positions an answer ends where the table does.
     ///
     /// # Errors
     /// Streamed weights cannot be read.
+    ///
+    /// # Panics
+    /// A prompt is longer than a table of learned positions.
     pub fn generate(
         &self,
         prompts: &[Vec<i32>],
@@ -40,7 +45,8 @@ impl Decoder {
         let mut rest = order.as_slice();
         while let Some(&longest) = rest.first() {
             let tokens = prompts[longest].len() + max_new_tokens;
-            let rows = (MAX_CACHED_TOKENS / tokens).clamp(1, MAX_ROWS).min(rest.len());
+            let rows = (MAX_CACHED_TOKENS / tokens).min(MAX_PROMPT_TOKENS / prompts[longest].len());
+            let rows = rows.clamp(1, MAX_ROWS).min(rest.len());
             let (batch, later) = rest.split_at(rows);
             rest = later;
             let rows = batch.iter().map(|&index| prompts[index].as_slice()).collect();
@@ -90,15 +96,13 @@ impl<'a> Batch<'a> {
 
     fn run(mut self, max_new_tokens: usize, stop_ids: &[i32]) -> Result<Vec<Vec<i32>>, Error> {
         for _ in 0..max_new_tokens {
-            if self.is_full() {
-                break;
-            }
             let chosen = self.step()?;
             let keep: Vec<usize> =
                 (0..chosen.len()).filter(|&row| !stop_ids.contains(&chosen[row])).collect();
             for &row in &keep {
                 self.answers[self.rows[row]].push(chosen[row]);
             }
+            let keep: Vec<usize> = keep.into_iter().filter(|&row| self.has_room(row)).collect();
             if keep.is_empty() {
                 break;
             }
@@ -110,13 +114,11 @@ impl<'a> Batch<'a> {
         Ok(self.answers)
     }
 
-    /// Whether a row has used all rows of a table of positions.
-    fn is_full(&self) -> bool {
-        let end = self.seen + self.next.len() / self.rows.len();
-        let longest = self.padding.iter().map(|padding| end - padding).max().unwrap_or(0);
+    /// Whether the model has a position for one more token of a row.
+    fn has_room(&self, row: usize) -> bool {
         match self.decoder.config.positions {
-            Positions::Rotary { .. } => false,
-            Positions::Learned { rows, offset } => longest + offset > rows,
+            Positions::Rotary { .. } => true,
+            Positions::Learned { rows, offset } => self.seen - self.padding[row] + offset < rows,
         }
     }
 

@@ -76,12 +76,13 @@ impl Header {
             return Err(torn(path, format!("expected at least {LENGTH_BYTES} bytes, found {length}")));
         }
         file.read_exact(&mut first)?;
-        if let Some(error) = foreign(path, first) {
-            return Err(error);
-        }
         let header = u64::from_le_bytes(first);
         let room = length - LENGTH_BYTES;
         if header > room.min(MAX_BYTES) {
+            // Only now: a length may look like the beginning of another format.
+            if let Some(error) = foreign(path, first) {
+                return Err(error);
+            }
             let (most, why) = if room < MAX_BYTES {
                 (room, "what follows in the file")
             } else {
@@ -428,6 +429,17 @@ mod tests {
         std::io::Write::write_all(&mut &file, &(32u64 << 30).to_le_bytes()).unwrap();
         let message = Header::read(&fs_err::File::open(&path).unwrap(), &path).unwrap_err().to_string();
         assert!(message.contains("expected at most 100000000 bytes, the limit of the format"), "{message}");
+    }
+
+    /// 640 is the first two bytes of a pickle.
+    #[test]
+    fn a_header_of_640_bytes_is_a_header() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let header = format!("{:<640}", r#"{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#);
+        std::fs::write(&path, [&640u64.to_le_bytes()[..], header.as_bytes(), &[0; 4]].concat()).unwrap();
+        let found = Header::read(&fs_err::File::open(&path).unwrap(), &path).unwrap();
+        assert_eq!(found.tensors["w"].shape, [1]);
     }
 
     /// Whatever one byte becomes, the header is refused, or it is one whose tensors fill the bytes that are there.

@@ -70,46 +70,60 @@ impl Layout {
     }
 
     /// Tiles of queries with the columns that they see, none of which is further back than `window`.
-    pub(crate) fn tiles(&self, window: Option<usize>, device: &Device) -> Vec<Tile> {
+    pub(crate) fn tiles(&self, window: Option<usize>) -> Vec<Tile> {
         let columns = self.first.first().map_or(0, Vec::len);
-        let tile = |start: usize| {
-            let queries = start..(start + TILE).min(columns);
-            self.tile(queries, window, device)
-        };
+        let tile = |start: usize| self.tile(start..(start + TILE).min(columns), window);
         (0..columns).step_by(TILE).map(tile).collect()
     }
 
-    fn tile(&self, queries: Range<usize>, window: Option<usize>, device: &Device) -> Tile {
-        let from = |row: &Vec<usize>, query: usize| {
-            let earliest = window.map_or(0, |window| (self.seen + query + 1).saturating_sub(window));
-            row[query].max(earliest)
-        };
-        let all = || self.first.iter().flat_map(|row| queries.clone().map(move |query| from(row, query)));
+    fn tile(&self, queries: Range<usize>, window: Option<usize>) -> Tile {
+        let all =
+            || self.first.iter().flat_map(|row| queries.clone().map(|query| self.from(row, query, window)));
         let keys = all().min().unwrap_or(0)..self.seen + queries.end;
-        let hidden = queries.len() > 1 || all().any(|first| first > keys.start);
-        let mask = hidden.then(|| {
-            let mut values = vec![MASKED; self.first.len() * queries.len() * keys.len()];
-            for ((row, query), line) in (self.first.iter())
-                .flat_map(|row| queries.clone().map(move |query| (row, query)))
-                .zip(values.chunks_exact_mut(keys.len()))
-            {
-                line[from(row, query) - keys.start..=self.seen + query - keys.start].fill(0.0);
-            }
-            let shape = [self.first.len(), 1, 1, queries.len(), keys.len()];
-            Tensor::from_data(TensorData::new(values, shape), device)
-        });
-        Tile { queries, keys, mask }
+        let hides = queries.len() > 1 || all().any(|first| first > keys.start);
+        Tile { queries, keys, hides }
+    }
+
+    /// The first column that a token sees.
+    fn from(&self, row: &[usize], query: usize, window: Option<usize>) -> usize {
+        let earliest = window.map_or(0, |window| (self.seen + query + 1).saturating_sub(window));
+        row[query].max(earliest)
+    }
+
+    /// What is added to the scores of a tile, `[B or 1, 1, 1, queries, keys]`, f32; nothing where each query sees all keys.
+    pub(crate) fn mask(&self, tile: &Tile, window: Option<usize>, device: &Device) -> Option<Tensor<5>> {
+        let Tile { queries, keys, hides: true } = tile else { return None };
+        let mut values = vec![MASKED; tile.numbers(self.first.len())];
+        let lines = values.chunks_exact_mut(keys.len());
+        let tokens = self.first.iter().flat_map(|row| queries.clone().map(move |query| (row, query)));
+        for ((row, query), line) in tokens.zip(lines) {
+            line[self.from(row, query, window) - keys.start..=self.seen + query - keys.start].fill(0.0);
+        }
+        let shape = [self.first.len(), 1, 1, queries.len(), keys.len()];
+        Some(Tensor::from_data(TensorData::new(values, shape), device))
+    }
+
+    /// Numbers of the masks of all tiles.
+    pub(crate) fn mask_numbers(&self, tiles: &[Tile]) -> usize {
+        tiles.iter().filter(|tile| tile.hides).map(|tile| tile.numbers(self.first.len())).sum()
     }
 }
 
 /// Queries that are computed together, and what they see.
+#[derive(Debug)]
 pub(crate) struct Tile {
     /// Within `0..T`.
     pub(crate) queries: Range<usize>,
     /// Within `0..S`.
     pub(crate) keys: Range<usize>,
-    /// Added to the scores, `[B or 1, 1, 1, queries, keys]`, f32; absent if each query sees all keys.
-    pub(crate) mask: Option<Tensor<5>>,
+    /// Whether some query does not see some of the keys.
+    hides: bool,
+}
+
+impl Tile {
+    fn numbers(&self, rows: usize) -> usize {
+        rows * self.queries.len() * self.keys.len()
+    }
 }
 
 #[cfg(test)]
@@ -140,8 +154,9 @@ mod tests {
             for window in [1, 7, TILE + 3, columns] {
                 for row in 0..layout.first.len() {
                     let mut found = Vec::new();
-                    for tile in layout.tiles(Some(window), &Device::flex()) {
-                        let mask = tile.mask.map(|mask| mask.try_into_vec_as::<f32>().unwrap());
+                    for tile in layout.tiles(Some(window)) {
+                        let mask = layout.mask(&tile, Some(window), &Device::flex());
+                        let mask = mask.map(|mask| mask.try_into_vec_as::<f32>().unwrap());
                         let cells = tile.queries.len() * tile.keys.len();
                         for cell in 0..cells {
                             let value = mask.as_ref().map_or(0.0, |mask| mask[row * cells + cell]);

@@ -55,6 +55,12 @@ impl AdapterFiles {
                 )));
             }
         }
+        if targeted.is_empty() {
+            return Err(Error::Lora(format!(
+                "`{}`: `target_modules`: expected at least one name, found none",
+                file.display()
+            )));
+        }
         let weights = WeightsFile::open(&folder.join(ADAPTER_WEIGHTS))?;
         let factors = targeted.iter().flat_map(|(module, [outputs, inputs])| {
             let a = (factor_name(module, 'A'), vec![lora.r, *inputs]);

@@ -11,7 +11,8 @@ pub enum Precision {
     /// 32 bits.
     #[default]
     F32,
-    /// bfloat16: half the memory. On the CPU slower than f32, as every product converts.
+    /// bfloat16: half the memory. On the CPU slower than f32, and every product has copies of its matrix for a while: six
+    /// bytes a number, of the head as well.
     Bf16,
 }
 

@@ -20,7 +20,7 @@ pub enum Residency {
     Resident,
     /// Read from the files layer by layer at every pass: memory of two layers.
     Streamed,
-    /// Resident if the weights take less than 70 % of the device's free memory, else streamed.
+    /// Resident if the weights take less than 70 % of the device's free memory, else streamed; quantised ones resident.
     Auto,
 }
 
@@ -50,6 +50,15 @@ impl LoadOptions {
         Ok(())
     }
 
+    /// What a model computes in, as it stands beside its results: `f32`, or `bf16, layers in 4 bits`.
+    pub fn dtype(&self) -> String {
+        let precision = self.precision.name();
+        match self.quantise {
+            None => precision.to_owned(),
+            Some(bits) => format!("{precision}, layers in {} bits", u8::from(bits)),
+        }
+    }
+
     /// How the layers of this model are kept; says what `auto` chose and why.
     pub(crate) fn layer_weights(
         &self,
@@ -58,10 +67,33 @@ impl LoadOptions {
     ) -> Result<LayerWeights, Error> {
         self.check("model").map_err(Error::Residency)?;
         match (self.quantise, self.residency) {
-            (Some(bits), _) => Ok(LayerWeights::Quantised(bits)),
-            (None, Residency::Resident) => Ok(LayerWeights::Dense),
+            (Some(bits), _) => {
+                self.refuse_too_large(config, device)?;
+                if self.residency == Residency::Auto {
+                    tracing::info!("residency auto: resident, as quantised weights are");
+                }
+                Ok(LayerWeights::Quantised(bits))
+            }
+            (None, Residency::Resident) => {
+                self.refuse_too_large(config, device)?;
+                Ok(LayerWeights::Dense)
+            }
             (None, Residency::Streamed) => Ok(LayerWeights::Streamed),
             (None, Residency::Auto) => self.choose(config, device),
+        }
+    }
+
+    /// Says it before the allocator or the system ends the process.
+    fn refuse_too_large(&self, config: &DecoderConfig, device: &Device) -> Result<(), Error> {
+        let needed = config.resident_bytes(self.precision, self.quantise);
+        match free_bytes(device) {
+            Some(free) if needed > free => Err(Error::Residency(format!(
+                "memory: {:.1} GB of weights, {:.1} GB free\nhint: `residency = \"streamed\"` holds two layers at a time; \
+                 bf16 weights and `quantise` take less",
+                needed as f64 / 1e9,
+                free as f64 / 1e9
+            ))),
+            _ => Ok(()),
         }
     }
 

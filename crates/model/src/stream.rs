@@ -63,6 +63,13 @@ impl Decoder {
             return Ok(());
         };
         let names = self.config.names();
+        if rayon::current_thread_index().is_some() {
+            // A worker that waited for the reader could be the one that the reader's conversion needs.
+            for index in order {
+                each(index, &self.layers[index].filled(names, stream.read(index)?));
+            }
+            return Ok(());
+        }
         thread::scope(|scope| {
             // No slot: the reader waits with one layer in its hands.
             let (sender, receiver) = mpsc::sync_channel(0);

@@ -327,3 +327,31 @@ fn quantised_layers_are_near_and_learn_by_layer_as_in_one_graph() {
         }
     }
 }
+
+#[test]
+fn an_answer_ends_with_the_positions_and_not_with_its_neighbours() {
+    let config = json!({ "model_type": "gpt2", "vocab_size": 61, "n_embd": 24, "n_layer": 1, "n_head": 4,
+        "n_positions": 20, "initializer_range": 0.3 });
+    let decoder = random(config, 13);
+    let prompts = [text(17, 1), text(5, 2), text(20, 3)];
+    let found = decoder.generate(&prompts, 10, &[]).unwrap();
+    // The last token that is read gives one more.
+    assert_eq!(found.iter().map(Vec::len).collect::<Vec<_>>(), [4, 10, 1]);
+    for (prompt, found) in prompts.iter().zip(found) {
+        assert_eq!(decoder.generate(std::slice::from_ref(prompt), 10, &[]).unwrap(), [found]);
+    }
+}
+
+#[test]
+fn long_texts_make_their_masks_tile_by_tile() {
+    let config = json!({
+        "model_type": "mistral", "vocab_size": 61, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+        "num_attention_heads": 1, "sliding_window": 300, "initializer_range": 0.5,
+    });
+    let decoder = random(config, 14);
+    // The masks of 4,200 tokens have 9.4 M numbers, over what is kept; those of 1,000 are kept.
+    let long = text(4_200, 1);
+    let whole = alone(&decoder, &long);
+    let kept = alone(&decoder, &long[..1_000]);
+    assert!(far_apart(&whole[..kept.len()], &kept) < SUM_ORDER);
+}

@@ -128,7 +128,7 @@ impl Default for LossConfig {
 
 impl TrainConfig {
     /// How the weights are brought into memory.
-    pub(crate) fn load_options(&self) -> LoadOptions {
+    pub fn load_options(&self) -> LoadOptions {
         LoadOptions { precision: self.precision, residency: self.residency, quantise: self.quantise }
     }
 

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::json;
 use softshard_losses::DistillLoss;
-use softshard_model::Decoder;
+use softshard_model::{Decoder, Precision};
 
 use crate::{
     batches::Batch,
@@ -339,6 +339,13 @@ fn identity(inputs: &TrainInputs, examples: &Examples) -> Result<serde_json::Val
     if let Some(map) = recipe.as_object_mut() {
         for key in ["model", "checkpoint_every_steps", "residency", "checkpointing"] {
             map.remove(key);
+        }
+        // What is not said is as it was before there were such keys.
+        if config.precision == Precision::F32 {
+            map.remove("precision");
+        }
+        if config.quantise.is_none() {
+            map.remove("quantise");
         }
     }
     let weights = match config.init {

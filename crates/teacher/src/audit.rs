@@ -235,7 +235,8 @@ fn control(labeller: &Labeller, plan: &LabelPlan, sequences: &[Sequence]) -> Res
         let mut labels = labeller.label(batch, &wanted, &done)?;
         Ok(labels.pop().and_then(|mut labels| labels.pop()))
     };
-    let labels: Vec<Option<SequenceLabels>> = if labeller.pace.workers > 1 {
+    let labels: Vec<Option<SequenceLabels>> = if labeller.pace.workers > 1 && !labeller.decoder.is_streamed()
+    {
         sequences.par_iter().enumerate().map(score).collect::<Result<_>>()?
     } else {
         sequences.iter().enumerate().map(score).collect::<Result<_>>()?

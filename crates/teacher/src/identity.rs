@@ -13,18 +13,9 @@ pub(crate) fn of(teacher: &TeacherConfig) -> Result<TeacherIdentity> {
         config_blake3: config_blake3(&teacher.model)?,
         weights_blake3: weights_blake3(&teacher.model)?,
         adapter_blake3: teacher.adapter.as_deref().map(adapter_blake3).transpose()?,
-        dtype: dtype(teacher),
+        dtype: teacher.load_options().dtype(),
         vocab_size: u32::try_from(model.vocab_size)?,
     })
-}
-
-/// What its numbers were computed in: labels of another precision are other labels.
-fn dtype(teacher: &TeacherConfig) -> String {
-    let precision = teacher.precision.name();
-    match teacher.quantise {
-        None => precision.to_owned(),
-        Some(bits) => format!("{precision}, layers in {} bits", u8::from(bits)),
-    }
 }
 
 /// The plan of labelling `sequences` by `teacher`.

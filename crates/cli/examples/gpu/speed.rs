@@ -96,10 +96,11 @@ pub(crate) fn run(bench: &Bench, device: &Device, shape: &Shape) -> Result<bool>
         }
         let measured = measure(bench, device, &decoder, batch)?;
         let tokens_per_second = (batch[0] * batch[1]) as f64 / measured.seconds;
-        let share = forward_flops(&config, body, batch) / measured.seconds / 1e12 / peak;
+        let share = 100.0 * forward_flops(&config, body, batch) / measured.seconds / 1e12 / peak;
+        // Without a measured peak there is no share of it.
+        let share = if peak > 0.0 { format!("{share:.0} %") } else { "unknown part".to_owned() };
         let row = row.ours(format!(
-            "{tokens_per_second:.0} tokens/s, {:.0} % of the matrix peak, {}; first pass {:.1} s",
-            100.0 * share,
+            "{tokens_per_second:.0} tokens/s, {share} of the matrix peak, {}; first pass {:.1} s",
             card::memory(device),
             measured.first
         ));
