@@ -90,7 +90,7 @@ pub enum Checkpointing {
     /// All activations.
     #[default]
     None,
-    /// The input of each layer; the backward pass computes one layer at a time again. A third more work, the memory of
+    /// The input of each layer; the backward pass computes one layer at a time again. One more forward pass, the memory of
     /// one layer's activations, the same numbers.
     Layer,
 }
