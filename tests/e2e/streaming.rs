@@ -216,6 +216,12 @@ fn a_teacher_larger_than_the_memory_labels_as_a_resident_one() {
     said.succeeded();
     assert_same_files(&world.dataset("run/streamed"), &world.dataset("run/resident"), "streamed");
 
+    // Its sequences are scored on all workers where the teacher is resident; one that waited for a layer would wait forever.
+    let mut audit = Command::new("timeout");
+    audit.arg("300").arg(softshard_e2e::binary()).args(["labels", "audit"]).arg(world.path("recipe.toml"));
+    audit.args(["--set", streamed, "--set", "output.labels=streamed"]).env("RAYON_NUM_THREADS", "2");
+    softshard_e2e::run(&mut audit).succeeded();
+
     SMALL.write(&world.path("small"));
     let (said, fixed) = label(capped, "small", &[streamed, "teacher.model=small"]);
     said.succeeded();

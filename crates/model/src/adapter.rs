@@ -1,5 +1,6 @@
 //! LoRA (arXiv 2106.09685) on a decoder, and its files as PEFT lays them out.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use burn::tensor::{Tensor, TensorData};
@@ -55,6 +56,26 @@ impl LoraConfig {
         })
     }
 
+    /// Refuses targets that name none of a model's linear maps, and a list without any.
+    pub(crate) fn check_targets<'a>(
+        &self,
+        modules: impl Iterator<Item = &'a String> + Clone,
+    ) -> Result<(), String> {
+        for target in &self.target_modules {
+            let one = Self { target_modules: vec![target.clone()], ..self.clone() };
+            if !modules.clone().any(|module| one.targets(module)) {
+                let names: BTreeSet<&str> = modules.filter_map(|module| module.rsplit('.').next()).collect();
+                let names: Vec<&str> = names.into_iter().chain([ALL_LINEAR]).collect();
+                let names = names.join(", ");
+                return Err(format!("`target_modules`: expected some of {names}, found `{target}`"));
+            }
+        }
+        if self.target_modules.is_empty() {
+            return Err("`target_modules`: expected at least one name, found none".into());
+        }
+        Ok(())
+    }
+
     /// Refuses settings that no model can use.
     ///
     /// # Errors
@@ -84,7 +105,8 @@ impl Decoder {
     /// A setting is out of range, or a target names no linear map of this model.
     pub fn attach_lora(&mut self, config: &LoraConfig, seed: u64) -> Result<(), Error> {
         config.check()?;
-        self.check_targets(config)?;
+        let modules: Vec<String> = self.clone().linears_mut().into_iter().map(|(module, _)| module).collect();
+        config.check_targets(modules.iter()).map_err(Error::Lora)?;
         let device = self.device.clone();
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         self.replace_lora(config, |_, linear| {
@@ -184,27 +206,6 @@ impl Decoder {
         }
         list.extend(project_out.map(|linear| (names.projections[1].to_owned(), linear)));
         list
-    }
-
-    fn check_targets(&self, config: &LoraConfig) -> Result<(), Error> {
-        let modules: Vec<String> = self.clone().linears_mut().into_iter().map(|(module, _)| module).collect();
-        for target in &config.target_modules {
-            let one = LoraConfig { target_modules: vec![target.clone()], ..config.clone() };
-            if !modules.iter().any(|module| one.targets(module)) {
-                let mut names: Vec<&str> =
-                    modules.iter().filter_map(|module| module.rsplit('.').next()).collect();
-                names.sort_unstable();
-                names.dedup();
-                let names = format!("{}, {ALL_LINEAR}", names.join(", "));
-                return Err(Error::Lora(format!(
-                    "`target_modules`: expected some of {names}, found `{target}`"
-                )));
-            }
-        }
-        if config.target_modules.is_empty() {
-            return Err(Error::Lora("`target_modules`: expected at least one name, found none".into()));
-        }
-        Ok(())
     }
 
     /// What PEFT reads.

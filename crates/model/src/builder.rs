@@ -198,29 +198,30 @@ impl<'a> Builder<'a> {
     /// Outputs × inputs whatever the file's orientation, or one row.
     fn tensor(&mut self, name: &str, precision: Precision) -> Result<Tensor<2>, Error> {
         let Parameter { shape, kind, .. } = &self.parameters[name];
+        let elements: usize = shape.iter().product();
+        let columns = shape.last().copied().unwrap_or(1);
+        let rows_and_columns = [elements / columns, columns];
         let tensor = match &mut self.source {
             Source::Files(checkpoint) => checkpoint.tensor(name, precision, &self.device)?,
             Source::Device { deviation } => {
-                let columns = shape.last().copied().unwrap_or(1);
-                let shape = [shape.iter().product::<usize>() / columns, columns];
                 let drawn = match kind {
-                    ParameterKind::Norm => Tensor::ones(shape, &self.device),
-                    ParameterKind::Bias | ParameterKind::NormBias => Tensor::zeros(shape, &self.device),
+                    ParameterKind::Norm => Tensor::ones(rows_and_columns, &self.device),
+                    ParameterKind::Bias | ParameterKind::NormBias => {
+                        Tensor::zeros(rows_and_columns, &self.device)
+                    }
                     ParameterKind::Matrix | ParameterKind::Transposed => {
-                        Tensor::random(shape, Distribution::Normal(0.0, *deviation), &self.device)
+                        Tensor::random(rows_and_columns, Distribution::Normal(0.0, *deviation), &self.device)
                     }
                 };
                 cast(drawn, precision.dtype())
             }
             Source::Random { random, deviation } => {
-                let columns = shape.last().copied().unwrap_or(1);
-                let elements: usize = shape.iter().product();
                 let values = match kind {
                     ParameterKind::Norm => vec![1.0; elements],
                     ParameterKind::NormBias | ParameterKind::Bias => vec![0.0; elements],
                     ParameterKind::Matrix | ParameterKind::Transposed => normal(random, *deviation, elements),
                 };
-                let values = TensorData::new(values, [elements / columns, columns]);
+                let values = TensorData::new(values, rows_and_columns);
                 Tensor::from_data(values, (&self.device, precision.dtype()))
             }
         };

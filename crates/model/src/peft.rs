@@ -45,22 +45,10 @@ impl AdapterFiles {
         lora.check()?;
         let made_for = keys.get("base_model_name_or_path").and_then(Value::as_str);
         let made_for = made_for.unwrap_or("unknown").to_owned();
+        lora.check_targets(linears.iter().map(|(module, _)| module)).map_err(|problem| {
+            Error::Lora(format!("`{}`: {problem} (the adapter was made for `{made_for}`)", file.display()))
+        })?;
         let targeted: Vec<&Named> = linears.iter().filter(|(module, _)| lora.targets(module)).collect();
-        for target in &lora.target_modules {
-            let alone = LoraConfig { target_modules: vec![target.clone()], ..lora.clone() };
-            if !targeted.iter().any(|(module, _)| alone.targets(module)) {
-                return Err(Error::Lora(format!(
-                    "`{}`: `target_modules`: expected linear maps of this model, found `{target}` (the adapter was made for `{made_for}`)",
-                    file.display()
-                )));
-            }
-        }
-        if targeted.is_empty() {
-            return Err(Error::Lora(format!(
-                "`{}`: `target_modules`: expected at least one name, found none",
-                file.display()
-            )));
-        }
         let weights = WeightsFile::open(&folder.join(ADAPTER_WEIGHTS))?;
         let factors = targeted.iter().flat_map(|(module, [outputs, inputs])| {
             let a = (factor_name(module, 'A'), vec![lora.r, *inputs]);
