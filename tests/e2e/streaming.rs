@@ -218,7 +218,11 @@ fn a_teacher_larger_than_the_memory_labels_as_a_resident_one() {
 
     // Its sequences are scored on all workers where the teacher is resident; one that waited for a layer would wait forever.
     let mut audit = Command::new("timeout");
-    audit.args(["--signal=KILL", "300"]).arg(softshard_e2e::binary()).args(["labels", "audit"]).arg(world.path("recipe.toml"));
+    audit
+        .args(["--signal=KILL", "300"])
+        .arg(softshard_e2e::binary())
+        .args(["labels", "audit"])
+        .arg(world.path("recipe.toml"));
     audit.args(["--set", streamed, "--set", "output.labels=streamed"]).env("RAYON_NUM_THREADS", "2");
     softshard_e2e::run(&mut audit).succeeded();
 
