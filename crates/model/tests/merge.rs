@@ -251,7 +251,7 @@ fn what_does_not_fit_is_refused() {
     with("target_modules", json!(["q_proj"]));
     refused("layers.0.self_attn.v_proj.lora_A.weight`: expected no such tensor");
     with("target_modules", json!(["q_proj", "v_proj", "fc1"]));
-    refused("expected linear maps of this model, found `fc1` (the adapter was made for `models/small`)");
+    refused("all-linear, found `fc1` (the adapter was made for `models/small`)");
     with("use_dora", json!(true));
     refused("use_dora true is not supported");
     std::fs::write(&settings, &good).unwrap();
