@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, Tensor};
-use softshard_losses::{DistillLoss, Keep, Targets, label_rows};
+use softshard_losses::{DistillLoss, HeadOptions, Keep, Targets, label_rows};
 
 fn fastest(mut run: impl FnMut()) -> f64 {
     let mut once = || {
@@ -37,10 +37,10 @@ fn main() {
     report("two matrix products", products);
 
     let gold = vec![1; rows];
-    let label = || {
-        label_rows(hidden.clone(), head.clone(), &gold, Keep::TopK { k }, &[], &[], chunk)
-            .expect("finite hidden states")
-    };
+    let options =
+        HeadOptions { keep: Keep::TopK { k }, logit_scale: 1.0, temperatures: &[], rows_per_chunk: chunk };
+    let label =
+        || label_rows(hidden.clone(), head.clone(), &gold, &[], &options).expect("finite hidden states");
     report("labels", fastest(|| drop(label())));
     let labels = label();
     let targets = Targets::of(gold, &labels.as_stored());

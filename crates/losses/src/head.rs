@@ -5,7 +5,8 @@
 use burn::tensor::{FloatDType, Tensor};
 use rayon::prelude::*;
 
-use crate::select::{Keep, NonFinite, RowLabels, Selector};
+use crate::error::HeadError;
+use crate::select::{Keep, RowLabels, Selector};
 use crate::targets::StoredLabels;
 
 /// Labels of N rows: the columns of [`RowLabels`], kept entries flattened over the rows.
@@ -69,6 +70,20 @@ impl HeadLabels {
     }
 }
 
+/// What is computed of the head's logits, and how.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HeadOptions<'a> {
+    /// Which tokens are kept.
+    pub keep: Keep,
+    /// Logits are multiplied by it, in f32, before anything else: above 1 for a teacher that is surer than it was, below
+    /// for one that is less sure. 1 changes nothing.
+    pub logit_scale: f32,
+    /// Extra temperatures to take log partitions at.
+    pub temperatures: &'a [f32],
+    /// Rows whose logits exist at a time.
+    pub rows_per_chunk: usize,
+}
+
 /// Labels of N positions from their final hidden states; see [`select`](crate::select) for what is kept.
 ///
 /// The product with the head runs on the tensors' device, the selection on the CPU, rows in parallel. Memory: the
@@ -76,23 +91,22 @@ impl HeadLabels {
 ///
 /// # Shapes
 /// `hidden` `[N, D]`, `head` `[V, D]`, `gold` `[N]`: the token that is really there; `uniforms` `[N]`, in 0..1: where the
-/// draws of a row begin, may be empty if `keep` draws nothing.
+/// draws of a row begin, may be empty if nothing is drawn.
 ///
 /// # Errors
-/// [`NonFinite`] naming the first row that is no distribution.
+/// [`HeadError::NonFinite`] naming the first row that is no distribution; [`HeadError::Device`].
 ///
 /// # Panics
-/// If the shapes disagree, `rows_per_chunk`, k or the number of draws is 0, a temperature is not positive, or a gold token is outside of
-/// the vocabulary.
+/// If the shapes disagree, `rows_per_chunk`, k or the number of draws is 0, a temperature or the scale is not positive, or a
+/// gold token is outside of the vocabulary.
 pub fn label_rows(
     hidden: Tensor<2>,
     head: Tensor<2>,
     gold: &[i32],
-    keep: Keep,
     uniforms: &[f64],
-    temperatures: &[f32],
-    rows_per_chunk: usize,
-) -> Result<HeadLabels, NonFinite> {
+    options: &HeadOptions<'_>,
+) -> Result<HeadLabels, HeadError> {
+    let &HeadOptions { keep, logit_scale, temperatures, rows_per_chunk } = options;
     let (hidden, head) = (hidden.inner(), head.inner());
     let ([rows, width], [vocabulary, head_width]) = (hidden.dims(), head.dims());
     assert_eq!(width, head_width, "hidden [N, D] and head [V, D] have different D");
@@ -102,29 +116,29 @@ pub fn label_rows(
         "hidden [N, D] and uniforms [N] have different N"
     );
     assert!(rows_per_chunk > 0, "a chunk has at least one row");
+    assert!(logit_scale > 0.0 && logit_scale.is_finite(), "a logit scale is positive, found {logit_scale}");
 
     let head = head.transpose();
     let mut labels =
         HeadLabels { log_partitions: vec![Vec::new(); temperatures.len()], ..Default::default() };
     for start in (0..rows).step_by(rows_per_chunk) {
         let end = (start + rows_per_chunk).min(rows);
-        let logits = hidden
-            .clone()
-            .narrow(0, start, end - start)
-            .matmul(head.clone())
-            .cast(FloatDType::F32)
-            .into_data();
-        let logits = logits.as_slice::<f32>().expect("the logits were cast to f32");
+        let logits = hidden.clone().narrow(0, start, end - start).matmul(head.clone()).cast(FloatDType::F32);
+        let mut logits = logits.try_into_data().map_err(|error| HeadError::Device(error.to_string()))?;
+        let logits = logits.as_mut_slice::<f32>().expect("the logits were cast to f32");
         let chunk: Vec<Option<RowLabels>> = logits
-            .par_chunks_exact(vocabulary)
+            .par_chunks_exact_mut(vocabulary)
             .zip(start..end)
             .map_init(Selector::default, |selector, (logits, row)| {
+                if logit_scale != 1.0 {
+                    logits.iter_mut().for_each(|logit| *logit *= logit_scale);
+                }
                 let uniform = uniforms.get(row).copied().unwrap_or(0.0);
                 selector.select(logits, gold[row], keep, uniform, temperatures)
             })
             .collect();
         for (offset, row) in chunk.into_iter().enumerate() {
-            labels.push(row.ok_or(NonFinite { row: start + offset })?);
+            labels.push(row.ok_or(HeadError::NonFinite { row: start + offset })?);
         }
     }
     Ok(labels)

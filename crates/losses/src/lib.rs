@@ -8,13 +8,14 @@
 //!
 //! ```
 //! use burn::tensor::{Device, Tensor};
-//! use softshard_losses::{DistillLoss, Keep, Targets, label_rows};
+//! use softshard_losses::{DistillLoss, HeadOptions, Keep, Targets, label_rows};
 //!
 //! let device = Device::flex();
 //! let head = Tensor::<2>::from_data([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], &device);
 //! let hidden = Tensor::<2>::from_data([[2.0, -1.0]], &device);
 //!
-//! let labels = label_rows(hidden.clone(), head.clone(), &[0], Keep::TopK { k: 2 }, &[], &[], 64)?;
+//! let options = HeadOptions { keep: Keep::TopK { k: 2 }, logit_scale: 1.0, temperatures: &[], rows_per_chunk: 64 };
+//! let labels = label_rows(hidden.clone(), head.clone(), &[0], &[], &options)?;
 //! assert_eq!(labels.token_ids, [0, 2]);
 //!
 //! // A student that is the teacher: the divergence is zero.
@@ -24,17 +25,19 @@
 //! let value = loss.compute(student.clone(), head, &targets, 1.0);
 //! assert!(value.kl_sum.abs() < 1e-6);
 //! assert!(student.grad(&value.loss.backward()).is_some());
-//! # Ok::<(), softshard_losses::NonFinite>(())
+//! # Ok::<(), softshard_losses::HeadError>(())
 //! ```
 
 mod chunk;
 mod distill;
+mod error;
 mod exponential;
 mod head;
 mod select;
 mod targets;
 
 pub use distill::{DistillLoss, Evaluation, LossValue};
-pub use head::{HeadLabels, label_rows};
-pub use select::{Keep, NonFinite, RowLabels, select};
+pub use error::HeadError;
+pub use head::{HeadLabels, HeadOptions, label_rows};
+pub use select::{Keep, RowLabels, select};
 pub use targets::{StoredLabels, Targets, at_temperature};

@@ -3,8 +3,8 @@
 //! Legend: K kept entries, V vocabulary. Everything is computed on the CPU, in natural logarithms.
 
 use std::cmp::Ordering;
-use std::fmt;
 
+use crate::error::HeadError;
 use crate::exponential::exp_non_positive;
 
 /// Which tokens of a distribution are kept.
@@ -77,25 +77,6 @@ pub struct RowLabels {
     pub log_partitions: Vec<f32>,
 }
 
-/// A row of logits that describes no distribution: it holds a NaN or +inf, or nothing but -inf.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NonFinite {
-    /// Index of the first such row among those of the call.
-    pub row: usize,
-}
-
-impl fmt::Display for NonFinite {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "logits of row {}: expected finite numbers (or -inf), found NaN, +inf or only -inf",
-            self.row
-        )
-    }
-}
-
-impl std::error::Error for NonFinite {}
-
 /// Labels of one row of logits `[V]`.
 ///
 /// Draws are systematic: with M the mass to draw from, in the order of the ids, draw j is the token in whose part
@@ -108,7 +89,7 @@ impl std::error::Error for NonFinite {}
 /// tokens that were cut, not a difference. Memory: 4 V bytes.
 ///
 /// # Errors
-/// [`NonFinite`] with row 0 if the logits hold NaN or +inf, or no finite number at all.
+/// [`HeadError::NonFinite`] with row 0 if the logits hold NaN or +inf, or no finite number at all.
 ///
 /// # Panics
 /// If k or the number of draws is 0, `uniform` is not in 0..1, a temperature is not positive, or `gold` is outside of
@@ -119,8 +100,10 @@ pub fn select(
     keep: Keep,
     uniform: f64,
     temperatures: &[f32],
-) -> Result<RowLabels, NonFinite> {
-    Selector::default().select(logits, gold, keep, uniform, temperatures).ok_or(NonFinite { row: 0 })
+) -> Result<RowLabels, HeadError> {
+    Selector::default()
+        .select(logits, gold, keep, uniform, temperatures)
+        .ok_or(HeadError::NonFinite { row: 0 })
 }
 
 #[derive(Debug, Clone, Copy)]

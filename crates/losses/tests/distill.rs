@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use proptest::prelude::*;
-use softshard_losses::{DistillLoss, Keep, LossValue, Targets, at_temperature, label_rows};
+use softshard_losses::{DistillLoss, HeadOptions, Keep, LossValue, Targets, at_temperature, label_rows};
 
 /// Teacher log probabilities are stored as f32.
 const LABELS: f64 = 2e-6;
@@ -302,10 +302,13 @@ fn halves_add_up() {
 fn same_model(temperature: f64, k: usize) -> (f64, f64) {
     let case = Case::new(12, [8, 6, 41], vec![], loss(1.0, temperature, 3));
     let (hidden, head) = case.tensors(DType::F32);
-    let temperatures = [temperature as f32];
-    let labels =
-        label_rows(hidden.clone(), head.clone(), &case.gold, Keep::TopK { k }, &[], &temperatures, 5)
-            .unwrap();
+    let options = HeadOptions {
+        keep: Keep::TopK { k },
+        logit_scale: 1.0,
+        temperatures: &[temperature as f32],
+        rows_per_chunk: 5,
+    };
+    let labels = label_rows(hidden.clone(), head.clone(), &case.gold, &[], &options).unwrap();
     let (log_probs, tail_log_mass) = if temperature == 1.0 {
         (labels.log_probs, labels.tail_log_mass)
     } else {

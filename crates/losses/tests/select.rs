@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use proptest::prelude::*;
-use softshard_losses::{HeadLabels, Keep, NonFinite, RowLabels, label_rows, select};
+use softshard_losses::{HeadError, HeadLabels, HeadOptions, Keep, RowLabels, label_rows, select};
 
 /// Logarithms are stored as f32; those of small masses also carry the rounding of their f32 exponents.
 const LOG: f64 = 2e-6;
@@ -156,7 +156,11 @@ fn a_tiny_tail_keeps_its_logarithm() {
 #[test]
 fn what_is_no_distribution_is_refused() {
     let refused = |logits: &[f32]| {
-        assert_eq!(select(logits, 0, Keep::TopK { k: 2 }, 0.0, &[]), Err(NonFinite { row: 0 }), "{logits:?}");
+        assert_eq!(
+            select(logits, 0, Keep::TopK { k: 2 }, 0.0, &[]),
+            Err(HeadError::NonFinite { row: 0 }),
+            "{logits:?}"
+        );
     };
     for position in [0, 5, 63, 64, 99] {
         for bad in [f32::NAN, f32::INFINITY] {
@@ -173,14 +177,35 @@ fn random(shape: [usize; 2], device: &Device) -> Tensor<2> {
     Tensor::random(shape, Distribution::Normal(0.0, 1.0), device)
 }
 
+fn top_k(k: usize) -> HeadOptions<'static> {
+    HeadOptions { keep: Keep::TopK { k }, logit_scale: 1.0, temperatures: &[], rows_per_chunk: 2 }
+}
+
+/// Powers of two scale exactly, so a scaled head says the same.
+#[test]
+fn the_scale_comes_before_anything_else() {
+    let device = Device::flex();
+    device.seed(12);
+    let (hidden, head) = (random([5, 8], &device), random([61, 8], &device));
+    let label = |head: Tensor<2>, logit_scale| {
+        let options = HeadOptions { logit_scale, temperatures: &[2.0], ..top_k(6) };
+        label_rows(hidden.clone(), head, &[1; 5], &[], &options).unwrap()
+    };
+    let plain = label(head.clone(), 1.0);
+    assert_ne!(label(head.clone(), 0.5), plain);
+    assert_eq!(label(head.clone().mul_scalar(2.0), 0.5), plain);
+    assert_eq!(label(head.mul_scalar(0.25), 4.0), plain);
+}
+
 #[test]
 fn rows_do_not_depend_on_the_chunk() {
     let device = Device::flex();
     device.seed(11);
     let (hidden, head) = (random([7, 8], &device), random([61, 8], &device));
     let gold = [0, 60, 3, 4, 5, 6, 7];
-    let label = |rows| {
-        label_rows(hidden.clone(), head.clone(), &gold, Keep::TopK { k: 6 }, &[], &[2.0], rows).unwrap()
+    let label = |rows_per_chunk| {
+        let options = HeadOptions { rows_per_chunk, temperatures: &[2.0], ..top_k(6) };
+        label_rows(hidden.clone(), head.clone(), &gold, &[], &options).unwrap()
     };
     let expected = label(7);
     assert_eq!(expected.len(), 7);
@@ -209,8 +234,8 @@ fn a_bad_row_is_named() {
     values[3 * 3 + 1] = f32::NAN;
     let hidden = Tensor::<2>::from_data(TensorData::new(values, [5, 3]), &device);
     let head = Tensor::<2>::ones([4, 3], &device);
-    let error = label_rows(hidden, head, &[0; 5], Keep::TopK { k: 2 }, &[], &[], 2).unwrap_err();
-    assert_eq!(error, NonFinite { row: 3 });
+    let error = label_rows(hidden, head, &[0; 5], &[], &top_k(2)).unwrap_err();
+    assert_eq!(error, HeadError::NonFinite { row: 3 });
     assert!(error.to_string().contains("row 3"));
 }
 
@@ -221,10 +246,8 @@ fn no_rows_no_labels() {
         Tensor::<2>::zeros([0, 3], &device),
         Tensor::<2>::ones([4, 3], &device),
         &[],
-        Keep::TopK { k: 2 },
         &[],
-        &[2.0],
-        8,
+        &HeadOptions { temperatures: &[2.0], ..top_k(2) },
     );
     assert_eq!(labels, Ok(HeadLabels { log_partitions: vec![vec![]], ..HeadLabels::default() }));
 }

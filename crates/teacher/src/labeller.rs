@@ -10,7 +10,7 @@ use anyhow::Result;
 use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
 use softshard_labels::{Error, LabelPlan, OptionalColumn, Selection, Sequence, SequenceLabels};
-use softshard_losses::{HeadLabels, Keep, label_rows};
+use softshard_losses::{HeadError, HeadLabels, HeadOptions, Keep, label_rows};
 use softshard_model::{Decoder, batches_by_length};
 
 use crate::config::TeacherConfig;
@@ -190,16 +190,18 @@ impl Labeller {
         let width = batch[0].input_ids.len();
         let gold: Vec<i32> = batch.iter().flat_map(|sequence| sequence.gold()).collect();
         let select = |wanted: &Wanted| -> Result<Vec<SequenceLabels>> {
-            let labels = label_rows(
-                hidden.clone(),
-                self.decoder.head(),
-                &gold,
-                wanted.keep,
-                &uniforms(batch, wanted),
-                wanted.temperatures,
-                self.pace.rows_per_chunk,
-            );
-            let labels = labels.map_err(|error| not_finite(batch, error.row))?;
+            let options = HeadOptions {
+                keep: wanted.keep,
+                logit_scale: 1.0,
+                temperatures: wanted.temperatures,
+                rows_per_chunk: self.pace.rows_per_chunk,
+            };
+            let uniforms = uniforms(batch, wanted);
+            let labels = label_rows(hidden.clone(), self.decoder.head(), &gold, &uniforms, &options);
+            let labels = labels.map_err(|error| match error {
+                HeadError::NonFinite { row } => anyhow::Error::new(not_finite(batch, row)),
+                error @ HeadError::Device(_) => error.into(),
+            })?;
             Ok(split(batch, labels, wanted))
         };
         let labels = wanted.iter().map(select).collect::<Result<_>>()?;

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use burn::tensor::Device;
 use serde::Deserialize;
-use softshard_losses::{Keep, label_rows};
+use softshard_losses::{HeadOptions, Keep, label_rows};
 use softshard_model::Decoder;
 
 /// Nats; f32 on both sides.
@@ -52,8 +52,13 @@ fn labels_are_those_of_transformers() {
             .flat_map(|one| one.positions.iter().map(move |&position| at(one, position)))
             .collect();
         let hidden = decoder.hidden_before(&ids, &positions).expect("resident");
-        let found = label_rows(hidden, decoder.head(), &gold, Keep::TopK { k: 16 }, &[], &[2.0], 7)
-            .expect("finite logits");
+        let options = HeadOptions {
+            keep: Keep::TopK { k: 16 },
+            logit_scale: 1.0,
+            temperatures: &[2.0],
+            rows_per_chunk: 7,
+        };
+        let found = label_rows(hidden, decoder.head(), &gold, &[], &options).expect("finite logits");
 
         let all = |column: fn(&Expected) -> &Vec<f32>| {
             sequences.iter().flat_map(column).copied().collect::<Vec<_>>()

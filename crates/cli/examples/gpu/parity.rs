@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
-use softshard_losses::{HeadLabels, Keep, label_rows};
+use softshard_losses::{HeadLabels, HeadOptions, Keep, label_rows};
 use softshard_model::{Bits, Decoder, LoadOptions, LoraConfig, Precision, Residency, Trainable};
 
 use crate::Bench;
@@ -128,7 +128,13 @@ impl Passed {
         let [batch, tokens, width] = hidden.dims();
         let hidden = hidden.reshape([batch * tokens, width]);
         let gold = vec![1; batch * tokens];
-        let labels = label_rows(hidden.clone(), decoder.head(), &gold, Keep::TopK { k: 8 }, &[], &[2.0], 16)?;
+        let options = HeadOptions {
+            keep: Keep::TopK { k: 8 },
+            logit_scale: 1.0,
+            temperatures: &[2.0],
+            rows_per_chunk: 16,
+        };
+        let labels = label_rows(hidden.clone(), decoder.head(), &gold, &[], &options)?;
         let logits = logits(hidden, decoder.head()).into_data().try_to_vec::<f32>()?;
         Ok(Self { logits, labels })
     }
@@ -350,7 +356,9 @@ fn exact_labels(device: &Device) -> Result<bool> {
         let head = Tensor::<2>::from_data(head, device).mul_scalar(0.125);
         let gold = vec![3; rows];
         let uniforms: Vec<f64> = (0..rows).map(|row| row as f64 / rows as f64).collect();
-        label_rows(hidden, head, &gold, Keep::TopKSampled { k: 16, draws: 16 }, &uniforms, &[2.0], 24)
+        let keep = Keep::TopKSampled { k: 16, draws: 16 };
+        let options = HeadOptions { keep, logit_scale: 1.0, temperatures: &[2.0], rows_per_chunk: 24 };
+        label_rows(hidden, head, &gold, &uniforms, &options)
     };
     let (expected, found) = (labels(&Device::flex())?, labels(device)?);
     Ok(Row::new("labels", "of logits that every device computes exactly")

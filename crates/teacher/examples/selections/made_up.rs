@@ -5,7 +5,7 @@
 
 use anyhow::Result;
 use burn::tensor::{Device, Tensor, TensorData};
-use softshard_losses::{HeadLabels, Keep, Targets, label_rows};
+use softshard_losses::{HeadLabels, HeadOptions, Keep, Targets, label_rows};
 
 use crate::{DIVERGENCE, Random, World};
 
@@ -79,7 +79,8 @@ impl World for MadeUp {
         let mut random = Random(3000 + sequence as u64);
         let uniforms: Vec<f64> = (0..TOKENS).map(|_| random.unit()).collect();
         let gold = &self.input_ids(sequence)[1..];
-        Ok(label_rows(teacher, self.head.clone(), gold, keep, &uniforms, &[], 64)?)
+        let options = HeadOptions { keep, logit_scale: 1.0, temperatures: &[], rows_per_chunk: 64 };
+        Ok(label_rows(teacher, self.head.clone(), gold, &uniforms, &options)?)
     }
 
     /// By a linear map in front of the frozen head, which is the identity so far: `[D + 1, D + 1]`.

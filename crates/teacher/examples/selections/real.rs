@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use burn::tensor::{Device, Tensor, TensorData};
 use softshard_labels::{Sequence, SequenceDataset};
-use softshard_losses::{HeadLabels, Keep, Targets, label_rows};
+use softshard_losses::{HeadLabels, HeadOptions, Keep, Targets, label_rows};
 use softshard_model::{Decoder, Trainable};
 
 use crate::{DIVERGENCE, Random, World};
@@ -67,7 +67,8 @@ impl World for Real {
         let hidden = self.teacher.hidden_before(&[&row.input_ids], &[&positions])?;
         let key = row.key();
         let uniforms: Vec<f64> = positions.iter().map(|position| key.uniform(0, *position)).collect();
-        Ok(label_rows(hidden, self.teacher.head(), &row.input_ids[1..], keep, &uniforms, &[], 64)?)
+        let options = HeadOptions { keep, logit_scale: 1.0, temperatures: &[], rows_per_chunk: 64 };
+        Ok(label_rows(hidden, self.teacher.head(), &row.input_ids[1..], &uniforms, &options)?)
     }
 
     /// By all of the student's weights.
