@@ -5,6 +5,7 @@ use std::{num::NonZero, path::Path, sync::atomic::AtomicBool, thread};
 use anyhow::Result;
 use burn::tensor::Device;
 use softshard_evaluate::EvaluateInputs;
+use softshard_labels::Output;
 use softshard_prepare::{Tokenizer, demo};
 use softshard_student::{Objective, TrainConfig, TrainInputs};
 use softshard_teacher::TeacherInputs;
@@ -149,7 +150,7 @@ fn teacher_labels(stage: &Stage, stop: &AtomicBool) -> Result<()> {
         if split == "valid" && !sequences.exists() {
             continue; // nothing was held out
         }
-        let output = recipe.output.labels.join(split);
+        let output = Output::from(recipe.output.labels.join(split));
         let summary = softshard_teacher::run(&TeacherInputs {
             teacher,
             labels: &recipe.labels,
@@ -161,7 +162,7 @@ fn teacher_labels(stage: &Stage, stop: &AtomicBool) -> Result<()> {
             stop,
         })?;
         println!("{}", labelled(split, &summary));
-        println!("labels: {}", output.display());
+        println!("labels: {output}");
     }
     recipe.write_beside(&recipe.output.labels)
 }

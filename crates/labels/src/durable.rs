@@ -6,6 +6,7 @@
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::Error;
@@ -80,6 +81,63 @@ impl Drop for TempFile {
     fn drop(&mut self) {
         if let Err(error) = remove_if_there(&self.path) {
             tracing::warn!(%error, "a temporary file stays behind");
+        }
+    }
+}
+
+/// Where files are written before they get their names: a dataset, or a folder of this machine that goes when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    root: PathBuf,
+    is_temporary: bool,
+}
+
+impl Scratch {
+    /// In the dataset at `root`.
+    pub(crate) fn within(root: &Path) -> Self {
+        Self { root: root.to_owned(), is_temporary: false }
+    }
+
+    /// A new folder below `$TMPDIR`, or where this system has its temporary files; those of dead processes of this machine are
+    /// removed.
+    pub(crate) fn temporary() -> Result<Self, Error> {
+        const NAME: &str = "softshard-";
+        let folder = std::env::temp_dir();
+        let machine = machine();
+        for entry in fs_err::read_dir(&folder)?.flatten() {
+            let name = entry.file_name();
+            let is_dead = |nonce| is_of_dead_process(nonce, &machine);
+            if name.to_str().and_then(|name| name.strip_prefix(NAME)).is_some_and(is_dead)
+                && let Err(error) = fs_err::remove_dir_all(entry.path())
+            {
+                tracing::debug!(%error, "a scratch folder stays behind"); // another user's
+            }
+        }
+        let root = folder.join(format!("{NAME}{}", nonce()));
+        std::fs::DirBuilder::new().mode(0o700).create(&root).map_err(|error| {
+            let message = format!("failed to create folder `{}`: {error}", root.display());
+            io::Error::new(
+                error.kind(),
+                format!("{message}\nhint: TMPDIR names another place for a shard or two"),
+            )
+        })?;
+        let scratch = Self { root, is_temporary: true };
+        fs_err::create_dir_all(scratch.root.join(PRIVATE).join("tmp"))?;
+        Ok(scratch)
+    }
+
+    /// What temporary files are made in.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if self.is_temporary
+            && let Err(error) = fs_err::remove_dir_all(&self.root)
+        {
+            tracing::warn!(%error, "a scratch folder stays behind");
         }
     }
 }
@@ -180,12 +238,15 @@ pub(crate) fn remove_files(folder: &Path, remove: impl Fn(&str) -> bool) -> Resu
 /// Removes temporary files whose process is gone: of this machine only, for others cannot be asked.
 pub(crate) fn remove_dead(root: &Path) -> Result<(), Error> {
     let machine = machine();
-    remove_files(&root.join(PRIVATE).join("tmp"), |nonce| {
-        let mut parts = nonce.split('-');
-        let (of, process) = (parts.next(), parts.next().and_then(|part| part.parse::<u32>().ok()));
-        let Some(process) = process.filter(|_| of == Some(&machine)) else { return false };
-        Path::new("/proc/self").exists() && !Path::new("/proc").join(process.to_string()).exists()
-    })
+    remove_files(&root.join(PRIVATE).join("tmp"), |nonce| is_of_dead_process(nonce, &machine))
+}
+
+/// Whether the process that a nonce names was one of this machine and is gone.
+fn is_of_dead_process(nonce: &str, machine: &str) -> bool {
+    let mut parts = nonce.split('-');
+    let (of, process) = (parts.next(), parts.next().and_then(|part| part.parse::<u32>().ok()));
+    let Some(process) = process.filter(|_| of == Some(machine)) else { return false };
+    Path::new("/proc/self").exists() && !Path::new("/proc").join(process.to_string()).exists()
 }
 
 /// Syncs the folder that a path lies in.

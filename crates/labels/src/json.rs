@@ -12,7 +12,7 @@ use crate::Error;
 use crate::error::quoted;
 
 /// A JSON file larger than this is refused before it is parsed: a manifest of 100,000 shards has 45 MB.
-const MAX_BYTES: u64 = 64 << 20;
+pub(crate) const MAX_BYTES: u64 = 64 << 20;
 
 /// Pretty-printed JSON with a newline at its end.
 pub(crate) fn to_bytes(value: &impl Serialize) -> Vec<u8> {

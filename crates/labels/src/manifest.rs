@@ -157,7 +157,8 @@ pub(crate) fn load_labels_file(path: &Path, limits: &ReadLimits) -> Result<(Labe
     Ok((parse_labels(path, &bytes, limits)?, bytes))
 }
 
-fn parse_labels(path: &Path, bytes: &[u8], limits: &ReadLimits) -> Result<LabelsManifest, Error> {
+/// Parses a manifest, and checks what it says about itself.
+pub(crate) fn parse_labels(path: &Path, bytes: &[u8], limits: &ReadLimits) -> Result<LabelsManifest, Error> {
     let manifest: LabelsManifest = json::parse(path, bytes, LabelsManifest::FORMAT, LabelsManifest::VERSION)?;
     check_manifest(path, &manifest, limits)?;
     Ok(manifest)
@@ -220,14 +221,23 @@ pub(crate) fn check_files(
     shards: &[ShardRecord],
     limits: &ReadLimits,
 ) -> Result<(), Error> {
-    let manifest = quoted(&dir.join("manifest.json"));
+    check_records(&dir.join("manifest.json"), stem, shards, limits)?;
+    folder_problems(&dir.join("data"), shards)?.into_iter().next().map_or(Ok(()), Err)
+}
+
+/// Checks that the manifest's names are those that its hashes and order give.
+pub(crate) fn check_records(
+    manifest: &Path,
+    stem: &str,
+    shards: &[ShardRecord],
+    limits: &ReadLimits,
+) -> Result<(), Error> {
+    let manifest = quoted(manifest);
     if shards.len() > limits.shards {
         return Err(Error::bad(manifest, format_args!("at most {} shards", limits.shards), shards.len()));
     }
-    for (index, shard) in shards.iter().enumerate() {
-        check_record(&manifest, stem, (index, shards.len()), shard)?;
-    }
-    folder_problems(&dir.join("data"), shards)?.into_iter().next().map_or(Ok(()), Err)
+    let mut records = shards.iter().enumerate();
+    records.try_for_each(|(index, shard)| check_record(&manifest, stem, (index, shards.len()), shard))
 }
 
 /// Checks that a shard's hashes are hashes, and that its name is the one that its place and hash give.

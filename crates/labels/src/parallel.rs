@@ -16,7 +16,16 @@ pub(crate) fn map<T: Send>(
     count: usize,
     work: impl Fn(usize) -> Result<T, Error> + Sync,
 ) -> Result<Vec<T>, Error> {
-    let threads = threads().min(count);
+    map_on(threads(), count, work)
+}
+
+/// The same on so many threads: for work that waits.
+pub(crate) fn map_on<T: Send>(
+    threads: usize,
+    count: usize,
+    work: impl Fn(usize) -> Result<T, Error> + Sync,
+) -> Result<Vec<T>, Error> {
+    let threads = threads.min(count);
     let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
     let take = || {
         let mut done = Vec::new();

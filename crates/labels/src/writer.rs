@@ -1,28 +1,31 @@
 //! Writes a label dataset: plan first, then one commit for each shard, then the manifest.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::durable::{self, PRIVATE};
+use crate::durable::{self, PRIVATE, Scratch};
 use crate::error::{HINT_DAMAGED, quoted};
 use crate::groups::LabelGroup;
-use crate::manifest::{self, file_name, is_data_file, totals};
-use crate::output::{check_finished, check_foreign, check_plan};
+use crate::manifest::{self, file_name, totals};
+use crate::output::PLAN;
 use crate::page_writer::{EncodedColumn, encode};
 use crate::rounding::{round, sort_ties};
 use crate::shard_reader::ShardReader;
 use crate::shard_schema::ShardSchema;
 use crate::shard_writer::{ShardFile, WrittenFile};
 use crate::{
-    Error, LabelLimits, LabelPlan, LabelsManifest, ReadLimits, SequenceLabels, ShardRecord, card, json,
-    parallel,
+    Error, LabelLimits, LabelPlan, LabelsManifest, Output, ReadLimits, SequenceLabels, ShardRecord, card,
+    json, parallel,
 };
 
+/// Folder of the commits in a dataset.
+const COMMITS: &str = "_softshard/commits";
 /// A row group is closed early when its sequences hold this many tokens, labelled or not: bounds memory.
 const ROW_GROUP_INPUT_TOKENS: usize = 1 << 20;
 /// A row group is closed before its values take more than this. A reader takes 512 MiB by default, and counts values, their
@@ -44,7 +47,8 @@ pub struct LabelWriter {
 
 #[derive(Debug)]
 struct Job {
-    dir: PathBuf,
+    output: Output,
+    scratch: Scratch,
     plan: LabelPlan,
     plan_blake3: String,
     schema: ShardSchema,
@@ -94,43 +98,58 @@ impl CommitFile {
 }
 
 impl LabelWriter {
-    /// Whether the folder has a plan. Writes to it either way, so that a folder that cannot be written fails here, before a
+    /// Whether there is a plan. Writes to a folder either way, so that one that cannot be written fails here, before a
     /// teacher is loaded, and a teacher that cannot be loaded leaves no plan.
     ///
     /// # Errors
-    /// [`Error::Bad`] if the folder holds other files and no dataset; I/O.
-    pub fn is_begun(dir: impl AsRef<Path>) -> Result<bool, Error> {
-        let dir = dir.as_ref();
-        check_foreign(dir)?;
-        durable::create_folders(dir, &[PRIVATE, "_softshard/tmp"])?;
-        drop(durable::TempFile::create(dir)?);
-        Ok(dir.join(PRIVATE).join("plan.json").exists())
+    /// [`Error::Bad`] if the output holds other files and no dataset; I/O.
+    pub fn is_begun(output: impl Into<Output>) -> Result<bool, Error> {
+        let output = output.into();
+        output.check_foreign()?;
+        output.prepare(&[PRIVATE, "_softshard/tmp"])?;
+        drop(durable::TempFile::create(output.scratch()?.root())?);
+        output.is_there(PLAN)
     }
 
-    /// Creates the dataset folder with its plan, or resumes it if it has the same plan.
+    /// Creates the dataset with its plan, or resumes it if it has the same plan.
     ///
-    /// Writes to the folder right away, so a folder that cannot be written fails here. Temporary files that dead
-    /// processes of this machine left are removed.
+    /// Writes right away, so an output that cannot be written fails here. Temporary files that dead processes of this machine
+    /// left are removed.
     ///
     /// # Errors
     /// [`Error::OtherPlan`] naming every key that differs, of a plan or of a finished dataset without one;
-    /// [`Error::Bad`] if the plan itself is wrong, or if the folder holds a manifest that cannot be read, or other files
+    /// [`Error::Bad`] if the plan itself is wrong, or if the output holds a manifest that cannot be read, or other files
     /// and no dataset; I/O. Nothing is written then.
-    pub fn create_or_resume(dir: impl AsRef<Path>, plan: LabelPlan) -> Result<Self, Error> {
+    pub fn create_or_resume(output: impl Into<Output>, plan: LabelPlan) -> Result<Self, Error> {
         plan.validate()?;
-        let dir = dir.as_ref().to_owned();
-        check_foreign(&dir)?;
-        let path = dir.join(PRIVATE).join("plan.json");
-        if path.exists() {
-            check_plan(&path, &plan)?;
+        let output = output.into();
+        output.check_foreign()?;
+        output.has_plan(&plan)?;
+        output.finished(&plan)?;
+        output.prepare(&["data", PRIVATE, "_softshard/tmp", "_softshard/commits"])?;
+        if !output.create(PLAN, &json::to_bytes(&plan))? && !output.has_plan(&plan)? {
+            return Err(Error::bad(quoted(&output.path(PLAN)), "a plan", "something that is not read"));
         }
-        check_finished(&dir, &plan)?;
-        durable::create_folders(&dir, &["data", PRIVATE, "_softshard/tmp", "_softshard/commits"])?;
-        if !durable::write_new(&dir, &path, &json::to_bytes(&plan))? {
-            check_plan(&path, &plan)?;
-        }
-        durable::remove_dead(&dir)?;
-        Ok(Self { job: Arc::new(Job::new(dir, plan)) })
+        let scratch = output.scratch()?;
+        Ok(Self { job: Arc::new(Job::new(output, scratch, plan)) })
+    }
+
+    /// Goes on with the dataset that lies there, by its plan or, where it has none, its manifest.
+    ///
+    /// # Errors
+    /// [`Error::Bad`] if there is neither, or if it is not what a plan may be; see [`LabelWriter::create_or_resume`].
+    pub fn open(output: impl Into<Output>) -> Result<Self, Error> {
+        let output = output.into();
+        let plan = if let Some(bytes) = output.read(PLAN)? {
+            json::parse::<LabelPlan>(&output.path(PLAN), &bytes, LabelPlan::FORMAT, LabelPlan::VERSION)?
+        } else if let Some((path, bytes)) = output.manifest()? {
+            manifest::parse_labels(&path, &bytes, &ReadLimits::default())?.plan
+        } else {
+            let place = quoted(&output.place());
+            let expected = format!("a label dataset that was begun, with `{PLAN}`");
+            return Err(Error::bad(place, expected, "none").hint("`softshard teacher-labels` begins it"));
+        };
+        Self::create_or_resume(output, plan)
     }
 
     /// The plan of the dataset.
@@ -138,16 +157,43 @@ impl LabelWriter {
         &self.job.plan
     }
 
-    /// Shards that have no valid commit, ascending. Hashes the files of all others, in parallel.
+    /// Shards that have no valid commit, ascending.
+    ///
+    /// Of a finished dataset the manifest and the sizes of the files are looked at; of another one the files of all committed
+    /// shards are hashed, in parallel. An object of a store carries its hash in its name, and only its size is looked at.
     ///
     /// # Errors
     /// I/O.
     pub fn missing(&self) -> Result<Vec<usize>, Error> {
-        let records = self.job.records()?.into_iter().enumerate();
-        Ok(records.filter_map(|(shard, record)| record.is_none().then_some(shard)).collect())
+        self.missing_of(0..self.job.plan.shards.len())
     }
 
-    /// Whether a shard has no valid commit. Hashes its file.
+    /// The same of some shards: what a worker asks that has these to do.
+    ///
+    /// # Errors
+    /// I/O.
+    ///
+    /// # Panics
+    /// If the plan has no such shards.
+    pub fn missing_of(&self, shards: Range<usize>) -> Result<Vec<usize>, Error> {
+        if self.job.finished()?.is_some() {
+            return Ok(Vec::new());
+        }
+        let records = self.job.records(shards.clone())?;
+        Ok(shards.zip(records).filter_map(|(shard, record)| record.is_none().then_some(shard)).collect())
+    }
+
+    /// Shards without a commit, ascending, by the names of the commits alone: one with a damaged file is not among them.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn uncommitted(&self) -> Result<Vec<usize>, Error> {
+        let committed = self.job.output.names(COMMITS)?;
+        let shards = 0..self.job.plan.shards.len();
+        Ok(shards.filter(|shard| !committed.contains_key(&commit_file(*shard))).collect())
+    }
+
+    /// Whether a shard has no valid commit. Hashes its file, as [`LabelWriter::missing`] does.
     ///
     /// # Errors
     /// I/O.
@@ -168,7 +214,7 @@ impl LabelWriter {
     pub fn shard(&self, shard: usize) -> Result<ShardWriter, Error> {
         assert!(shard < self.job.plan.shards.len(), "the plan has no shard {shard}");
         Ok(ShardWriter {
-            file: ShardFile::create(&self.job.dir, &self.job.schema)?,
+            file: ShardFile::create(self.job.scratch.root(), &self.job.schema)?,
             group: LabelGroup::new(self.job.limits.temperatures),
             group_bytes: 0,
             encoding: VecDeque::new(),
@@ -182,7 +228,7 @@ impl LabelWriter {
 
     /// Commits a copy of a shard of the same plan, after reading all of the copy.
     pub(crate) fn copy_file(&self, shard: usize, from: &Path, record: &ShardRecord) -> Result<Commit, Error> {
-        let file = WrittenFile::copy(&self.job.dir, from)?;
+        let file = WrittenFile::copy(self.job.scratch.root(), from)?;
         if file.sha256 != record.sha256 {
             let expected = format!("SHA-256 {}", record.sha256);
             return Err(Error::bad(quoted(from), expected, &file.sha256).hint(HINT_DAMAGED));
@@ -197,7 +243,7 @@ impl LabelWriter {
         from: &ShardReader,
         record: &ShardRecord,
     ) -> Result<Commit, Error> {
-        let mut file = ShardFile::create(&self.job.dir, &self.job.schema)?;
+        let mut file = ShardFile::create(self.job.scratch.root(), &self.job.schema)?;
         for group in 0..from.groups() {
             file.copy_group(from, group)?;
         }
@@ -220,17 +266,29 @@ impl LabelWriter {
     /// [`Error::MissingShards`]; [`Error::Bad`] if `data/` holds something foreign; I/O.
     pub fn finish(&self) -> Result<LabelsManifest, Error> {
         let job = &self.job;
-        let records = job.records()?;
-        let count = records.len();
-        let missing: Vec<usize> = (0..count).filter(|shard| records[*shard].is_none()).collect();
-        if !missing.is_empty() {
-            return Err(Error::MissingShards { dir: job.dir.clone(), total: count, missing });
+        let shards = match job.finished()? {
+            Some(manifest) => manifest.shards,
+            None => {
+                let records = job.records(0..job.plan.shards.len())?;
+                let total = records.len();
+                let missing: Vec<usize> = (0..total).filter(|shard| records[*shard].is_none()).collect();
+                if !missing.is_empty() {
+                    let dir = job.output.place();
+                    return Err(Error::MissingShards { dir, total, missing });
+                }
+                records.into_iter().flatten().collect()
+            }
+        };
+        job.output.remove_leftovers(&shards)?;
+        manifest::check_records(
+            &job.output.path("manifest.json"),
+            "labels",
+            &shards,
+            &ReadLimits::default(),
+        )?;
+        if let Some(problem) = job.output.data_problems(&shards)?.into_iter().next() {
+            return Err(problem);
         }
-        let shards: Vec<ShardRecord> = records.into_iter().flatten().collect();
-        let of_data =
-            |name: &str| is_data_file("labels", name) && shards.iter().all(|shard| shard.file != name);
-        durable::remove_files(&job.dir.join("data"), of_data)?;
-        manifest::check_files(&job.dir, "labels", &shards, &ReadLimits::default())?;
 
         let [rows, input_tokens, labelled_tokens] =
             totals(&shards).expect("files on a disk hold fewer tokens");
@@ -244,40 +302,55 @@ impl LabelWriter {
             labelled_tokens,
             shards,
         };
-        durable::put(&job.dir, &job.dir.join("README.md"), card::of(&manifest).as_bytes())?;
-        durable::put(&job.dir, &job.dir.join("manifest.json"), &json::to_bytes(&manifest))?;
-        durable::remove_files(&job.dir.join(PRIVATE).join("tmp"), |_| true)?;
+        job.output.put("README.md", card::of(&manifest).as_bytes())?;
+        job.output.put("manifest.json", &json::to_bytes(&manifest))?;
+        job.output.clear_temporary()?;
         Ok(manifest)
     }
 }
 
 /// For each shard of the plan the record of its commit, if the folder holds a valid one; writes nothing.
 pub(crate) fn committed_records(dir: &Path, plan: &LabelPlan) -> Result<Vec<Option<ShardRecord>>, Error> {
-    Job::new(dir.to_owned(), plan.clone()).records()
+    Job::new(dir.into(), Scratch::within(dir), plan.clone()).records(0..plan.shards.len())
 }
 
 impl Job {
-    fn new(dir: PathBuf, plan: LabelPlan) -> Self {
+    fn new(output: Output, scratch: Scratch, plan: LabelPlan) -> Self {
         let (schema, limits, plan_blake3) = (ShardSchema::labels(&plan), plan.limits(), plan.blake3());
-        Self { dir, plan, plan_blake3, schema, limits }
+        Self { output, scratch, plan, plan_blake3, schema, limits }
     }
 
-    /// The record of each shard that has a valid commit. Hashes the files, in parallel.
-    fn records(&self) -> Result<Vec<Option<ShardRecord>>, Error> {
-        parallel::map(self.plan.shards.len(), |shard| self.committed(shard))
+    /// The record of each of these shards that has a valid commit. Hashes the files, in parallel.
+    fn records(&self, shards: Range<usize>) -> Result<Vec<Option<ShardRecord>>, Error> {
+        self.output.map(shards.len(), |index| self.committed(shards.start + index))
     }
 
-    fn commit_path(&self, shard: usize) -> PathBuf {
-        self.dir.join(PRIVATE).join("commits").join(format!("{shard:05}.json"))
+    /// The manifest, if the dataset is finished: it is of this plan, and `data/` holds files of the sizes that it names, and
+    /// no others. What is in them is not read (docs/decisions/0008-resume-by-size.md).
+    fn finished(&self) -> Result<Option<LabelsManifest>, Error> {
+        let Some(found) = self.output.finished(&self.plan)? else { return Ok(None) };
+        let path = self.output.path("manifest.json");
+        let limits = ReadLimits::default();
+        let checked = manifest::check_manifest(&path, &found, &limits)
+            .and_then(|()| manifest::check_records(&path, "labels", &found.shards, &limits))
+            .and_then(|()| {
+                Ok(self.output.data_problems(&found.shards)?.into_iter().next().map_or(Ok(()), Err)?)
+            });
+        match checked {
+            Ok(()) => Ok(Some(found)),
+            Err(error) if error.is_bad_data() => {
+                tracing::warn!(%error, "looking at every shard of a dataset that is not as its manifest says");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The record of a shard whose commit is valid: it parses, is of this plan, and its file has size and hash.
     fn committed(&self, shard: usize) -> Result<Option<ShardRecord>, Error> {
-        let path = self.commit_path(shard);
-        let bytes = match json::read(&path) {
-            Err(Error::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            bytes => bytes?,
-        };
+        let name = format!("{COMMITS}/{}", commit_file(shard));
+        let Some(bytes) = self.output.read(&name)? else { return Ok(None) };
+        let path = self.output.path(&name);
         let commit = json::parse::<CommitFile>(&path, &bytes, CommitFile::FORMAT, CommitFile::VERSION);
         let commit = match commit {
             Ok(commit) if commit.plan_blake3 == self.plan_blake3 && commit.shard == shard => commit,
@@ -299,7 +372,7 @@ impl Job {
             tracing::warn!(path = %path.display(), "ignoring a damaged commit");
             return Ok(None);
         }
-        if durable::holds(&self.dir.join("data").join(&record.file), record.bytes, &record.blake3)? {
+        if self.output.holds(&record)? {
             return Ok(Some(record));
         }
         tracing::warn!(shard = record.file, "ignoring a commit whose file is damaged or gone");
@@ -494,8 +567,7 @@ impl Job {
 
     /// Links a verified file and creates its commit; the loser of a race removes only its own file.
     fn commit(&self, shard: usize, file: &WrittenFile, record: ShardRecord) -> Result<Commit, Error> {
-        let data = self.dir.join("data").join(&record.file);
-        durable::link_data(&file.temp, &data, record.bytes, &record.blake3)?;
+        self.output.publish(file, &record)?;
         let commit = CommitFile {
             format: CommitFile::FORMAT.to_owned(),
             version: CommitFile::VERSION,
@@ -505,23 +577,28 @@ impl Job {
             record,
             attempt: file.temp.nonce().to_owned(),
         };
-        let (path, bytes) = (self.commit_path(shard), json::to_bytes(&commit));
-        if durable::write_new(&self.dir, &path, &bytes)? {
+        let (name, bytes) = (format!("{COMMITS}/{}", commit_file(shard)), json::to_bytes(&commit));
+        if self.output.create(&name, &bytes)? {
             return Ok(Commit::Won(commit.record));
         }
         match self.committed(shard)? {
             Some(winner) => {
                 if winner.file != commit.record.file {
-                    durable::remove_if_there(&data)?;
+                    self.output.remove_data(&commit.record.file)?;
                 }
                 Ok(Commit::Lost(winner))
             }
             None => {
-                durable::put(&self.dir, &path, &bytes)?;
+                self.output.put(&name, &bytes)?;
                 Ok(Commit::Won(commit.record))
             }
         }
     }
+}
+
+/// Name of a shard's commit.
+fn commit_file(shard: usize) -> String {
+    format!("{shard:05}.json")
 }
 
 fn count(length: usize) -> u64 {

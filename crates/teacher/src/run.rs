@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Result, anyhow};
 use burn::tensor::Device;
 use serde::Serialize;
-use softshard_labels::{Error, LabelWriter, SequenceDataset, SequenceLabels, Tokenizer};
+use softshard_labels::{Error, LabelWriter, Output, SequenceDataset, SequenceLabels, Tokenizer};
 use softshard_model::DecoderConfig;
 
 use crate::{
@@ -36,7 +36,7 @@ pub struct TeacherInputs<'a> {
     /// Fingerprint of the teacher's tokenizer; sequences of another one are refused.
     pub tokenizer: &'a Tokenizer,
     /// Receives the label dataset.
-    pub output: &'a Path,
+    pub output: &'a Output,
     /// Where the teacher runs.
     pub device: &'a Device,
     /// Batches that are computed at a time: the cores of a CPU, 1 on a GPU.

@@ -112,12 +112,15 @@ fn a_flip_anywhere_is_an_error_or_changes_nothing_that_is_read() {
     assert_eq!(problems(dir.path()), 0);
 }
 
-/// A writer refuses a damaged plan, and writes again what a damaged commit stood for.
+/// A writer refuses a damaged plan, and writes again what a damaged commit stood for. Of a finished dataset the commits do not
+/// count.
 fn survives(dir: &Path, plan: &LabelPlan, good: &std::collections::BTreeMap<String, Vec<u8>>, place: &str) {
     match LabelWriter::create_or_resume(dir, plan.clone()) {
         Err(error) => assert!(error.to_string().contains("plan.json"), "{place}: {error}"),
-        Ok(_) => {
+        Ok(writer) => {
             assert!(!place.contains("plan.json"), "{place}");
+            assert_eq!(writer.missing().unwrap(), [] as [usize; 0], "{place}");
+            fs_err::remove_file(dir.join("manifest.json")).unwrap();
             write_dataset(dir, plan);
             assert_eq!(&tree(dir), good, "{place}");
         }
