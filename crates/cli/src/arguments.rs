@@ -56,7 +56,7 @@ pub(crate) enum Command {
     /// Train the teacher on the sequences first (section [finetune])
     Finetune(Stage),
     /// Stage 1: the teacher reads each sequence once and writes label shards: labels/
-    TeacherLabels(Stage),
+    TeacherLabels(TeacherLabels),
     /// Stage 2: a student learns from label shards, without the teacher: adapter/ or model/
     TrainStudent(Stage),
     /// Answers of a trained model and their scores: evaluations/NAME.json
@@ -97,6 +97,20 @@ pub(crate) struct Stage {
     /// Where tensors live: cpu, or cuda:0
     #[arg(long, default_value = "cpu")]
     pub(crate) device: String,
+}
+
+/// Arguments of `teacher-labels`.
+#[derive(Args)]
+pub(crate) struct TeacherLabels {
+    /// The run; several devices may be named, as cuda:0,1, or all with cuda
+    #[command(flatten)]
+    pub(crate) stage: Stage,
+    /// Label only the shards of one of several processes: which one, from 0 on; `labels finalize` ends the dataset
+    #[arg(long, value_name = "I", requires = "of")]
+    pub(crate) task: Option<usize>,
+    /// How many processes there are
+    #[arg(long, value_name = "N", requires = "task", value_parser = positive)]
+    pub(crate) of: Option<usize>,
 }
 
 /// What can be done with labels that are there.

@@ -8,11 +8,11 @@ use softshard_evaluate::EvaluateInputs;
 use softshard_labels::Output;
 use softshard_prepare::{Tokenizer, demo};
 use softshard_student::{Objective, TrainConfig, TrainInputs};
-use softshard_teacher::TeacherInputs;
+use softshard_teacher::{Part, Teacher, TeacherInputs};
 
 use crate::{
-    arguments::{Arguments, Command, DemoData, Model, Stage},
-    device,
+    arguments::{Arguments, Command, DemoData, Model, Stage, TeacherLabels},
+    device, devices,
     progress::grouped,
     recipe::{Recipe, RecipeError},
 };
@@ -26,7 +26,7 @@ pub(crate) fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         Command::DemoData(options) => demo_data(options),
         Command::Prepare(stage) => prepare(stage, stop),
         Command::Finetune(stage) => finetune(stage, stop),
-        Command::TeacherLabels(stage) => teacher_labels(stage, stop),
+        Command::TeacherLabels(options) => teacher_labels(options, stop),
         Command::TrainStudent(stage) => train_student(stage, stop),
         Command::Evaluate(stage) => evaluate(stage, stop),
         Command::Report(stage) => report(stage),
@@ -131,36 +131,44 @@ fn train(
     Ok(())
 }
 
-fn teacher_labels(stage: &Stage, stop: &AtomicBool) -> Result<()> {
+fn teacher_labels(options: &TeacherLabels, stop: &AtomicBool) -> Result<()> {
+    let TeacherLabels { stage, task, of } = options;
     let recipe = Recipe::load(&stage.recipe, &stage.overrides)?;
-    let teacher = Recipe::section(recipe.teacher.as_ref(), "teacher", "teacher-labels")?;
-    let device = device::open(&stage.device)?;
+    let config = Recipe::section(recipe.teacher.as_ref(), "teacher", "teacher-labels")?;
+    let part = task.zip(*of).map(|(task, of)| Part { task, of });
+    if let Some(Part { task, of }) = part.filter(|part| part.task >= part.of) {
+        let message = format!("`--task`: expected a number below `--of {of}`, found {task}");
+        return Err(RecipeError(message).into());
+    }
+    let devices = devices::open(&stage.device)?;
     let is_finetuned = |path: &Path| path.starts_with(&recipe.output.teacher);
     if recipe.finetune.is_some()
-        && !teacher.adapter.iter().chain([&teacher.model]).any(|path| is_finetuned(path))
+        && !config.adapter.iter().chain([&config.model]).any(|path| is_finetuned(path))
     {
         tracing::warn!(
             "[finetune] makes `{}`, but [teacher] names another model",
             recipe.output.teacher.display()
         );
     }
-    let tokenizer = tokenizer_for(&recipe, &teacher.model)?;
+    let tokenizer = tokenizer_for(&recipe, &config.model)?;
+    let held_out = recipe.output.sequences.join("valid");
+    let mut teacher = Teacher::new(config, &devices, workers(&devices[0]));
     for split in ["train", "valid"] {
         let sequences = recipe.output.sequences.join(split);
         if split == "valid" && !sequences.exists() {
             continue; // nothing was held out
         }
         let output = Output::from(recipe.output.labels.join(split));
-        let summary = softshard_teacher::run(&TeacherInputs {
-            teacher,
+        let inputs = TeacherInputs {
             labels: &recipe.labels,
             sequences: &sequences,
+            held_out: Some(&held_out),
             tokenizer: &tokenizer,
             output: &output,
-            device: &device,
-            workers: workers(&device),
+            part,
             stop,
-        })?;
+        };
+        let summary = softshard_teacher::run(&mut teacher, &inputs)?;
         println!("{}", labelled(split, &summary));
         println!("labels: {output}");
     }

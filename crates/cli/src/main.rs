@@ -15,6 +15,7 @@ mod arguments;
 mod closed_pipe;
 mod commands;
 mod device;
+mod devices;
 mod exit;
 mod inspect;
 mod labels;

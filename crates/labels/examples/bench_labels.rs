@@ -314,6 +314,7 @@ fn plan(rows: u64, selection: Selection, mantissa_bits: u32) -> LabelPlan {
             adapter_blake3: None,
             dtype: "f32".to_owned(),
             vocab_size: VOCABULARY,
+            altered: None,
         },
         selection,
         mantissa_bits,

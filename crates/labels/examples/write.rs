@@ -50,6 +50,7 @@ fn plan() -> LabelPlan {
             adapter_blake3: None,
             dtype: "f64".to_owned(),
             vocab_size: VOCABULARY,
+            altered: None,
         },
         selection: Selection::TopK { k: KEPT },
         mantissa_bits: LabelPlan::DEFAULT_MANTISSA_BITS,

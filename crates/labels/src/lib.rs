@@ -37,6 +37,7 @@
 //!         adapter_blake3: None,
 //!         dtype: "f32".to_owned(),
 //!         vocab_size: 4,
+//!         altered: None,
 //!     },
 //!     selection: Selection::TopK { k: 2 },
 //!     mantissa_bits: LabelPlan::DEFAULT_MANTISSA_BITS,
@@ -142,7 +143,7 @@ pub use limits::ReadLimits;
 pub use manifest::{LabelsManifest, SequencesInfo, SequencesManifest, ShardRecord};
 pub use merge::{Merged, merge};
 pub use output::Output;
-pub use plan::{LabelPlan, OptionalColumn, Selection, TeacherIdentity};
+pub use plan::{Alteration, LabelPlan, OptionalColumn, Selection, TeacherIdentity};
 pub use schema::Schema;
 pub use sequence::Sequence;
 pub use sequence_dataset::SequenceDataset;

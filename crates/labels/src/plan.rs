@@ -101,8 +101,22 @@ impl OptionalColumn {
     }
 }
 
+/// What was done to the teacher's distributions on purpose, before anything was kept of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Alteration {
+    /// Logits were multiplied by it: below 1 the teacher is less sure, above 1 surer.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub logit_scale: f64,
+    /// Whether the scale was fitted on held-out tokens, which makes it 1 / temperature.
+    pub is_calibrated: bool,
+    /// Share of the labelled positions whose most probable token was exchanged with a random one.
+    #[schemars(range(min = 0, max = 1))]
+    pub label_noise: f64,
+}
+
 /// The teacher that wrote the labels.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TeacherIdentity {
     /// BLAKE3 of the model's configuration, hexadecimal.
@@ -116,6 +130,9 @@ pub struct TeacherIdentity {
     /// Rows of the head: token ids of labels are below it.
     #[schemars(range(min = 1, max = i32::MAX))]
     pub vocab_size: u32,
+    /// What was done to its distributions; nothing, where it is not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub altered: Option<Alteration>,
 }
 
 /// Everything that decides what a label dataset holds: same plan, same bytes.
@@ -243,6 +260,12 @@ impl LabelPlan {
             check(ids.contains(&size), field, "1..=2147483647", size.to_string())?;
         }
         check_split(&self.split).map_err(|error| error.within("plan:"))?;
+        if let Some(Alteration { logit_scale, label_noise, .. }) = self.teacher.altered {
+            let is_scale = logit_scale.is_finite() && logit_scale > 0.0;
+            check(is_scale, "teacher.altered.logit_scale", "a number above 0", logit_scale.to_string())?;
+            let is_share = (0.0..=1.0).contains(&label_noise);
+            check(is_share, "teacher.altered.label_noise", "0 to 1", label_noise.to_string())?;
+        }
         self.validate_selection()?;
         let [_, most] = self.limits().entries_per_position;
         let readable = ReadLimits::default().entries_per_position;

@@ -145,6 +145,16 @@ impl Decoder {
         &self.config
     }
 
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Type of its weights and activations.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
     /// The LoRA that is attached.
     pub fn lora(&self) -> Option<&LoraConfig> {
         self.lora.as_ref()

@@ -1,5 +1,6 @@
 //! The memory that a model's weights and its key-value cache take, from its shape alone.
 
+use crate::layout::QUERIES_PER_TILE;
 use crate::names::{Parameter, ParameterKind};
 use crate::quantised::Packing;
 use crate::{Bits, DecoderConfig, Precision};
@@ -38,6 +39,24 @@ impl DecoderConfig {
     /// Bytes of one layer's weights.
     pub fn layer_bytes(&self, precision: Precision) -> u64 {
         total(self.parameters_of_layer().iter().map(|parameter| dense_bytes(parameter, precision)))
+    }
+
+    /// Bytes that one token takes while it goes through a layer, if nothing is kept for gradients: the wider of attention, with
+    /// the scores of a tile of queries in f32, and feed-forward part, temporaries included.
+    pub fn activation_bytes_per_token(&self, precision: Precision) -> u64 {
+        /// Copies that are in memory together: the scores, their exponentials and probabilities; of the inside of the
+        /// feed-forward part the gate before and after its activation, the other half, their product.
+        const SCORES: u64 = 3;
+        const INSIDE: u64 = 4;
+        let count = |size: usize| u64::try_from(size).unwrap_or(u64::MAX);
+        let bytes = precision.bytes() as u64;
+        let width = count(self.hidden_size);
+        let heads = count(self.num_attention_heads).saturating_add(2 * count(self.num_key_value_heads));
+        let projected = 2 * heads.saturating_mul(count(self.head_dim));
+        let scores = SCORES * 4 * count(self.num_attention_heads) * count(QUERIES_PER_TILE);
+        let attention = scores.saturating_add(bytes * (3 * width).saturating_add(projected));
+        let feed_forward = bytes * (INSIDE * count(self.intermediate_size)).saturating_add(3 * width);
+        attention.max(feed_forward)
     }
 
     /// Bytes of the keys and values that generation keeps for each token.

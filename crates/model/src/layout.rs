@@ -13,7 +13,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 pub(crate) const MASKED: f32 = f32::NEG_INFINITY;
 
 /// Queries of one tile: bounds the scores in memory, and lets columns that nobody sees be skipped.
-const TILE: usize = 256;
+pub(crate) const QUERIES_PER_TILE: usize = 256;
 
 /// Which tokens of each row of a batch belong together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,8 +72,8 @@ impl Layout {
     /// Tiles of queries with the columns that they see, none of which is further back than `window`.
     pub(crate) fn tiles(&self, window: Option<usize>) -> Vec<Tile> {
         let columns = self.first.first().map_or(0, Vec::len);
-        let tile = |start: usize| self.tile(start..(start + TILE).min(columns), window);
-        (0..columns).step_by(TILE).map(tile).collect()
+        let tile = |start: usize| self.tile(start..(start + QUERIES_PER_TILE).min(columns), window);
+        (0..columns).step_by(QUERIES_PER_TILE).map(tile).collect()
     }
 
     fn tile(&self, queries: Range<usize>, window: Option<usize>) -> Tile {
@@ -144,14 +144,17 @@ mod tests {
 
     #[test]
     fn tiles_cover_what_each_token_sees_and_nothing_else() {
-        let columns = TILE + 70;
+        let columns = QUERIES_PER_TILE + 70;
         let layouts = [
             Layout::causal(columns),
-            Layout::left_padded(&[columns, 3, TILE + 1], columns),
-            Layout::packed(&[vec![columns], vec![5, TILE, 60], vec![2, 2], vec![TILE, 70]], columns),
+            Layout::left_padded(&[columns, 3, QUERIES_PER_TILE + 1], columns),
+            Layout::packed(
+                &[vec![columns], vec![5, QUERIES_PER_TILE, 60], vec![2, 2], vec![QUERIES_PER_TILE, 70]],
+                columns,
+            ),
         ];
         for layout in layouts {
-            for window in [1, 7, TILE + 3, columns] {
+            for window in [1, 7, QUERIES_PER_TILE + 3, columns] {
                 for row in 0..layout.first.len() {
                     let mut found = Vec::new();
                     for tile in layout.tiles(Some(window)) {

@@ -58,6 +58,7 @@ pub use decoder::{Decoder, Trainable};
 pub use digest::{adapter_blake3, config_blake3, weights_blake3};
 pub use error::Error;
 pub use layout::Layout;
+pub use memory::free_bytes;
 pub use merge::{MergeInputs, Merged, merge};
 pub use precision::Precision;
 pub use quantised::Bits;

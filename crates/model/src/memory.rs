@@ -1,4 +1,4 @@
-//! How much memory is free, which `residency = "auto"` decides by.
+//! How much memory is free, which `residency = "auto"` and batches that fit are decided by.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ const KIB: u64 = 1024;
 ///
 /// On the CPU the least of: what the kernel calls available, what the control groups of this process leave, and what the
 /// limit of its address space leaves. On a GPU: what the driver calls free, and what Burn holds for reuse.
-pub(crate) fn free_bytes(device: &Device) -> Option<u64> {
+pub fn free_bytes(device: &Device) -> Option<u64> {
     if *device == Device::flex() { host_free_bytes() } else { card_free_bytes(device) }
 }
 

@@ -20,8 +20,9 @@ use softshard_labels::{
 use crate::{
     config::TeacherConfig,
     deviation::{Bits, Column, Deviation, deviations},
-    identity,
-    labeller::{Labeller, Pace, Wanted, load, progress},
+    labeller::{Labeller, Pace, progress},
+    rows::Wanted,
+    teacher::Teacher,
 };
 
 /// A deviation of so many times the greatest one between two live labellings is still the teacher's: the labels may be of
@@ -133,7 +134,9 @@ impl Audit {
 pub fn audit(inputs: &AuditInputs) -> Result<Audit> {
     let dataset = LabelDataset::open(inputs.labels)?;
     let plan = &dataset.manifest().plan;
-    check_teacher(inputs.labels, &plan.teacher, &identity::of(inputs.teacher)?)?;
+    let devices = [inputs.device.clone()];
+    let mut teacher = Teacher::new(inputs.teacher, &devices, inputs.workers);
+    check_teacher(inputs.labels, &plan.teacher, &teacher.identity(Some(&plan.teacher), None)?)?;
     let chosen = choose(&dataset, inputs.positions, inputs.seed);
     let mut stored = Vec::with_capacity(chosen.len());
     for (row, indices) in &chosen {
@@ -141,13 +144,12 @@ pub fn audit(inputs: &AuditInputs) -> Result<Audit> {
     }
     let sequences: Vec<Sequence> = stored.iter().map(sequence).collect();
 
-    let pace = Pace::of(inputs.teacher, inputs.workers);
-    let mut labeller = Labeller { decoder: load(inputs.teacher, inputs.device)?, pace };
+    let labeller = &mut teacher.labellers()?[0];
     check_stop(inputs)?;
-    let live = score(&labeller, plan, &sequences)?;
+    let live = score(labeller, plan, &sequences)?;
     check_stop(inputs)?;
-    labeller.pace = Pace { max_tokens_per_batch: usize::MAX, rows_per_chunk: CONTROL_ROWS, ..pace };
-    let control = control(&labeller, plan, &sequences)?;
+    labeller.pace = Pace { max_tokens_per_batch: usize::MAX, rows_per_chunk: CONTROL_ROWS, ..labeller.pace };
+    let control = control(labeller, plan, &sequences)?;
 
     let rows: Vec<usize> = chosen.iter().map(|(row, _)| *row).collect();
     let columns = judge(plan, &rows, [&stored, &live, &control]);

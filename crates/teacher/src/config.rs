@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use softshard_labels::{LabelPlan, OptionalColumn, Selection};
 use softshard_model::{Bits, LoadOptions, Precision, Residency};
 
+use crate::batch_size::BatchTokens;
+
 /// Most entries of a position: more cost gigabytes for less than rounding loses.
 const MAX_K: u32 = 4096;
 
@@ -27,9 +29,19 @@ pub struct TeacherConfig {
     /// Bits of the matrices of its layers, 8 or 4, if they are kept as codes: a little more than that many bits a weight, at
     /// the price of rounding.
     pub quantise: Option<Bits>,
-    /// Tokens of one forward pass, padding included.
-    #[serde(default = "default_max_tokens_per_batch")]
-    pub max_tokens_per_batch: usize,
+    /// What its logits are multiplied by: below 1 the labels are those of a less confident teacher, above 1 of a more
+    /// confident one.
+    #[serde(default = "default_logit_scale")]
+    pub logit_scale: f64,
+    /// Fit the scale on held-out tokens instead.
+    pub calibration: Option<Calibration>,
+    /// Share of the labelled positions, chosen by the seed, whose most probable token changes places with a random one: how
+    /// much does a student suffer from wrong labels?
+    #[serde(default)]
+    pub label_noise: f64,
+    /// Tokens of one forward pass, padding included; `auto`: what fits in the free memory.
+    #[serde(default)]
+    pub max_tokens_per_batch: BatchTokens,
     /// Tokens that go through a layer before the next one is read, where layers are streamed: their states are in memory,
     /// and the cost of reading is spread over them. At most those of a shard.
     #[serde(default = "default_tokens_per_block")]
@@ -37,6 +49,14 @@ pub struct TeacherConfig {
     /// Rows of hidden states that meet the vocabulary at a time: bounds the logits in memory.
     #[serde(default = "default_rows_per_chunk")]
     pub rows_per_chunk: usize,
+}
+
+/// How a teacher is calibrated before it labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Calibration {
+    /// One temperature for all logits: the one with the least negative log-likelihood of held-out tokens (arXiv 1706.04599).
+    Temperature,
 }
 
 /// What is kept of the teacher's distributions. Recipe section `[labels]`.
@@ -89,14 +109,26 @@ impl TeacherConfig {
     /// A sentence naming the key, what was expected and what was found.
     pub fn check(&self) -> Result<(), String> {
         self.load_options().check("teacher")?;
-        for (key, value) in [
-            ("max_tokens_per_batch", self.max_tokens_per_batch),
-            ("rows_per_chunk", self.rows_per_chunk),
-            ("tokens_per_block", self.tokens_per_block),
-        ] {
+        for (key, value) in
+            [("rows_per_chunk", self.rows_per_chunk), ("tokens_per_block", self.tokens_per_block)]
+        {
             if value == 0 {
                 return Err(format!("`teacher.{key}`: expected at least 1, found 0"));
             }
+        }
+        let scale = self.logit_scale;
+        if !(scale.is_finite() && scale > 0.0) {
+            return Err(format!("`teacher.logit_scale`: expected a number above 0, found {scale}"));
+        }
+        #[expect(clippy::float_cmp, reason = "1 is written, not computed")]
+        if self.calibration.is_some() && scale != 1.0 {
+            let hint = "hint: a calibration finds the scale; choose one of the two";
+            return Err(format!(
+                "`teacher.logit_scale`: expected 1 beside `calibration`, found {scale}\n{hint}"
+            ));
+        }
+        if !(0.0..=1.0).contains(&self.label_noise) {
+            return Err(format!("`teacher.label_noise`: expected 0 to 1, found {}", self.label_noise));
         }
         Ok(())
     }
@@ -171,8 +203,8 @@ impl LabelsConfig {
     }
 }
 
-fn default_max_tokens_per_batch() -> usize {
-    8192
+fn default_logit_scale() -> f64 {
+    1.0
 }
 fn default_tokens_per_block() -> usize {
     65_536

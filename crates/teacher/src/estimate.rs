@@ -19,9 +19,11 @@ use softshard_model::DecoderConfig;
 
 use crate::{
     config::{LabelsConfig, TeacherConfig},
-    identity,
-    labeller::{Labeller, Pace, Wanted, load, progress},
+    labeller::{Labeller, Pace, progress},
+    plan::plan,
+    rows::Wanted,
     run::{check_fit, check_lengths},
+    teacher::Teacher,
 };
 
 /// Numbers of entries that are tried.
@@ -45,7 +47,7 @@ pub struct EstimateInputs<'a> {
     pub teacher: &'a TeacherConfig,
     /// Recipe section `[labels]`.
     pub labels: &'a LabelsConfig,
-    /// Sequence datasets of the splits; the sample is drawn from the first.
+    /// Sequence datasets of the splits; the sample is drawn from the first, and a temperature is fitted on the second.
     pub sequences: &'a [PathBuf],
     /// Fingerprint of the teacher's tokenizer; sequences of another one are refused.
     pub tokenizer: &'a Tokenizer,
@@ -136,15 +138,19 @@ pub fn estimate(inputs: &EstimateInputs) -> Result<Estimate> {
         check_fit(&inputs.teacher.model, &config, inputs.tokenizer, (path, sequences))?;
         check_lengths(sequences, &config, inputs.labels.sequences_per_shard)?;
     }
-    let plan = identity::plan(identity::of(inputs.teacher)?, inputs.labels, &datasets[0])?;
     let sample = sample(&datasets[0], inputs.sample)?;
-    let mut labeller =
-        Labeller { decoder: load(inputs.teacher, inputs.device)?, pace: pace(inputs, &sample) };
+    let devices = [inputs.device.clone()];
+    let mut teacher = Teacher::new(inputs.teacher, &devices, inputs.workers);
+    let held_out = inputs.sequences.get(1).map(PathBuf::as_path);
+    let plan = plan(teacher.identity(None, held_out)?, inputs.labels, &datasets[0])?;
+    let labeller = &mut teacher.labellers()?[0];
+    let of_recipe = labeller.pace;
+    labeller.pace = small_pace(of_recipe, &sample);
     let load_seconds = began.elapsed().as_secs_f64();
 
     let plans = candidates(&plan);
-    let tokens_per_second = tokens_per_second(inputs, &labeller, &sample, &plans[0])?;
-    labeller.pace = Pace::of(inputs.teacher, inputs.workers);
+    let tokens_per_second = tokens_per_second(inputs, labeller, &sample, &plans[0])?;
+    labeller.pace = of_recipe;
     let wanted = plans.iter().map(Wanted::of).collect::<Result<Vec<_>>>()?;
     let labelled = labeller.label(&sample, &wanted, progress("plan", sample.len()))?;
     let splits: Vec<Split> = datasets.iter().map(|dataset| split(dataset, inputs.labels)).collect();
@@ -196,8 +202,7 @@ fn sample(sequences: &SequenceDataset, wanted: usize) -> Result<Vec<Sequence>> {
 }
 
 /// The recipe's pace, in batches small enough that a small sample has work for every worker.
-fn pace(inputs: &EstimateInputs, sample: &[Sequence]) -> Pace {
-    let pace = Pace::of(inputs.teacher, inputs.workers);
+fn small_pace(pace: Pace, sample: &[Sequence]) -> Pace {
     if pace.workers == 1 {
         return pace;
     }

@@ -1,19 +1,28 @@
 //! The teacher at work: sequences to labels, in batches of like length.
 
 use std::{
-    iter,
-    sync::{Mutex, PoisonError},
+    io, iter,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    thread,
     time::Instant,
 };
 
 use anyhow::Result;
 use burn::tensor::{Device, Tensor};
-use rayon::prelude::*;
-use softshard_labels::{Error, LabelPlan, OptionalColumn, Selection, Sequence, SequenceLabels};
-use softshard_losses::{HeadError, HeadLabels, HeadOptions, Keep, label_rows};
+use rayon::{ThreadPoolBuilder, prelude::*};
+use softshard_labels::{Sequence, SequenceLabels};
+use softshard_losses::{HeadError, HeadOptions, label_rows};
 use softshard_model::{Decoder, batches_by_length};
 
-use crate::config::TeacherConfig;
+use crate::{
+    batch_size::{OutOfMemory, guarded, is_out_of_memory},
+    config::TeacherConfig,
+    noise,
+    rows::{Wanted, not_finite, place, split, uniforms},
+};
 
 /// Loads the teacher with its adapter.
 pub(crate) fn load(teacher: &TeacherConfig, device: &Device) -> Result<Decoder> {
@@ -37,37 +46,8 @@ pub(crate) struct Pace {
     pub(crate) rows_per_chunk: usize,
 }
 
-impl Pace {
-    /// As the recipe says.
-    pub(crate) fn of(teacher: &TeacherConfig, workers: usize) -> Self {
-        let TeacherConfig { max_tokens_per_batch, tokens_per_block, rows_per_chunk, .. } = *teacher;
-        Self { workers, max_tokens_per_batch, tokens_per_block, rows_per_chunk }
-    }
-}
-
-/// What is kept of the teacher's distributions.
-pub(crate) struct Wanted<'a> {
-    keep: Keep,
-    /// Of the draws.
-    seed: u64,
-    temperatures: &'a [f32],
-    omit: &'a [OptionalColumn],
-}
-
-impl<'a> Wanted<'a> {
-    /// What labels of the plan hold.
-    pub(crate) fn of(plan: &'a LabelPlan) -> Result<Self> {
-        let keep = match plan.selection {
-            Selection::TopK { k } => Keep::TopK { k: usize::try_from(k)? },
-            Selection::TopP { p, k } => Keep::TopP { p, k: usize::try_from(k)? },
-            Selection::Sampled { draws } => Keep::Sampled { draws },
-            Selection::TopKSampled { k, draws } => Keep::TopKSampled { k: usize::try_from(k)?, draws },
-        };
-        Ok(Self { keep, seed: plan.seed, temperatures: &plan.temperatures, omit: &plan.omit })
-    }
-}
-
 /// A batch that was labelled.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Batch {
     pub(crate) sequences: u64,
     pub(crate) tokens: u64,
@@ -75,10 +55,13 @@ pub(crate) struct Batch {
     pub(crate) labelled_tokens: u64,
     pub(crate) forward_seconds: f64,
     pub(crate) head_seconds: f64,
+    /// Of the distributions of the labelled tokens, in nats, and their mass that was kept: sums, of the first selection.
+    pub(crate) entropy: f64,
+    pub(crate) retained_mass: f64,
 }
 
 /// Says how many of `total` sequences are done after each batch.
-pub(crate) fn progress(stage: &'static str, total: usize) -> impl Fn(Batch) + Sync {
+pub(crate) fn progress(stage: &'static str, total: usize) -> impl Fn(&Batch) + Sync {
     let done = Mutex::new((0, 0));
     move |batch| {
         let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
@@ -98,35 +81,57 @@ pub(crate) fn progress(stage: &'static str, total: usize) -> impl Fn(Batch) + Sy
 pub(crate) struct Labeller {
     pub(crate) decoder: Decoder,
     pub(crate) pace: Pace,
+    /// Tokens of a batch that fitted so far: at most those of the pace.
+    fits: AtomicUsize,
+    /// Batches and blocks that did not fit and were done again in halves.
+    retries: AtomicU64,
 }
 
+/// Labels of each of what was wanted, in the order of the sequences.
+type Labelled = Vec<Vec<SequenceLabels>>;
+
 impl Labeller {
-    /// Labels of `sequences`, in their order, for each of `wanted`; one forward pass serves all of them.
+    /// A teacher on its device that computes `workers` batches at a time.
+    pub(crate) fn load(teacher: &TeacherConfig, device: &Device, workers: usize) -> Result<Self> {
+        let decoder = load(teacher, device)?;
+        let max_tokens_per_batch = teacher.max_tokens_per_batch.resolve(&decoder, workers);
+        let TeacherConfig { tokens_per_block, rows_per_chunk, .. } = *teacher;
+        let pace = Pace { workers, max_tokens_per_batch, tokens_per_block, rows_per_chunk };
+        Ok(Self { decoder, pace, fits: AtomicUsize::new(usize::MAX), retries: AtomicU64::new(0) })
+    }
+
+    /// Batches that did not fit in memory and were done again in halves.
+    pub(crate) fn retries(&self) -> u64 {
+        self.retries.load(Ordering::Relaxed)
+    }
+
+    /// Labels of `sequences`, in their order, for each of `wanted`; one forward pass serves all of them. What does not fit
+    /// in the memory of the device is done again in halves.
     pub(crate) fn label(
         &self,
         sequences: &[Sequence],
         wanted: &[Wanted],
-        done: impl Fn(Batch) + Sync,
-    ) -> Result<Vec<Vec<SequenceLabels>>> {
+        done: impl Fn(&Batch) + Sync,
+    ) -> Result<Labelled> {
         let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.input_ids.len()).collect();
-        let batches = batches_by_length(&lengths, self.pace.max_tokens_per_batch);
+        let most = self.pace.max_tokens_per_batch.min(self.fits.load(Ordering::Relaxed));
+        let batches = batches_by_length(&lengths, most);
         let members: Vec<Vec<&Sequence>> =
             batches.iter().map(|batch| batch.iter().map(|&index| &sequences[index]).collect()).collect();
-        let label = |block: &[Vec<&Sequence>]| self.label_block(block, wanted, &done);
         // Streamed weights are read once for a block of batches; resident ones serve one batch at a time on each worker.
-        let labelled = if self.decoder.is_streamed() {
-            self.blocks(&members).into_iter().map(label).collect::<Result<Vec<_>>>()?
-        } else if self.pace.workers > 1 {
-            members.par_chunks(1).map(label).collect::<Result<Vec<_>>>()?
-        } else {
-            members.chunks(1).map(label).collect::<Result<Vec<_>>>()?
-        };
-        let labelled = labelled.into_iter().flatten();
+        let is_streamed = self.decoder.is_streamed();
+        let blocks = if is_streamed { self.blocks(&members) } else { members.chunks(1).collect() };
+        let workers = if is_streamed { 1 } else { self.pace.workers };
+        let label = |block: &&[Vec<&Sequence>]| self.label_or_halve(block, wanted, &done);
+        let labelled = each_on(workers, &blocks, label)?;
+
         let empty = || iter::repeat_with(|| None).take(sequences.len()).collect();
         let mut all: Vec<Vec<Option<SequenceLabels>>> = wanted.iter().map(|_| empty()).collect();
-        for (batch, labelled) in batches.iter().zip(labelled) {
-            for (into, rows) in all.iter_mut().zip(labelled) {
-                batch.iter().zip(rows).for_each(|(&index, row)| into[index] = Some(row));
+        let mut order = batches.iter().flatten();
+        for block in labelled {
+            let indices: Vec<usize> = order.by_ref().take(block[0].len()).copied().collect();
+            for (into, rows) in all.iter_mut().zip(block) {
+                indices.iter().zip(rows).for_each(|(&index, row)| into[index] = Some(row));
             }
         }
         Ok(all.into_iter().map(|rows| rows.into_iter().flatten().collect()).collect())
@@ -134,7 +139,6 @@ impl Labeller {
 
     /// Neighbouring batches whose states fit in memory together.
     fn blocks<'a, 'b>(&self, batches: &'a [Vec<&'b Sequence>]) -> Vec<&'a [Vec<&'b Sequence>]> {
-        let padded = |batch: &Vec<&Sequence>| batch.len() * batch[0].input_ids.len();
         let mut blocks = Vec::new();
         let mut first = 0;
         let mut tokens = 0;
@@ -151,13 +155,43 @@ impl Labeller {
         blocks
     }
 
-    /// All batches of a block go through a layer before the next one; each is longest sequence first.
-    fn label_block(
+    /// Labels of a block; where it does not fit in memory, of its halves.
+    fn label_or_halve(
         &self,
         block: &[Vec<&Sequence>],
         wanted: &[Wanted],
-        done: &(impl Fn(Batch) + Sync),
-    ) -> Result<Vec<Vec<Vec<SequenceLabels>>>> {
+        done: &(impl Fn(&Batch) + Sync),
+    ) -> Result<Labelled> {
+        let labelled = guarded(|| self.label_block(block, wanted));
+        if !is_out_of_memory(&labelled) {
+            let (labels, batches) = labelled?;
+            batches.iter().for_each(done);
+            return Ok(labels);
+        }
+        let halves = match block {
+            [batch] if batch.len() == 1 => return Err(too_large(batch[0], labelled.err())),
+            [batch] => {
+                self.fits.fetch_min((padded(batch) / 2).max(1), Ordering::Relaxed);
+                let (first, second) = batch.split_at(batch.len() / 2);
+                [vec![first.to_vec()], vec![second.to_vec()]]
+            }
+            batches => {
+                let (first, second) = batches.split_at(batches.len() / 2);
+                [first.to_vec(), second.to_vec()]
+            }
+        };
+        self.retries.fetch_add(1, Ordering::Relaxed);
+        let tokens: usize = block.iter().map(padded).sum();
+        tracing::warn!("out of memory with {tokens} tokens at a time: once more with half of them");
+        let [first, second] = halves;
+        let mut labels = self.label_or_halve(&first, wanted, done)?;
+        let more = self.label_or_halve(&second, wanted, done)?;
+        labels.iter_mut().zip(more).for_each(|(into, mut rows)| into.append(&mut rows));
+        Ok(labels)
+    }
+
+    /// All batches of a block go through a layer before the next one; each is longest sequence first.
+    fn label_block(&self, block: &[Vec<&Sequence>], wanted: &[Wanted]) -> Result<(Labelled, Vec<Batch>)> {
         let began = Instant::now();
         let inputs: Vec<(Vec<_>, Vec<_>)> = (block.iter())
             .map(|batch| batch.iter().map(|one| (one.input_ids.as_slice(), one.positions.as_slice())).unzip())
@@ -168,13 +202,20 @@ impl Labeller {
         let seconds = began.elapsed().as_secs_f64();
         let select = |(batch, hidden): (&Vec<&Sequence>, Tensor<2>)| {
             let share = seconds * batch.len() as f64 / all as f64;
-            self.select_batch(batch, &hidden, wanted, share, done)
+            self.select_batch(batch, &hidden, wanted, share)
         };
-        if in_parallel {
-            block.par_iter().zip(hidden).map(select).collect()
+        let selected: Vec<(Labelled, Batch)> = if in_parallel {
+            block.par_iter().zip(hidden).map(select).collect::<Result<_>>()?
         } else {
-            block.iter().zip(hidden).map(select).collect()
+            block.iter().zip(hidden).map(select).collect::<Result<_>>()?
+        };
+        let mut labels: Labelled = wanted.iter().map(|_| Vec::with_capacity(all)).collect();
+        let mut batches = Vec::with_capacity(block.len());
+        for (rows, batch) in selected {
+            labels.iter_mut().zip(rows).for_each(|(into, mut rows)| into.append(&mut rows));
+            batches.push(batch);
         }
+        Ok((labels, batches))
     }
 
     /// Labels of a batch from the hidden states before its labelled tokens, `[N, D]`.
@@ -184,98 +225,116 @@ impl Labeller {
         hidden: &Tensor<2>,
         wanted: &[Wanted],
         forward_seconds: f64,
-        done: impl Fn(Batch),
-    ) -> Result<Vec<Vec<SequenceLabels>>> {
+    ) -> Result<(Labelled, Batch)> {
         let began = Instant::now();
-        let width = batch[0].input_ids.len();
         let gold: Vec<i32> = batch.iter().flat_map(|sequence| sequence.gold()).collect();
-        let select = |wanted: &Wanted| -> Result<Vec<SequenceLabels>> {
+        let (mut entropy, mut retained_mass) = (0.0, 0.0);
+        let mut all = Vec::with_capacity(wanted.len());
+        for wanted in wanted {
             let options = HeadOptions {
                 keep: wanted.keep,
-                logit_scale: 1.0,
+                logit_scale: wanted.logit_scale,
                 temperatures: wanted.temperatures,
                 rows_per_chunk: self.pace.rows_per_chunk,
             };
             let uniforms = uniforms(batch, wanted);
             let labels = label_rows(hidden.clone(), self.decoder.head(), &gold, &uniforms, &options);
-            let labels = labels.map_err(|error| match error {
-                HeadError::NonFinite { row } => anyhow::Error::new(not_finite(batch, row)),
-                error @ HeadError::Device(_) => error.into(),
+            let mut labels = labels.map_err(|error| match error {
+                HeadError::NonFinite { row } => not_finite(batch, row).into(),
+                HeadError::Device(reason) => OutOfMemory::of_message(&reason)
+                    .map_or_else(|| anyhow::Error::new(HeadError::Device(reason)), Into::into),
             })?;
-            Ok(split(batch, labels, wanted))
-        };
-        let labels = wanted.iter().map(select).collect::<Result<_>>()?;
-        done(Batch {
+            if all.is_empty() {
+                entropy = labels.entropy.iter().map(|&nats| f64::from(nats)).sum();
+                retained_mass = labels.tail_log_mass.iter().map(|&tail| 1.0 - f64::from(tail).exp()).sum();
+            }
+            noise::exchange(&mut labels, batch, wanted, (hidden, &self.decoder.head()))?;
+            all.push(split(batch, labels, wanted));
+        }
+        let batch = Batch {
             sequences: batch.len() as u64,
             tokens: batch.iter().map(|sequence| sequence.input_ids.len() as u64).sum(),
-            padded_tokens: (batch.len() * width) as u64,
+            padded_tokens: (batch.len() * batch[0].input_ids.len()) as u64,
             labelled_tokens: gold.len() as u64,
             forward_seconds,
             head_seconds: began.elapsed().as_secs_f64(),
-        });
-        Ok(labels)
+            entropy,
+            retained_mass,
+        };
+        Ok((all, batch))
     }
 }
 
-/// Where the draws of each position begin.
-fn uniforms(batch: &[&Sequence], wanted: &Wanted) -> Vec<f64> {
-    if wanted.keep.draws().is_none() {
-        return Vec::new();
+/// Tokens of a batch with its padding: its first sequence is the longest.
+#[expect(clippy::ptr_arg, reason = "used as a function of an element")]
+fn padded(batch: &Vec<&Sequence>) -> usize {
+    batch.len() * batch[0].input_ids.len()
+}
+
+/// Nothing can be halved any more.
+fn too_large(sequence: &Sequence, error: Option<anyhow::Error>) -> anyhow::Error {
+    let reason = error.map(|error| error.to_string()).unwrap_or_default();
+    let message = format!(
+        "{}: out of memory with its {} tokens alone: {reason}\n\
+         hint: fewer `teacher.rows_per_chunk`, `residency = \"streamed\"` or `quantise` take less; finished shards are intact",
+        place(sequence),
+        sequence.input_ids.len()
+    );
+    io::Error::new(io::ErrorKind::OutOfMemory, message).into()
+}
+
+/// Results of all items in their order, which are begun in their order by `workers` threads. An operation inside stays on its
+/// thread: whole batches side by side need no waiting for each other.
+fn each_on<T: Sync, R: Send>(
+    workers: usize,
+    items: &[T],
+    work: impl Fn(&T) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
+    let workers = workers.min(items.len());
+    if workers <= 1 {
+        return items.iter().map(work).collect();
     }
-    let of = |sequence: &&Sequence| {
-        let key = sequence.key();
-        sequence.positions.iter().map(|position| key.uniform(wanted.seed, *position)).collect::<Vec<_>>()
-    };
-    batch.iter().flat_map(of).collect()
-}
-
-/// How errors name a sequence.
-pub(crate) fn place(sequence: &Sequence) -> String {
-    format!("sequence {} from `{}`", sequence.key(), sequence.source.as_deref().unwrap_or("unknown"))
-}
-
-/// Names the sequence and position that a row of a batch stands for.
-fn not_finite(batch: &[&Sequence], row: usize) -> Error {
-    let mut positions =
-        batch.iter().flat_map(|sequence| sequence.positions.iter().map(move |position| (sequence, position)));
-    let place = positions
-        .nth(row)
-        .map_or_else(|| format!("row {row}"), |(sequence, at)| format!("{} position {at}", place(sequence)));
-    Error::bad(place, "finite logits of the teacher", "NaN or infinity")
-        .hint("check the teacher's weights; finished shards are intact")
-}
-
-/// Cuts the labels of a batch into those of its sequences, without the columns that are left out.
-fn split(batch: &[&Sequence], labels: HeadLabels, wanted: &Wanted) -> Vec<SequenceLabels> {
-    let has = |column| !wanted.omit.contains(&column);
-    let entries = |count: &i32| usize::try_from(*count).expect("counts are not negative");
-    let mut counts = labels.counts.iter().copied();
-    let mut token_ids = labels.token_ids.into_iter();
-    let mut log_probs = labels.log_probs.into_iter();
-    let mut sample_counts = labels.sample_counts.into_iter();
-    let mut row = 0;
-    let split = |sequence: &&Sequence| {
-        let rows = row..row + sequence.positions.len();
-        row = rows.end;
-        let counts: Vec<i32> = counts.by_ref().take(rows.len()).collect();
-        let kept: usize = counts.iter().map(entries).sum();
-        let exact: usize = counts.iter().map(|count| entries(count).min(wanted.keep.exact())).sum();
-        let floats = |column: &[f32]| column[rows.clone()].to_vec();
-        let optional = |name, column: &[f32]| if has(name) { floats(column) } else { Vec::new() };
-        SequenceLabels {
-            source: sequence.source.clone(),
-            input_ids: sequence.input_ids.clone(),
-            positions: sequence.positions.clone(),
-            token_ids: token_ids.by_ref().take(kept).collect(),
-            log_probs: log_probs.by_ref().take(exact).collect(),
-            sample_counts: sample_counts.by_ref().take(kept - exact).collect(),
-            counts,
-            log_sum_exp: optional(OptionalColumn::LogSumExp, &labels.log_sum_exp),
-            tail_log_mass: floats(&labels.tail_log_mass),
-            entropy: optional(OptionalColumn::Entropy, &labels.entropy),
-            gold_log_prob: optional(OptionalColumn::GoldLogProb, &labels.gold_log_prob),
-            log_partitions: labels.log_partitions.iter().map(|column| floats(column)).collect(),
+    let next = AtomicUsize::new(0);
+    let results: Vec<Mutex<Option<R>>> = items.iter().map(|_| Mutex::new(None)).collect();
+    let run = || -> Result<()> {
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(index) else { return Ok(()) };
+            let result = work(item).inspect_err(|_| next.store(items.len(), Ordering::Relaxed))?;
+            *results[index].lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
         }
     };
-    batch.iter().map(split).collect()
+    let alone = || ThreadPoolBuilder::new().num_threads(1).use_current_thread().build();
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..workers)
+            .map(|_| {
+                scope.spawn(|| -> Result<()> {
+                    let pool = alone()?;
+                    pool.install(run)
+                })
+            })
+            .collect();
+        let ended: Vec<_> = threads.into_iter().map(thread::ScopedJoinHandle::join).collect();
+        ended.into_iter().try_for_each(|ended| ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })?;
+    let taken = results.into_iter().map(|result| result.into_inner().unwrap_or_else(PoisonError::into_inner));
+    Ok(taken.flatten().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn items_are_done_once_and_in_order() {
+        let items: Vec<usize> = (0..100).collect();
+        for workers in [0, 1, 3, 200] {
+            let tripled = each_on(workers, &items, |&item| Ok(3 * item)).unwrap();
+            assert_eq!(tripled, items.iter().map(|item| 3 * item).collect::<Vec<_>>());
+        }
+        let failed = each_on(3, &items, |&item| if item == 7 { anyhow::bail!("seven") } else { Ok(item) });
+        assert_eq!(failed.unwrap_err().to_string(), "seven");
+        let threads = each_on(2, &items, |_| Ok(rayon::current_num_threads())).unwrap();
+        assert!(threads.iter().all(|&threads| threads == 1), "{threads:?}");
+    }
 }

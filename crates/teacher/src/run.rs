@@ -1,48 +1,63 @@
-//! The labelling loop.
+//! The stage: plan the shards, label those that are missing, finish the dataset.
 
-use std::{
-    io,
-    path::Path,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
-    thread,
-    time::Instant,
-};
+use std::{io, ops::Range, path::Path, sync::atomic::AtomicBool, time::Instant};
 
-use anyhow::{Result, anyhow};
-use burn::tensor::Device;
+use anyhow::Result;
 use serde::Serialize;
-use softshard_labels::{Error, LabelWriter, Output, SequenceDataset, SequenceLabels, Tokenizer};
+use softshard_labels::{Error, LabelWriter, Output, SequenceDataset, Tokenizer};
 use softshard_model::DecoderConfig;
 
 use crate::{
-    config::{LabelsConfig, TeacherConfig},
-    identity,
-    labeller::{Batch, Labeller, Pace, Wanted, load, place},
-    writing::write_shards,
+    config::LabelsConfig,
+    devices::{Job, label},
+    plan::plan,
+    rows::place,
+    teacher::Teacher,
+    watch::Watch,
 };
 
 /// What a labelling run reads and where it writes.
 pub struct TeacherInputs<'a> {
-    /// Recipe section `[teacher]`.
-    pub teacher: &'a TeacherConfig,
     /// Recipe section `[labels]`.
     pub labels: &'a LabelsConfig,
     /// Sequence dataset of one split.
     pub sequences: &'a Path,
+    /// Sequences that a temperature is fitted on, where the recipe calibrates the teacher.
+    pub held_out: Option<&'a Path>,
     /// Fingerprint of the teacher's tokenizer; sequences of another one are refused.
     pub tokenizer: &'a Tokenizer,
     /// Receives the label dataset.
     pub output: &'a Output,
-    /// Where the teacher runs.
-    pub device: &'a Device,
-    /// Batches that are computed at a time: the cores of a CPU, 1 on a GPU.
-    pub workers: usize,
+    /// The part of the shards that this process labels; all, and the dataset is finished, where it is not given.
+    pub part: Option<Part>,
     /// Set to stop at the next shard boundary.
     pub stop: &'a AtomicBool,
+}
+
+/// One of several processes that label a dataset together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Which one, below `of`.
+    pub task: usize,
+    /// How many there are.
+    pub of: usize,
+}
+
+impl Part {
+    /// Its shards, of `count`: neighbours, as many as those of every other part or one more. None where there are more parts than
+    /// shards before it.
+    ///
+    /// # Panics
+    /// If there is no such part.
+    pub fn shards(self, count: usize) -> Range<usize> {
+        let Self { task, of } = self;
+        assert!(task < of, "task {task} of {of}");
+        let start = |task: usize| {
+            let product = task as u128 * count as u128 / of as u128;
+            usize::try_from(product).expect("at most the count")
+        };
+        start(task)..start(task + 1)
+    }
 }
 
 /// What a finished run did in this process.
@@ -50,7 +65,9 @@ pub struct TeacherInputs<'a> {
 pub struct Summary {
     /// Shards of the dataset.
     pub shards: usize,
-    /// Shards that were labelled now; the others were there.
+    /// Shards of this process's part: all of them, if it has no part.
+    pub own_shards: usize,
+    /// Shards that were labelled now; the others of the part were there.
     pub new_shards: usize,
     /// Sequences labelled now.
     pub sequences: u64,
@@ -60,15 +77,27 @@ pub struct Summary {
     pub labelled_tokens: u64,
     /// Tokens that went through the teacher, padding included.
     pub padded_tokens: u64,
-    /// Bytes of the whole dataset's shards.
+    /// Bytes of the shards that were written now.
+    pub new_bytes: u64,
+    /// Bytes of the whole dataset's shards; 0 where a part of it was labelled.
     pub bytes: u64,
-    /// Labelled tokens of the whole dataset.
+    /// Labelled tokens of the whole dataset; 0 where a part of it was labelled.
     pub dataset_labelled_tokens: u64,
+    /// Tokens of the dataset's sequences that are outside of this process's part.
+    pub remaining_tokens: u64,
+    /// Sum of the entropies of the distributions of the tokens labelled now, nats.
+    pub entropy: f64,
+    /// Sum of their masses that were kept.
+    pub retained_mass: f64,
+    /// Batches that did not fit in memory and were done again in halves.
+    pub retries: u64,
+    /// Devices that labelled.
+    pub devices: usize,
     /// Where the time went.
     pub seconds: Breakdown,
 }
 
-/// Seconds by part; `forward` and `head` are summed over the workers, `write` and `commit` run beside them.
+/// Seconds by part; `forward` and `head` are summed over the workers of all devices, `read`, `write` and `commit` run beside them.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Breakdown {
     /// Hashing the teacher and loading it.
@@ -83,66 +112,85 @@ pub struct Breakdown {
     pub write: f64,
     /// Reading shards back and committing them.
     pub commit: f64,
+    /// From the first sequence to the last commit.
+    pub labelling: f64,
+    /// Share of `labelling` in which the devices computed.
+    pub busy_share: f64,
     /// The whole run.
     pub total: f64,
 }
 
-impl Summary {
-    /// Counts a batch that was labelled.
-    fn add(&mut self, batch: &Batch) {
-        self.seconds.forward += batch.forward_seconds;
-        self.seconds.head += batch.head_seconds;
-        self.sequences += batch.sequences;
-        self.padded_tokens += batch.padded_tokens;
-        self.tokens += batch.tokens;
-        self.labelled_tokens += batch.labelled_tokens;
-    }
-}
-
-fn progress(stage: &str, summary: &Summary, total: u64) {
-    tracing::info!(
-        target: "softshard::progress",
-        stage,
-        done = summary.sequences,
-        total,
-        unit = "sequences",
-        tokens = summary.tokens,
-    );
-}
-
-/// Labels every shard that is not committed yet, then finishes the dataset.
+/// Labels every shard of the part that is not committed yet; where there is no part, then finishes the dataset.
 ///
 /// # Errors
 /// An output of another plan, sequences of another tokenizer or over the teacher's context, logits that are not finite
-/// (the sequence is named), I/O. A stop that was asked for is an [`io::ErrorKind::Interrupted`].
-pub fn run(inputs: &TeacherInputs) -> Result<Summary> {
+/// (the sequence is named), a device without memory for one sequence, I/O. A stop that was asked for is an
+/// [`io::ErrorKind::Interrupted`].
+pub fn run(teacher: &mut Teacher, inputs: &TeacherInputs) -> Result<Summary> {
     let began = Instant::now();
     let sequences = SequenceDataset::open(inputs.sequences)?;
-    let config = DecoderConfig::load(&inputs.teacher.model)?;
-    check_fit(&inputs.teacher.model, &config, inputs.tokenizer, (inputs.sequences, &sequences))?;
-    let loaded = if LabelWriter::is_begun(inputs.output)? {
-        None
+    let config = DecoderConfig::load(&teacher.config.model)?;
+    check_fit(&teacher.config.model, &config, inputs.tokenizer, (inputs.sequences, &sequences))?;
+    let planned = if LabelWriter::is_begun(inputs.output)? {
+        Some(LabelWriter::open(inputs.output)?.plan().teacher.clone())
     } else {
         check_lengths(&sequences, &config, inputs.labels.sequences_per_shard)?;
-        Some(load(inputs.teacher, inputs.device)?)
+        teacher.labellers()?; // one that cannot be loaded leaves no plan
+        None
     };
-    let plan = identity::plan(identity::of(inputs.teacher)?, inputs.labels, &sequences)?;
-    let writer = LabelWriter::create_or_resume(inputs.output, plan)?;
+    let identity = teacher.identity(planned.as_ref(), inputs.held_out)?;
+    let writer = LabelWriter::create_or_resume(inputs.output, plan(identity, inputs.labels, &sequences)?)?;
 
-    let missing = writer.missing()?;
-    let mut summary =
-        Summary { shards: writer.plan().shards.len(), new_shards: missing.len(), ..Summary::default() };
+    let mut summary = Summary { shards: writer.plan().shards.len(), ..Summary::default() };
+    let missing = missing(&writer, inputs.part, &mut summary)?;
     if !missing.is_empty() {
-        let decoder = loaded.map_or_else(|| load(inputs.teacher, inputs.device), Ok)?;
-        let labeller = Labeller { decoder, pace: Pace::of(inputs.teacher, inputs.workers) };
-        summary.seconds.load = began.elapsed().as_secs_f64();
-        label(&labeller, inputs, &sequences, &writer, &missing, &mut summary)?;
+        let labellers = teacher.labellers()?;
+        let job = Job { labellers, sequences: &sequences, writer: &writer, stop: inputs.stop };
+        let watch = Watch::new(writer.plan(), &missing, summary);
+        let labelled = label(&job, &missing, &watch);
+        summary = watch.end(labellers);
+        labelled?;
     }
-    let manifest = writer.finish()?;
-    summary.bytes = manifest.shards.iter().map(|shard| shard.bytes).sum();
-    summary.dataset_labelled_tokens = manifest.shards.iter().map(|shard| shard.labelled_tokens).sum();
+    summary.seconds.load = teacher.take_load_seconds();
+    match inputs.part {
+        None => {
+            let manifest = writer.finish()?;
+            summary.bytes = manifest.shards.iter().map(|shard| shard.bytes).sum();
+            summary.dataset_labelled_tokens = manifest.shards.iter().map(|shard| shard.labelled_tokens).sum();
+        }
+        Some(part) => summary.remaining_tokens = outside(&sequences, &writer, part)?,
+    }
     summary.seconds.total = began.elapsed().as_secs_f64();
     Ok(summary)
+}
+
+/// Shards of the part that have no valid commit. A part looks at its own alone: many of them at one dataset are not to hash all of it
+/// each.
+fn missing(writer: &LabelWriter, part: Option<Part>, summary: &mut Summary) -> Result<Vec<usize>> {
+    let Some(part) = part else {
+        summary.own_shards = summary.shards;
+        return Ok(writer.missing()?);
+    };
+    let own = part.shards(summary.shards);
+    summary.own_shards = own.len();
+    Ok(writer.missing_of(own)?)
+}
+
+/// Tokens of the sequences that other parts label.
+fn outside(sequences: &SequenceDataset, writer: &LabelWriter, part: Part) -> Result<u64> {
+    let own = part.shards(writer.plan().shards.len());
+    let mut own_tokens = 0;
+    for [first, end] in &writer.plan().shards[own] {
+        let read = sequences.read_range(usize::try_from(*first)?..usize::try_from(*end)?)?;
+        own_tokens += read.iter().map(|sequence| sequence.input_ids.len() as u64).sum::<u64>();
+    }
+    Ok(sequences.manifest().input_tokens.saturating_sub(own_tokens))
+}
+
+/// A stop that was asked for.
+pub(crate) fn stopped() -> anyhow::Error {
+    let message = "teacher-labels stopped at a shard boundary\nhint: run again to go on";
+    io::Error::new(io::ErrorKind::Interrupted, message).into()
 }
 
 /// Refuses sequences of another tokenizer, and a tokenizer that is too large for the model.
@@ -171,46 +219,18 @@ pub(crate) fn check_lengths(sequences: &SequenceDataset, config: &DecoderConfig,
     Ok(())
 }
 
-/// Labels the `missing` shards here while other threads write the ones before.
-fn label(
-    labeller: &Labeller,
-    inputs: &TeacherInputs,
-    sequences: &SequenceDataset,
-    writer: &LabelWriter,
-    missing: &[usize],
-    summary: &mut Summary,
-) -> Result<()> {
-    let to_label =
-        missing.iter().map(|&shard| writer.plan().shards[shard]).map(|[first, end]| end - first).sum();
-    let wanted = [Wanted::of(writer.plan())?];
-    thread::scope(|scope| {
-        let (sender, receiver) = mpsc::sync_channel::<(usize, Vec<SequenceLabels>)>(0);
-        let writing = scope.spawn(move || write_shards(writer, receiver));
-        let labelled = (|| -> Result<()> {
-            for &shard in missing {
-                if inputs.stop.load(Ordering::Relaxed) {
-                    let message = "teacher-labels stopped at a shard boundary\nhint: run again to go on";
-                    return Err(io::Error::new(io::ErrorKind::Interrupted, message).into());
-                }
-                let began = Instant::now();
-                let [first, end] = writer.plan().shards[shard];
-                let read = sequences.read_range(usize::try_from(first)?..usize::try_from(end)?)?;
-                summary.seconds.read += began.elapsed().as_secs_f64();
-                let shared = Mutex::new(&mut *summary);
-                let rows = labeller.label(&read, &wanted, |batch| {
-                    let mut summary = shared.lock().unwrap_or_else(PoisonError::into_inner);
-                    summary.add(&batch);
-                    progress("teacher-labels", &summary, to_label);
-                })?;
-                if rows.into_iter().any(|rows| sender.send((shard, rows)).is_err()) {
-                    break; // the writer failed: its error is returned below
-                }
-            }
-            Ok(())
-        })();
-        drop(sender);
-        let written = writing.join().map_err(|_| anyhow!("the thread that writes shards panicked"))??;
-        (summary.seconds.write, summary.seconds.commit) = (written.write, written.commit);
-        labelled
-    })
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_all_shards_once() {
+        for (count, of) in [(0, 1), (1, 1), (10, 3), (3, 10), (128, 128), (1001, 7)] {
+            let parts: Vec<_> = (0..of).map(|task| Part { task, of }.shards(count)).collect();
+            let all: Vec<usize> = parts.iter().cloned().flatten().collect();
+            assert_eq!(all, (0..count).collect::<Vec<_>>());
+            let lengths = || parts.iter().map(ExactSizeIterator::len);
+            assert!(lengths().max() <= lengths().min().map(|least| least + 1));
+        }
+    }
 }

@@ -7,7 +7,9 @@ use std::{
 };
 
 use anyhow::{Result, anyhow};
-use softshard_labels::{LabelWriter, SequenceLabels, WrittenShard};
+use softshard_labels::{Commit, LabelWriter, SequenceLabels, WrittenShard};
+
+use crate::watch::{Shard, Watch};
 
 /// Seconds of the two halves of writing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -18,41 +20,44 @@ pub(crate) struct Seconds {
     pub(crate) commit: f64,
 }
 
+/// A shard's labels.
+pub(crate) struct Labelled {
+    pub(crate) shard: Shard,
+    pub(crate) rows: Vec<SequenceLabels>,
+}
+
 /// Writes and commits the shards that come, in their order; ends when no more do. After an error the shards before it are
 /// committed.
-pub(crate) fn write_shards(
-    writer: &LabelWriter,
-    shards: Receiver<(usize, Vec<SequenceLabels>)>,
-) -> Result<Seconds> {
+pub(crate) fn write_shards(writer: &LabelWriter, shards: Receiver<Labelled>, watch: &Watch) -> Result<()> {
     thread::scope(|scope| {
-        let (sender, written) = sync_channel::<WrittenShard>(0);
-        let committing = scope.spawn(move || -> Result<f64> {
-            let mut seconds = 0.0;
-            for shard in written {
+        let (sender, written) = sync_channel::<(Shard, WrittenShard, f64)>(0);
+        let committing = scope.spawn(move || -> Result<()> {
+            for (shard, file, write) in written {
                 let began = Instant::now();
-                shard.commit()?;
-                seconds += began.elapsed().as_secs_f64();
+                let record = match file.commit()? {
+                    Commit::Won(record) | Commit::Lost(record) => record,
+                };
+                let commit = began.elapsed().as_secs_f64();
+                watch.committed(&shard, &record, Seconds { write, commit });
             }
-            Ok(seconds)
+            Ok(())
         });
-        let mut write = 0.0;
         let encoded = (|| -> Result<()> {
-            for (shard, rows) in shards {
+            for Labelled { shard, rows } in shards {
                 let began = Instant::now();
-                let mut open = writer.shard(shard)?;
+                let mut open = writer.shard(shard.index)?;
                 for row in rows {
                     open.push(row)?;
                 }
-                let shard = open.finish()?;
-                write += began.elapsed().as_secs_f64();
-                if sender.send(shard).is_err() {
+                let file = open.finish()?;
+                if sender.send((shard, file, began.elapsed().as_secs_f64())).is_err() {
                     break; // a commit failed: its error is returned below
                 }
             }
             Ok(())
         })();
         drop(sender);
-        let commit = committing.join().map_err(|_| anyhow!("the thread that commits shards panicked"))??;
-        encoded.map(|()| Seconds { write, commit })
+        committing.join().map_err(|_| anyhow!("the thread that commits shards panicked"))??;
+        encoded
     })
 }

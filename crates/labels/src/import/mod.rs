@@ -151,6 +151,7 @@ impl TeacherIdentity {
             adapter_blake3: None,
             dtype: "unknown".to_owned(),
             vocab_size,
+            altered: None,
         }
     }
 

@@ -67,6 +67,7 @@ pub(crate) fn plan(shards: Vec<[u64; 2]>, selection: Selection) -> LabelPlan {
             adapter_blake3: None,
             dtype: "f32".to_owned(),
             vocab_size: VOCABULARY,
+            altered: None,
         },
         selection,
         mantissa_bits: 10,

@@ -227,6 +227,7 @@ fn plan(world: &impl World, selection: Selection) -> LabelPlan {
             adapter_blake3: None,
             dtype: "f32".to_owned(),
             vocab_size: vocabulary,
+            altered: None,
         },
         selection,
         mantissa_bits: LabelPlan::DEFAULT_MANTISSA_BITS,

@@ -2,21 +2,8 @@
 
 use anyhow::Result;
 use softshard_labels::{LabelPlan, SequenceDataset, TeacherIdentity};
-use softshard_model::{DecoderConfig, adapter_blake3, config_blake3, weights_blake3};
 
-use crate::config::{LabelsConfig, TeacherConfig};
-
-/// Who the teacher is; reads its files once to hash them.
-pub(crate) fn of(teacher: &TeacherConfig) -> Result<TeacherIdentity> {
-    let model = DecoderConfig::load(&teacher.model)?;
-    Ok(TeacherIdentity {
-        config_blake3: config_blake3(&teacher.model)?,
-        weights_blake3: weights_blake3(&teacher.model)?,
-        adapter_blake3: teacher.adapter.as_deref().map(adapter_blake3).transpose()?,
-        dtype: teacher.load_options().dtype(),
-        vocab_size: u32::try_from(model.vocab_size)?,
-    })
-}
+use crate::config::LabelsConfig;
 
 /// The plan of labelling `sequences` by `teacher`.
 pub(crate) fn plan(

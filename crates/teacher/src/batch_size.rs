@@ -1,0 +1,199 @@
+//! How many tokens go through the teacher at a time: as the recipe says, or what fits.
+
+use std::{
+    any::Any,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+};
+
+use anyhow::Result;
+use burn::tensor::Device;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, Visitor},
+};
+use softshard_model::Decoder;
+
+/// Of the memory that is free once the teacher is loaded, the part that activations may take: the rest is for logits, labels and
+/// what the allocator cannot use.
+const SHARE_OF_FREE_MEMORY: f64 = 0.6;
+/// More brings nothing: matrix products are as fast as they get. Processors have caches, and like smaller batches.
+const MOST_ON_GPU: usize = 32_768;
+const MOST_ON_CPU: usize = 8192;
+
+/// Tokens of a batch, padding included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchTokens {
+    /// At most so many; a longer sequence stands alone.
+    AtMost(usize),
+    /// What fits in the free memory, at most 32,768 on a GPU and 8,192 on a CPU.
+    Auto,
+}
+
+impl Default for BatchTokens {
+    fn default() -> Self {
+        Self::AtMost(8192)
+    }
+}
+
+impl BatchTokens {
+    /// The number, for a teacher that was loaded and computes `workers` batches at a time.
+    pub(crate) fn resolve(self, decoder: &Decoder, workers: usize) -> usize {
+        let Self::Auto = self else {
+            let Self::AtMost(tokens) = self else { unreachable!("there are two") };
+            return tokens;
+        };
+        let most = if *decoder.device() == Device::flex() { MOST_ON_CPU } else { MOST_ON_GPU };
+        let per_token = decoder.config().activation_bytes_per_token(decoder.precision());
+        let Some(free) = softshard_model::free_bytes(decoder.device()) else {
+            tracing::info!("batches of up to {most} tokens: the free memory of this device is not known");
+            return most;
+        };
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bounded by `most`")]
+        let fits = (free as f64 * SHARE_OF_FREE_MEMORY / per_token as f64 / workers as f64) as usize;
+        let tokens = fits.clamp(1, most);
+        tracing::info!(
+            "batches of up to {tokens} tokens ({:.1} GB free, {:.0} kB of activations a token)",
+            free as f64 / 1e9,
+            per_token as f64 / 1e3
+        );
+        tokens
+    }
+}
+
+impl Serialize for BatchTokens {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::AtMost(tokens) => tokens.serialize(to),
+            Self::Auto => to.serialize_str("auto"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for BatchTokens {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Tokens;
+        impl Visitor<'_> for Tokens {
+            type Value = BatchTokens;
+
+            fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+                to.write_str("a number of tokens of at least 1, or \"auto\"")
+            }
+
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<BatchTokens, E> {
+                let tokens = usize::try_from(value).ok().filter(|tokens| *tokens > 0);
+                let unexpected = de::Unexpected::Signed(value);
+                tokens.map(BatchTokens::AtMost).ok_or_else(|| E::invalid_value(unexpected, &self))
+            }
+
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<BatchTokens, E> {
+                let tokens = usize::try_from(value).ok().filter(|tokens| *tokens > 0);
+                let unexpected = de::Unexpected::Unsigned(value);
+                tokens.map(BatchTokens::AtMost).ok_or_else(|| E::invalid_value(unexpected, &self))
+            }
+
+            fn visit_str<E: de::Error>(self, value: &str) -> Result<BatchTokens, E> {
+                match value {
+                    "auto" => Ok(BatchTokens::Auto),
+                    _ => Err(E::invalid_value(de::Unexpected::Str(value), &self)),
+                }
+            }
+        }
+        from.deserialize_any(Tokens)
+    }
+}
+
+impl JsonSchema for BatchTokens {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "BatchTokens".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "Tokens of a batch, padding included; \"auto\": what fits in the free memory.",
+            "anyOf": [{ "type": "integer", "minimum": 1 }, { "const": "auto" }],
+        })
+    }
+}
+
+/// The device has no memory left for what was asked: half of it may fit.
+#[derive(Debug)]
+pub(crate) struct OutOfMemory(String);
+
+impl fmt::Display for OutOfMemory {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for OutOfMemory {}
+
+impl OutOfMemory {
+    /// If this is what a runtime's message says.
+    pub(crate) fn of_message(message: &str) -> Option<Self> {
+        let lower = message.to_lowercase();
+        let says =
+            ["out of memory", "out of device memory", "out-of-memory", "outofmemory", "can't allocate"];
+        let first_line = message.lines().next().unwrap_or_default();
+        says.iter().any(|words| lower.contains(words)).then(|| Self(first_line.to_owned()))
+    }
+}
+
+/// Does the work; that a device is out of memory is an error that [`in_halves`] knows, whether it came as an error or, from the
+/// depths of a runtime, as a panic.
+pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    // What unwinds leaves nothing behind: weights are only read, and tensors of the batch are dropped.
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| match message_of(&*panic) {
+        Some(message) => match OutOfMemory::of_message(message) {
+            Some(error) => Err(error.into()),
+            None => resume_unwind(panic),
+        },
+        None => resume_unwind(panic),
+    })
+}
+
+fn message_of<'a>(panic: &'a (dyn Any + Send)) -> Option<&'a str> {
+    panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied())
+}
+
+/// Whether `work` failed for want of memory.
+pub(crate) fn is_out_of_memory<T>(result: &Result<T>) -> bool {
+    result.as_ref().is_err_and(|error| error.is::<OutOfMemory>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize, Serialize)]
+    struct Section {
+        tokens: BatchTokens,
+    }
+
+    #[test]
+    fn a_number_or_auto() {
+        let read = |json: &str| serde_json::from_str::<Section>(json).map(|section| section.tokens);
+        assert_eq!(read(r#"{"tokens": 17}"#).unwrap(), BatchTokens::AtMost(17));
+        assert_eq!(read(r#"{"tokens": "auto"}"#).unwrap(), BatchTokens::Auto);
+        for bad in ["0", "-3", "\"all\"", "1.5"] {
+            let error = read(&format!(r#"{{"tokens": {bad}}}"#)).unwrap_err().to_string();
+            assert!(error.contains("expected a number of tokens of at least 1, or \"auto\""), "{error}");
+        }
+        for tokens in [BatchTokens::AtMost(5), BatchTokens::Auto] {
+            let json = serde_json::to_string(&Section { tokens }).unwrap();
+            assert_eq!(read(&json).unwrap(), tokens);
+        }
+    }
+
+    #[test]
+    fn only_want_of_memory_is_caught() {
+        let failed = guarded::<()>(|| panic!("out of device memory allocating 12 bytes\nbacktrace"));
+        assert!(is_out_of_memory(&failed));
+        assert_eq!(failed.unwrap_err().to_string(), "out of device memory allocating 12 bytes");
+        let other = catch_unwind(|| guarded::<()>(|| panic!("another bug")));
+        assert!(other.is_err(), "a bug stays a panic");
+        assert!(!is_out_of_memory(&guarded::<()>(|| anyhow::bail!("disk full"))));
+        assert!(guarded(|| Ok(3)).is_ok_and(|value| value == 3));
+    }
+}

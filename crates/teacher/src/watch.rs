@@ -1,0 +1,201 @@
+//! What a run did so far: for the summary at its end, and for those who look on.
+//!
+//! Events with the target `softshard::progress` come after each batch, those with `softshard::metrics` after each shard.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use softshard_labels::{LabelPlan, ShardRecord};
+
+use crate::{
+    labeller::{Batch, Labeller},
+    run::Summary,
+    writing,
+};
+
+/// A shard on its way.
+#[derive(Clone, Debug)]
+pub(crate) struct Shard {
+    pub(crate) index: usize,
+    began: Instant,
+    seconds: f64,
+    batches: Batch,
+}
+
+impl Shard {
+    pub(crate) fn new(index: usize) -> Self {
+        Self { index, began: Instant::now(), seconds: 0.0, batches: Batch::default() }
+    }
+
+    /// Counts one of its batches.
+    pub(crate) fn add(&mut self, batch: &Batch) {
+        self.batches.add(batch);
+    }
+
+    /// Its last batch is labelled.
+    pub(crate) fn ended(&self) -> Self {
+        Self { seconds: self.began.elapsed().as_secs_f64(), ..self.clone() }
+    }
+}
+
+impl Batch {
+    fn add(&mut self, other: &Self) {
+        self.sequences += other.sequences;
+        self.tokens += other.tokens;
+        self.padded_tokens += other.padded_tokens;
+        self.labelled_tokens += other.labelled_tokens;
+        self.forward_seconds += other.forward_seconds;
+        self.head_seconds += other.head_seconds;
+        self.entropy += other.entropy;
+        self.retained_mass += other.retained_mass;
+    }
+}
+
+/// The run as it stands.
+pub(crate) struct Watch {
+    split: String,
+    /// Sequences and shards that are to be labelled.
+    sequences: u64,
+    shards: u64,
+    began: Instant,
+    state: Mutex<State>,
+}
+
+struct State {
+    summary: Summary,
+    failed: u64,
+    /// Of each device: tokens, and batches that were done again.
+    devices: BTreeMap<usize, (u64, u64)>,
+}
+
+impl Watch {
+    /// Of a run that will label the `missing` shards; `summary` is what is known before.
+    pub(crate) fn new(plan: &LabelPlan, missing: &[usize], summary: Summary) -> Self {
+        let rows = |&shard: &usize| plan.shards[shard][1] - plan.shards[shard][0];
+        Self {
+            split: plan.split.clone(),
+            sequences: missing.iter().map(rows).sum(),
+            shards: missing.len() as u64,
+            began: Instant::now(),
+            state: Mutex::new(State { summary, failed: 0, devices: BTreeMap::new() }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A shard was read.
+    pub(crate) fn read(&self, time: Duration) {
+        self.state().summary.seconds.read += time.as_secs_f64();
+    }
+
+    /// A device labelled a batch; `retries` are all of that device so far.
+    pub(crate) fn batch(&self, device: usize, batch: &Batch, retries: u64) {
+        let mut state = self.state();
+        let counts = state.devices.entry(device).or_default();
+        *counts = (counts.0 + batch.tokens, retries);
+        let Summary {
+            sequences,
+            tokens,
+            padded_tokens,
+            labelled_tokens,
+            entropy,
+            retained_mass,
+            seconds,
+            ..
+        } = &mut state.summary;
+        *sequences += batch.sequences;
+        *tokens += batch.tokens;
+        *padded_tokens += batch.padded_tokens;
+        *labelled_tokens += batch.labelled_tokens;
+        *entropy += batch.entropy;
+        *retained_mass += batch.retained_mass;
+        seconds.forward += batch.forward_seconds;
+        seconds.head += batch.head_seconds;
+        self.tell(&state, device);
+    }
+
+    /// A shard could not be labelled: the run ends.
+    pub(crate) fn failed(&self) {
+        let mut state = self.state();
+        state.failed += 1;
+        self.tell(&state, 0);
+    }
+
+    fn tell(&self, state: &State, device: usize) {
+        let summary = &state.summary;
+        tracing::info!(
+            target: "softshard::progress",
+            stage = "teacher-labels",
+            split = self.split,
+            worker = device as u64,
+            worker_tokens = state.devices.get(&device).map_or(0, |counts| counts.0),
+            done = summary.sequences,
+            total = self.sequences,
+            unit = "sequences",
+            tokens = summary.tokens,
+            labelled_tokens = summary.labelled_tokens,
+            shards_done = summary.new_shards as u64,
+            shards_total = self.shards,
+            shards_failed = state.failed,
+            retries = state.retries(),
+        );
+    }
+
+    /// A shard was committed, with this file if it was the first.
+    pub(crate) fn committed(&self, shard: &Shard, record: &ShardRecord, seconds: writing::Seconds) {
+        let mut state = self.state();
+        state.summary.new_shards += 1;
+        state.summary.new_bytes += record.bytes;
+        state.summary.seconds.write += seconds.write;
+        state.summary.seconds.commit += seconds.commit;
+        let Shard { index, seconds: taken, batches, .. } = shard;
+        let labelled = batches.labelled_tokens.max(1) as f64;
+        tracing::info!(
+            target: "softshard::metrics",
+            stage = "teacher-labels",
+            split = self.split,
+            step = state.summary.new_shards as u64,
+            shard = *index as u64,
+            tokens = batches.tokens,
+            labelled_tokens = batches.labelled_tokens,
+            tokens_per_second = batches.tokens as f64 / taken.max(1e-9),
+            mean_entropy_nats = batches.entropy / labelled,
+            retained_mass = batches.retained_mass / labelled,
+            padding = 1.0 - batches.tokens as f64 / batches.padded_tokens.max(1) as f64,
+            bytes = record.bytes,
+            busy_share = (batches.forward_seconds + batches.head_seconds) / taken.max(1e-9),
+            retries = state.retries(),
+        );
+    }
+
+    /// Whether all shards were committed.
+    pub(crate) fn is_done(&self) -> bool {
+        self.state().summary.new_shards as u64 == self.shards
+    }
+
+    /// What the run did.
+    pub(crate) fn end(self, labellers: &[Labeller]) -> Summary {
+        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let retries = state.retries();
+        let mut summary = state.summary;
+        let workers: usize = labellers.iter().map(|labeller| labeller.pace.workers).sum();
+        let labelling = self.began.elapsed().as_secs_f64();
+        summary.retries = retries;
+        summary.devices = labellers.len();
+        summary.seconds.labelling = labelling;
+        summary.seconds.busy_share =
+            (summary.seconds.forward + summary.seconds.head) / (labelling * workers as f64).max(1e-9);
+        summary
+    }
+}
+
+impl State {
+    fn retries(&self) -> u64 {
+        self.devices.values().map(|counts| counts.1).sum()
+    }
+}
