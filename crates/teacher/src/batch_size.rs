@@ -142,7 +142,7 @@ impl OutOfMemory {
 
 /// Does the work; that a device is out of memory is an error that [`in_halves`] knows, whether it came as an error or, from the
 /// depths of a runtime, as a panic.
-pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     // What unwinds leaves nothing behind: weights are only read, and tensors of the batch are dropped.
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| match message_of(&*panic) {
         Some(message) => match OutOfMemory::of_message(message) {
@@ -157,9 +157,37 @@ fn message_of<'a>(panic: &'a (dyn Any + Send)) -> Option<&'a str> {
     panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied())
 }
 
-/// Whether `work` failed for want of memory.
-pub(crate) fn is_out_of_memory<T>(result: &Result<T>) -> bool {
-    result.as_ref().is_err_and(|error| error.is::<OutOfMemory>())
+/// Results of a block of batches, in their order. Where the device has no memory for all of it, half of the batches is done after
+/// the other, or of a single batch half of its members; `on_retry` sees what was too large.
+///
+/// # Errors
+/// Those of `work`; a single member that is too large is an [`OutOfMemory`].
+pub(crate) fn in_halves<T: Clone, R>(
+    block: &[Vec<T>],
+    work: &impl Fn(&[Vec<T>]) -> Result<Vec<R>>,
+    on_retry: &impl Fn(&[Vec<T>]),
+) -> Result<Vec<R>> {
+    let result = guarded(|| work(block));
+    if !result.as_ref().is_err_and(|error| error.is::<OutOfMemory>()) {
+        return result;
+    }
+    let halves = match block {
+        [batch] if batch.len() < 2 => return result,
+        [batch] => {
+            let (first, second) = batch.split_at(batch.len() / 2);
+            [vec![first.to_vec()], vec![second.to_vec()]]
+        }
+        batches => {
+            let (first, second) = batches.split_at(batches.len() / 2);
+            [first.to_vec(), second.to_vec()]
+        }
+    };
+    on_retry(block);
+    let mut results = Vec::new();
+    for half in halves {
+        results.extend(in_halves(&half, work, on_retry)?);
+    }
+    Ok(results)
 }
 
 #[cfg(test)]
@@ -189,11 +217,37 @@ mod tests {
     #[test]
     fn only_want_of_memory_is_caught() {
         let failed = guarded::<()>(|| panic!("out of device memory allocating 12 bytes\nbacktrace"));
-        assert!(is_out_of_memory(&failed));
-        assert_eq!(failed.unwrap_err().to_string(), "out of device memory allocating 12 bytes");
+        let error = failed.unwrap_err();
+        assert!(error.is::<OutOfMemory>());
+        assert_eq!(error.to_string(), "out of device memory allocating 12 bytes");
         let other = catch_unwind(|| guarded::<()>(|| panic!("another bug")));
         assert!(other.is_err(), "a bug stays a panic");
-        assert!(!is_out_of_memory(&guarded::<()>(|| anyhow::bail!("disk full"))));
+        let error = guarded::<()>(|| anyhow::bail!("disk full")).unwrap_err();
+        assert!(!error.is::<OutOfMemory>());
         assert!(guarded(|| Ok(3)).is_ok_and(|value| value == 3));
+    }
+
+    /// A device that has room for so many numbers and panics as Burn does, or fails as a read does.
+    fn device(room: usize, block: &[Vec<u32>]) -> Result<Vec<u32>> {
+        let numbers: Vec<u32> = block.iter().flatten().copied().collect();
+        match numbers.len() {
+            count if count <= room => Ok(numbers),
+            count if count % 2 == 0 => panic!("out of device memory allocating {count} bytes"),
+            _ => Err(OutOfMemory::of_message("CUDA_ERROR_OUT_OF_MEMORY: out of memory").unwrap().into()),
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_done_in_halves_and_in_order() {
+        let block = [(0..7).collect(), (7..9).collect(), vec![9], (10..30).collect::<Vec<u32>>()];
+        for room in [1, 2, 3, 8, 29, 30] {
+            let retries = std::cell::Cell::new(0);
+            let on_retry = |_: &[Vec<u32>]| retries.set(retries.get() + 1);
+            let done = in_halves(&block, &|block| device(room, block), &on_retry).unwrap();
+            assert_eq!(done, (0..30).collect::<Vec<u32>>());
+            assert_eq!(retries.get() == 0, room >= 30);
+        }
+        let error = in_halves(&block, &|block| device(0, block), &|_| ()).unwrap_err();
+        assert!(error.is::<OutOfMemory>(), "{error}");
     }
 }

@@ -18,10 +18,10 @@ use softshard_losses::{HeadError, HeadOptions, label_rows};
 use softshard_model::{Decoder, batches_by_length};
 
 use crate::{
-    batch_size::{OutOfMemory, guarded, is_out_of_memory},
+    batch_size::{OutOfMemory, in_halves},
     config::TeacherConfig,
     noise,
-    rows::{Wanted, not_finite, place, split, uniforms},
+    rows::{Wanted, not_finite, split, uniforms},
 };
 
 /// Loads the teacher with its adapter.
@@ -162,36 +162,31 @@ impl Labeller {
         wanted: &[Wanted],
         done: &(impl Fn(&Batch) + Sync),
     ) -> Result<Labelled> {
-        let labelled = guarded(|| self.label_block(block, wanted));
-        if !is_out_of_memory(&labelled) {
-            let (labels, batches) = labelled?;
-            batches.iter().for_each(done);
-            return Ok(labels);
-        }
-        let halves = match block {
-            [batch] if batch.len() == 1 => return Err(too_large(batch[0], labelled.err())),
-            [batch] => {
-                self.fits.fetch_min((padded(batch) / 2).max(1), Ordering::Relaxed);
-                let (first, second) = batch.split_at(batch.len() / 2);
-                [vec![first.to_vec()], vec![second.to_vec()]]
+        let work = |block: &[Vec<&Sequence>]| self.label_block(block, wanted);
+        let on_retry = |block: &[Vec<&Sequence>]| {
+            let tokens: usize = block.iter().map(padded).sum();
+            if let [_] = block {
+                self.fits.fetch_min((tokens / 2).max(1), Ordering::Relaxed);
             }
-            batches => {
-                let (first, second) = batches.split_at(batches.len() / 2);
-                [first.to_vec(), second.to_vec()]
-            }
+            self.retries.fetch_add(1, Ordering::Relaxed);
+            self.decoder.device().memory_cleanup();
+            tracing::warn!("out of memory with {tokens} tokens at a time: once more in halves");
         };
-        self.retries.fetch_add(1, Ordering::Relaxed);
-        let tokens: usize = block.iter().map(padded).sum();
-        tracing::warn!("out of memory with {tokens} tokens at a time: once more with half of them");
-        let [first, second] = halves;
-        let mut labels = self.label_or_halve(&first, wanted, done)?;
-        let more = self.label_or_halve(&second, wanted, done)?;
-        labels.iter_mut().zip(more).for_each(|(into, mut rows)| into.append(&mut rows));
+        let batches =
+            in_halves(block, &work, &on_retry).map_err(|error| match error.downcast::<OutOfMemory>() {
+                Ok(error) => too_large(block, &error),
+                Err(error) => error,
+            })?;
+        let mut labels: Labelled = wanted.iter().map(|_| Vec::new()).collect();
+        for (rows, batch) in batches {
+            labels.iter_mut().zip(rows).for_each(|(into, mut rows)| into.append(&mut rows));
+            done(&batch);
+        }
         Ok(labels)
     }
 
     /// All batches of a block go through a layer before the next one; each is longest sequence first.
-    fn label_block(&self, block: &[Vec<&Sequence>], wanted: &[Wanted]) -> Result<(Labelled, Vec<Batch>)> {
+    fn label_block(&self, block: &[Vec<&Sequence>], wanted: &[Wanted]) -> Result<Vec<(Labelled, Batch)>> {
         let began = Instant::now();
         let inputs: Vec<(Vec<_>, Vec<_>)> = (block.iter())
             .map(|batch| batch.iter().map(|one| (one.input_ids.as_slice(), one.positions.as_slice())).unzip())
@@ -204,18 +199,11 @@ impl Labeller {
             let share = seconds * batch.len() as f64 / all as f64;
             self.select_batch(batch, &hidden, wanted, share)
         };
-        let selected: Vec<(Labelled, Batch)> = if in_parallel {
-            block.par_iter().zip(hidden).map(select).collect::<Result<_>>()?
+        if in_parallel {
+            block.par_iter().zip(hidden).map(select).collect()
         } else {
-            block.iter().zip(hidden).map(select).collect::<Result<_>>()?
-        };
-        let mut labels: Labelled = wanted.iter().map(|_| Vec::with_capacity(all)).collect();
-        let mut batches = Vec::with_capacity(block.len());
-        for (rows, batch) in selected {
-            labels.iter_mut().zip(rows).for_each(|(into, mut rows)| into.append(&mut rows));
-            batches.push(batch);
+            block.iter().zip(hidden).map(select).collect()
         }
-        Ok((labels, batches))
     }
 
     /// Labels of a batch from the hidden states before its labelled tokens, `[N, D]`.
@@ -271,14 +259,12 @@ fn padded(batch: &Vec<&Sequence>) -> usize {
     batch.len() * batch[0].input_ids.len()
 }
 
-/// Nothing can be halved any more.
-fn too_large(sequence: &Sequence, error: Option<anyhow::Error>) -> anyhow::Error {
-    let reason = error.map(|error| error.to_string()).unwrap_or_default();
+/// Nothing can be halved any more: one sequence, the longest at the most, is too large.
+fn too_large(block: &[Vec<&Sequence>], error: &OutOfMemory) -> anyhow::Error {
+    let longest = block.iter().flatten().map(|sequence| sequence.input_ids.len()).max().unwrap_or(0);
     let message = format!(
-        "{}: out of memory with its {} tokens alone: {reason}\n\
-         hint: fewer `teacher.rows_per_chunk`, `residency = \"streamed\"` or `quantise` take less; finished shards are intact",
-        place(sequence),
-        sequence.input_ids.len()
+        "the device is out of memory with one sequence at a time (the longest here has {longest} tokens): {error}\n\
+         hint: a smaller `teacher.rows_per_chunk`, `residency = \"streamed\"` or `quantise` take less; finished shards are intact"
     );
     io::Error::new(io::ErrorKind::OutOfMemory, message).into()
 }
