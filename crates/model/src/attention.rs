@@ -7,7 +7,7 @@ use burn::tensor::{DType, Device, Int, Tensor, activation};
 
 use crate::cache::Cache;
 use crate::config::{DecoderConfig, FusedQkv};
-use crate::layout::{Layout, Tile};
+use crate::layout::{Layout, Padding, Tile};
 use crate::linear::{Dropout, Linear};
 use crate::norm::Norm;
 use crate::precision::cast;
@@ -43,8 +43,10 @@ pub(crate) struct Heads {
 
 /// What all layers of one forward pass share.
 pub(crate) struct Context<'a> {
-    /// B and T.
+    /// B and T, of the rows as they are outside of attention.
     pub(crate) shape: [usize; 2],
+    /// Where attention pads.
+    pub(crate) padding: Option<Padding>,
     /// Absent where positions are learned.
     pub(crate) rope: Option<(&'a Rope, Angles)>,
     pub(crate) tiles: Vec<Tile>,
@@ -52,6 +54,13 @@ pub(crate) struct Context<'a> {
     pub(crate) dropout_seed: Option<u64>,
     /// Whether something learns: the same numbers are then computed with a graph and without one.
     pub(crate) learning: bool,
+}
+
+impl Context<'_> {
+    /// B and T inside attention.
+    fn attended_shape(&self) -> [usize; 2] {
+        self.padding.as_ref().map_or(self.shape, |padding| padding.shape)
+    }
 }
 
 /// What the tiles do not see.
@@ -115,8 +124,11 @@ impl Attention {
             tiles => Tensor::cat(tiles.iter().enumerate().map(tile).collect(), 3),
         };
         let Heads { keys, groups, width } = self.heads;
-        let [batch, tokens] = context.shape;
-        let mixed = mixed.permute([0, 3, 1, 2, 4]).reshape([batch * tokens, keys * groups * width]);
+        let [batch, tokens] = context.attended_shape();
+        let mut mixed = mixed.permute([0, 3, 1, 2, 4]).reshape([batch * tokens, keys * groups * width]);
+        if let Some(padding) = &context.padding {
+            mixed = mixed.select(0, padding.gather.clone());
+        }
         self.output.forward(mixed, dropout)
     }
 
@@ -167,6 +179,16 @@ impl Attention {
             query = rope.turn(query, angles);
             key = rope.turn(key, angles);
         }
+        let [batch, tokens] = context.attended_shape();
+        let spread = |x: Tensor<4>| match &context.padding {
+            None => x,
+            Some(padding) => {
+                let [_, _, heads, width] = x.dims();
+                let rows = x.flatten::<3>(0, 1).flatten::<2>(1, 2).select(0, padding.spread.clone());
+                rows.reshape([batch, tokens, heads, width])
+            }
+        };
+        let [query, key, value] = [query, key, value].map(spread);
         Projected {
             query: query.reshape([batch, tokens, keys, groups, width]).permute([0, 2, 3, 1, 4]),
             // In the cache with the group axis: a view of part of it could not be reshaped without a copy.

@@ -27,10 +27,41 @@ pub fn batches_by_length(lengths: &[usize], max_tokens: usize) -> Vec<Vec<usize>
 
 /// Sequences as one tensor, and where the rows of interest are.
 pub(crate) struct Collated {
-    /// `[B, T]`, padded on the right.
+    /// `[B, T]`, padded on the right; or `[1, tokens of all]`, if they are ragged.
     pub(crate) ids: Tensor<2, Int>,
-    /// Rows of the `[B·T, D]` states before the labelled tokens, `[N]`.
+    /// Rows of the states before the labelled tokens, `[N]`.
     pub(crate) rows: Tensor<1, Int>,
+    pub(crate) layout: Layout,
+}
+
+/// The tokens of all sequences one after the other, without padding.
+///
+/// # Panics
+/// A position is outside of its sequence.
+fn collate_ragged(sequences: &[&[i32]], positions: &[&[i32]], device: &Device) -> Collated {
+    let layout = Layout::ragged(sequences.iter().map(|sequence| sequence.len()).collect());
+    if layout.ragged.is_none() {
+        return collate(sequences, positions, device);
+    }
+    let (ids, mut rows) = (sequences.concat(), Vec::new());
+    let mut start = 0;
+    for (sequence, positions) in sequences.iter().zip(positions) {
+        rows.extend(positions.iter().map(|&position| row_before(position, start, sequence.len())));
+        start += sequence.len();
+    }
+    let (tokens, labelled) = (ids.len(), rows.len());
+    Collated {
+        ids: Tensor::from_data(TensorData::new(ids, [1, tokens]), device),
+        rows: Tensor::from_data(TensorData::new(rows, [labelled]), device),
+        layout,
+    }
+}
+
+/// The row of the token before a labelled position, of a sequence whose first row is `start`.
+fn row_before(position: i32, start: usize, length: usize) -> i32 {
+    let position = usize::try_from(position).expect("positions are not negative");
+    assert!((1..length).contains(&position), "a labelled position is in 1..L");
+    i32::try_from(start + position - 1).expect("a batch has fewer than 2^31 tokens")
 }
 
 /// # Panics
@@ -42,16 +73,13 @@ pub(crate) fn collate(sequences: &[&[i32]], positions: &[&[i32]], device: &Devic
     for (index, (sequence, positions)) in sequences.iter().zip(positions).enumerate() {
         let start = index * tokens;
         ids[start..start + sequence.len()].copy_from_slice(sequence);
-        for &position in *positions {
-            let position = usize::try_from(position).expect("positions are not negative");
-            assert!((1..sequence.len()).contains(&position), "a labelled position is in 1..L");
-            rows.push(i32::try_from(start + position - 1).expect("a batch has fewer than 2^31 tokens"));
-        }
+        rows.extend(positions.iter().map(|&position| row_before(position, start, sequence.len())));
     }
     let labelled = rows.len();
     Collated {
         ids: Tensor::from_data(TensorData::new(ids, [sequences.len(), tokens]), device),
         rows: Tensor::from_data(TensorData::new(rows, [labelled]), device),
+        layout: Layout::causal(tokens),
     }
 }
 
@@ -79,12 +107,11 @@ impl Decoder {
     /// # Panics
     /// A position is outside of its sequence.
     pub fn hidden_before(&self, sequences: &[&[i32]], positions: &[&[i32]]) -> Result<Tensor<2>, Error> {
-        let Collated { ids, rows } = collate(sequences, positions, &self.device);
-        let layout = Layout::causal(ids.dims()[1]);
+        let Collated { ids, rows, layout } = collate(sequences, positions, &self.device);
         Ok(self.forward(ids, &layout, None)?.select(0, rows))
     }
 
-    /// [`hidden_before`](Self::hidden_before) of several batches, all of which go through a layer before the next one: so
+    /// [`hidden_before`](Self::hidden_before) of several batches, padded inside attention alone, all of which go through a layer before the next one: so
     /// streamed weights are read once for all of them. Memory: the states of all batches. `in_parallel`: several batches
     /// compute at a time, as a CPU does best.
     ///
@@ -101,14 +128,10 @@ impl Decoder {
         batches: &[Batch<'_>],
         in_parallel: bool,
     ) -> Result<Vec<Tensor<2>>, Error> {
-        let collated = batches.iter().map(|(sequences, positions)| {
-            let collated = collate(sequences, positions, &self.device);
-            let layout = Layout::causal(collated.ids.dims()[1]);
-            (collated, layout)
-        });
-        let collated: Vec<(Collated, Layout)> = collated.collect();
+        let collate = |(sequences, positions): &Batch<'_>| collate_ragged(sequences, positions, &self.device);
+        let collated: Vec<Collated> = batches.iter().map(collate).collect();
         let mut flights = Vec::with_capacity(batches.len());
-        for (Collated { ids, rows }, layout) in &collated {
+        for Collated { ids, rows, layout } in &collated {
             let context = self.context_beside(ids.dims(), layout, batches.len());
             flights.push(InFlight { rows: rows.clone(), context, x: self.embed(ids.clone(), layout) });
         }

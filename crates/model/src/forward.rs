@@ -118,6 +118,7 @@ impl Decoder {
         };
         Context {
             shape,
+            padding: layout.padding(device),
             rope: self.rope.as_ref().map(|rope| (rope, rope.angles(&layout.positions(), &self.device))),
             tiles,
             masks,

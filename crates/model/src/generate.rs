@@ -145,7 +145,7 @@ impl<'a> Batch<'a> {
         let row = |&padding: &usize| columns.clone().map(|column| column.min(padding)).collect();
         let alike = self.padding.iter().all(|&padding| padding == 0);
         let rows = if alike { &self.padding[..1] } else { &self.padding };
-        Layout { seen: self.seen, first: rows.iter().map(row).collect() }
+        Layout { seen: self.seen, first: rows.iter().map(row).collect(), ragged: None }
     }
 
     /// Drops the rows that have ended from the caches.

@@ -9,7 +9,6 @@
 use burn::tensor::{Gradients, Tensor};
 
 use crate::batch::{Collated, collate};
-use crate::layout::Layout;
 use crate::linear::Dropout;
 use crate::{Decoder, Error, Trainable};
 
@@ -71,8 +70,7 @@ impl Decoder {
         loss: impl FnOnce(Tensor<2>, Tensor<2>) -> (Tensor<1>, R),
     ) -> Result<(Vec<Tensor<2>>, R), Error> {
         assert!(self.trainable != Trainable::Nothing, "something is trainable where gradients are asked for");
-        let Collated { ids, rows } = collate(sequences, positions, &self.device);
-        let layout = Layout::causal(ids.dims()[1]);
+        let Collated { ids, rows, layout } = collate(sequences, positions, &self.device);
         let constant = self.untracked();
         let context = constant.context(ids.dims(), &layout);
         let dropout = |layer: usize| Dropout::new(context.dropout_seed, layer);

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 
 /// Added to a score that must not count. Every row of a mask leaves at least one score, so none becomes NaN; a finite
 /// value would take the slow path of `expf` for results that underflow.
@@ -22,12 +22,22 @@ pub struct Layout {
     pub(crate) seen: usize,
     /// For each row the column of the first token of each token's text; a single row stands for all.
     pub(crate) first: Vec<Vec<usize>>,
+    /// Lengths of the texts, one a row, where what is no text is there in attention alone: see [`Layout::ragged`].
+    pub(crate) ragged: Option<Vec<usize>>,
 }
 
 impl Layout {
     /// One text in each row, from the first column on. Padding on the right needs nothing more: no token sees it.
     pub fn causal(columns: usize) -> Self {
-        Self { seen: 0, first: vec![vec![0; columns]] }
+        Self { seen: 0, first: vec![vec![0; columns]], ragged: None }
+    }
+
+    /// One text in each row, of this length. Only the tokens of the texts are there, one text after the other as if in a single
+    /// row; attention alone, where texts must not see each other, pads them to the longest.
+    pub fn ragged(lengths: Vec<usize>) -> Self {
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let ragged = lengths.iter().any(|&length| length < longest).then_some(lengths);
+        Self { ragged, ..Self::causal(longest) }
     }
 
     /// One text in the last columns of each row.
@@ -40,7 +50,7 @@ impl Layout {
             // Padding sees itself, so that its rows, which nobody reads, stay finite.
             (0..columns).map(|column| column.min(columns - length)).collect()
         };
-        Self { seen: 0, first: lengths.iter().map(row).collect() }
+        Self { seen: 0, first: lengths.iter().map(row).collect(), ragged: None }
     }
 
     /// Several texts in each row, one after the other; the rest of a row is padding. No text sees another, and the
@@ -58,15 +68,38 @@ impl Layout {
             first.extend(first.len()..columns);
             first
         };
-        Self { seen: 0, first: lengths.iter().map(row).collect() }
+        Self { seen: 0, first: lengths.iter().map(row).collect(), ragged: None }
     }
 
     /// The position of each token in its own text.
     pub(crate) fn positions(&self) -> Vec<Vec<usize>> {
+        if let Some(lengths) = &self.ragged {
+            return vec![lengths.iter().flat_map(|&length| 0..length).collect()];
+        }
         let row = |first: &Vec<usize>| {
             first.iter().zip(self.seen..).map(|(first, column)| column - first).collect()
         };
         self.first.iter().map(row).collect()
+    }
+
+    /// Where attention finds the tokens of its padded rows, and where it gives them back, if it pads them.
+    pub(crate) fn padding(&self, device: &Device) -> Option<Padding> {
+        let lengths = self.ragged.as_ref()?;
+        let columns = self.first.first().map_or(0, Vec::len);
+        let index = |index: usize| i32::try_from(index).expect("a batch has fewer than 2^31 tokens");
+        let tensor = |indices: Vec<i32>| {
+            let count = indices.len();
+            Tensor::from_data(TensorData::new(indices, [count]), device)
+        };
+        let (mut spread, mut gather) = (Vec::with_capacity(lengths.len() * columns), Vec::new());
+        let mut start = 0;
+        for (row, &length) in lengths.iter().enumerate() {
+            // Behind its end a row repeats its last token, which no token of the text sees.
+            spread.extend((0..columns).map(|column| index(start + column.min(length.saturating_sub(1)))));
+            gather.extend((0..length).map(|column| index(row * columns + column)));
+            start += length;
+        }
+        Some(Padding { shape: [lengths.len(), columns], spread: tensor(spread), gather: tensor(gather) })
     }
 
     /// Tiles of queries with the columns that they see, none of which is further back than `window`.
@@ -107,6 +140,19 @@ impl Layout {
     pub(crate) fn mask_numbers(&self, tiles: &[Tile]) -> usize {
         tiles.iter().filter(|tile| tile.hides).map(|tile| tile.numbers(self.first.len())).sum()
     }
+}
+
+/// How texts of different lengths meet in attention.
+///
+/// Legend: N tokens of all texts, B texts, T tokens of the longest.
+#[derive(Debug)]
+pub(crate) struct Padding {
+    /// B and T.
+    pub(crate) shape: [usize; 2],
+    /// Of each padded place the token that stands there, `[B·T]`.
+    pub(crate) spread: Tensor<1, Int>,
+    /// Of each token its padded place, `[N]`.
+    pub(crate) gather: Tensor<1, Int>,
 }
 
 /// Queries that are computed together, and what they see.

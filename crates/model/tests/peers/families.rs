@@ -63,6 +63,17 @@ fn packed_sequences_do_not_see_each_other() {
 }
 
 #[test]
+fn sequences_that_are_padded_in_attention_alone_do_not_see_each_other() {
+    for name in MODELS {
+        let (golden, decoder) = (Golden::of(name), load(name));
+        let rows = [golden.facts.sequences.concat()];
+        let layout = Layout::ragged(golden.lengths());
+        let found = logits(&decoder, decoder.hidden_in(batch(&rows, rows[0].len(), |_| 0), &layout));
+        assert_close(name, &found.concat(), &golden.logits("logits"));
+    }
+}
+
+#[test]
 fn greedy_answers_are_those_of_transformers() {
     for name in MODELS.into_iter().chain(["tiny-llama", "tiny-qwen2"]) {
         let generations = generations(name);
