@@ -197,8 +197,13 @@ teacher-labels train: 10 shards (2 there before), 748,000 labelled tokens, 119.0
 
     #[test]
     fn a_task_says_what_the_others_will_cost() {
-        let summary =
-            Summary { own_shards: 9, bytes: 0, dataset_labelled_tokens: 0, remaining_tokens: 36_000_000, ..summary() };
+        let summary = Summary {
+            own_shards: 9,
+            bytes: 0,
+            dataset_labelled_tokens: 0,
+            remaining_tokens: 36_000_000,
+            ..summary()
+        };
         let told = Told { split: "train", summary: &summary, device: "cpu,cpu", price_per_hour: Some(2.5) };
         let told = told.to_string();
         let lines: Vec<&str> = told.lines().collect();

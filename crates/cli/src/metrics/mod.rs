@@ -208,13 +208,17 @@ impl Recording {
     }
 }
 
-/// Numbers of a batch are of the whole run, whichever worker says them.
+/// Numbers are of the whole run, whichever worker says them, but those called `worker_...`.
 fn gauge(file: &mut TextFile, run: &str, record: &Record) {
     let mut labels = vec![("run", run), ("stage", &record.stage)];
     labels.extend(record.split.as_deref().map(|split| ("split", split)));
-    let scalars = record.scalars.iter().filter(|(name, _)| *name != "worker");
-    for (name, value) in scalars {
-        file.set(name, &labels, value.as_f64().unwrap_or(f64::NAN));
+    let worker =
+        record.scalars.iter().find(|(name, _)| *name == "worker").map(|(_, worker)| worker.to_string());
+    let of_worker: Vec<_> =
+        labels.iter().copied().chain(worker.as_deref().map(|worker| ("worker", worker))).collect();
+    for (name, value) in record.scalars.iter().filter(|(name, _)| *name != "worker") {
+        let labels = if name.starts_with("worker_") { &of_worker } else { &labels };
+        file.set(name, labels, value.as_f64().unwrap_or(f64::NAN));
     }
     file.set("updated_seconds", &labels, record.time);
 }
@@ -264,7 +268,7 @@ mod tests {
         let first = fs::read_to_string(&lines).expect("lines");
         fs::write(&lines, format!("{first}{{\"time\":1")).expect("torn");
         recorded(&places, || {
-            tracing::info!(target: progress::TARGET, stage = "teacher-labels", split = "train", done = 7, worker = 1);
+            tracing::info!(target: progress::TARGET, stage = "teacher-labels", split = "train", done = 7, worker = 1, worker_tokens = 5);
             shard(2, f64::NAN);
         });
 
@@ -287,7 +291,8 @@ mod tests {
         for value in ["done", "tokens", "entropy"].into_iter().zip(["7", "80", "NaN"]) {
             assert!(text.contains(&format!("softshard_{}{labels} {}\n", value.0, value.1)), "{text}");
         }
-        assert!(!text.contains("worker"), "{text}");
+        assert!(text.contains(r#"softshard_worker_tokens{run="teacher-labels",stage="teacher-labels",split="train",worker="1"} 5"#), "{text}");
+        assert_eq!(text.matches("worker").count(), 3, "{text}");
     }
 
     #[test]
