@@ -50,13 +50,14 @@ impl Told<'_> {
         } else {
             (format!("{own_shards} of {shards} shards"), self.summary.labelled_tokens, self.summary.new_bytes)
         };
-        format!(
-            "{shards} ({before} there before), {}{} labelled tokens, {}, {:.1} bytes per labelled token",
-            grouped(float(tokens)),
-            if is_finished { "" } else { " new" },
-            size(bytes),
-            float(bytes) / float(tokens.max(1))
-        )
+        let new = if is_finished { "" } else { "new " };
+        let mut text =
+            format!("{shards} ({before} there before), {} {new}labelled tokens", grouped(float(tokens)));
+        if tokens > 0 {
+            text +=
+                &format!(", {}, {:.1} bytes per labelled token", size(bytes), float(bytes) / float(tokens));
+        }
+        text
     }
 
     fn labels(&self) -> String {
@@ -120,7 +121,7 @@ impl Told<'_> {
         };
         format!(
             "{}: {}; beside them {}; devices busy {:.1} % of the labelling",
-            duration(seconds.total),
+            if seconds.total < 10.0 { format!("{:.1} s", seconds.total) } else { duration(seconds.total) },
             shares(&[&parts[..], &[("other", other)]].concat()),
             shares(&beside.map(|(name, seconds)| (name, share(seconds)))),
             100.0 * seconds.busy_share

@@ -255,7 +255,10 @@ impl Current {
         if let Some(loss) = fields.loss {
             let _ = write!(message, "  loss {loss:.4}");
         }
-        if fields.shards_total > 0 {
+        // The last ones are committed after the last batch, when nothing is drawn any more.
+        if fields.shards_total > 0
+            && (fields.done < fields.total || fields.shards_done == fields.shards_total)
+        {
             let _ = write!(message, "  {}/{} shards", fields.shards_done, fields.shards_total);
         }
         for (count, what) in [(fields.shards_failed, "failed"), (fields.retries, "retried")] {

@@ -35,6 +35,8 @@ use tensorboard::EventFile;
 
 /// Target of metrics events.
 pub(crate) const TARGET: &str = "softshard::metrics";
+/// Target of what is said here: this module's own name is that of the events.
+const WORDS: &str = "softshard";
 /// How long the thread waits before it looks whether the text file is due.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -76,7 +78,7 @@ impl Drop for Recorder {
     fn drop(&mut self) {
         OPEN.lock().unwrap_or_else(PoisonError::into_inner).take();
         if self.0.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::warn!("metrics are not complete: their thread panicked");
+            tracing::warn!(target: WORDS, "metrics are not complete: their thread panicked");
         }
     }
 }
@@ -234,7 +236,11 @@ fn keep<T>(file: &mut Option<T>, write: impl FnOnce(&mut T) -> io::Result<()>) {
 }
 
 fn said<T>(result: io::Result<T>) -> Option<T> {
-    result.inspect_err(|error| tracing::warn!("metrics: {error}; the run goes on without this file")).ok()
+    result
+        .inspect_err(
+            |error| tracing::warn!(target: WORDS, "metrics: {error}; the run goes on without this file"),
+        )
+        .ok()
 }
 
 #[cfg(test)]
