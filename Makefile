@@ -61,6 +61,7 @@ bench: build
 	cargo build --locked --workspace --examples
 	$$(tests/peers/venv.sh ci) tests/peers/bench_labels.py $(SOFTSHARD)
 	$$(tests/peers/venv.sh torch) tests/peers/bench.py $(SOFTSHARD)
+	$$(tests/peers/venv.sh torch) tests/peers/bench_labelling.py $(SOFTSHARD)
 
 selections: build
 	cargo build --locked --workspace --examples

@@ -1,8 +1,8 @@
-"""Our stages against transformers and PEFT on one machine: bench.py SOFTSHARD [--quick|--forward]. Prints Markdown tables.
+"""Forward passes and the student's step against transformers and PEFT on one machine: bench.py SOFTSHARD [--quick|--forward].
 
-Needs `cargo build --workspace --examples`. Same random-weight models, same sequences, same threads, f32, one process after the other. Labelling keeps k = 64; the
-student step is LoRA r=8 on q_proj and v_proj with the top-k loss and its bucket. `usual` and `sorted` are what
-bench_label.py and bench_student.py say they are. The first table, the only one with --forward, is of forward passes alone:
+Prints Markdown tables; labelling is in bench_labelling.py. Needs `cargo build --workspace --examples`. Same random-weight models, same
+sequences, same threads, f32, one process after the other. The student step is LoRA r=8 on q_proj and v_proj with the top-k loss
+and its bucket; `usual` is what bench_student.py says it is. The first table, the only one with --forward, is of forward passes alone:
 `body` and `head` are what bench_forward.py says they are, the fastest pass of two rounds, ours and theirs in turn.
 """
 
@@ -112,14 +112,7 @@ def main() -> None:
             recipe.write_text(RECIPE.format(model=model, steps=steps, step_tokens=272, output=output))
             run(softshard, "prepare", recipe)
 
-            ours, memory = run(softshard, "teacher-labels", recipe)
-            mine = number(r"\(([\d,]+) labelled\)", ours)
-            for variant, flags in [("usual", []), ("sorted", ["--sorted"])]:
-                out, _ = run(python, HERE / "bench_label.py", model, output / "sequences/train", *flags)
-                peer = json.loads(out)
-                theirs = peer["labelled_tokens_per_second"]
-                rows.append(("labelling", shape, variant, mine, theirs, memory, peer["peak_rss_mib"]))
-
+            run(softshard, "teacher-labels", recipe)
             ours, memory = run(softshard, "train-student", recipe)
             mine = number(r"([\d,]+) tokens/s", ours)
             out, _ = run(python, HERE / "bench_student.py", model, output / "labels/train", "--steps", steps)

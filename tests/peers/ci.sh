@@ -31,3 +31,15 @@ check 'selection={ kind = "top_k", k = 16 }'
 check 'selection={ kind = "top_p", p = 0.9, k = 64 }' 'omit=["gold_log_prob"]'
 check 'selection={ kind = "sampled", draws = 50 }'
 check 'selection={ kind = "top_k_sampled", k = 8, draws = 20 }' 'temperatures=[]' 'omit=["log_sum_exp", "gold_log_prob"]'
+
+# Metrics of a run that is killed after some shards, its last line torn, and of the run that goes on.
+metrics=("$softshard" teacher-labels "$world/recipe.toml" --set=labels.sequences_per_shard=5 --set=output.prometheus=softshard.prom)
+rm -rf "$world/run/metrics"
+"${metrics[@]}" >/dev/null 2>&1 &
+while kill -0 $! 2>/dev/null && [[ ! -e $world/run/labels/train/_softshard/commits/00003.json ]]; do sleep 0.01; done
+kill -KILL $! 2>/dev/null || true
+wait $! || true
+printf '{"time":17' >>"$world/run/metrics/teacher-labels.jsonl"
+"${metrics[@]}" >/dev/null
+shards=$(ls "$world"/run/labels/train/data | wc -l)
+"$python" tests/peers/check_metrics.py "$world/run/metrics" teacher-labels "$world/softshard.prom" "$shards"

@@ -31,6 +31,15 @@ CONFIGS = {
         intermediate_size=2048,
         vocab_size=32000,
     ),
+    # Many layers, of which two are little.
+    "deep": lambda: transformers.LlamaConfig(
+        **LLAMA,
+        hidden_size=512,
+        num_hidden_layers=40,
+        num_attention_heads=8,
+        intermediate_size=1408,
+        vocab_size=32000,
+    ),
     # Qwen2.5-0.5B
     "qwen2.5-0.5b": lambda: transformers.Qwen2Config(
         hidden_size=896,

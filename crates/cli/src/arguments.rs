@@ -111,6 +111,9 @@ pub(crate) struct TeacherLabels {
     /// How many processes there are
     #[arg(long, value_name = "N", requires = "task", value_parser = positive)]
     pub(crate) of: Option<usize>,
+    /// Price of a device for an hour, in any currency: what the rest of the corpus will cost is said at the end
+    #[arg(long, value_name = "PRICE")]
+    pub(crate) price_per_hour: Option<f64>,
 }
 
 /// What can be done with labels that are there.

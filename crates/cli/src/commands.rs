@@ -5,16 +5,15 @@ use std::{num::NonZero, path::Path, sync::atomic::AtomicBool, thread};
 use anyhow::Result;
 use burn::tensor::Device;
 use softshard_evaluate::EvaluateInputs;
-use softshard_labels::Output;
 use softshard_prepare::{Tokenizer, demo};
 use softshard_student::{Objective, TrainConfig, TrainInputs};
-use softshard_teacher::{Part, Teacher, TeacherInputs};
 
 use crate::{
-    arguments::{Arguments, Command, DemoData, Model, Stage, TeacherLabels},
-    device, devices,
+    arguments::{Arguments, Command, DemoData, Model, Stage},
+    device,
     progress::grouped,
     recipe::{Recipe, RecipeError},
+    teacher_labels::teacher_labels,
 };
 
 /// Runs the command.
@@ -129,82 +128,6 @@ fn train(
     }
     println!("{}: {}", if config.lora.is_some() { "adapter" } else { "model" }, summary.output.display());
     Ok(())
-}
-
-fn teacher_labels(options: &TeacherLabels, stop: &AtomicBool) -> Result<()> {
-    let TeacherLabels { stage, task, of } = options;
-    let recipe = Recipe::load(&stage.recipe, &stage.overrides)?;
-    let config = Recipe::section(recipe.teacher.as_ref(), "teacher", "teacher-labels")?;
-    let part = task.zip(*of).map(|(task, of)| Part { task, of });
-    if let Some(Part { task, of }) = part.filter(|part| part.task >= part.of) {
-        let message = format!("`--task`: expected a number below `--of {of}`, found {task}");
-        return Err(RecipeError(message).into());
-    }
-    let devices = devices::open(&stage.device)?;
-    let is_finetuned = |path: &Path| path.starts_with(&recipe.output.teacher);
-    if recipe.finetune.is_some()
-        && !config.adapter.iter().chain([&config.model]).any(|path| is_finetuned(path))
-    {
-        tracing::warn!(
-            "[finetune] makes `{}`, but [teacher] names another model",
-            recipe.output.teacher.display()
-        );
-    }
-    let tokenizer = tokenizer_for(&recipe, &config.model)?;
-    let held_out = recipe.output.sequences.join("valid");
-    let mut teacher = Teacher::new(config, &devices, workers(&devices[0]));
-    for split in ["train", "valid"] {
-        let sequences = recipe.output.sequences.join(split);
-        if split == "valid" && !sequences.exists() {
-            continue; // nothing was held out
-        }
-        let output = Output::from(recipe.output.labels.join(split));
-        let inputs = TeacherInputs {
-            labels: &recipe.labels,
-            sequences: &sequences,
-            held_out: Some(&held_out),
-            tokenizer: &tokenizer,
-            output: &output,
-            part,
-            stop,
-        };
-        let summary = softshard_teacher::run(&mut teacher, &inputs)?;
-        println!("{}", labelled(split, &summary));
-        println!("labels: {output}");
-    }
-    recipe.write_beside(&recipe.output.labels)
-}
-
-fn labelled(split: &str, summary: &softshard_teacher::Summary) -> String {
-    let softshard_teacher::Summary { shards, new_shards, seconds, .. } = summary;
-    let bytes_per_token = summary.bytes as f64 / (summary.dataset_labelled_tokens.max(1)) as f64;
-    let mut text = format!(
-        "teacher-labels {split}: {shards} shards ({} there before), {} labelled tokens, {:.1} bytes per labelled token",
-        shards - new_shards,
-        grouped(summary.dataset_labelled_tokens as f64),
-        bytes_per_token
-    );
-    if *new_shards > 0 {
-        let working = seconds.total - seconds.load;
-        text += &format!(
-            "\n  {} tokens/s ({} labelled), padding {:.1} %",
-            grouped(summary.tokens as f64 / working),
-            grouped(summary.labelled_tokens as f64 / working),
-            100.0 * (1.0 - summary.tokens as f64 / summary.padded_tokens.max(1) as f64)
-        );
-        text += &format!(
-            "\n  seconds: {:.1} in all; load {:.1}, read {:.1}; over all workers forward {:.1}, head {:.1}; beside them write {:.1} ({} labelled tokens/s), commit {:.1}",
-            seconds.total,
-            seconds.load,
-            seconds.read,
-            seconds.forward,
-            seconds.head,
-            seconds.write,
-            grouped(summary.labelled_tokens as f64 / seconds.write),
-            seconds.commit
-        );
-    }
-    text
 }
 
 fn evaluate(stage: &Stage, stop: &AtomicBool) -> Result<()> {

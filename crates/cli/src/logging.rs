@@ -4,7 +4,11 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::{EnvFilter, Layer, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::{arguments::LogFormat, progress};
+use crate::{
+    arguments::LogFormat,
+    metrics::{self, Metrics},
+    progress,
+};
 
 /// Installs the subscriber; a line that cannot be written is lost, as a complaint about it could not be either. `RUST_LOG` filters as usual; the default is `info`.
 pub(crate) fn start(format: LogFormat) {
@@ -20,20 +24,22 @@ pub(crate) fn start(format: LogFormat) {
                         .with_writer(std::io::stderr)
                         .with_filter(filter()),
                 )
+                .with(Metrics)
                 .init();
         }
         LogFormat::Text => {
-            let not_progress =
-                tracing_subscriber::filter::filter_fn(|metadata| metadata.target() != progress::TARGET);
+            let not_drawn = tracing_subscriber::filter::filter_fn(|metadata| {
+                ![progress::TARGET, metrics::TARGET].contains(&metadata.target())
+            });
             let lines = fmt::layer()
                 .without_time()
                 .log_internal_errors(false)
                 .with_target(false)
                 .with_ansi(std::io::stderr().is_terminal())
-                .with_writer(progress::AboveBar)
+                .with_writer(progress::AboveBars)
                 .with_filter(filter())
-                .with_filter(not_progress);
-            tracing_subscriber::registry().with(lines).with(progress::Bars::default()).init();
+                .with_filter(not_drawn);
+            tracing_subscriber::registry().with(lines).with(progress::Bars::default()).with(Metrics).init();
         }
     }
 }

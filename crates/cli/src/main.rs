@@ -18,15 +18,18 @@ mod device;
 mod devices;
 mod exit;
 mod inspect;
+mod labelling_summary;
 mod labels;
 mod logging;
 mod map_fault;
 mod merge;
+mod metrics;
 mod model;
 mod progress;
 mod recipe;
 mod schema;
 mod table;
+mod teacher_labels;
 
 use std::{
     process::ExitCode,

@@ -1,16 +1,18 @@
-//! Progress events of the stages, drawn: a bar on a terminal, a plain line every few seconds elsewhere.
+//! Progress events of the stages, drawn: bars on a terminal, a plain line every few seconds elsewhere.
 //!
 //! A stage emits `tracing` events with target [`TARGET`] and the fields `stage`, `done`, `total`, `unit`, `tokens` and,
-//! in training, `loss`. The library crates know nothing of terminals.
+//! in training, `loss`. In labelling they also say `split`, `worker`, `shards_done`, `shards_total`, `shards_failed` and
+//! `retries`: several workers have a line each. All counts are of the whole stage. The library crates know nothing of terminals.
 
 use std::{
-    fmt::Debug,
+    collections::{BTreeMap, VecDeque},
+    fmt::{Debug, Write as _},
     io::{self, IsTerminal, Write},
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
 use tracing::{
     Event, Subscriber,
     field::{Field, Visit},
@@ -23,21 +25,65 @@ use tracing_subscriber::{
 /// Target of progress events.
 pub(crate) const TARGET: &str = "softshard::progress";
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
-const STYLE: &str = "{prefix:>14} {bar:28} {pos}/{len} {msg}  ETA {eta}";
+/// A worker's speed is that of this time, so that one that hangs is seen.
+const RECENTLY: Duration = Duration::from_secs(30);
+const STYLE: &str = "{prefix:>14} {wide_bar} {pos}/{len} {msg}";
+const WORKER_STYLE: &str = "{prefix:>14} {msg}";
 
-/// The bar that is drawn now.
-static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
+/// What is drawn now.
+static DRAWN: Mutex<Option<Drawn>> = Mutex::new(None);
 
-/// Leaves the bar as it stands, before the last words of the process.
-pub(crate) fn leave() {
-    if let Some(bar) = BAR.lock().unwrap_or_else(PoisonError::into_inner).take() {
-        bar.abandon();
+/// Lines of a terminal.
+struct Drawn {
+    all: MultiProgress,
+    total: ProgressBar,
+    workers: Vec<ProgressBar>,
+}
+
+impl Drawn {
+    fn new(stage: &str) -> Self {
+        let all = MultiProgress::new();
+        let total = all.add(line(STYLE, stage.to_owned()));
+        Drawn { all, total, workers: Vec::new() }
+    }
+
+    fn draw(&mut self, fields: &Fields, message: &str, workers: &BTreeMap<u64, Worker>, now: Instant) {
+        self.total.set_length(fields.total);
+        self.total.set_position(fields.done);
+        self.total.set_message(message.to_owned());
+        // With one worker the total says it all.
+        if workers.len() > 1 {
+            while self.workers.len() < workers.len() {
+                self.workers.push(self.all.insert_before(&self.total, line(WORKER_STYLE, String::new())));
+            }
+            for (line, (index, worker)) in self.workers.iter().zip(workers) {
+                line.set_prefix(format!("worker {index}"));
+                line.set_message(format!("{} tokens/s", grouped(worker.speed(now))));
+            }
+        }
     }
 }
 
-/// A line above the bar.
+fn line(style: &str, prefix: String) -> ProgressBar {
+    let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(0).with_style(style.progress_chars("━╸ ")).with_prefix(prefix)
+}
+
+fn drawn<R>(use_it: impl FnOnce(&mut Option<Drawn>) -> R) -> R {
+    use_it(&mut DRAWN.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Leaves the total as it stands, before the last words of the process.
+pub(crate) fn leave() {
+    if let Some(lines) = drawn(Option::take) {
+        lines.workers.iter().for_each(ProgressBar::finish_and_clear);
+        lines.total.abandon();
+    }
+}
+
+/// A line above the bars.
 pub(crate) fn say(line: &str) {
-    above_bar(|| tell(line));
+    above_bars(|| tell(line));
 }
 
 /// A line to standard error, in one piece. Whoever read it may have left: that ends no stage.
@@ -45,32 +91,44 @@ pub(crate) fn tell(line: &str) {
     let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
-fn above_bar<R>(write: impl FnOnce() -> R) -> R {
-    match &*BAR.lock().unwrap_or_else(PoisonError::into_inner) {
-        Some(bar) => bar.suspend(write),
+fn above_bars<R>(write: impl FnOnce() -> R) -> R {
+    drawn(|drawn| match drawn {
+        Some(lines) => lines.all.suspend(write),
         None => write(),
-    }
+    })
 }
 
 /// What a progress event says.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Fields {
     stage: String,
+    split: Option<String>,
     unit: String,
     done: u64,
     total: u64,
     tokens: u64,
     loss: Option<f64>,
+    worker: u64,
+    shards_done: u64,
+    shards_total: u64,
+    shards_failed: u64,
+    retries: u64,
 }
 
 impl Visit for Fields {
     fn record_u64(&mut self, field: &Field, value: u64) {
-        match field.name() {
-            "done" => self.done = value,
-            "total" => self.total = value,
-            "tokens" => self.tokens = value,
-            _ => {}
-        }
+        let place = match field.name() {
+            "done" => &mut self.done,
+            "total" => &mut self.total,
+            "tokens" => &mut self.tokens,
+            "worker" => &mut self.worker,
+            "shards_done" => &mut self.shards_done,
+            "shards_total" => &mut self.shards_total,
+            "shards_failed" => &mut self.shards_failed,
+            "retries" => &mut self.retries,
+            _ => return,
+        };
+        *place = value;
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
@@ -82,6 +140,7 @@ impl Visit for Fields {
     fn record_str(&mut self, field: &Field, value: &str) {
         match field.name() {
             "stage" => value.clone_into(&mut self.stage),
+            "split" => self.split = Some(value.to_owned()),
             "unit" => value.clone_into(&mut self.unit),
             _ => {}
         }
@@ -90,15 +149,37 @@ impl Visit for Fields {
     fn record_debug(&mut self, _: &Field, _: &dyn Debug) {}
 }
 
+/// Tokens of a worker's last batches, and when they were done.
+#[derive(Default)]
+struct Worker(VecDeque<(Instant, u64)>);
+
+impl Worker {
+    fn add(&mut self, tokens: u64, now: Instant) {
+        self.0.push_back((now, tokens));
+        // Two batches make a speed, however long they take.
+        while self.0.len() > 2 && now.duration_since(self.0[1].0) > RECENTLY {
+            self.0.pop_front();
+        }
+    }
+
+    /// Tokens a second since the oldest batch that is remembered.
+    fn speed(&self, now: Instant) -> f64 {
+        let Some((first, _)) = self.0.front() else { return 0.0 };
+        #[expect(clippy::cast_precision_loss, reason = "for people")]
+        let tokens = self.0.iter().skip(1).map(|(_, tokens)| tokens).sum::<u64>() as f64;
+        tokens / now.duration_since(*first).as_secs_f64().max(1e-3)
+    }
+}
+
 /// The stage that is drawn now.
 struct Current {
-    stage: String,
-    bar: Option<ProgressBar>,
+    /// The first event.
+    first: Fields,
     began: Instant,
-    tokens_at_start: u64,
-    done_at_start: u64,
     /// Of the last event.
     done: u64,
+    tokens: u64,
+    workers: BTreeMap<u64, Worker>,
     last_line: Instant,
 }
 
@@ -113,77 +194,102 @@ impl<S: Subscriber> Layer<S> for Bars {
         }
         let mut fields = Fields::default();
         event.record(&mut fields);
+        let now = Instant::now();
         let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // The same stage from the start again: its next split.
-        let is_new = current
-            .as_ref()
-            .is_none_or(|current| current.stage != fields.stage || fields.done < current.done);
-        if is_new {
-            *current = Some(Current::new(&fields));
+        let on_terminal = io::stderr().is_terminal();
+        if current.as_ref().is_none_or(|current| !current.is_of(&fields)) {
+            leave();
+            if on_terminal {
+                drawn(|drawn| *drawn = Some(Drawn::new(&fields.stage)));
+            }
+            *current = Some(Current::new(&fields, now));
         }
-        if let Some(current) = current.as_mut() {
-            current.draw(&fields, is_new);
+        let Some(current) = current.as_mut() else { return };
+        current.count(&fields, now);
+        if on_terminal {
+            let message = current.message(&fields, now);
+            drawn(|drawn| {
+                if let Some(lines) = drawn {
+                    lines.draw(&fields, &message, &current.workers, now);
+                }
+            });
+            if fields.done >= fields.total {
+                leave();
+            }
+        } else if let Some(line) = current.line_if_due(&fields, now) {
+            tell(&line);
         }
     }
 }
 
 impl Current {
-    fn new(fields: &Fields) -> Self {
-        leave();
-        let bar = io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new(fields.total);
-            let style = ProgressStyle::with_template(STYLE).unwrap_or_else(|_| ProgressStyle::default_bar());
-            bar.set_style(style.progress_chars("━╸ "));
-            bar.set_prefix(fields.stage.clone());
-            bar
-        });
-        BAR.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&bar);
-        let now = Instant::now();
-        Current {
-            stage: fields.stage.clone(),
-            bar,
-            began: now,
-            tokens_at_start: fields.tokens,
-            done_at_start: fields.done,
-            done: fields.done,
-            last_line: now,
-        }
+    fn new(fields: &Fields, now: Instant) -> Self {
+        let (done, tokens) = (fields.done, fields.tokens);
+        Current { first: fields.clone(), began: now, done, tokens, workers: BTreeMap::new(), last_line: now }
     }
 
-    fn draw(&mut self, fields: &Fields, is_new: bool) {
-        self.done = fields.done;
-        let seconds = self.began.elapsed().as_secs_f64();
-        #[expect(clippy::cast_precision_loss, reason = "for people")]
-        let speed = (fields.tokens.saturating_sub(self.tokens_at_start)) as f64 / seconds.max(1e-3);
+    /// Where no split is named, the same stage from the start again is its next one.
+    fn is_of(&self, fields: &Fields) -> bool {
+        self.first.stage == fields.stage
+            && self.first.split == fields.split
+            && (fields.split.is_some() || fields.done >= self.done)
+    }
+
+    /// What came since the last event is the work of the worker that says so.
+    fn count(&mut self, fields: &Fields, now: Instant) {
+        self.workers.entry(fields.worker).or_default().add(fields.tokens.saturating_sub(self.tokens), now);
+        self.done = self.done.max(fields.done);
+        self.tokens = self.tokens.max(fields.tokens);
+    }
+
+    /// `sequences  12,346 tokens/s  3/10 shards  ETA 5m`.
+    fn message(&self, fields: &Fields, now: Instant) -> String {
         let mut message = fields.unit.clone();
-        if !is_new && fields.tokens > self.tokens_at_start {
-            message.push_str(&format!("  {} tokens/s", grouped(speed)));
+        let seconds = now.duration_since(self.began).as_secs_f64();
+        let tokens = fields.tokens.saturating_sub(self.first.tokens);
+        if tokens > 0 {
+            #[expect(clippy::cast_precision_loss, reason = "for people")]
+            let speed = tokens as f64 / seconds.max(1e-3);
+            let _ = write!(message, "  {} tokens/s", grouped(speed)); // a string takes everything
         }
         if let Some(loss) = fields.loss {
-            message.push_str(&format!("  loss {loss:.4}"));
+            let _ = write!(message, "  loss {loss:.4}");
         }
-        if let Some(bar) = &self.bar {
-            bar.set_length(fields.total);
-            bar.set_position(fields.done);
-            bar.set_message(message);
-            if fields.done >= fields.total {
-                leave();
+        // The last ones are committed after the last batch, when nothing is drawn any more.
+        if fields.shards_total > 0
+            && (fields.done < fields.total || fields.shards_done == fields.shards_total)
+        {
+            let _ = write!(message, "  {}/{} shards", fields.shards_done, fields.shards_total);
+        }
+        for (count, what) in [(fields.shards_failed, "failed"), (fields.retries, "retried")] {
+            if count > 0 {
+                let _ = write!(message, ", {count} {what}");
             }
-            return;
         }
-        let finished = fields.done >= fields.total;
-        if finished || self.last_line.elapsed() >= BETWEEN_LINES {
-            self.last_line = Instant::now();
-            let rest = if finished { String::new() } else { format!("  ETA {}", self.eta(fields, seconds)) };
-            tell(&format!("{:>14} {}/{} {message}{rest}", self.stage, fields.done, fields.total));
+        let done = fields.done.saturating_sub(self.first.done);
+        if fields.done < fields.total && done > 0 {
+            #[expect(clippy::cast_precision_loss, reason = "for people")]
+            let left = seconds * (fields.total - fields.done) as f64 / done as f64;
+            let _ =
+                write!(message, "  ETA {:#}", HumanDuration(Duration::from_secs_f64(left.clamp(0.0, 1e9))));
         }
+        message
     }
 
-    fn eta(&self, fields: &Fields, seconds: f64) -> HumanDuration {
-        #[expect(clippy::cast_precision_loss, reason = "for people")]
-        let left = fields.total.saturating_sub(fields.done) as f64
-            / fields.done.saturating_sub(self.done_at_start).max(1) as f64;
-        HumanDuration(Duration::from_secs_f64((seconds * left).clamp(0.0, 1e9)))
+    /// A line for a file, every few seconds and at the end.
+    fn line_if_due(&mut self, fields: &Fields, now: Instant) -> Option<String> {
+        if fields.done < fields.total && now.duration_since(self.last_line) < BETWEEN_LINES {
+            return None;
+        }
+        self.last_line = now;
+        let Fields { stage, done, total, .. } = fields;
+        let mut line = format!("{stage:>14} {done}/{total} {}", self.message(fields, now));
+        if self.workers.len() > 1 && done < total {
+            let speeds: Vec<String> =
+                self.workers.values().map(|worker| grouped(worker.speed(now))).collect();
+            let _ = write!(line, "  (workers: {} tokens/s)", speeds.join(", "));
+        }
+        Some(line)
     }
 }
 
@@ -200,12 +306,12 @@ pub(crate) fn grouped(value: f64) -> String {
     text
 }
 
-/// Writes log lines above the bar.
-pub(crate) struct AboveBar;
+/// Writes log lines above the bars.
+pub(crate) struct AboveBars;
 
-impl Write for AboveBar {
+impl Write for AboveBars {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        above_bar(|| io::stderr().write(bytes))
+        above_bars(|| io::stderr().write(bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -213,20 +319,90 @@ impl Write for AboveBar {
     }
 }
 
-impl MakeWriter<'_> for AboveBar {
-    type Writer = AboveBar;
+impl MakeWriter<'_> for AboveBars {
+    type Writer = AboveBars;
 
     fn make_writer(&self) -> Self::Writer {
-        AboveBar
+        AboveBars
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
     fn digits_are_grouped_by_three() {
         let grouped: Vec<_> =
             [0.0, 12.4, 999.6, 12_345.6, 1_234_567.0].into_iter().map(super::grouped).collect();
         assert_eq!(grouped, ["0", "12", "1,000", "12,346", "1,234,567"]);
+    }
+
+    fn batch(worker: u64, done: u64, tokens: u64) -> Fields {
+        Fields {
+            stage: "teacher-labels".to_owned(),
+            split: Some("train".to_owned()),
+            unit: "sequences".to_owned(),
+            done,
+            total: 100,
+            tokens,
+            worker,
+            shards_total: 10,
+            shards_done: done / 10,
+            ..Fields::default()
+        }
+    }
+
+    /// Batches as (second, worker, sequences, tokens) so far; what stands there after the last one.
+    fn after(batches: &[(u64, u64, u64, u64)], change: impl FnOnce(&mut Fields)) -> Option<String> {
+        let began = Instant::now();
+        let mut current = Current::new(&batch(0, 0, 0), began);
+        let mut line = None;
+        let mut change = Some(change);
+        for (index, &(second, worker, done, tokens)) in batches.iter().enumerate() {
+            let mut fields = batch(worker, done, tokens);
+            if index + 1 == batches.len() {
+                change.take().into_iter().for_each(|change| change(&mut fields));
+            }
+            assert!(current.is_of(&fields));
+            let now = began + Duration::from_secs(second);
+            current.count(&fields, now);
+            line = current.line_if_due(&fields, now);
+        }
+        line
+    }
+
+    #[test]
+    fn a_line_says_speed_shards_and_how_long_it_takes() {
+        assert_eq!(after(&[(0, 0, 1, 10), (9, 0, 20, 2_000)], |_| ()), None, "not yet");
+        let line = after(&[(0, 0, 1, 10), (20, 0, 20, 50_000)], |_| ()).expect("it is due");
+        assert_eq!(line, "teacher-labels 20/100 sequences  2,500 tokens/s  2/10 shards  ETA 80s");
+        let line = after(&[(20, 0, 20, 50_000)], |last| (last.shards_failed, last.retries) = (1, 3));
+        assert!(line.expect("it is due").contains("  2/10 shards, 1 failed, 3 retried  ETA"));
+        let line = after(&[(2, 0, 100, 3_000)], |_| ()).expect("the end is said");
+        assert_eq!(line, "teacher-labels 100/100 sequences  1,500 tokens/s  10/10 shards");
+    }
+
+    #[test]
+    fn every_worker_has_its_share_and_one_that_hangs_is_seen() {
+        let both = [(0, 0, 1, 100), (0, 1, 2, 200), (10, 0, 10, 1_200), (20, 1, 20, 6_200)];
+        let line = after(&both, |_| ()).expect("it is due");
+        assert!(
+            line.ends_with("  310 tokens/s  2/10 shards  ETA 80s  (workers: 50, 250 tokens/s)"),
+            "{line}"
+        );
+        let hangs = [&both[..], &[(1_000, 1, 21, 6_300), (1_010, 1, 22, 16_300)]].concat();
+        let line = after(&hangs, |_| ()).expect("it is due");
+        assert!(line.ends_with("(workers: 1, 10 tokens/s)"), "{line}");
+    }
+
+    #[test]
+    fn another_split_begins_anew() {
+        let current = Current::new(&batch(0, 50, 0), Instant::now());
+        assert!(current.is_of(&batch(1, 49, 0)), "another worker was a little faster");
+        assert!(!current.is_of(&Fields { split: Some("valid".to_owned()), ..batch(0, 60, 0) }));
+        let no_split = |done| Fields { split: None, ..batch(0, done, 0) };
+        let current = Current::new(&no_split(50), Instant::now());
+        assert!(current.is_of(&no_split(51)) && !current.is_of(&no_split(2)));
     }
 }

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use softshard_evaluate::EvaluateConfig;
 use softshard_prepare::{DataConfig, TokenizerConfig};
 use softshard_student::{LossConfig, Objective, TrainConfig, same_temperature};
-use softshard_teacher::{LabelsConfig, TeacherConfig};
+use softshard_teacher::{LabelsConfig, Part, TeacherConfig};
+
+use crate::metrics::Places;
 
 /// A recipe that cannot be used: exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +41,7 @@ pub(crate) struct Recipe {
     pub(crate) output: OutputConfig,
 }
 
-/// Where everything is written. All but `dir` are below `dir` unless absolute.
+/// Where everything is written. All but `dir` and `prometheus` are below `dir` unless absolute.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OutputConfig {
@@ -60,6 +62,23 @@ pub(crate) struct OutputConfig {
     /// One JSON file for each evaluation.
     #[serde(default = "default_evaluations")]
     pub(crate) evaluations: PathBuf,
+    /// Text file for the textfile collector of Prometheus' node_exporter, `NAME.prom`, from the recipe's folder; kept up to
+    /// date while labels are made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) prometheus: Option<PathBuf>,
+}
+
+impl OutputConfig {
+    /// Where the metrics of a stage are written; every task has files of its own.
+    pub(crate) fn metrics(&self, stage: &str, part: Option<Part>) -> Places {
+        let task = part.map_or_else(String::new, |Part { task, of }| format!("-{task:05}-of-{of:05}"));
+        let mut prometheus = self.prometheus.clone();
+        if let Some(path) = prometheus.as_mut().filter(|_| !task.is_empty()) {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            path.set_file_name(format!("{name}{task}.prom"));
+        }
+        Places { folder: self.dir.join("metrics"), name: format!("{stage}{task}"), prometheus }
+    }
 }
 
 impl Recipe {
@@ -101,8 +120,10 @@ impl Recipe {
             teacher.adapter.iter_mut().for_each(resolve);
         }
         self.evaluate.model.iter_mut().chain(&mut self.evaluate.adapter).for_each(resolve);
-        let OutputConfig { dir, sequences, teacher, labels, student, evaluations } = &mut self.output;
+        let OutputConfig { dir, sequences, teacher, labels, student, evaluations, prometheus } =
+            &mut self.output;
         resolve(dir);
+        prometheus.iter_mut().for_each(resolve);
         for path in [sequences, teacher, labels, student, evaluations] {
             *path = absolute(dir, path);
         }
@@ -262,6 +283,17 @@ dir = "run"
         for recipe in recipes {
             Recipe::load(&recipe, &[]).unwrap_or_else(|error| panic!("{error}"));
         }
+    }
+
+    #[test]
+    fn every_task_has_metrics_of_its_own() {
+        let recipe = load(RECIPE, &["output.prometheus=softshard.prom"]).expect("a good recipe");
+        let alone = recipe.output.metrics("teacher-labels", None);
+        assert!(alone.folder.ends_with("run/metrics") && alone.name == "teacher-labels");
+        let folder = alone.prometheus.expect("named").parent().expect("a folder").to_owned();
+        let task = recipe.output.metrics("teacher-labels", Some(Part { task: 3, of: 8 }));
+        assert_eq!(task.name, "teacher-labels-00003-of-00008");
+        assert_eq!(task.prometheus, Some(folder.join("softshard-00003-of-00008.prom")));
     }
 
     #[test]

@@ -159,7 +159,8 @@ impl Watch {
             target: "softshard::metrics",
             stage = "teacher-labels",
             split = self.split,
-            step = state.summary.new_shards as u64,
+            // Of all runs of this part: a resumed one goes on.
+            step = (state.summary.own_shards + state.summary.new_shards) as u64 - self.shards,
             shard = *index as u64,
             tokens = batches.tokens,
             labelled_tokens = batches.labelled_tokens,

@@ -6,7 +6,7 @@ pub(crate) mod export;
 pub(crate) mod import;
 pub(crate) mod merge;
 mod page;
-mod plan;
+pub(crate) mod plan;
 mod plot;
 mod stats;
 mod verify;
@@ -64,6 +64,6 @@ fn count(count: u64) -> String {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "for people")]
-fn float(count: u64) -> f64 {
+pub(crate) fn float(count: u64) -> f64 {
     count as f64
 }

@@ -108,7 +108,7 @@ fn row(is_of_recipe: bool, one: &SelectionEstimate) -> Vec<String> {
 }
 
 /// `1,234 B`, `12.3 MB`.
-fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     let units = [(1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")];
     let unit = units.into_iter().find(|(unit, _)| float(bytes) >= 10.0 * unit);
     unit.map_or_else(
@@ -118,7 +118,7 @@ fn size(bytes: u64) -> String {
 }
 
 /// `12 s`, `3.4 min`, `5.6 hours`.
-fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     match seconds {
         seconds if seconds < 120.0 => format!("{seconds:.0} s"),
         seconds if seconds < 7200.0 => format!("{:.1} min", seconds / 60.0),
