@@ -12,7 +12,7 @@ use softshard_teacher::{Part, Teacher, TeacherInputs};
 
 use crate::{
     arguments::{Arguments, Command, DemoData, Model, Stage, TeacherLabels},
-    device, devices,
+    cluster, device, devices,
     progress::grouped,
     recipe::{Recipe, RecipeError},
 };
@@ -27,6 +27,8 @@ pub(crate) fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         Command::Prepare(stage) => prepare(stage, stop),
         Command::Finetune(stage) => finetune(stage, stop),
         Command::TeacherLabels(options) => teacher_labels(options, stop),
+        Command::Submit(jobs) => cluster::submit(jobs),
+        Command::Resume(jobs) => cluster::resume(jobs),
         Command::TrainStudent(stage) => train_student(stage, stop),
         Command::Evaluate(stage) => evaluate(stage, stop),
         Command::Report(stage) => report(stage),
