@@ -21,7 +21,7 @@ pub(crate) use tasks::Task;
 use crate::recipe::{Recipe, RecipeError};
 use finalize::Finished;
 use options::Options;
-use work::{Split, tasks_with_missing};
+use work::tasks_with_missing;
 
 /// What runs the tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -47,8 +47,6 @@ impl Engine {
 struct Submission<'a> {
     recipe: &'a Recipe,
     options: &'a Options,
-    /// What storage says of each split.
-    splits: &'a [Split],
     /// Parts that the shards of every split are cut into.
     of: usize,
     /// Those of them that have something to do, ascending.
@@ -121,7 +119,7 @@ fn start(jobs: &Jobs, recipe: &Recipe, options: Options) -> Result<()> {
     for split in &splits {
         println!("{split}");
     }
-    let submission = Submission { recipe, options: &options, splits: &splits, of, tasks: &tasks };
+    let submission = Submission { recipe, options: &options, of, tasks: &tasks };
     options.write(recipe, jobs.engine)?;
     match jobs.engine {
         Engine::Slurm => slurm::submit(&submission, jobs),
