@@ -46,7 +46,7 @@ pub(crate) fn finalize(options: &Finalize) -> Result<()> {
         })
         .collect();
     bail!(
-        "{}\nhint: `softshard resume {} --engine slurm` submits the missing ones, `softshard teacher-labels` makes them here",
+        "{}\nhint: `softshard resume {} --engine slurm` (or kubernetes) submits the missing ones, `softshard teacher-labels` makes them here",
         lacking.join("\n"),
         options.recipe.display()
     )

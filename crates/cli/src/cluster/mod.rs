@@ -20,7 +20,7 @@ pub(crate) use tasks::Task;
 
 use crate::recipe::{Recipe, RecipeError};
 use finalize::Finished;
-use options::Options;
+use options::{Files, Options};
 use work::tasks_with_missing;
 
 /// What runs the tasks.
@@ -77,9 +77,9 @@ pub(crate) fn resume(jobs: &Jobs) -> Result<()> {
             jobs.engine.folder(),
         );
     }
-    let options = Options::given(jobs)?.over(before);
+    let options = Options::given(jobs)?.over(before, &Files::of(&named, jobs.engine).recipe());
     // What was set then is set again: other labels would be refused by every worker.
-    let recipe = Recipe::load(&jobs.recipe, &options.overrides)?;
+    let recipe = Recipe::load(&options.recipe, &options.overrides)?;
     start(jobs, &recipe, options)
 }
 
@@ -122,7 +122,7 @@ fn start(jobs: &Jobs, recipe: &Recipe, options: Options) -> Result<()> {
     let submission = Submission { recipe, options: &options, of, tasks: &tasks };
     options.write(recipe, jobs.engine)?;
     match jobs.engine {
-        Engine::Slurm => slurm::submit(&submission, jobs),
+        Engine::Slurm => slurm::submit(&submission, jobs.dry_run),
         Engine::Kubernetes => kubernetes::write(&submission),
     }
 }

@@ -25,10 +25,10 @@ pub(crate) struct Jobs {
     #[arg(long)]
     device: Option<String>,
     /// Tasks that the shards are cut into [default: one for each shard, at most MaxArraySize]
-    #[arg(long, value_name = "N", value_parser = super::options::positive)]
+    #[arg(long, value_name = "N", value_parser = positive)]
     tasks: Option<usize>,
     /// Tasks that run at a time [default: all]
-    #[arg(long, value_name = "M", value_parser = super::options::positive)]
+    #[arg(long, value_name = "M", value_parser = positive)]
     at_once: Option<usize>,
     /// Train the student when the labels are finished
     #[arg(long)]
@@ -57,6 +57,8 @@ pub(crate) struct Jobs {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Options {
+    /// The recipe, absolute: jobs read a copy of what it was.
+    pub(super) recipe: PathBuf,
     /// `--set`, in order.
     pub(super) overrides: Vec<String>,
     /// `--device`.
@@ -105,7 +107,10 @@ impl Options {
             })?;
             Ok(Claim { name: name.to_owned(), path: path.into() })
         };
+        let recipe =
+            fs::canonicalize(&jobs.recipe).map_err(|error| RecipeError(format!("recipe: {error}")))?;
         Ok(Options {
+            recipe,
             overrides: jobs.overrides.clone(),
             device: jobs.device.clone(),
             tasks: jobs.tasks,
@@ -119,9 +124,12 @@ impl Options {
         })
     }
 
-    /// These, and of `before` what is not given: overrides come after the earlier ones, so that the later value holds.
-    pub(super) fn over(self, before: Option<Self>) -> Self {
+    /// These, and of `before` what is not given: overrides come after the earlier ones, so that the later value holds. `copy` is
+    /// the recipe that the jobs before read.
+    pub(super) fn over(self, before: Option<Self>, copy: &Path) -> Self {
         let Some(before) = before else { return self };
+        // The jobs' copy stands for the recipe that it was made of.
+        let recipe = if self.recipe == copy { before.recipe } else { self.recipe };
         let mut overrides = before.overrides;
         for one in self.overrides {
             if !overrides.contains(&one) {
@@ -129,6 +137,7 @@ impl Options {
             }
         }
         Options {
+            recipe,
             overrides,
             device: self.device.or(before.device),
             tasks: self.tasks.or(before.tasks),
@@ -240,7 +249,7 @@ fn is_plain_path(text: &str) -> bool {
     Path::new(text).is_absolute() && !text.contains(|letter: char| letter.is_control() || letter == ':')
 }
 
-pub(super) fn positive(text: &str) -> Result<usize, String> {
+fn positive(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "expected a whole number above 0".to_owned())
 }
 
@@ -251,14 +260,20 @@ mod tests {
     #[test]
     fn what_is_not_given_is_as_before() {
         let options = |text: &str| serde_json::from_str::<Options>(text).expect("options");
-        let before =
-            options(r#"{"overrides": ["a=1", "b=2"], "tasks": 8, "sbatch": "-p gpu", "device": "cuda:0"}"#);
-        let given = options(r#"{"overrides": ["b=2", "a=3"], "tasks": 4, "then_student": true}"#);
-        let expected = options(
-            r#"{"overrides": ["a=1", "b=2", "a=3"], "tasks": 4, "sbatch": "-p gpu", "device": "cuda:0", "then_student": true}"#,
+        let before = options(
+            r#"{"recipe": "/recipe.toml", "overrides": ["a=1", "b=2"], "tasks": 8, "sbatch": "-p gpu", "device": "cuda:0"}"#,
         );
-        assert_eq!(given.clone().over(Some(before)), expected);
-        assert_eq!(given.clone().over(None), given);
+        let given = options(
+            r#"{"recipe": "/recipe.toml", "overrides": ["b=2", "a=3"], "tasks": 4, "then_student": true}"#,
+        );
+        let expected = options(
+            r#"{"recipe": "/recipe.toml", "overrides": ["a=1", "b=2", "a=3"], "tasks": 4, "sbatch": "-p gpu", "device": "cuda:0", "then_student": true}"#,
+        );
+        let copy = Path::new("/run/slurm/labels.recipe.toml");
+        assert_eq!(given.clone().over(Some(before.clone()), copy), expected);
+        assert_eq!(given.clone().over(None, copy), given);
+        let of_copy = Options { recipe: copy.into(), ..given };
+        assert_eq!(of_copy.over(Some(before), copy), expected);
         assert_eq!(expected.sbatch_finalize(), "-p gpu");
     }
 

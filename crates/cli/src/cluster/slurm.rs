@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use fs_err as fs;
 
-use super::{Engine, Jobs, Submission, options::Files, tasks::list};
+use super::{Engine, Submission, options::Files, tasks::list};
 use crate::recipe::RecipeError;
 
 /// Slurm's default: indices of an array are below it.
@@ -37,11 +37,11 @@ struct Script<'a> {
 }
 
 /// The jobs of a submission.
-pub(super) fn submit(submission: &Submission, jobs: &Jobs) -> Result<()> {
+pub(super) fn submit(submission: &Submission, is_dry: bool) -> Result<()> {
     let Submission { recipe, options, of, tasks, .. } = *submission;
     let files = Files::of(recipe, Engine::Slurm);
     let device = quoted(options.device())?;
-    let recipe_path = jobs.recipe.display();
+    let recipe_path = options.recipe.display();
     let at_once = options.at_once.map(|count| format!("%{count}")).unwrap_or_default();
     let array = write(
         &files,
@@ -89,7 +89,7 @@ pub(super) fn submit(submission: &Submission, jobs: &Jobs) -> Result<()> {
     });
     let student = student.transpose()?;
     println!("{} tasks of {of}: {}", tasks.len(), list(tasks));
-    if jobs.dry_run {
+    if is_dry {
         return say_commands(&array, &finalize, student.as_deref());
     }
 
