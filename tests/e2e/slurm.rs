@@ -102,7 +102,11 @@ fn killed_nodes_controllers_and_late_writers_leave_one_dataset() {
     cluster.wait_for_jobs();
     let finished = world.path("run/labels/train/manifest.json");
     assert!(finished.exists(), "not finished: {}", logs(&world));
-    assert!(restarts(&cluster, array) >= 2, "the killed task and the stopped one run again: {}", logs(&world));
+    assert!(
+        restarts(&cluster, array) >= 2,
+        "the killed task and the stopped one run again: {}",
+        logs(&world)
+    );
 
     signal(zombie.id(), "CONT");
     assert!(zombie.wait().expect("the zombie ends").success());

@@ -119,9 +119,8 @@ impl Cluster {
 
     /// The worker that runs on a node now.
     fn worker(&self, node: &str) -> Option<u32> {
-        let is_worker = |process: &u32| {
-            fs::read_link(format!("/proc/{process}/exe")).is_ok_and(|path| path == binary())
-        };
+        let is_worker =
+            |process: &u32| fs::read_link(format!("/proc/{process}/exe")).is_ok_and(|path| path == binary());
         self.processes(Some(node)).into_iter().find(is_worker)
     }
 

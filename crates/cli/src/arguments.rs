@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    cluster::Jobs,
+    cluster::{Jobs, Task},
     labels::{export::Export, import::Import, merge::Merge},
 };
 
@@ -112,9 +112,10 @@ pub(crate) struct TeacherLabels {
     /// The run; several devices may be named, as cuda:0,1, or all with cuda
     #[command(flatten)]
     pub(crate) stage: Stage,
-    /// Label only the shards of one of several processes: which one, from 0 on; `labels finalize` ends the dataset
+    /// Label only the shards of one of several processes: which one, from 0 on, or `auto` as the scheduler says;
+    /// `labels finalize` ends the dataset
     #[arg(long, value_name = "I", requires = "of")]
-    pub(crate) task: Option<usize>,
+    pub(crate) task: Option<Task>,
     /// How many processes there are
     #[arg(long, value_name = "N", requires = "task", value_parser = positive)]
     pub(crate) of: Option<usize>,

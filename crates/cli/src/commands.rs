@@ -12,7 +12,8 @@ use softshard_teacher::{Part, Teacher, TeacherInputs};
 
 use crate::{
     arguments::{Arguments, Command, DemoData, Model, Stage, TeacherLabels},
-    cluster, device, devices,
+    cluster::{self, Task},
+    device, devices,
     progress::grouped,
     recipe::{Recipe, RecipeError},
 };
@@ -137,6 +138,7 @@ fn teacher_labels(options: &TeacherLabels, stop: &AtomicBool) -> Result<()> {
     let TeacherLabels { stage, task, of } = options;
     let recipe = Recipe::load(&stage.recipe, &stage.overrides)?;
     let config = Recipe::section(recipe.teacher.as_ref(), "teacher", "teacher-labels")?;
+    let task = task.as_ref().map(Task::number).transpose()?;
     let part = task.zip(*of).map(|(task, of)| Part { task, of });
     if let Some(Part { task, of }) = part.filter(|part| part.task >= part.of) {
         let message = format!("`--task`: expected a number below `--of {of}`, found {task}");

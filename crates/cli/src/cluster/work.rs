@@ -1,9 +1,10 @@
 //! What storage says of the labels of a recipe: it is the truth, a scheduler is not.
 
-use std::{fmt, ops::Range};
+use std::fmt;
 
 use anyhow::Result;
 use softshard_labels::{LabelPlan, LabelWriter, SequenceDataset};
+use softshard_teacher::Part;
 
 use crate::recipe::{Recipe, RecipeError};
 
@@ -74,16 +75,11 @@ fn survey_split(recipe: &Recipe, name: &'static str) -> Result<Split> {
 pub(super) fn tasks_with_missing(splits: &[Split], of: usize) -> Vec<usize> {
     let has_some = |task: &usize| {
         splits.iter().any(|split| {
-            let range = shards_of(*task, of, split.shards);
+            let range = Part { task: *task, of }.shards(split.shards);
             split.missing.iter().any(|shard| range.contains(shard))
         })
     };
     (0..of).filter(has_some).collect()
-}
-
-/// Shards of one of `of` tasks: all tasks have the same number of them, give or take one.
-fn shards_of(task: usize, of: usize, shards: usize) -> Range<usize> {
-    task * shards / of..(task + 1) * shards / of
 }
 
 /// The first few of some shards, for people.
@@ -100,17 +96,6 @@ pub(super) fn some_of(shards: &[usize]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_shard_has_one_task() {
-        for (of, shards) in [(1, 1), (3, 7), (24, 24), (24, 3), (1001, 128_000)] {
-            let ends: Vec<Range<usize>> = (0..of).map(|task| shards_of(task, of, shards)).collect();
-            assert_eq!((ends[0].start, ends[of - 1].end), (0, shards));
-            assert!(ends.windows(2).all(|pair| pair[0].end == pair[1].start));
-            let (least, most) = (shards / of, shards.div_ceil(of));
-            assert!(ends.iter().all(|range| (least..=most).contains(&range.len())));
-        }
-    }
 
     #[test]
     fn tasks_are_those_of_the_missing_shards_of_any_split() {
