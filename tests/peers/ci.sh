@@ -31,3 +31,12 @@ check 'selection={ kind = "top_k", k = 16 }'
 check 'selection={ kind = "top_p", p = 0.9, k = 64 }' 'omit=["gold_log_prob"]'
 check 'selection={ kind = "sampled", draws = 50 }'
 check 'selection={ kind = "top_k_sampled", k = 8, draws = 20 }' 'temperatures=[]' 'omit=["log_sum_exp", "gold_log_prob"]'
+
+# Manifests for Kubernetes, of all tasks and of some, with and without GPUs.
+manifests=(--engine kubernetes --image registry.example/softshard:1 --claim "runs:$world")
+labels="$world/run/kubernetes/labels"
+"$softshard" submit "$world/recipe.toml" "${manifests[@]}" --at-once 2 --device cuda:0,1 >/dev/null
+"$python" tests/peers/check_kubernetes.py "$labels.yaml" "$labels-finalize.yaml"
+"$softshard" teacher-labels "$world/recipe.toml" --task 1 --of 3 >/dev/null
+"$softshard" resume "$world/recipe.toml" "${manifests[@]}" --device cpu >/dev/null
+"$python" tests/peers/check_kubernetes.py "$labels.yaml" "$labels-finalize.yaml"
