@@ -128,6 +128,15 @@ fn an_array_that_was_forgotten_is_resumed_and_the_student_follows() {
     let said = submit(&cluster, &world, "submit", "labels", &student);
     assert_eq!(jobs(&said).len(), 3, "{said:?}");
 
+    // A task that somebody cancels is not put in the queue again: Slurm wakes its worker, and tells it to stop.
+    let worker = cluster.pause_worker("n1");
+    let task = cluster.slurm("squeue", &["--noheader", "--nodelist=n1", "--format=%i"]);
+    cluster.slurm("scancel", &[task.trim()]);
+    wait_until("the worker of a cancelled task ends", || !is_alive(worker));
+    let state =
+        || cluster.slurm("squeue", &["--noheader", "--states=all", "--format=%T", "--jobs", task.trim()]);
+    wait_until("the task is cancelled", || state().trim() == "CANCELLED");
+
     // Some tasks are done when the controller loses all it knows, with the nodes.
     wait_until("some shards are there", || committed(&world, "labels") > 0);
     cluster.kill_controller();

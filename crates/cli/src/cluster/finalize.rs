@@ -1,7 +1,7 @@
 //! `softshard labels finalize`: the end of a run of many workers.
 
 use anyhow::{Result, bail};
-use softshard_labels::{Error, LabelWriter};
+use softshard_labels::{Error, LabelWriter, Output};
 
 use super::work::{self, Split, some_of};
 use crate::{
@@ -24,7 +24,8 @@ pub(super) enum Finished {
 /// Missing shards (exit code 1), an output that is no dataset, I/O.
 pub(crate) fn finalize(options: &Finalize) -> Result<()> {
     let recipe = Recipe::load(&options.recipe, &options.overrides)?;
-    let missing = match finish(&recipe)? {
+    let labels = work::labels(&recipe)?;
+    let missing = match finish(&recipe, &labels)? {
         Finished::All(lines) => {
             progress::leave();
             lines.iter().for_each(|line| println!("{line}"));
@@ -36,13 +37,10 @@ pub(crate) fn finalize(options: &Finalize) -> Result<()> {
         .iter()
         .filter(|split| !split.missing.is_empty())
         .map(|split| {
-            let output = recipe.output.labels.join(split.name);
+            let output = labels.join(split.name);
             let (count, found) = (split.shards, split.shards - split.missing.len());
             let some = some_of(&split.missing);
-            format!(
-                "labels `{}`: expected {count} committed shards, found {found}; missing {some}",
-                output.display()
-            )
+            format!("labels `{}`: expected {count} committed shards, found {found}; missing {some}", output)
         })
         .collect();
     bail!(
@@ -53,14 +51,14 @@ pub(crate) fn finalize(options: &Finalize) -> Result<()> {
 }
 
 /// Finishes every split that has all its shards. Finishing again changes nothing.
-pub(super) fn finish(recipe: &Recipe) -> Result<Finished> {
+pub(super) fn finish(recipe: &Recipe, labels: &Output) -> Result<Finished> {
     let (mut lines, mut missing) = (Vec::new(), Vec::new());
-    for split in work::survey(recipe)? {
+    for split in work::survey(recipe, labels)? {
         if split.missing.len() == split.shards {
             missing.push(split); // perhaps without a plan
             continue;
         }
-        let output = recipe.output.labels.join(split.name);
+        let output = labels.join(split.name);
         match LabelWriter::open(&output)?.finish() {
             Ok(manifest) => lines.push(format!(
                 "labels {}: {} shards, {} sequences, {} labelled tokens: {}",
@@ -68,7 +66,7 @@ pub(super) fn finish(recipe: &Recipe) -> Result<Finished> {
                 manifest.shards.len(),
                 grouped(manifest.rows as f64),
                 grouped(manifest.labelled_tokens as f64),
-                output.display()
+                output
             )),
             Err(Error::MissingShards { missing: shards, .. }) => {
                 missing.push(Split { missing: shards, ..split });

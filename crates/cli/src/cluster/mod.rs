@@ -69,7 +69,7 @@ pub(crate) fn submit(jobs: &Jobs) -> Result<()> {
 pub(crate) fn resume(jobs: &Jobs) -> Result<()> {
     let named = Recipe::load(&jobs.recipe, &jobs.overrides)?;
     let before = Options::read(&named, jobs.engine)?;
-    if before.is_none() && !work::is_begun(&named)? {
+    if before.is_none() && !work::is_begun(&named, &work::labels(&named)?)? {
         bail!(
             "`{}`: expected labels that were begun, found none\nhint: `softshard submit {} --engine {}` begins them",
             named.output.labels.display(),
@@ -89,9 +89,10 @@ fn start(jobs: &Jobs, recipe: &Recipe, options: Options) -> Result<()> {
     if options.then_student {
         Recipe::section(recipe.student.as_ref(), "student", "submit --then-student")?;
     }
-    let mut splits = work::survey(recipe)?;
+    let labels = work::labels(recipe)?;
+    let mut splits = work::survey(recipe, &labels)?;
     if splits.iter().all(|split| split.missing.is_empty()) {
-        match finalize::finish(recipe)? {
+        match finalize::finish(recipe, &labels)? {
             Finished::All(lines) => {
                 println!("nothing is missing: every shard is there, and the labels are finished");
                 lines.iter().for_each(|line| println!("{line}"));

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use anyhow::Result;
-use softshard_labels::{LabelPlan, LabelWriter, SequenceDataset};
+use softshard_labels::{LabelPlan, LabelWriter, Output, SequenceDataset};
 use softshard_teacher::Part;
 
 use crate::recipe::{Recipe, RecipeError};
@@ -37,10 +37,15 @@ pub(super) fn splits(recipe: &Recipe) -> impl Iterator<Item = &'static str> {
     ["train", "valid"].into_iter().filter(there)
 }
 
+/// Where the labels are, of all splits.
+pub(super) fn labels(recipe: &Recipe) -> Result<Output> {
+    Ok(Output::from(&recipe.output.labels))
+}
+
 /// Whether a worker has begun any split.
-pub(super) fn is_begun(recipe: &Recipe) -> Result<bool> {
+pub(super) fn is_begun(recipe: &Recipe, labels: &Output) -> Result<bool> {
     for split in splits(recipe) {
-        if LabelWriter::is_begun(recipe.output.labels.join(split))? {
+        if LabelWriter::is_begun(labels.join(split))? {
             return Ok(true);
         }
     }
@@ -48,12 +53,12 @@ pub(super) fn is_begun(recipe: &Recipe) -> Result<bool> {
 }
 
 /// Shards of every split, and which of them have no commit. Hashes nothing: workers and the finish do.
-pub(super) fn survey(recipe: &Recipe) -> Result<Vec<Split>> {
-    splits(recipe).map(|name| survey_split(recipe, name)).collect()
+pub(super) fn survey(recipe: &Recipe, labels: &Output) -> Result<Vec<Split>> {
+    splits(recipe).map(|name| survey_split(recipe, labels, name)).collect()
 }
 
-fn survey_split(recipe: &Recipe, name: &'static str) -> Result<Split> {
-    let output = recipe.output.labels.join(name);
+fn survey_split(recipe: &Recipe, labels: &Output, name: &'static str) -> Result<Split> {
+    let output = labels.join(name);
     if LabelWriter::is_begun(&output)? {
         let writer = LabelWriter::open(&output)?;
         return Ok(Split { name, shards: writer.plan().shards.len(), missing: writer.uncommitted()? });
