@@ -43,3 +43,12 @@ printf '{"time":17' >>"$world/run/metrics/teacher-labels.jsonl"
 "${metrics[@]}" >/dev/null
 shards=$(ls "$world"/run/labels/train/data | wc -l)
 "$python" tests/peers/check_metrics.py "$world/run/metrics" teacher-labels "$world/softshard.prom" "$shards"
+
+# Manifests for Kubernetes, of all tasks and of some, with and without GPUs.
+manifests=(--engine kubernetes --image registry.example/softshard:1 --claim "runs:$world")
+labels="$world/run/kubernetes/labels"
+"$softshard" submit "$world/recipe.toml" "${manifests[@]}" --at-once 2 --device cuda:0,1 >/dev/null
+"$python" tests/peers/check_kubernetes.py "$labels.yaml" "$labels-finalize.yaml"
+"$softshard" teacher-labels "$world/recipe.toml" --task 1 --of 3 >/dev/null
+"$softshard" resume "$world/recipe.toml" "${manifests[@]}" --device cpu >/dev/null
+"$python" tests/peers/check_kubernetes.py "$labels.yaml" "$labels-finalize.yaml"

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::labels::{export::Export, import::Import, merge::Merge};
+use crate::{
+    cluster::{Jobs, Task},
+    labels::{export::Export, import::Import, merge::Merge},
+};
 
 const MAP: &str = "\
 The way of the data:
@@ -57,6 +60,10 @@ pub(crate) enum Command {
     Finetune(Stage),
     /// Stage 1: the teacher reads each sequence once and writes label shards: labels/
     TeacherLabels(TeacherLabels),
+    /// Stage 1 on many machines: jobs of a cluster, each some of the shards, and after them `labels finalize`
+    Submit(Box<Jobs>),
+    /// Submit again what is missing of the labels, as storage says, with the options of the submission before
+    Resume(Box<Jobs>),
     /// Stage 2: a student learns from label shards, without the teacher: adapter/ or model/
     TrainStudent(Stage),
     /// Answers of a trained model and their scores: evaluations/NAME.json
@@ -105,9 +112,10 @@ pub(crate) struct TeacherLabels {
     /// The run; several devices may be named, as cuda:0,1, or all with cuda
     #[command(flatten)]
     pub(crate) stage: Stage,
-    /// Label only the shards of one of several processes: which one, from 0 on; `labels finalize` ends the dataset
+    /// Label only the shards of one of several processes: which one, from 0 on, or `auto` as the scheduler says;
+    /// `labels finalize` ends the dataset
     #[arg(long, value_name = "I", requires = "of")]
-    pub(crate) task: Option<usize>,
+    pub(crate) task: Option<Task>,
     /// How many processes there are
     #[arg(long, value_name = "N", requires = "task", value_parser = positive)]
     pub(crate) of: Option<usize>,
@@ -131,6 +139,8 @@ pub(crate) enum Labels {
     Plan(Plan),
     /// Score random positions of finished labels again with the live teacher
     Audit(Audit),
+    /// Finish labels that many workers made, or say which shards are missing; reads no teacher
+    Finalize(Finalize),
     /// Join parts of one plan, or labels of different sequences that were made alike
     Merge(Merge),
     /// Make labels of what DistillKit, vLLM, OpenAI-compatible servers or others wrote
@@ -207,6 +217,16 @@ pub(crate) struct Diff {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Arguments of `labels finalize`.
+#[derive(Args)]
+pub(crate) struct Finalize {
+    /// The run's recipe (TOML)
+    pub(crate) recipe: PathBuf,
+    /// Override one value of the recipe by its path, such as output.labels=other
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
 }
 
 /// Arguments of `labels plan`.

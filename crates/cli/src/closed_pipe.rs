@@ -33,7 +33,7 @@ fn only_prints(command: &Command) -> bool {
         Command::Schema(options) => options.all.is_none(),
         Command::Labels(Labels::Stats(options)) => options.html.is_none(),
         Command::Labels(Labels::Export(options)) => options.is_to_stdout(),
-        Command::Labels(Labels::Merge(_) | Labels::Import(_)) => false,
+        Command::Labels(Labels::Finalize(_) | Labels::Merge(_) | Labels::Import(_)) => false,
         Command::Labels(_) => true,
         _ => false,
     }

@@ -10,7 +10,7 @@ use softshard_student::{Objective, TrainConfig, TrainInputs};
 
 use crate::{
     arguments::{Arguments, Command, DemoData, Model, Stage},
-    device,
+    cluster, device,
     progress::grouped,
     recipe::{Recipe, RecipeError},
     teacher_labels::teacher_labels,
@@ -26,6 +26,8 @@ pub(crate) fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         Command::Prepare(stage) => prepare(stage, stop),
         Command::Finetune(stage) => finetune(stage, stop),
         Command::TeacherLabels(options) => teacher_labels(options, stop),
+        Command::Submit(jobs) => cluster::submit(jobs),
+        Command::Resume(jobs) => cluster::resume(jobs),
         Command::TrainStudent(stage) => train_student(stage, stop),
         Command::Evaluate(stage) => evaluate(stage, stop),
         Command::Report(stage) => report(stage),

@@ -13,6 +13,7 @@ macro_rules! println {
 
 mod arguments;
 mod closed_pipe;
+mod cluster;
 mod commands;
 mod device;
 mod devices;

@@ -8,6 +8,7 @@ use softshard_teacher::{Part, Teacher, TeacherInputs};
 
 use crate::{
     arguments::TeacherLabels,
+    cluster::Task,
     commands::{tokenizer_for, workers},
     devices,
     labelling_summary::Told,
@@ -20,6 +21,7 @@ pub(crate) fn teacher_labels(options: &TeacherLabels, stop: &AtomicBool) -> Resu
     let TeacherLabels { stage, task, of, price_per_hour } = options;
     let recipe = Recipe::load(&stage.recipe, &stage.overrides)?;
     let config = Recipe::section(recipe.teacher.as_ref(), "teacher", "teacher-labels")?;
+    let task = task.as_ref().map(Task::number).transpose()?;
     let part = task.zip(*of).map(|(task, of)| Part { task, of });
     if let Some(Part { task, of }) = part.filter(|part| part.task >= part.of) {
         let message = format!("`--task`: expected a number below `--of {of}`, found {task}");

@@ -35,6 +35,7 @@ pub(crate) fn run(command: &Labels, stop: &AtomicBool) -> Result<()> {
         Labels::Diff(options) => diff::diff(options, stop),
         Labels::Plan(options) => plan::plan(options, stop),
         Labels::Audit(options) => audit::audit(options, stop),
+        Labels::Finalize(options) => crate::cluster::finalize(options),
         Labels::Merge(options) => merge::merge(options, stop),
         Labels::Import(options) => import::import(options, stop),
         Labels::Export(options) => export::export(options, stop),

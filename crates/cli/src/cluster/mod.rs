@@ -1,0 +1,129 @@
+//! Labelling on many machines: `submit`, `resume` and `labels finalize`.
+//!
+//! Every task is an idempotent worker, and storage alone says what is done: a scheduler may forget, repeat or double its jobs
+//! (docs/cluster.md).
+
+mod finalize;
+mod kubernetes;
+mod options;
+mod slurm;
+mod tasks;
+mod work;
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+pub(crate) use finalize::finalize;
+pub(crate) use options::Jobs;
+pub(crate) use tasks::Task;
+
+use crate::recipe::{Recipe, RecipeError};
+use finalize::Finished;
+use options::{Files, Options};
+use work::tasks_with_missing;
+
+/// What runs the tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Engine {
+    /// A job array, and jobs that depend on it
+    Slurm,
+    /// Manifests of Indexed Jobs: written, not applied
+    Kubernetes,
+}
+
+impl Engine {
+    /// Folder of its files below `output.dir`.
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Slurm => "slurm",
+            Self::Kubernetes => "kubernetes",
+        }
+    }
+}
+
+/// All that an engine needs to make jobs of the labelling of one recipe.
+struct Submission<'a> {
+    recipe: &'a Recipe,
+    options: &'a Options,
+    /// Parts that the shards of every split are cut into.
+    of: usize,
+    /// Those of them that have something to do, ascending.
+    tasks: &'a [usize],
+}
+
+/// `softshard submit`.
+///
+/// # Errors
+/// A recipe that cannot be labelled, sequences or an output that are not there, a scheduler that refuses.
+pub(crate) fn submit(jobs: &Jobs) -> Result<()> {
+    let recipe = Recipe::load(&jobs.recipe, &jobs.overrides)?;
+    start(jobs, &recipe, Options::given(jobs)?)
+}
+
+/// `softshard resume`: as `submit`, of what is missing, with the options of the submission before.
+///
+/// # Errors
+/// As [`submit`]; nothing that could be resumed.
+pub(crate) fn resume(jobs: &Jobs) -> Result<()> {
+    let named = Recipe::load(&jobs.recipe, &jobs.overrides)?;
+    let before = Options::read(&named, jobs.engine)?;
+    if before.is_none() && !work::is_begun(&named, &work::labels(&named)?)? {
+        bail!(
+            "`{}`: expected labels that were begun, found none\nhint: `softshard submit {} --engine {}` begins them",
+            named.output.labels.display(),
+            jobs.recipe.display(),
+            jobs.engine.folder(),
+        );
+    }
+    let options = Options::given(jobs)?.over(before, &Files::of(&named, jobs.engine).recipe());
+    // What was set then is set again: other labels would be refused by every worker.
+    let recipe = Recipe::load(&options.recipe, &options.overrides)?;
+    start(jobs, &recipe, options)
+}
+
+/// Looks at the storage, and hands the engine the tasks that have something to do.
+fn start(jobs: &Jobs, recipe: &Recipe, options: Options) -> Result<()> {
+    Recipe::section(recipe.teacher.as_ref(), "teacher", "submit")?;
+    if options.then_student {
+        Recipe::section(recipe.student.as_ref(), "student", "submit --then-student")?;
+    }
+    let labels = work::labels(recipe)?;
+    let mut splits = work::survey(recipe, &labels)?;
+    if splits.iter().all(|split| split.missing.is_empty()) {
+        match finalize::finish(recipe, &labels)? {
+            Finished::All(lines) => {
+                println!("nothing is missing: every shard is there, and the labels are finished");
+                lines.iter().for_each(|line| println!("{line}"));
+                return Ok(());
+            }
+            // Committed once, and damaged since.
+            Finished::Missing(missing) => splits = missing,
+        }
+    }
+    let most = match jobs.engine {
+        Engine::Slurm => slurm::max_array_size(jobs.dry_run)?,
+        Engine::Kubernetes => kubernetes::MAX_TASKS,
+    };
+    let shards = splits.iter().map(|split| split.shards).max().unwrap_or(0);
+    let of = options.tasks.unwrap_or(shards.min(most)).min(shards);
+    if of > most {
+        let place = match jobs.engine {
+            Engine::Slurm => "MaxArraySize of this cluster",
+            Engine::Kubernetes => "one Job",
+        };
+        let message = format!("`--tasks`: expected at most {most} ({place}), found {of}");
+        return Err(RecipeError(message).into());
+    }
+    let tasks = tasks_with_missing(&splits, of);
+    for split in &splits {
+        println!("{split}");
+    }
+    let submission = Submission { recipe, options: &options, of, tasks: &tasks };
+    options.write(recipe, jobs.engine)?;
+    match jobs.engine {
+        Engine::Slurm => slurm::submit(&submission, jobs.dry_run),
+        Engine::Kubernetes => kubernetes::write(&submission),
+    }
+}
