@@ -29,6 +29,8 @@
 //! ```
 
 mod chunk;
+#[cfg(feature = "cube")]
+mod cube;
 mod distill;
 mod error;
 mod exponential;
@@ -38,6 +40,6 @@ mod targets;
 
 pub use distill::{DistillLoss, Evaluation, LossValue};
 pub use error::HeadError;
-pub use head::{HeadLabels, HeadOptions, label_rows};
+pub use head::{HeadLabels, HeadOptions, label_logits, label_rows};
 pub use select::{Keep, RowLabels, select};
 pub use targets::{StoredLabels, Targets, at_temperature};

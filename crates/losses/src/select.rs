@@ -117,6 +117,16 @@ fn by_rank(a: &Candidate, b: &Candidate) -> Ordering {
     b.logit.partial_cmp(&a.logit).unwrap_or(Ordering::Equal).then(a.id.cmp(&b.id))
 }
 
+/// Falling log probability, then rising id. Distinct logits may share one f32 log probability, so what is stored decides.
+pub(crate) fn by_log_prob<Id: Ord>(a: &(f32, Id), b: &(f32, Id)) -> Ordering {
+    b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1))
+}
+
+/// Falling count, then rising id.
+pub(crate) fn by_count<Id: Ord>(a: &(i32, Id), b: &(i32, Id)) -> Ordering {
+    b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1))
+}
+
 /// Buffers that are reused from row to row.
 #[derive(Debug, Default)]
 pub(crate) struct Selector {
@@ -170,8 +180,7 @@ impl Selector {
             self.candidates.clear();
         }
         let mut kept: Vec<(f32, usize)> = self.candidates.iter().map(|c| (log_prob(c.logit), c.id)).collect();
-        // Distinct logits may share one f32 log probability, so the order is decided by what is stored.
-        kept.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        kept.sort_unstable_by(by_log_prob);
         let ids = kept.iter().map(|&(_, id)| id).chain(drawn.iter().map(|&(_, id)| id));
         Some(RowLabels {
             token_ids: ids.map(|id| i32::try_from(id).expect("V < 2^31")).collect(),
@@ -309,7 +318,7 @@ impl Selector {
                 None => drawn.push((missing, last)),
             }
         }
-        drawn.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+        drawn.sort_unstable_by(by_count);
         drawn
     }
 
@@ -360,7 +369,7 @@ const TRUSTED: f64 = 1e-20;
 const LANES: usize = 8;
 
 /// The log probability as it is stored: finite and at most 0.
-fn narrow(log_prob: f64) -> f32 {
+pub(crate) fn narrow(log_prob: f64) -> f32 {
     (log_prob as f32).clamp(f32::MIN, 0.0)
 }
 
