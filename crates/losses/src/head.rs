@@ -8,6 +8,7 @@ use burn::tensor::{Device, FloatDType, Tensor};
 use rayon::prelude::*;
 
 use crate::error::HeadError;
+use crate::passes::scale;
 use crate::select::{Keep, RowLabels, Selector};
 use crate::targets::StoredLabels;
 
@@ -190,7 +191,7 @@ fn label(
             .zip(start..end)
             .map_init(Selector::default, |selector, (logits, row)| {
                 if logit_scale != 1.0 {
-                    logits.iter_mut().for_each(|logit| *logit *= logit_scale);
+                    scale(logits, logit_scale);
                 }
                 let uniform = uniforms.get(row).copied().unwrap_or(0.0);
                 selector.select(logits, gold[row], keep, uniform, temperatures)

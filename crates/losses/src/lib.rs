@@ -28,6 +28,7 @@
 //! # Ok::<(), softshard_losses::HeadError>(())
 //! ```
 
+mod best;
 mod chunk;
 #[cfg(feature = "cube")]
 mod cube;
@@ -35,6 +36,7 @@ mod distill;
 mod error;
 mod exponential;
 mod head;
+mod passes;
 mod select;
 mod targets;
 
