@@ -43,5 +43,5 @@ mod targets;
 pub use distill::{DistillLoss, Evaluation, LossValue};
 pub use error::HeadError;
 pub use head::{HeadLabels, HeadOptions, label_logits, label_rows};
-pub use select::{Keep, RowLabels, select};
+pub use select::{Keep, RowLabels, select, top_k};
 pub use targets::{StoredLabels, Targets, at_temperature};

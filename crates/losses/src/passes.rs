@@ -25,14 +25,15 @@ pub(crate) fn block_maxima(values: &[f32], maxima: &mut Vec<f32>) -> f32 {
             maxima.reserve(values.len().div_ceil(BLOCK));
             let (blocks, rest) = values.as_chunks::<BLOCK>();
             let mut largest = f32::NEG_INFINITY;
-            let mut note = |block: &[f32; BLOCK]| {
+            for block in blocks {
                 let maximum = maximum_of_block(block);
                 maxima.push(maximum);
                 largest = greater(largest, maximum);
-            };
-            blocks.iter().for_each(&mut note);
+            }
             if !rest.is_empty() {
-                note(&padded(rest));
+                let maximum = maximum_of_block(&padded(rest));
+                maxima.push(maximum);
+                largest = greater(largest, maximum);
             }
             largest
         }
@@ -60,31 +61,33 @@ impl Sums {
             fn call(self) {
                 let Self(sums, logits, largest) = self;
                 let (blocks, rest) = logits.as_chunks::<BLOCK>();
-                let Sums { mut total, mut weighted } = *sums;
-                let mut add = |block: &[f32; BLOCK]| {
-                    let (mut e_sums, mut products) = ([0.0_f32; LANES], [0.0_f32; LANES]);
-                    for logits in block.as_chunks::<LANES>().0 {
-                        for lane in 0..LANES {
-                            let distance = logits[lane] - largest;
-                            let e = exp_non_positive(distance);
-                            e_sums[lane] += e;
-                            // 0 · (-inf) would be NaN; a NaN logit still reaches the total.
-                            products[lane] += if e > 0.0 { e * distance } else { 0.0 };
-                        }
-                    }
-                    for lane in 0..LANES {
-                        total[lane] += f64::from(e_sums[lane]);
-                        weighted[lane] += f64::from(products[lane]);
-                    }
-                };
-                blocks.iter().for_each(&mut add);
-                if !rest.is_empty() {
-                    add(&padded(rest));
+                for block in blocks {
+                    sums.add_block(block, largest);
                 }
-                *sums = Sums { total, weighted };
+                if !rest.is_empty() {
+                    sums.add_block(&padded(rest), largest);
+                }
             }
         }
         widest(Pass(self, logits, largest));
+    }
+
+    #[inline(always)]
+    fn add_block(&mut self, block: &[f32; BLOCK], largest: f32) {
+        let (mut e_sums, mut products) = ([0.0_f32; LANES], [0.0_f32; LANES]);
+        for logits in block.as_chunks::<LANES>().0 {
+            for lane in 0..LANES {
+                let distance = logits[lane] - largest;
+                let e = exp_non_positive(distance);
+                e_sums[lane] += e;
+                // 0 · (-inf) would be NaN; a NaN logit still reaches the total.
+                products[lane] += if e > 0.0 { e * distance } else { 0.0 };
+            }
+        }
+        for lane in 0..LANES {
+            self.total[lane] += f64::from(e_sums[lane]);
+            self.weighted[lane] += f64::from(products[lane]);
+        }
     }
 
     /// Adds some logits that are scattered.
@@ -119,20 +122,11 @@ pub(crate) fn partition(logits: &[f32], largest: f32, inverse_temperature: f32) 
             let Self(logits, largest, inverse_temperature) = self;
             let (blocks, rest) = logits.as_chunks::<BLOCK>();
             let mut total = [0.0_f64; LANES];
-            let mut add = |block: &[f32; BLOCK]| {
-                let mut e_sums = [0.0_f32; LANES];
-                for logits in block.as_chunks::<LANES>().0 {
-                    for lane in 0..LANES {
-                        e_sums[lane] += exp_non_positive((logits[lane] - largest) * inverse_temperature);
-                    }
-                }
-                for lane in 0..LANES {
-                    total[lane] += f64::from(e_sums[lane]);
-                }
-            };
-            blocks.iter().for_each(&mut add);
+            for block in blocks {
+                add_scaled(&mut total, block, largest, inverse_temperature);
+            }
             if !rest.is_empty() {
-                add(&padded(rest));
+                add_scaled(&mut total, &padded(rest), largest, inverse_temperature);
             }
             total.iter().sum()
         }
@@ -211,6 +205,19 @@ fn widest<Pass: NullaryFnOnce>(pass: Pass) -> Pass::Output {
         return avx2.vectorize(pass);
     }
     arch.dispatch(pass)
+}
+
+#[inline(always)]
+fn add_scaled(total: &mut [f64; LANES], block: &[f32; BLOCK], largest: f32, by: f32) {
+    let mut e_sums = [0.0_f32; LANES];
+    for logits in block.as_chunks::<LANES>().0 {
+        for lane in 0..LANES {
+            e_sums[lane] += exp_non_positive((logits[lane] - largest) * by);
+        }
+    }
+    for lane in 0..LANES {
+        total[lane] += f64::from(e_sums[lane]);
+    }
 }
 
 /// A block that ends in impossible logits.

@@ -108,6 +108,18 @@ pub fn select(
         .ok_or(HeadError::NonFinite { row: 0 })
 }
 
+/// The `k` most probable tokens of one row of logits `[V]`, best first, ties to the lower id: what [`select`] keeps, without any of
+/// its numbers. A NaN is never kept.
+///
+/// # Panics
+/// If k is 0.
+pub fn top_k(logits: &[f32], k: usize) -> Vec<i32> {
+    assert!(k > 0, "a selection keeps at least one token");
+    let mut ids = Vec::new();
+    Best::default().of(logits, k.min(logits.len()), &mut ids);
+    ids.into_iter().map(|id| i32::try_from(id).expect("V < 2^31")).collect()
+}
+
 /// Falling log probability, then rising id. Distinct logits may share one f32 log probability, so what is stored decides.
 pub(crate) fn by_log_prob<Id: Ord>(a: &(f32, Id), b: &(f32, Id)) -> Ordering {
     b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1))

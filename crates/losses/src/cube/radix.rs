@@ -163,11 +163,11 @@ pub(super) fn kept_of<F: Float, N: Size>(
         sync_cube();
         if length > 0usize {
             if level < 4u32 {
-                kept.key = kept.key | (state[0] << shift);
-                kept.key_mask = kept.key_mask | (255u32 << shift);
+                kept.key |= state[0] << shift;
+                kept.key_mask |= 255u32 << shift;
             } else {
-                kept.id = kept.id | (state[0] << shift);
-                kept.id_mask = kept.id_mask | (255u32 << shift);
+                kept.id |= state[0] << shift;
+                kept.id_mask |= 255u32 << shift;
             }
             remaining = state[1];
             if remaining == state[2] {
