@@ -2,6 +2,8 @@
 
 use std::{error::Error, io, process::ExitCode};
 
+use softshard_losses::HeadError;
+
 use crate::{
     arguments::LogFormat, device::DeviceError, progress, recipe::RecipeError, schema::UnknownSchema,
 };
@@ -44,7 +46,7 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<u8> {
     if cause.is::<RecipeError>() || cause.is::<UnknownSchema>() {
         return Some(BAD_RECIPE);
     }
-    if cause.is::<DeviceError>() {
+    if cause.is::<DeviceError>() || matches!(cause.downcast_ref(), Some(HeadError::Device(_))) {
         return Some(BAD_DEVICE);
     }
     if let Some(error) = cause.downcast_ref::<softshard_labels::Error>() {

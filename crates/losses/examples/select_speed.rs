@@ -1,50 +1,52 @@
-//! How many rows of logits a second the selection labels: `cargo run --example select_speed [k]`.
+//! Milliseconds a row to select from logits, and to make all of a row's labels, as one line of JSON:
+//! `cargo run --example select_speed -- LOGITS V k THREADS`, where LOGITS are rows of V little-endian f32.
+//!
+//! `tests/peers/bench_head.py` calls it and measures numpy and torch on the same rows.
 
 use std::time::Instant;
 
 use rayon::prelude::*;
-use softshard_losses::{Keep, select};
+use softshard_losses::{Keep, select, top_k};
 
-/// Standard normal logits times 3, from a fixed seed: top-64 mass near that of a small language model.
-fn logits(count: usize) -> Vec<f32> {
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    let mut uniform = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1 << 24) as f32
-    };
-    (0..count).map(|_| 3.0 * ((0..12).map(|_| uniform()).sum::<f32>() - 6.0)).collect()
+const USAGE: &str = "usage: select_speed LOGITS V k THREADS";
+
+fn fastest(mut run: impl FnMut() -> f64) -> (f64, f64) {
+    let mut best = f64::INFINITY;
+    let mut sum = run();
+    let began = Instant::now();
+    while began.elapsed().as_secs_f64() < 0.6 {
+        let began = Instant::now();
+        sum = run();
+        best = best.min(began.elapsed().as_secs_f64());
+    }
+    (best, sum)
 }
 
 fn main() {
-    const ROWS: usize = 64;
-    let k = std::env::args().nth(1).map_or(64, |k| k.parse().expect("k is a number"));
-    for vocabulary in [32_000, 151_936] {
-        let values = logits(ROWS * vocabulary);
-        for threads in [1, 2] {
-            let pool =
-                rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool of threads");
-            let label = || {
-                values
-                    .par_chunks(vocabulary)
-                    .map(|row| {
-                        select(row, 0, Keep::TopK { k }, 0.0, &[]).expect("finite logits").token_ids.len()
-                    })
-                    .sum::<usize>()
-            };
-            let fastest = (0..20)
-                .map(|_| {
-                    let began = Instant::now();
-                    assert_eq!(pool.install(label), ROWS * k);
-                    began.elapsed().as_secs_f64()
-                })
-                .fold(f64::INFINITY, f64::min);
-            println!(
-                "[{ROWS}, {vocabulary}] k {k} threads {threads}: {:.0} rows/s, {:.3} ms a row",
-                ROWS as f64 / fastest,
-                fastest * 1e3 / ROWS as f64
-            );
-        }
-    }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [path, numbers @ ..] = arguments.as_slice() else { panic!("{USAGE}") };
+    let numbers: Vec<usize> = numbers.iter().map(|number| number.parse().expect(USAGE)).collect();
+    let [vocabulary, k, threads] = numbers.try_into().expect(USAGE);
+    let bytes = std::fs::read(path).expect("the logits can be read");
+    let logits: Vec<f32> = bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    let rows = logits.len() / vocabulary;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool of threads");
+    let sum_of = |row: &[f32], ids: Vec<i32>| {
+        let logit = |id| f64::from(row[usize::try_from(id).expect("an id is not negative")]);
+        ids.into_iter().map(logit).sum::<f64>()
+    };
+
+    let alone = || logits.par_chunks_exact(vocabulary).map(|row| sum_of(row, top_k(row, k))).sum::<f64>();
+    let (alone, sum) = fastest(|| pool.install(alone));
+    let label = |row: &[f32]| select(row, 0, Keep::TopK { k }, 0.0, &[]).expect("finite logits");
+    let all =
+        || logits.par_chunks_exact(vocabulary).map(|row| sum_of(row, label(row).token_ids)).sum::<f64>();
+    let (all, labelled_sum) = fastest(|| pool.install(all));
+    assert!((sum - labelled_sum).abs() < 1e-6 * sum.abs(), "both keep the same tokens");
+    let milliseconds = |seconds: f64| seconds * 1e3 / rows as f64;
+    println!(
+        "{{\"top_k_ms\": {:.5}, \"all_ms\": {:.5}, \"sum\": {sum}}}",
+        milliseconds(alone),
+        milliseconds(all)
+    );
 }

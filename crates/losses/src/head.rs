@@ -2,10 +2,13 @@
 //!
 //! Legend: N rows, C rows of one chunk, D model width, V vocabulary.
 
-use burn::tensor::{FloatDType, Tensor};
+use std::ops::Range;
+
+use burn::tensor::{Device, FloatDType, Tensor};
 use rayon::prelude::*;
 
 use crate::error::HeadError;
+use crate::passes::scale;
 use crate::select::{Keep, RowLabels, Selector};
 use crate::targets::StoredLabels;
 
@@ -55,7 +58,11 @@ impl HeadLabels {
         }
     }
 
-    fn push(&mut self, row: RowLabels) {
+    pub(crate) fn without_rows(options: &HeadOptions<'_>) -> Self {
+        Self { log_partitions: vec![Vec::new(); options.temperatures.len()], ..Default::default() }
+    }
+
+    pub(crate) fn push(&mut self, row: RowLabels) {
         self.counts.push(i32::try_from(row.token_ids.len()).expect("V < 2^31"));
         self.token_ids.extend(row.token_ids);
         self.log_probs.extend(row.log_probs);
@@ -84,10 +91,24 @@ pub struct HeadOptions<'a> {
     pub rows_per_chunk: usize,
 }
 
+impl HeadOptions<'_> {
+    fn check(&self) {
+        let &HeadOptions { keep, logit_scale, temperatures, rows_per_chunk } = self;
+        assert!(rows_per_chunk > 0, "a chunk has at least one row");
+        assert!(keep.exact() > 0 || keep.draws().is_some(), "a selection keeps at least one token");
+        assert!(keep.draws() != Some(0), "a selection draws at least once");
+        let positive = |number: f32| number > 0.0 && number.is_finite();
+        assert!(positive(logit_scale), "a logit scale is positive, found {logit_scale}");
+        let bad = temperatures.iter().find(|&&temperature| !positive(temperature));
+        assert!(bad.is_none(), "a temperature is positive, found {bad:?}");
+    }
+}
+
 /// Labels of N positions from their final hidden states; see [`select`](crate::select) for what is kept.
 ///
-/// The product with the head runs on the tensors' device, the selection on the CPU, rows in parallel. Memory: the
-/// logits of `rows_per_chunk` rows, twice on a device of its own memory.
+/// The product with the head runs on the tensors' device, chunk by chunk: a tensor of `[N, V]` never exists. On the CPU the
+/// rows of a chunk are labelled in parallel, where the product left them. On a device of CubeCL a kernel labels them, and only
+/// its results are read, once for all chunks; its sums are f32, those of the CPU f64. Memory: the logits of `rows_per_chunk` rows.
 ///
 /// # Shapes
 /// `hidden` `[N, D]`, `head` `[V, D]`, `gold` `[N]`: the token that is really there; `uniforms` `[N]`, in 0..1: where the
@@ -106,24 +127,63 @@ pub fn label_rows(
     uniforms: &[f64],
     options: &HeadOptions<'_>,
 ) -> Result<HeadLabels, HeadError> {
-    let &HeadOptions { keep, logit_scale, temperatures, rows_per_chunk } = options;
     let (hidden, head) = (hidden.inner(), head.inner());
     let ([rows, width], [vocabulary, head_width]) = (hidden.dims(), head.dims());
     assert_eq!(width, head_width, "hidden [N, D] and head [V, D] have different D");
-    assert_eq!(rows, gold.len(), "hidden [N, D] and gold [N] have different N");
-    assert!(
-        keep.draws().is_none() || rows == uniforms.len(),
-        "hidden [N, D] and uniforms [N] have different N"
-    );
-    assert!(rows_per_chunk > 0, "a chunk has at least one row");
-    assert!(logit_scale > 0.0 && logit_scale.is_finite(), "a logit scale is positive, found {logit_scale}");
+    let (device, head) = (hidden.device(), head.transpose());
+    let logits = |rows: Range<usize>| hidden.clone().narrow(0, rows.start, rows.len()).matmul(head.clone());
+    label([rows, vocabulary], &device, logits, gold, uniforms, options)
+}
 
-    let head = head.transpose();
-    let mut labels =
-        HeadLabels { log_partitions: vec![Vec::new(); temperatures.len()], ..Default::default() };
+/// As [`label_rows`], of logits that exist already.
+///
+/// # Shapes
+/// `logits` `[N, V]`; the others as there.
+///
+/// # Errors
+/// As there.
+///
+/// # Panics
+/// As there.
+pub fn label_logits(
+    logits: Tensor<2>,
+    gold: &[i32],
+    uniforms: &[f64],
+    options: &HeadOptions<'_>,
+) -> Result<HeadLabels, HeadError> {
+    let logits = logits.inner();
+    let (shape, device) = (logits.dims(), logits.device());
+    let chunk = |rows: Range<usize>| logits.clone().narrow(0, rows.start, rows.len());
+    label(shape, &device, chunk, gold, uniforms, options)
+}
+
+/// Labels of `[N, V]` logits, of which `logits` makes some rows at a time.
+fn label(
+    [rows, vocabulary]: [usize; 2],
+    device: &Device,
+    logits: impl Fn(Range<usize>) -> Tensor<2>,
+    gold: &[i32],
+    uniforms: &[f64],
+    options: &HeadOptions<'_>,
+) -> Result<HeadLabels, HeadError> {
+    options.check();
+    assert_eq!(rows, gold.len(), "N rows and gold [N] have different N");
+    let draws = options.keep.draws().is_some();
+    assert!(!draws || rows == uniforms.len(), "N rows and uniforms [N] have different N");
+    let outside = gold.iter().find(|&&id| !usize::try_from(id).is_ok_and(|id| id < vocabulary));
+    assert!(outside.is_none(), "gold token {outside:?} is outside of the vocabulary of {vocabulary}");
+    #[cfg(feature = "cube")]
+    if crate::cube::runs_on(device) {
+        return crate::cube::label([rows, vocabulary], device, logits, gold, uniforms, options);
+    }
+    #[cfg(not(feature = "cube"))]
+    let _ = device;
+
+    let &HeadOptions { keep, logit_scale, temperatures, rows_per_chunk } = options;
+    let mut labels = HeadLabels::without_rows(options);
     for start in (0..rows).step_by(rows_per_chunk) {
         let end = (start + rows_per_chunk).min(rows);
-        let logits = hidden.clone().narrow(0, start, end - start).matmul(head.clone()).cast(FloatDType::F32);
+        let logits = logits(start..end).cast(FloatDType::F32);
         let mut logits = logits.try_into_data().map_err(|error| HeadError::Device(error.to_string()))?;
         let logits = logits.as_mut_slice::<f32>().expect("the logits were cast to f32");
         let chunk: Vec<Option<RowLabels>> = logits
@@ -131,7 +191,7 @@ pub fn label_rows(
             .zip(start..end)
             .map_init(Selector::default, |selector, (logits, row)| {
                 if logit_scale != 1.0 {
-                    logits.iter_mut().for_each(|logit| *logit *= logit_scale);
+                    scale(logits, logit_scale);
                 }
                 let uniform = uniforms.get(row).copied().unwrap_or(0.0);
                 selector.select(logits, gold[row], keep, uniform, temperatures)

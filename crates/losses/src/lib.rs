@@ -28,16 +28,20 @@
 //! # Ok::<(), softshard_losses::HeadError>(())
 //! ```
 
+mod best;
 mod chunk;
+#[cfg(feature = "cube")]
+mod cube;
 mod distill;
 mod error;
 mod exponential;
 mod head;
+mod passes;
 mod select;
 mod targets;
 
 pub use distill::{DistillLoss, Evaluation, LossValue};
 pub use error::HeadError;
-pub use head::{HeadLabels, HeadOptions, label_rows};
-pub use select::{Keep, RowLabels, select};
+pub use head::{HeadLabels, HeadOptions, label_logits, label_rows};
+pub use select::{Keep, RowLabels, select, top_k};
 pub use targets::{StoredLabels, Targets, at_temperature};

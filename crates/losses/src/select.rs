@@ -4,8 +4,10 @@
 
 use std::cmp::Ordering;
 
+use crate::best::Best;
 use crate::error::HeadError;
 use crate::exponential::exp_non_positive;
+use crate::passes::{BLOCK, Sums, exponentiate, partition, sum_f64};
 
 /// Which tokens of a distribution are kept.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -85,8 +87,8 @@ pub struct RowLabels {
 /// variance is below that of independent draws (Kitagawa 1996). `uniform` is not looked at where nothing is drawn.
 ///
 /// A logit of -inf is a token of probability zero: legal, and never kept. Ties go to the lower id. Exponentials are
-/// taken in f32 relative to the largest logit (relative error 2e-7) and summed in f64; the tail is the sum over the
-/// tokens that were cut, not a difference. Memory: 4 V bytes.
+/// taken in f32 relative to the largest logit (relative error 2e-7) and summed in f64, blocks of a few in f32; the tail is the sum
+/// over the tokens that were cut, not a difference. Memory: V/16 bytes, and 4 V where tokens are drawn.
 ///
 /// # Errors
 /// [`HeadError::NonFinite`] with row 0 if the logits hold NaN or +inf, or no finite number at all.
@@ -106,31 +108,38 @@ pub fn select(
         .ok_or(HeadError::NonFinite { row: 0 })
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Candidate {
-    logit: f32,
-    id: usize,
+/// The `k` most probable tokens of one row of logits `[V]`, best first, ties to the lower id: what [`select`] keeps, without any of
+/// its numbers. A NaN is never kept.
+///
+/// # Panics
+/// If k is 0.
+pub fn top_k(logits: &[f32], k: usize) -> Vec<i32> {
+    assert!(k > 0, "a selection keeps at least one token");
+    let mut ids = Vec::new();
+    Best::default().of(logits, k.min(logits.len()), &mut ids);
+    ids.into_iter().map(|id| i32::try_from(id).expect("V < 2^31")).collect()
 }
 
-/// Falling logit, then rising id. Logits are not NaN here: `scan` takes none.
-fn by_rank(a: &Candidate, b: &Candidate) -> Ordering {
-    b.logit.partial_cmp(&a.logit).unwrap_or(Ordering::Equal).then(a.id.cmp(&b.id))
+/// Falling log probability, then rising id. Distinct logits may share one f32 log probability, so what is stored decides.
+pub(crate) fn by_log_prob<Id: Ord>(a: &(f32, Id), b: &(f32, Id)) -> Ordering {
+    b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1))
+}
+
+/// Falling count, then rising id.
+pub(crate) fn by_count<Id: Ord>(a: &(i32, Id), b: &(i32, Id)) -> Ordering {
+    b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1))
 }
 
 /// Buffers that are reused from row to row.
 #[derive(Debug, Default)]
 pub(crate) struct Selector {
-    candidates: Vec<Candidate>,
-    /// exp(z - largest z) of the row.
+    best: Best,
+    /// The exact tokens, best first.
+    kept: Vec<usize>,
+    /// The tokens that a sum leaves out, ascending.
+    without: Vec<usize>,
+    /// Where tokens are drawn: exp(z - largest z) of those to draw from, 0 for the others.
     exponentials: Vec<f32>,
-}
-
-/// Sums of one row relative to its largest logit, m.
-struct Sums {
-    /// Σ exp(z - m), at least 1.
-    total: f64,
-    /// Σ exp(z - m)·(z - m).
-    weighted: f64,
 }
 
 impl Selector {
@@ -146,132 +155,92 @@ impl Selector {
         let (exact, draws) = (keep.exact(), keep.draws());
         assert!(exact > 0 || draws.is_some(), "a selection keeps at least one token");
         let gold = usize::try_from(gold).expect("a gold token is not negative");
-        let largest =
-            if exact > 0 { self.scan(logits, exact.min(logits.len())) } else { self.without(logits) };
+        let largest = self.best.of(logits, exact.min(logits.len()), &mut self.kept);
         if !largest.is_finite() {
             return None;
         }
-        let sums = self.exponentiate(logits, largest);
-        if !sums.total.is_finite() {
+        let rest = self.rest(logits, largest);
+        let mut sums = rest;
+        sums.add_each(self.kept.iter().map(|&id| logits[id]), largest);
+        let total = sums.total();
+        if !total.is_finite() {
             return None; // a NaN: it enters no maximum, but every sum
         }
-        let largest = f64::from(largest);
-        let log_total = sums.total.ln();
-        let log_prob = |logit: f32| narrow(f64::from(logit) - largest - log_total);
+        let log_total = total.ln();
+        let row = Row { logits, largest, log_total };
 
+        let mut tail = rest.total();
         if let Keep::TopP { p, .. } = keep {
-            self.cut_to_mass(p * sums.total);
+            tail += self.cut_to_mass(row, p * total);
         }
-        let mut tail_log_mass = self.tail_log_sum(logits, largest) - log_total;
-        let drawn = draws.map_or(Vec::new(), |draws| self.draw(logits, largest, draws, uniform));
+        let drawn = draws.map_or(Vec::new(), |draws| self.draw(row, draws, uniform));
         if exact == 0 {
-            self.candidates.extend(drawn.iter().map(|&(_, id)| Candidate { logit: logits[id], id }));
-            tail_log_mass = self.tail_log_sum(logits, largest) - log_total;
-            self.candidates.clear();
+            drawn.iter().for_each(|&(_, id)| self.exponentials[id] = 0.0);
+            tail = sum_f64(&self.exponentials);
+            self.kept.extend(drawn.iter().map(|&(_, id)| id));
         }
-        let mut kept: Vec<(f32, usize)> = self.candidates.iter().map(|c| (log_prob(c.logit), c.id)).collect();
-        // Distinct logits may share one f32 log probability, so the order is decided by what is stored.
-        kept.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let tail_log_mass = self.tail_log_sum(row, tail) - log_total;
+        if exact == 0 {
+            self.kept.clear();
+        }
+        let mut kept: Vec<(f32, usize)> = self.kept.iter().map(|&id| (row.log_prob(id), id)).collect();
+        kept.sort_unstable_by(by_log_prob);
         let ids = kept.iter().map(|&(_, id)| id).chain(drawn.iter().map(|&(_, id)| id));
         Some(RowLabels {
             token_ids: ids.map(|id| i32::try_from(id).expect("V < 2^31")).collect(),
             log_probs: kept.into_iter().map(|(log_prob, _)| log_prob).collect(),
             sample_counts: drawn.into_iter().map(|(count, _)| count).collect(),
-            log_sum_exp: (largest + log_total) as f32,
+            log_sum_exp: (f64::from(largest) + log_total) as f32,
             tail_log_mass: (tail_log_mass as f32).min(0.0),
-            entropy: (log_total - sums.weighted / sums.total).max(0.0) as f32,
+            entropy: (log_total - sums.weighted() / total).max(0.0) as f32,
             gold_log_prob: if logits[gold] == f32::NEG_INFINITY {
                 f32::NEG_INFINITY
             } else {
-                log_prob(logits[gold])
+                row.log_prob(gold)
             },
             log_partitions: temperatures.iter().map(|&t| log_partition(logits, largest, t)).collect(),
         })
     }
 
-    /// Leaves no candidate and returns the largest logit.
-    fn without(&mut self, logits: &[f32]) -> f32 {
-        self.candidates.clear();
-        maximum(logits)
+    /// Sums over the tokens that are not kept, whole runs of blocks between those that hold a kept one.
+    fn rest(&mut self, logits: &[f32], largest: f32) -> Sums {
+        self.without.clone_from(&self.kept);
+        self.without.sort_unstable();
+        let (mut sums, mut done) = (Sums::default(), 0);
+        for kept in self.without.chunk_by(|a, b| a / BLOCK == b / BLOCK) {
+            let start = kept[0] / BLOCK * BLOCK;
+            let end = (start + BLOCK).min(logits.len());
+            sums.add(&logits[done..start], largest);
+            let mut block = [f32::NEG_INFINITY; BLOCK];
+            block[..end - start].copy_from_slice(&logits[start..end]);
+            kept.iter().for_each(|id| block[id - start] = f32::NEG_INFINITY);
+            sums.add(&block, largest);
+            done = end;
+        }
+        sums.add(&logits[done..], largest);
+        sums
     }
 
-    /// Leaves the `k` best candidates by rank and returns the largest logit.
-    ///
-    /// Whatever exceeds the worst of the best k so far enters a buffer of 2k; when that is full, a selection (not a
-    /// sort) halves it and raises the bar. Equal logits come later with a higher id, so they never pass a full bar.
-    fn scan(&mut self, logits: &[f32], k: usize) -> f32 {
-        const BLOCK: usize = 64;
-        self.candidates.clear();
-        self.candidates.reserve(2 * k);
-        let mut bar = f32::NEG_INFINITY;
-        let mut largest = f32::NEG_INFINITY;
-        for (block, values) in logits.chunks(BLOCK).enumerate() {
-            let block_largest = maximum(values);
-            if block_largest > largest {
-                largest = block_largest;
-            }
-            if block_largest <= bar {
-                continue;
-            }
-            for (offset, &logit) in values.iter().enumerate() {
-                if logit > bar {
-                    self.candidates.push(Candidate { logit, id: block * BLOCK + offset });
-                    if self.candidates.len() == 2 * k {
-                        let (_, worst, _) = self.candidates.select_nth_unstable_by(k - 1, by_rank);
-                        bar = worst.logit;
-                        self.candidates.truncate(k);
-                    }
-                }
-            }
-        }
-        self.candidates.sort_unstable_by(by_rank);
-        self.candidates.truncate(k);
-        largest
-    }
-
-    fn exponentiate(&mut self, logits: &[f32], largest: f32) -> Sums {
-        self.exponentials.clear();
-        self.exponentials.extend(logits.iter().map(|&z| exp_non_positive(z - largest)));
-        let mut total = [0.0_f64; LANES];
-        let mut weighted = [0.0_f64; LANES];
-        let mut add = |lane: usize, e: f32, z: f32| {
-            // 0 · (-inf) would be NaN; a NaN logit still reaches `total`.
-            let distance = if e > 0.0 { z - largest } else { 0.0 };
-            total[lane] += f64::from(e);
-            weighted[lane] += f64::from(e * distance);
-        };
-        let (es, zs) = (self.exponentials.chunks_exact(LANES), logits.chunks_exact(LANES));
-        for (&e, &z) in es.remainder().iter().zip(zs.remainder()) {
-            add(0, e, z);
-        }
-        for (e, z) in es.zip(zs) {
-            for lane in 0..LANES {
-                add(lane, e[lane], z[lane]);
-            }
-        }
-        Sums { total: total.iter().sum(), weighted: weighted.iter().sum() }
-    }
-
-    /// Keeps the shortest prefix of the candidates whose exponentials reach `mass`.
-    fn cut_to_mass(&mut self, mass: f64) {
+    /// Keeps the shortest prefix of the kept tokens whose exponentials reach `mass`; returns the sum of the others'.
+    fn cut_to_mass(&mut self, row: Row<'_>, mass: f64) -> f64 {
         let mut reached = 0.0;
-        let enough = self.candidates.iter().position(|c| {
-            reached += f64::from(self.exponentials[c.id]);
+        let enough = self.kept.iter().position(|&id| {
+            reached += row.exponential(id);
             reached >= mass
         });
-        if let Some(last) = enough {
-            self.candidates.truncate(last + 1);
-        }
+        let cut = enough.map_or(self.kept.len(), |last| last + 1);
+        let sum = self.kept[cut..].iter().map(|&id| row.exponential(id)).sum();
+        self.kept.truncate(cut);
+        sum
     }
 
-    /// Counts and tokens of systematic draws from the tokens that are no candidates, by falling count, then by id.
-    ///
-    /// The candidates' exponentials were taken out by [`Selector::tail_log_sum`].
-    fn draw(&mut self, logits: &[f32], largest: f64, draws: u32, uniform: f64) -> Vec<(i32, usize)> {
+    /// Counts and tokens of systematic draws from the tokens that are not kept, by falling count, then by id. Leaves the exponentials
+    /// of these.
+    fn draw(&mut self, row: Row<'_>, draws: u32, uniform: f64) -> Vec<(i32, usize)> {
         const BLOCK: usize = 256;
         assert!(draws > 0, "a selection draws at least once");
         assert!((0.0..1.0).contains(&uniform), "draws begin at a number in 0..1, found {uniform}");
-        if !self.rescale_faint_tail(logits, largest) {
+        if !self.exponentiate_rest(row) {
             return Vec::new();
         }
         let sums: Vec<f64> = self.exponentials.chunks(BLOCK).map(sum_f64).collect();
@@ -309,102 +278,74 @@ impl Selector {
                 None => drawn.push((missing, last)),
             }
         }
-        drawn.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+        drawn.sort_unstable_by(by_count);
         drawn
     }
 
-    /// Makes the exponentials of the rest relative to its own largest logit where they are too faint to draw from; false
-    /// if there is nothing to draw from.
-    fn rescale_faint_tail(&mut self, logits: &[f32], largest: f64) -> bool {
+    /// Fills in the exponentials of the tokens that are not kept, relative to the largest of these where they would be too faint to draw
+    /// from; false if there is nothing to draw from.
+    fn exponentiate_rest(&mut self, row: Row<'_>) -> bool {
+        exponentiate(row.logits, row.largest, &mut self.exponentials);
+        self.kept.iter().for_each(|&id| self.exponentials[id] = 0.0);
         if sum_f64(&self.exponentials) > TRUSTED {
             return true;
         }
-        let mut tail = logits.to_vec();
-        self.candidates.iter().for_each(|candidate| tail[candidate.id] = f32::NEG_INFINITY);
-        let tail_largest = maximum(&tail);
-        debug_assert!(f64::from(tail_largest) <= largest, "the largest logit is a candidate");
+        let mut tail = row.logits.to_vec();
+        self.kept.iter().for_each(|&id| tail[id] = f32::NEG_INFINITY);
+        let tail_largest = tail.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         if tail_largest == f32::NEG_INFINITY {
             return false;
         }
-        self.exponentials.clear();
-        self.exponentials.extend(tail.iter().map(|&z| exp_non_positive(z - tail_largest)));
+        exponentiate(&tail, tail_largest, &mut self.exponentials);
         true
     }
 
-    /// log Σ exp(z - largest) over the tokens that are no candidates; overwrites the candidates' exponentials.
-    fn tail_log_sum(&mut self, logits: &[f32], largest: f64) -> f64 {
-        for candidate in &self.candidates {
-            self.exponentials[candidate.id] = 0.0;
-        }
-        let sum = sum_f64(&self.exponentials);
+    /// log Σ exp(z - largest) over the tokens that are not kept, of which `sum` is the sum in f32's range.
+    fn tail_log_sum(&self, row: Row<'_>, sum: f64) -> f64 {
         if sum > TRUSTED {
             return sum.ln();
         }
-        let mut cut = vec![true; logits.len()];
-        for candidate in &self.candidates {
-            cut[candidate.id] = false;
-        }
-        let tail = || logits.iter().zip(&cut).filter(|&(_, &cut)| cut).map(|(&z, _)| f64::from(z));
+        let mut cut = vec![true; row.logits.len()];
+        self.kept.iter().for_each(|&id| cut[id] = false);
+        let tail = || row.logits.iter().zip(&cut).filter(|&(_, &cut)| cut).map(|(&z, _)| f64::from(z));
         let tail_largest = tail().fold(f64::NEG_INFINITY, f64::max);
         if tail_largest == f64::NEG_INFINITY {
             return f64::NEG_INFINITY;
         }
-        tail_largest - largest + tail().map(|z| (z - tail_largest).exp()).sum::<f64>().ln()
+        tail_largest - f64::from(row.largest) + tail().map(|z| (z - tail_largest).exp()).sum::<f64>().ln()
+    }
+}
+
+/// A row and what is known of it.
+#[derive(Clone, Copy)]
+struct Row<'a> {
+    logits: &'a [f32],
+    largest: f32,
+    /// log Σ exp(z - largest).
+    log_total: f64,
+}
+
+impl Row<'_> {
+    fn log_prob(self, id: usize) -> f32 {
+        narrow(f64::from(self.logits[id]) - f64::from(self.largest) - self.log_total)
+    }
+
+    fn exponential(self, id: usize) -> f64 {
+        f64::from(exp_non_positive(self.logits[id] - self.largest))
     }
 }
 
 /// Below this the exponentials are too close to the end of f32's range to trust the smaller ones.
 const TRUSTED: f64 = 1e-20;
 
-/// Independent accumulators of a sum: as many as fill the vector units.
-const LANES: usize = 8;
-
 /// The log probability as it is stored: finite and at most 0.
-fn narrow(log_prob: f64) -> f32 {
+pub(crate) fn narrow(log_prob: f64) -> f32 {
     (log_prob as f32).clamp(f32::MIN, 0.0)
 }
 
 /// log Σ exp(z / temperature).
-fn log_partition(logits: &[f32], largest: f64, temperature: f32) -> f32 {
+fn log_partition(logits: &[f32], largest: f32, temperature: f32) -> f32 {
     assert!(temperature > 0.0 && temperature.is_finite(), "a temperature is positive, found {temperature}");
-    let (inverse, shift) = (1.0 / temperature, largest as f32);
-    let mut sums = [0.0_f64; LANES];
-    let chunks = logits.chunks_exact(LANES);
-    for &z in chunks.remainder() {
-        sums[0] += f64::from(exp_non_positive((z - shift) * inverse));
-    }
-    for chunk in chunks {
-        for (sum, &z) in sums.iter_mut().zip(chunk) {
-            *sum += f64::from(exp_non_positive((z - shift) * inverse));
-        }
-    }
-    (largest / f64::from(temperature) + sums.iter().sum::<f64>().ln()) as f32
-}
-
-fn sum_f64(values: &[f32]) -> f64 {
-    let mut sums = [0.0_f64; LANES];
-    let chunks = values.chunks_exact(LANES);
-    sums[0] += chunks.remainder().iter().map(|&value| f64::from(value)).sum::<f64>();
-    for chunk in chunks {
-        for (sum, &value) in sums.iter_mut().zip(chunk) {
-            *sum += f64::from(value);
-        }
-    }
-    sums.iter().sum()
-}
-
-/// The largest value that is not NaN, or -inf.
-fn maximum(values: &[f32]) -> f32 {
-    let greater = |a: f32, b: f32| if b > a { b } else { a };
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let chunks = values.chunks_exact(LANES);
-    for &value in chunks.remainder() {
-        lanes[0] = greater(lanes[0], value);
-    }
-    for chunk in chunks {
-        for (lane, &value) in lanes.iter_mut().zip(chunk) {
-            *lane = greater(*lane, value);
-        }
-    }
-    lanes.into_iter().fold(f32::NEG_INFINITY, greater)
+    let sum = partition(logits, largest, 1.0 / temperature);
+    (f64::from(largest) / f64::from(temperature) + sum.ln()) as f32
 }

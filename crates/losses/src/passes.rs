@@ -1,0 +1,253 @@
+//! What is done to every logit of a row, in loops that the compiler turns into the widest vectors that the processor has.
+//!
+//! Legend: V vocabulary. Lanes are fixed, and products and sums are not contracted, so results do not depend on the processor.
+
+use pulp::{Arch, NullaryFnOnce};
+
+use crate::exponential::exp_non_positive;
+
+/// Numbers that are looked at together: their largest one is kept, and their f32 sums are added in f64.
+pub(crate) const BLOCK: usize = 64;
+
+/// Independent accumulators: the largest vectors.
+const LANES: usize = 16;
+
+/// The largest number of each block, into `maxima`, and of all; NaN counts for nothing, and -inf is the largest of none.
+pub(crate) fn block_maxima(values: &[f32], maxima: &mut Vec<f32>) -> f32 {
+    struct Pass<'a>(&'a [f32], &'a mut Vec<f32>);
+    impl NullaryFnOnce for Pass<'_> {
+        type Output = f32;
+
+        #[inline(always)]
+        fn call(self) -> f32 {
+            let Self(values, maxima) = self;
+            maxima.clear();
+            maxima.reserve(values.len().div_ceil(BLOCK));
+            let (blocks, rest) = values.as_chunks::<BLOCK>();
+            let mut largest = f32::NEG_INFINITY;
+            for block in blocks {
+                let maximum = maximum_of_block(block);
+                maxima.push(maximum);
+                largest = greater(largest, maximum);
+            }
+            if !rest.is_empty() {
+                let maximum = maximum_of_block(&padded(rest));
+                maxima.push(maximum);
+                largest = greater(largest, maximum);
+            }
+            largest
+        }
+    }
+    widest(Pass(values, maxima))
+}
+
+/// Sums over logits relative to the largest one of their row, m.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Sums {
+    /// Σ exp(z - m).
+    total: [f64; LANES],
+    /// Σ exp(z - m)·(z - m).
+    weighted: [f64; LANES],
+}
+
+impl Sums {
+    /// Adds logits that are at most `largest`, or NaN, which makes the total one.
+    pub(crate) fn add(&mut self, logits: &[f32], largest: f32) {
+        struct Pass<'a>(&'a mut Sums, &'a [f32], f32);
+        impl NullaryFnOnce for Pass<'_> {
+            type Output = ();
+
+            #[inline(always)]
+            fn call(self) {
+                let Self(sums, logits, largest) = self;
+                let (blocks, rest) = logits.as_chunks::<BLOCK>();
+                for block in blocks {
+                    sums.add_block(block, largest);
+                }
+                if !rest.is_empty() {
+                    sums.add_block(&padded(rest), largest);
+                }
+            }
+        }
+        widest(Pass(self, logits, largest));
+    }
+
+    #[inline(always)]
+    fn add_block(&mut self, block: &[f32; BLOCK], largest: f32) {
+        let (mut e_sums, mut products) = ([0.0_f32; LANES], [0.0_f32; LANES]);
+        for logits in block.as_chunks::<LANES>().0 {
+            for lane in 0..LANES {
+                let distance = logits[lane] - largest;
+                let e = exp_non_positive(distance);
+                e_sums[lane] += e;
+                // 0 · (-inf) would be NaN; a NaN logit still reaches the total.
+                products[lane] += if e > 0.0 { e * distance } else { 0.0 };
+            }
+        }
+        for lane in 0..LANES {
+            self.total[lane] += f64::from(e_sums[lane]);
+            self.weighted[lane] += f64::from(products[lane]);
+        }
+    }
+
+    /// Adds some logits that are scattered.
+    pub(crate) fn add_each(&mut self, logits: impl Iterator<Item = f32>, largest: f32) {
+        for logit in logits {
+            let distance = logit - largest;
+            let e = f64::from(exp_non_positive(distance));
+            self.total[0] += e;
+            self.weighted[0] += if e > 0.0 { e * f64::from(distance) } else { 0.0 };
+        }
+    }
+
+    /// Σ exp(z - m).
+    pub(crate) fn total(&self) -> f64 {
+        self.total.iter().sum()
+    }
+
+    /// Σ exp(z - m)·(z - m).
+    pub(crate) fn weighted(&self) -> f64 {
+        self.weighted.iter().sum()
+    }
+}
+
+/// Σ exp((z - largest) · inverse_temperature).
+pub(crate) fn partition(logits: &[f32], largest: f32, inverse_temperature: f32) -> f64 {
+    struct Pass<'a>(&'a [f32], f32, f32);
+    impl NullaryFnOnce for Pass<'_> {
+        type Output = f64;
+
+        #[inline(always)]
+        fn call(self) -> f64 {
+            let Self(logits, largest, inverse_temperature) = self;
+            let (blocks, rest) = logits.as_chunks::<BLOCK>();
+            let mut total = [0.0_f64; LANES];
+            for block in blocks {
+                add_scaled(&mut total, block, largest, inverse_temperature);
+            }
+            if !rest.is_empty() {
+                add_scaled(&mut total, &padded(rest), largest, inverse_temperature);
+            }
+            total.iter().sum()
+        }
+    }
+    widest(Pass(logits, largest, inverse_temperature))
+}
+
+/// exp(z - largest) of each logit, into `exponentials`.
+pub(crate) fn exponentiate(logits: &[f32], largest: f32, exponentials: &mut Vec<f32>) {
+    struct Pass<'a>(&'a [f32], f32, &'a mut [f32]);
+    impl NullaryFnOnce for Pass<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn call(self) {
+            let Self(logits, largest, exponentials) = self;
+            for (e, &z) in exponentials.iter_mut().zip(logits) {
+                *e = exp_non_positive(z - largest);
+            }
+        }
+    }
+    exponentials.resize(logits.len(), 0.0);
+    widest(Pass(logits, largest, exponentials));
+}
+
+/// The sum in f64.
+pub(crate) fn sum_f64(values: &[f32]) -> f64 {
+    struct Pass<'a>(&'a [f32]);
+    impl NullaryFnOnce for Pass<'_> {
+        type Output = f64;
+
+        #[inline(always)]
+        fn call(self) -> f64 {
+            let mut sums = [0.0_f64; LANES];
+            let (chunks, rest) = self.0.as_chunks::<LANES>();
+            for chunk in chunks {
+                for lane in 0..LANES {
+                    sums[lane] += f64::from(chunk[lane]);
+                }
+            }
+            for (sum, &value) in sums.iter_mut().zip(rest) {
+                *sum += f64::from(value);
+            }
+            sums.iter().sum()
+        }
+    }
+    widest(Pass(values))
+}
+
+/// Multiplies every number.
+pub(crate) fn scale(values: &mut [f32], by: f32) {
+    struct Pass<'a>(&'a mut [f32], f32);
+    impl NullaryFnOnce for Pass<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn call(self) {
+            for value in self.0 {
+                *value *= self.1;
+            }
+        }
+    }
+    widest(Pass(values, by));
+}
+
+/// Runs a pass that was compiled for the widest vectors of this processor: AVX-512 where `gemm` has it, AVX2, NEON, or whatever
+/// every processor of its kind has.
+#[inline(always)]
+fn widest<Pass: NullaryFnOnce>(pass: Pass) -> Pass::Output {
+    let arch = Arch::new();
+    // Among the variants only with a feature that nothing else here needs, and all of Burn would be compiled anew for.
+    #[cfg(target_arch = "x86_64")]
+    if matches!(arch, Arch::Scalar)
+        && let Some(avx2) = pulp::x86::V3::try_new()
+    {
+        return avx2.vectorize(pass);
+    }
+    arch.dispatch(pass)
+}
+
+#[inline(always)]
+fn add_scaled(total: &mut [f64; LANES], block: &[f32; BLOCK], largest: f32, by: f32) {
+    let mut e_sums = [0.0_f32; LANES];
+    for logits in block.as_chunks::<LANES>().0 {
+        for lane in 0..LANES {
+            e_sums[lane] += exp_non_positive((logits[lane] - largest) * by);
+        }
+    }
+    for lane in 0..LANES {
+        total[lane] += f64::from(e_sums[lane]);
+    }
+}
+
+/// A block that ends in impossible logits.
+#[inline(always)]
+fn padded(rest: &[f32]) -> [f32; BLOCK] {
+    let mut block = [f32::NEG_INFINITY; BLOCK];
+    block[..rest.len()].copy_from_slice(rest);
+    block
+}
+
+#[inline(always)]
+fn maximum_of_block(block: &[f32; BLOCK]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for values in block.as_chunks::<LANES>().0 {
+        for lane in 0..LANES {
+            lanes[lane] = greater(lanes[lane], values[lane]);
+        }
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            lanes[lane] = greater(lanes[lane], lanes[lane + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// `b` only if it is larger: a NaN in its place is not.
+#[inline(always)]
+fn greater(a: f32, b: f32) -> f32 {
+    if b > a { b } else { a }
+}

@@ -1,0 +1,1 @@
+//! Holds the tests of our GPU kernels; see Cargo.toml.
