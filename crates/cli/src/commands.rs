@@ -5,8 +5,8 @@ use std::{num::NonZero, path::Path, sync::atomic::AtomicBool, thread};
 use anyhow::Result;
 use burn::tensor::Device;
 use softshard_evaluate::EvaluateInputs;
-use softshard_labels::Output;
 use softshard_prepare::{Tokenizer, demo};
+use softshard_share::Writers;
 use softshard_student::{Objective, TrainConfig, TrainInputs};
 use softshard_teacher::{Part, Teacher, TeacherInputs};
 
@@ -69,7 +69,7 @@ fn train_student(stage: &Stage, stop: &AtomicBool) -> Result<()> {
     let config = Recipe::section(recipe.student.as_ref(), "student", "train-student")?;
     let objective = config.objective.unwrap_or(Objective::Distill);
     let data = match objective {
-        Objective::Distill => recipe.output.labels.join("train"),
+        Objective::Distill => recipe.labels_folder("train-student")?.join("train"),
         Objective::Supervised => recipe.output.sequences.join("train"),
     };
     train(&recipe, stage, stop, ("train-student", config, objective), &data, &recipe.output.student)
@@ -153,12 +153,13 @@ fn teacher_labels(options: &TeacherLabels, stop: &AtomicBool) -> Result<()> {
     let tokenizer = tokenizer_for(&recipe, &config.model)?;
     let held_out = recipe.output.sequences.join("valid");
     let mut teacher = Teacher::new(config, &devices, workers(&devices[0]));
+    let labels = recipe.labels_output(if part.is_some() { Writers::Many } else { Writers::One })?;
     for split in ["train", "valid"] {
         let sequences = recipe.output.sequences.join(split);
         if split == "valid" && !sequences.exists() {
             continue; // nothing was held out
         }
-        let output = Output::from(recipe.output.labels.join(split));
+        let output = labels.join(split);
         let inputs = TeacherInputs {
             labels: &recipe.labels,
             sequences: &sequences,
@@ -172,7 +173,7 @@ fn teacher_labels(options: &TeacherLabels, stop: &AtomicBool) -> Result<()> {
         println!("{}", labelled(split, &summary));
         println!("labels: {output}");
     }
-    recipe.write_beside(&recipe.output.labels)
+    recipe.write_beside_labels(&labels)
 }
 
 fn labelled(split: &str, summary: &softshard_teacher::Summary) -> String {
@@ -222,7 +223,7 @@ fn evaluate(stage: &Stage, stop: &AtomicBool) -> Result<()> {
         student_load: recipe.student.as_ref().map(TrainConfig::load_options).unwrap_or_default(),
         student: &recipe.output.student,
         sequences: &recipe.output.sequences.join("valid"),
-        labels: &recipe.output.labels.join("valid"),
+        labels: &recipe.labels_folder("evaluate")?.join("valid"),
         output: &recipe.output.evaluations,
         device: &device,
         stop,
