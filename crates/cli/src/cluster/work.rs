@@ -4,6 +4,7 @@ use std::fmt;
 
 use anyhow::Result;
 use softshard_labels::{LabelPlan, LabelWriter, Output, SequenceDataset};
+use softshard_share::Writers;
 use softshard_teacher::Part;
 
 use crate::recipe::{Recipe, RecipeError};
@@ -39,7 +40,7 @@ pub(super) fn splits(recipe: &Recipe) -> impl Iterator<Item = &'static str> {
 
 /// Where the labels are, of all splits.
 pub(super) fn labels(recipe: &Recipe) -> Result<Output> {
-    Ok(Output::from(&recipe.output.labels))
+    recipe.labels_output(Writers::Many)
 }
 
 /// Whether a worker has begun any split.
