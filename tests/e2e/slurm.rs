@@ -5,7 +5,7 @@ mod slurm;
 
 use std::{fs, path::PathBuf};
 
-use slurm::{Cluster, is_alive, outside, signal, wait_until};
+use slurm::{Cluster, is_alive, outside, parent, signal, wait_until};
 use softshard_e2e::{Files, Said, World, assert_same_files, softshard};
 
 /// Small shards: 20 of the 60 sequences to train on, 4 of the 12 that are held out.
@@ -28,6 +28,12 @@ fn submit(cluster: &Cluster, world: &World, command: &str, labels: &str, more: &
 fn jobs(said: &Said) -> Vec<String> {
     let id = |line: &str| Some(line.strip_prefix("job ")?.split_once(':')?.0.to_owned());
     said.stdout.lines().filter_map(id).collect()
+}
+
+/// The job that runs on a node: every task of an array has an id of its own.
+fn job_on(cluster: &Cluster, node: &str) -> String {
+    let said = cluster.slurm("squeue", &["--noheader", &format!("--nodelist={node}"), "--format=%A"]);
+    said.trim().to_owned()
 }
 
 /// Shards of the training split that have a commit.
@@ -86,12 +92,13 @@ fn killed_nodes_controllers_and_late_writers_leave_one_dataset() {
     let [array, _] = &jobs(&said)[..] else { panic!("{said:?}") };
     let paused = ["n1", "n2", "n3"].map(|node| cluster.pause_worker(node));
 
+    cluster.wait_for_saved_state();
+
     // A node is lost with all that runs there; another worker is told to stop, as before a time limit; the controller dies;
     // and workers end while nobody is there to hear it.
     cluster.kill_node("n2");
     assert!(!is_alive(paused[1]), "the worker died with its node");
-    let tasks = cluster.slurm("squeue", &["--noheader", "--nodelist=n3", "--format=%i"]);
-    cluster.slurm("scancel", &["--batch", "--signal=TERM", tasks.trim()]);
+    signal(parent(paused[2]).expect("a worker has a shell"), "TERM"); // as --signal=B:TERM@120 does
     cluster.kill_controller();
     signal(paused[0], "CONT");
     signal(paused[2], "CONT");
@@ -130,11 +137,10 @@ fn an_array_that_was_forgotten_is_resumed_and_the_student_follows() {
 
     // A task that somebody cancels is not put in the queue again: Slurm wakes its worker, and tells it to stop.
     let worker = cluster.pause_worker("n1");
-    let task = cluster.slurm("squeue", &["--noheader", "--nodelist=n1", "--format=%i"]);
-    cluster.slurm("scancel", &[task.trim()]);
+    let job = job_on(&cluster, "n1");
+    cluster.slurm("scancel", &[&job]);
     wait_until("the worker of a cancelled task ends", || !is_alive(worker));
-    let state =
-        || cluster.slurm("squeue", &["--noheader", "--states=all", "--format=%T", "--jobs", task.trim()]);
+    let state = || cluster.slurm("squeue", &["--noheader", "--states=all", "--format=%T", "--jobs", &job]);
     wait_until("the task is cancelled", || state().trim() == "CANCELLED");
 
     // Some tasks are done when the controller loses all it knows, with the nodes.

@@ -6,19 +6,19 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use softshard_e2e::{Said, World, binary, root, run, skipped};
 
 /// The cluster; everything of it ends with it.
-pub struct Cluster {
+pub(crate) struct Cluster {
     folder: tempfile::TempDir,
 }
 
 impl Cluster {
     /// Started and idle. Without Slurm: `None`, said aloud, but a failure where all tests must run.
-    pub fn start() -> Option<Self> {
+    pub(crate) fn start() -> Option<Self> {
         let cluster = Cluster { folder: tempfile::tempdir().expect("a temporary folder") };
         // Held together, so that they are four; the daemons take them a moment later.
         let listeners = [(); 4].map(|()| TcpListener::bind(("127.0.0.1", 0)).expect("a port"));
@@ -46,25 +46,37 @@ impl Cluster {
     }
 
     /// A command that finds this cluster.
-    pub fn command(&self, mut command: Command) -> Said {
+    pub(crate) fn command(&self, mut command: Command) -> Said {
         run(command.env("SLURM_CONF", self.config()))
     }
 
     /// What a command of Slurm says.
     #[track_caller]
-    pub fn slurm(&self, name: &str, arguments: &[&str]) -> String {
+    pub(crate) fn slurm(&self, name: &str, arguments: &[&str]) -> String {
         let mut command = Command::new(name);
         command.args(arguments);
         self.command(command).succeeded().stdout
     }
 
+    /// Waits until the controller has saved what it knows, which it does some seconds late. Submits a job that never runs, so that
+    /// there is something to save.
+    pub(crate) fn wait_for_saved_state(&self) {
+        let state = self.folder.path().join("state/job_state");
+        let before = SystemTime::now();
+        let held = self.slurm("sbatch", &["--parsable", "--hold", "--output=/dev/null", "--wrap=true"]);
+        let is_saved =
+            || fs::metadata(&state).and_then(|file| file.modified()).is_ok_and(|saved| saved > before);
+        wait_until("the controller saves its state", is_saved);
+        self.slurm("scancel", &[held.trim()]);
+    }
+
     /// Kills the controller.
-    pub fn kill_controller(&self) {
+    pub(crate) fn kill_controller(&self) {
         self.kill_daemon("slurmctld.pid");
     }
 
     /// Starts it again.
-    pub fn restart_controller(&self, arguments: &[&str]) {
+    pub(crate) fn restart_controller(&self, arguments: &[&str]) {
         self.script("controller", arguments).succeeded();
         wait_until("the controller answers", || {
             let mut ping = Command::new("scontrol");
@@ -74,19 +86,27 @@ impl Cluster {
     }
 
     /// Kills all of a node at once: its daemon, what watches its job, and the job, the worker last.
-    pub fn kill_node(&self, node: &str) {
+    pub(crate) fn kill_node(&self, node: &str) {
         self.kill_daemon(&format!("slurmd-{node}.pid"));
-        let of_job = self.processes(Some(node));
-        let mut all: Vec<u32> = of_job.iter().filter_map(|process| parent(*process)).collect();
-        all.extend(of_job);
-        all.retain(|process| *process > 1 && *process != std::process::id());
-        for process in all {
-            signal(process, "KILL");
+        self.kill_jobs(Some(node));
+    }
+
+    /// Kills what runs the jobs of a node, or of all: Slurm's step daemon, the script, and the worker last.
+    fn kill_jobs(&self, node: Option<&str>) {
+        let of_jobs = self.processes(node);
+        let is_step = |process: &u32| {
+            fs::read_to_string(format!("/proc/{process}/comm")).is_ok_and(|name| name.trim() == "slurmstepd")
+        };
+        let steps = of_jobs.iter().filter_map(|process| parent(*process)).filter(is_step);
+        let all: Vec<u32> = steps.chain(of_jobs.iter().copied()).collect();
+        for process in &all {
+            signal(*process, "KILL");
         }
+        wait_until("the jobs' processes are gone", || !all.iter().any(|process| is_alive(*process)));
     }
 
     /// Starts the daemon of a node that was killed.
-    pub fn restart_node(&self, node: &str) {
+    pub(crate) fn restart_node(&self, node: &str) {
         self.script("node", &[node]).succeeded();
     }
 
@@ -125,7 +145,7 @@ impl Cluster {
     }
 
     /// Stops the next worker of a node, which goes on when it is told to.
-    pub fn pause_worker(&self, node: &str) -> u32 {
+    pub(crate) fn pause_worker(&self, node: &str) -> u32 {
         let mut paused = None;
         wait_until(&format!("a worker runs on {node}"), || {
             paused = self.worker(node).filter(|process| {
@@ -138,7 +158,7 @@ impl Cluster {
     }
 
     /// Waits until no job is left, pending ones included.
-    pub fn wait_for_jobs(&self) {
+    pub(crate) fn wait_for_jobs(&self) {
         let began = Instant::now();
         while !self.slurm("squeue", &["--noheader"]).trim().is_empty() {
             assert!(began.elapsed() < Duration::from_secs(120), "{}", self.logs());
@@ -166,15 +186,21 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for process in self.processes(None) {
-            signal(process, "KILL");
-        }
+        Command::new("sh")
+            .arg("-c")
+            .arg(format!(
+                "rm -rf /tmp/lastslurm; mkdir /tmp/lastslurm; cp {}/*.log /tmp/lastslurm",
+                self.folder.path().display()
+            ))
+            .status()
+            .unwrap();
+        self.kill_jobs(None);
         self.script("stop", &[]);
     }
 }
 
 /// A worker that is started outside of Slurm.
-pub fn outside(world: &World, overrides: &[&str], task: usize, of: usize) -> std::process::Child {
+pub(crate) fn outside(world: &World, overrides: &[&str], task: usize, of: usize) -> std::process::Child {
     let mut command = world.stage("teacher-labels", overrides);
     command.args(["--task", &task.to_string(), "--of", &of.to_string()]);
     command.spawn().expect("the binary starts")
@@ -182,8 +208,12 @@ pub fn outside(world: &World, overrides: &[&str], task: usize, of: usize) -> std
 
 /// Looks often, for a minute at most.
 #[track_caller]
-pub fn wait_until(what: &str, mut due: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut due: impl FnMut() -> bool) {
     let began = Instant::now();
+    eprintln!(
+        "{:?} wait for {what}",
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() % 1000000
+    );
     while !due() {
         assert!(began.elapsed() < Duration::from_secs(60), "not within a minute: {what}");
         thread::sleep(Duration::from_millis(2));
@@ -191,13 +221,13 @@ pub fn wait_until(what: &str, mut due: impl FnMut() -> bool) {
 }
 
 /// Sends a signal; the process may be gone.
-pub fn signal(process: u32, name: &str) {
+pub(crate) fn signal(process: u32, name: &str) {
     let said = run(Command::new("kill").args([format!("-{name}"), process.to_string()]));
     assert!(said.code == 0 || !is_alive(process), "{name} to {process}: {said:?}");
 }
 
 /// Whether a process runs, or could.
-pub fn is_alive(process: u32) -> bool {
+pub(crate) fn is_alive(process: u32) -> bool {
     state(process).is_some_and(|state| state != 'Z')
 }
 
@@ -217,7 +247,8 @@ fn state(process: u32) -> Option<char> {
     stat(process)?.chars().next()
 }
 
-fn parent(process: u32) -> Option<u32> {
+/// The process that started another.
+pub(crate) fn parent(process: u32) -> Option<u32> {
     stat(process)?.split_whitespace().nth(1)?.parse().ok()
 }
 

@@ -41,6 +41,14 @@ impl Engine {
             Self::Kubernetes => "kubernetes",
         }
     }
+
+    /// The command that starts the student's job of the submission before.
+    fn student(self, files: &Files) -> String {
+        match self {
+            Self::Slurm => format!("sbatch {}", files.with("-student.sbatch").display()),
+            Self::Kubernetes => format!("kubectl apply --filename={}", files.with("-student.yaml").display()),
+        }
+    }
 }
 
 /// All that an engine needs to make jobs of the labelling of one recipe.
@@ -96,6 +104,10 @@ fn start(jobs: &Jobs, recipe: &Recipe, options: Options) -> Result<()> {
             Finished::All(lines) => {
                 println!("nothing is missing: every shard is there, and the labels are finished");
                 lines.iter().for_each(|line| println!("{line}"));
+                if options.then_student {
+                    let files = Files::of(recipe, jobs.engine);
+                    println!("the student's job, where it has not run: {}", jobs.engine.student(&files));
+                }
                 return Ok(());
             }
             // Committed once, and damaged since.
