@@ -39,8 +39,6 @@ write_config() {
 		AuthInfo=socket=$folder/munge.socket,cred_expire=5
 		StateSaveLocation=$folder/state
 		SlurmdSpoolDir=$folder/spool-%n
-		SlurmctldDebug=debug2
-		SlurmdDebug=debug2
 		SlurmctldPidFile=$folder/slurmctld.pid
 		SlurmdPidFile=$folder/slurmd-%n.pid
 		SlurmctldLogFile=$folder/slurmctld.log

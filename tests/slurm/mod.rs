@@ -59,15 +59,15 @@ impl Cluster {
     }
 
     /// Waits until the controller has saved what it knows, which it does some seconds late. Submits a job that never runs, so that
-    /// there is something to save.
-    pub(crate) fn wait_for_saved_state(&self) {
+    /// there is something to save; its id.
+    pub(crate) fn wait_for_saved_state(&self) -> String {
         let state = self.folder.path().join("state/job_state");
         let before = SystemTime::now();
         let held = self.slurm("sbatch", &["--parsable", "--hold", "--output=/dev/null", "--wrap=true"]);
         let is_saved =
             || fs::metadata(&state).and_then(|file| file.modified()).is_ok_and(|saved| saved > before);
         wait_until("the controller saves its state", is_saved);
-        self.slurm("scancel", &[held.trim()]);
+        held.trim().to_owned()
     }
 
     /// Kills the controller.
@@ -186,14 +186,6 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        Command::new("sh")
-            .arg("-c")
-            .arg(format!(
-                "rm -rf /tmp/lastslurm; mkdir /tmp/lastslurm; cp {}/*.log /tmp/lastslurm",
-                self.folder.path().display()
-            ))
-            .status()
-            .unwrap();
         self.kill_jobs(None);
         self.script("stop", &[]);
     }
@@ -210,10 +202,6 @@ pub(crate) fn outside(world: &World, overrides: &[&str], task: usize, of: usize)
 #[track_caller]
 pub(crate) fn wait_until(what: &str, mut due: impl FnMut() -> bool) {
     let began = Instant::now();
-    eprintln!(
-        "{:?} wait for {what}",
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() % 1000000
-    );
     while !due() {
         assert!(began.elapsed() < Duration::from_secs(60), "not within a minute: {what}");
         thread::sleep(Duration::from_millis(2));
