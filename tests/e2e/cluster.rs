@@ -66,10 +66,10 @@ fn parts_and_their_end_are_a_run_of_one_process() {
     part(&world, "x", "4", &[]).failed(2, &["expected a whole number from 0, or `auto`"]);
 }
 
-/// `submit` or `resume`.
+/// `submit` or `resume`, where no scheduler is found.
 fn jobs(world: &World, command: &str, engine: &str, more: &[&str]) -> softshard_e2e::Said {
     let mut command = world.stage(command, &[]);
-    run(command.args(["--engine", engine]).args(more).env("SLURM_CONF", "/nowhere/slurm.conf"))
+    run(command.args(["--engine", engine]).args(more).env("PATH", "/nowhere"))
 }
 
 #[test]
@@ -101,7 +101,8 @@ fn scripts_are_written_and_remembered_without_a_scheduler() {
         assert!(labels.lines().any(|found| found == line), "{line}: {labels}");
     }
 
-    jobs(&world, "submit", "slurm", &["--tasks", "5000"]).failed(1, &["Slurm"]);
+    jobs(&world, "submit", "slurm", &["--tasks", "5000"])
+        .failed(1, &["scontrol: expected Slurm on this machine", "hint:", "--dry-run"]);
     jobs(&world, "submit", "slurm", &["--sbatch", "a\nb"]).failed(2, &["`--sbatch`", "on one line"]);
     jobs(&world, "submit", "slurm", &["--tasks", "0"]).failed(2, &["--tasks"]);
 }
