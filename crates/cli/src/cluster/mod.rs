@@ -96,6 +96,7 @@ fn start(jobs: &Jobs, recipe: &Recipe, options: Options) -> Result<()> {
     Recipe::section(recipe.teacher.as_ref(), "teacher", "submit")?;
     if options.then_student {
         Recipe::section(recipe.student.as_ref(), "student", "submit --then-student")?;
+        recipe.labels_folder("submit --then-student")?;
     }
     let labels = work::labels(recipe)?;
     let mut splits = work::survey(recipe, &labels)?;
