@@ -47,7 +47,7 @@ fn top_p_keeps_what_it_needs_and_no_more() {
     let world = World::with_teacher();
     let selection = r#"labels.selection={ kind = "top_p", p = 0.9, k = 64 }"#;
     let said = world.run("teacher-labels", &[selection]).succeeded();
-    assert!(said.stdout.contains("labelled tokens of"), "{}", said.stdout);
+    assert!(said.stdout.contains("bytes per labelled token"), "{}", said.stdout);
     world.run("finetune", &["finetune.max_steps=1", "output.teacher=../start"]).succeeded();
     world.run("train-student", &["student.max_steps=2"]).succeeded();
 }

@@ -196,7 +196,7 @@ mod tests {
         let summary = summary();
         let told = Told { split: "train", summary: &summary, device: "cuda:0,1", price_per_hour: Some(2.5) };
         let expected = "\
-teacher-labels train: 10 shards (2 there before), 748,000 labelled tokens of 159.1 bytes: 119.0 MB
+teacher-labels train: 10 shards (2 there before), 748,000 labelled tokens, 119.0 MB, 159.1 bytes per labelled token
   labels   mean entropy 2.010 nats, retained mass 93.00 %
   speed    6,000 tokens/s (3,000 labelled), padding 1.6 %
   devices  2, busy 97.5 % of the labelling, 10,800,000 tokens per GPU-hour, 3 batches done again in halves
@@ -220,7 +220,7 @@ teacher-labels train: 10 shards (2 there before), 748,000 labelled tokens of 159
         assert_eq!(
             [lines[0], lines[5]],
             [
-                "teacher-labels train: 9 of 10 shards (1 there before), 600,000 new labelled tokens of 159.0 bytes: 95.4 MB",
+                "teacher-labels train: 9 of 10 shards (1 there before), 600,000 new labelled tokens, 95.4 MB, 159.0 bytes per labelled token",
                 "  others   36,000,000 tokens in shards of other tasks: 100.0 min at this speed, 3.33 device-hours, 8.33 at 2.5 an hour"
             ]
         );
