@@ -109,14 +109,15 @@ def measure(model: torch.nn.Module, label: Callable, batches: list[Batch], batch
     tokens = sum(len(row["input_ids"]) for row in rows)
     labelled = sum(len(row["positions"]) for row in rows)
     label(model, batches[-1])  # warms up
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     for batch in batches:
         label(model, batch)
-    seconds = time.perf_counter() - start
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     line = {
         "bench": label.__name__,
         "batch_size": batch_size,
         "labelled_tokens_per_second": round(labelled / seconds, 1),
+        "labelled_tokens_per_cpu_second": round(labelled / cpu_seconds, 1),
         "input_tokens_per_second": round(tokens / seconds, 1),
         "padding": round(1 - tokens / padded, 4),
         "seconds": round(seconds, 3),

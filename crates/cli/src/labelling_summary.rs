@@ -30,6 +30,7 @@ impl Display for Told<'_> {
         if self.summary.labelled_tokens > 0 {
             writeln!(out, "  labels   {}", self.labels())?;
             writeln!(out, "  speed    {}", self.speed())?;
+            writeln!(out, "  devices  {}", self.devices())?;
             writeln!(out, "  time     {}", self.time())?;
         }
         if self.summary.remaining_tokens > 0 {
@@ -75,7 +76,7 @@ impl Told<'_> {
         float(tokens) / self.summary.seconds.labelling.max(1e-3)
     }
 
-    fn devices(&self) -> f64 {
+    fn device_count(&self) -> f64 {
         float(u64::try_from(self.summary.devices.max(1)).unwrap_or(1))
     }
 
@@ -84,19 +85,27 @@ impl Told<'_> {
     }
 
     fn speed(&self) -> String {
-        let Summary { tokens, labelled_tokens, padded_tokens, retries, .. } = self.summary;
-        let mut text = format!(
-            "{} tokens/s ({} labelled), {} tokens per {}, padding {:.1} %",
+        let Summary { tokens, labelled_tokens, padded_tokens, .. } = self.summary;
+        format!(
+            "{} tokens/s ({} labelled), padding {:.1} %",
             grouped(self.per_second(*tokens)),
             grouped(self.per_second(*labelled_tokens)),
-            grouped(self.per_second(*tokens) * 3600.0 / self.devices()),
-            self.device_hour(),
             100.0 * (1.0 - float(*tokens) / float((*padded_tokens).max(1)))
+        )
+    }
+
+    fn devices(&self) -> String {
+        let Summary { devices, tokens, retries, seconds, .. } = self.summary;
+        let mut text = format!(
+            "{devices}, busy {:.1} % of the labelling, {} tokens per {}",
+            100.0 * seconds.busy_share,
+            grouped(self.per_second(*tokens) * 3600.0 / self.device_count()),
+            self.device_hour()
         );
         match retries {
             0 => {}
-            1 => text += ", 1 batch tried again in halves",
-            count => text += &format!(", {count} batches tried again in halves"),
+            1 => text += ", 1 batch done again in halves",
+            count => text += &format!(", {count} batches done again in halves"),
         }
         text
     }
@@ -120,11 +129,10 @@ impl Told<'_> {
             parts.join(", ")
         };
         format!(
-            "{}: {}; beside them {}; devices busy {:.1} % of the labelling",
+            "{}: {}; beside them {}",
             if seconds.total < 10.0 { format!("{:.1} s", seconds.total) } else { duration(seconds.total) },
             shares(&[&parts[..], &[("other", other)]].concat()),
-            shares(&beside.map(|(name, seconds)| (name, share(seconds)))),
-            100.0 * seconds.busy_share
+            shares(&beside.map(|(name, seconds)| (name, share(seconds))))
         )
     }
 
@@ -136,7 +144,7 @@ impl Told<'_> {
             return text;
         }
         let seconds = remaining / self.per_second(self.summary.tokens);
-        let device_hours = seconds * self.devices() / 3600.0;
+        let device_hours = seconds * self.device_count() / 3600.0;
         text += &format!(": {} at this speed, {device_hours:.2} {}s", duration(seconds), self.device_hour());
         if let Some(price) = self.price_per_hour {
             text += &format!(", {:.2} at {price} an hour", device_hours * price);
@@ -184,14 +192,15 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_told_in_four_lines() {
+    fn a_run_is_told_in_five_lines() {
         let summary = summary();
         let told = Told { split: "train", summary: &summary, device: "cuda:0,1", price_per_hour: Some(2.5) };
         let expected = "\
 teacher-labels train: 10 shards (2 there before), 748,000 labelled tokens, 119.0 MB, 159.1 bytes per labelled token
   labels   mean entropy 2.010 nats, retained mass 93.00 %
-  speed    6,000 tokens/s (3,000 labelled), 10,800,000 tokens per GPU-hour, padding 1.6 %, 3 batches tried again in halves
-  time     3.7 min: load 9 %, forward 68 %, head 20 %, other 2 %; beside them read 1 %, write 2 %, commit 0 %; devices busy 97.5 % of the labelling
+  speed    6,000 tokens/s (3,000 labelled), padding 1.6 %
+  devices  2, busy 97.5 % of the labelling, 10,800,000 tokens per GPU-hour, 3 batches done again in halves
+  time     3.7 min: load 9 %, forward 68 %, head 20 %, other 2 %; beside them read 1 %, write 2 %, commit 0 %
 ";
         assert_eq!(told.to_string(), expected);
     }
@@ -209,7 +218,7 @@ teacher-labels train: 10 shards (2 there before), 748,000 labelled tokens, 119.0
         let told = told.to_string();
         let lines: Vec<&str> = told.lines().collect();
         assert_eq!(
-            [lines[0], lines[4]],
+            [lines[0], lines[5]],
             [
                 "teacher-labels train: 9 of 10 shards (1 there before), 600,000 new labelled tokens, 95.4 MB, 159.0 bytes per labelled token",
                 "  others   36,000,000 tokens in shards of other tasks: 100.0 min at this speed, 3.33 device-hours, 8.33 at 2.5 an hour"
