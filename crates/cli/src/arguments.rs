@@ -171,6 +171,7 @@ pub(crate) struct InspectModel {
 #[derive(Args)]
 pub(crate) struct Dataset {
     /// Folder of the labels, which holds manifest.json
+    #[arg(value_parser = crate::recipe::local)]
     pub(crate) dir: PathBuf,
     /// Print JSON
     #[arg(long)]
@@ -192,6 +193,7 @@ pub(crate) struct Stats {
 #[derive(Args)]
 pub(crate) struct Inspect {
     /// Folder of the labels, which holds manifest.json
+    #[arg(value_parser = crate::recipe::local)]
     pub(crate) dir: PathBuf,
     /// Key of the sequence: 32 hexadecimal digits
     #[arg(long, value_name = "HEX", conflicts_with = "row")]
@@ -211,8 +213,10 @@ pub(crate) struct Inspect {
 #[derive(Args)]
 pub(crate) struct Diff {
     /// Folder of labels
+    #[arg(value_parser = crate::recipe::local)]
     pub(crate) left: PathBuf,
     /// Folder of other labels
+    #[arg(value_parser = crate::recipe::local)]
     pub(crate) right: PathBuf,
     /// Print JSON
     #[arg(long)]

@@ -70,7 +70,7 @@ fn train_student(stage: &Stage, stop: &AtomicBool) -> Result<()> {
     let config = Recipe::section(recipe.student.as_ref(), "student", "train-student")?;
     let objective = config.objective.unwrap_or(Objective::Distill);
     let data = match objective {
-        Objective::Distill => recipe.output.labels.join("train"),
+        Objective::Distill => recipe.labels_folder("train-student")?.join("train"),
         Objective::Supervised => recipe.output.sequences.join("train"),
     };
     train(&recipe, stage, stop, ("train-student", config, objective), &data, &recipe.output.student)
@@ -147,7 +147,7 @@ fn evaluate(stage: &Stage, stop: &AtomicBool) -> Result<()> {
         student_load: recipe.student.as_ref().map(TrainConfig::load_options).unwrap_or_default(),
         student: &recipe.output.student,
         sequences: &recipe.output.sequences.join("valid"),
-        labels: &recipe.output.labels.join("valid"),
+        labels: &recipe.labels_folder("evaluate")?.join("valid"),
         output: &recipe.output.evaluations,
         device: &device,
         stop,

@@ -1,12 +1,17 @@
 //! One recipe describes one whole run: parsed strictly, checked once, paths made absolute.
 
-use std::path::{Component, Path, PathBuf};
+use std::{
+    path::{Component, Path, PathBuf},
+    sync::Arc,
+};
 
 use fs_err as fs;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use softshard_evaluate::EvaluateConfig;
+use softshard_labels::Output;
 use softshard_prepare::{DataConfig, TokenizerConfig};
+use softshard_share::{Place, S3, Writers};
 use softshard_student::{LossConfig, Objective, TrainConfig, same_temperature};
 use softshard_teacher::{LabelsConfig, Part, TeacherConfig};
 
@@ -53,7 +58,8 @@ pub(crate) struct OutputConfig {
     /// What `finetune` makes.
     #[serde(default = "default_teacher")]
     pub(crate) teacher: PathBuf,
-    /// Label datasets `train/` and `valid/`.
+    /// Label datasets `train/` and `valid/`: a folder, or `s3://bucket/prefix` with the credentials of the usual `AWS_*`
+    /// variables.
     #[serde(default = "default_labels")]
     pub(crate) labels: PathBuf,
     /// What `train-student` makes.
@@ -124,8 +130,11 @@ impl Recipe {
             &mut self.output;
         resolve(dir);
         prometheus.iter_mut().for_each(resolve);
-        for path in [sequences, teacher, labels, student, evaluations] {
+        for path in [sequences, teacher, student, evaluations] {
             *path = absolute(dir, path);
+        }
+        if remote(labels).is_none() {
+            *labels = absolute(dir, labels);
         }
     }
 
@@ -141,6 +150,9 @@ impl Recipe {
         }
         self.evaluate.check()?;
         self.labels.check()?;
+        if let Some(place) = remote(&self.output.labels) {
+            Place::parse(place).map_err(|problem| format!("`output.labels`: {problem}"))?;
+        }
         self.check_temperature()
     }
 
@@ -181,6 +193,37 @@ impl Recipe {
             .ok_or_else(|| RecipeError(format!("recipe: `{stage}` expected a section [{name}], found none")))
     }
 
+    /// Where labels are written. A store is opened and tried, which takes a moment, and seconds where nobody answers.
+    ///
+    /// # Errors
+    /// A store that cannot be reached or written, or that is not safe for so many `writers`.
+    pub(crate) fn labels_output(&self, writers: Writers) -> anyhow::Result<Output> {
+        let labels = &self.output.labels;
+        let Some(place) = remote(labels) else { return Ok(labels.into()) };
+        let place = Place::parse(place).map_err(RecipeError)?;
+        Ok(Output::Store(Arc::new(S3::open(place, writers)?), String::new()))
+    }
+
+    /// The folder of the labels, for a `stage` that reads them.
+    ///
+    /// # Errors
+    /// They are in a store.
+    pub(crate) fn labels_folder(&self, stage: &str) -> Result<&Path, RecipeError> {
+        let Some(place) = remote(&self.output.labels) else { return Ok(&self.output.labels) };
+        Err(RecipeError(format!(
+            "recipe: `output.labels`: expected a folder, as `{stage}` reads labels from the disk, found `{place}`\n\
+             hint: copy them, `aws s3 cp --recursive {place} labels`, and name the copy, `--set output.labels=$PWD/labels`"
+        )))
+    }
+
+    /// Writes the resolved recipe as `recipe.toml` beside labels, wherever they are.
+    ///
+    /// # Errors
+    /// It cannot be written there.
+    pub(crate) fn write_beside_labels(&self, labels: &Output) -> anyhow::Result<()> {
+        Ok(labels.write("recipe.toml", toml::to_string_pretty(self)?.as_bytes())?)
+    }
+
     /// Writes the resolved recipe as `recipe.toml` into `folder`.
     ///
     /// # Errors
@@ -188,6 +231,24 @@ impl Recipe {
     pub(crate) fn write_beside(&self, folder: &Path) -> anyhow::Result<()> {
         fs::create_dir_all(folder)?;
         Ok(fs::write(folder.join("recipe.toml"), toml::to_string_pretty(self)?)?)
+    }
+}
+
+/// A path that names a store.
+fn remote(path: &Path) -> Option<&str> {
+    path.to_str().filter(|text| Place::is_one(text))
+}
+
+/// For the parser of the command line: a path of this machine.
+///
+/// # Errors
+/// It names a store.
+pub(crate) fn local(text: &str) -> Result<PathBuf, String> {
+    match remote(Path::new(text)) {
+        None => Ok(text.into()),
+        Some(place) => Err(format!(
+            "expected a folder of this machine\nhint: copy the labels here: `aws s3 cp --recursive {place} labels`"
+        )),
     }
 }
 
@@ -312,6 +373,24 @@ dir = "run"
         let error = load(RECIPE, &["labels.mantissa_bits=24"]).expect_err("too many bits").to_string();
         assert!(error.contains("`labels.mantissa_bits`: expected 1 to 23, found 24"), "{error}");
     }
+
+    #[test]
+    fn labels_may_go_to_a_store_and_are_read_from_a_folder() {
+        let recipe =
+            load(RECIPE, &["output.labels=s3://bucket/a/../prefix"]).expect_err("no prefix").to_string();
+        assert!(recipe.contains("`output.labels`: expected a prefix"), "{recipe}");
+        let recipe = load(RECIPE, &["output.labels=gs://bucket/prefix"]).expect_err("no S3").to_string();
+        assert!(
+            recipe.contains("expected a path or `s3://bucket/prefix`, found `gs://bucket/prefix`"),
+            "{recipe}"
+        );
+        let recipe = load(RECIPE, &["output.labels=s3://bucket/prefix"]).expect("a place");
+        assert_eq!(recipe.output.labels, Path::new("s3://bucket/prefix"));
+        let error = recipe.labels_folder("train-student").expect_err("not on the disk").to_string();
+        assert!(error.contains("aws s3 cp --recursive s3://bucket/prefix labels"), "{error}");
+        assert!(local("s3://bucket").is_err() && local("s3/bucket").is_ok());
+    }
+
     #[test]
     fn a_student_needs_the_temperature_that_its_labels_have() {
         let teacher = "teacher.model=teacher";

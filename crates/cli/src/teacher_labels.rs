@@ -3,7 +3,7 @@
 use std::{path::Path, sync::atomic::AtomicBool};
 
 use anyhow::Result;
-use softshard_labels::Output;
+use softshard_share::Writers;
 use softshard_teacher::{Part, Teacher, TeacherInputs};
 
 use crate::{
@@ -40,13 +40,14 @@ pub(crate) fn teacher_labels(options: &TeacherLabels, stop: &AtomicBool) -> Resu
     let tokenizer = tokenizer_for(&recipe, &config.model)?;
     let held_out = recipe.output.sequences.join("valid");
     let mut teacher = Teacher::new(config, &devices, workers(&devices[0]));
+    let labels = recipe.labels_output(if part.is_some() { Writers::Many } else { Writers::One })?;
     let metrics = Recorder::start(recipe.output.metrics("teacher-labels", part));
     for split in ["train", "valid"] {
         let sequences = recipe.output.sequences.join(split);
         if split == "valid" && !sequences.exists() {
             continue; // nothing was held out
         }
-        let output = Output::from(recipe.output.labels.join(split));
+        let output = labels.join(split);
         let inputs = TeacherInputs {
             labels: &recipe.labels,
             sequences: &sequences,
@@ -62,5 +63,5 @@ pub(crate) fn teacher_labels(options: &TeacherLabels, stop: &AtomicBool) -> Resu
         println!("labels: {output}");
     }
     drop(metrics);
-    recipe.write_beside(&recipe.output.labels)
+    recipe.write_beside_labels(&labels)
 }

@@ -183,11 +183,15 @@ impl LabelWriter {
         Ok(shards.zip(records).filter_map(|(shard, record)| record.is_none().then_some(shard)).collect())
     }
 
-    /// Shards without a commit, ascending, by the names of the commits alone: one with a damaged file is not among them.
+    /// Shards without a commit, ascending, by the names of the commits alone: one with a damaged file is not among them. A finished dataset
+    /// has none.
     ///
     /// # Errors
     /// I/O.
     pub fn uncommitted(&self) -> Result<Vec<usize>, Error> {
+        if self.job.finished()?.is_some() {
+            return Ok(Vec::new());
+        }
         let committed = self.job.output.names(COMMITS)?;
         let shards = 0..self.job.plan.shards.len();
         Ok(shards.filter(|shard| !committed.contains_key(&commit_file(*shard))).collect())

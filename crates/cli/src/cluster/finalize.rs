@@ -76,7 +76,7 @@ pub(super) fn finish(recipe: &Recipe, labels: &Output) -> Result<Finished> {
     }
     if missing.is_empty() {
         // Where every stage leaves it.
-        recipe.write_beside(&recipe.output.labels)?;
+        recipe.write_beside_labels(labels)?;
         return Ok(Finished::All(lines));
     }
     Ok(Finished::Missing(missing))

@@ -6,6 +6,8 @@ use anyhow::Result;
 use softshard_labels::{LabelPlan, LabelWriter, Output, SequenceDataset};
 use softshard_teacher::Part;
 
+use softshard_share::Writers;
+
 use crate::recipe::{Recipe, RecipeError};
 
 /// Shards of one split.
@@ -37,9 +39,9 @@ pub(super) fn splits(recipe: &Recipe) -> impl Iterator<Item = &'static str> {
     ["train", "valid"].into_iter().filter(there)
 }
 
-/// Where the labels are, of all splits.
+/// Where the labels are, of all splits: where many may write.
 pub(super) fn labels(recipe: &Recipe) -> Result<Output> {
-    Ok(Output::from(&recipe.output.labels))
+    recipe.labels_output(Writers::Many)
 }
 
 /// Whether a worker has begun any split.

@@ -11,7 +11,13 @@ use softshard_labels::Error;
 use softshard_teacher::{AuditInputs, ColumnAudit, audit as audit_labels};
 
 use super::{count, number, print_json};
-use crate::{arguments::Audit, commands::workers, device, progress, recipe::Recipe, table::aligned};
+use crate::{
+    arguments::Audit,
+    commands::workers,
+    device, progress,
+    recipe::{Recipe, RecipeError},
+    table::aligned,
+};
 
 /// What was found in one dataset.
 #[derive(Serialize)]
@@ -27,7 +33,7 @@ pub(super) fn audit(options: &Audit, stop: &AtomicBool) -> Result<()> {
     let teacher = Recipe::section(recipe.teacher.as_ref(), "teacher", "labels audit")?;
     let device = device::open(&options.stage.device)?;
     let mut all = Vec::new();
-    for labels in datasets(options, &recipe) {
+    for labels in datasets(options, &recipe)? {
         let audit = audit_labels(&AuditInputs {
             teacher,
             labels: &labels,
@@ -56,13 +62,14 @@ pub(super) fn audit(options: &Audit, stop: &AtomicBool) -> Result<()> {
 }
 
 /// The dataset that was named, or those of the recipe.
-fn datasets(options: &Audit, recipe: &Recipe) -> Vec<PathBuf> {
+fn datasets(options: &Audit, recipe: &Recipe) -> Result<Vec<PathBuf>, RecipeError> {
     if let Some(labels) = &options.labels {
-        return vec![labels.clone()];
+        return Ok(vec![labels.clone()]);
     }
-    let [train, valid] = ["train", "valid"].map(|split| recipe.output.labels.join(split));
+    let labels = recipe.labels_folder("labels audit")?;
+    let [train, valid] = ["train", "valid"].map(|split| labels.join(split));
     // Nothing may be held out; without training labels the audit says what is missing.
-    [Some(train), Some(valid).filter(|path| path.exists())].into_iter().flatten().collect()
+    Ok([Some(train), Some(valid).filter(|path| path.exists())].into_iter().flatten().collect())
 }
 
 fn print_audit(Found { labels, audit }: &Found) {

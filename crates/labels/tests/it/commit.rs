@@ -2,10 +2,12 @@
 
 use std::sync::Barrier;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::common::{Random, TOP_4, labels, plan, sequence, shard_labels, tree, write_dataset, write_shard};
 use softshard_labels::{
-    Commit, Error, LabelDataset, LabelPlan, LabelWriter, SequenceDataset, SequenceWriter,
+    Commit, Error, LabelDataset, LabelPlan, LabelWriter, LabelsManifest, SequenceDataset, SequenceWriter,
+    ShardRecord,
 };
 
 fn files(dir: &std::path::Path) -> usize {
@@ -267,4 +269,92 @@ fn sequences_are_replaced_only_by_other_content() {
     let second = tree(dir.path());
     assert_eq!(second.len(), 5, "{:?}", second.keys());
     assert_eq!(SequenceDataset::open(dir.path()).unwrap().len(), 10);
+}
+
+/// Covers resuming a finished dataset: its manifest and the sizes of its files are looked at, in a time that grows with the shards.
+#[test]
+fn ten_thousand_finished_shards_are_resumed_in_a_moment() {
+    // A second on a quiet machine, and tests run beside each other.
+    const MOST: Duration = Duration::from_secs(4);
+    for shards in [1_000, 10_000] {
+        let plan = plan(LabelPlan::ranges(shards, 1), TOP_4);
+        let dir = tempfile::tempdir().unwrap();
+        let manifest = made_up_dataset(dir.path(), &plan);
+        let began = Instant::now();
+        let writer = LabelWriter::create_or_resume(dir.path(), plan).unwrap();
+        assert!(writer.missing().unwrap().is_empty());
+        let looked = began.elapsed();
+        assert_eq!(writer.finish().unwrap(), manifest);
+        eprintln!("{shards} shards: {looked:?} to resume, {:?} with finish", began.elapsed());
+        assert!(began.elapsed() < MOST, "{shards} shards: {:?}", began.elapsed());
+    }
+}
+
+/// Manifest, card and files of a finished dataset whose shards hold no labels: nobody looks.
+fn made_up_dataset(dir: &std::path::Path, plan: &LabelPlan) -> LabelsManifest {
+    fs_err::create_dir(dir.join("data")).unwrap();
+    let total = plan.shards.len();
+    let shards: Vec<ShardRecord> = (0..total)
+        .map(|shard| {
+            let content = format!("shard {shard}");
+            let blake3 = blake3::hash(content.as_bytes()).to_hex().to_string();
+            let file = format!("labels-{shard:05}-of-{total:05}-{}.parquet", &blake3[..12]);
+            fs_err::write(dir.join("data").join(&file), &content).unwrap();
+            let bytes = u64::try_from(content.len()).unwrap();
+            ShardRecord {
+                file,
+                rows: 1,
+                input_tokens: 3,
+                labelled_tokens: 2,
+                bytes,
+                sha256: blake3.clone(),
+                blake3,
+            }
+        })
+        .collect();
+    let rows = u64::try_from(total).unwrap();
+    let manifest = LabelsManifest {
+        format: LabelsManifest::FORMAT.to_owned(),
+        version: LabelsManifest::VERSION,
+        plan_blake3: plan.blake3(),
+        plan: plan.clone(),
+        rows,
+        input_tokens: 3 * rows,
+        labelled_tokens: 2 * rows,
+        shards,
+    };
+    let mut bytes = serde_json::to_vec_pretty(&manifest).unwrap();
+    bytes.push(b'\n');
+    fs_err::write(dir.join("manifest.json"), bytes).unwrap();
+    manifest
+}
+
+/// Covers what the look at a finished dataset does not see, and what it does.
+#[test]
+fn a_finished_dataset_is_judged_by_sizes_and_an_unfinished_one_by_hashes() {
+    let plan = plan(LabelPlan::ranges(12, 4), TOP_4);
+    let dir = tempfile::tempdir().unwrap();
+    write_dataset(dir.path(), &plan);
+    let before = tree(dir.path());
+    let writer = LabelWriter::open(dir.path()).unwrap();
+    let data = dir.path().join("data");
+    let file = fs_err::read_dir(&data).unwrap().next().unwrap().unwrap().path();
+    let good = fs_err::read(&file).unwrap();
+    let mut damaged = good.clone();
+    damaged[100] ^= 1;
+    fs_err::write(&file, &damaged).unwrap();
+    assert_eq!(writer.missing().unwrap(), [0; 0]);
+    assert!(LabelDataset::open(dir.path()).is_err(), "who reads it finds it");
+    for manifest_too in [true, false] {
+        // Without the manifest by its hash; with it by its size.
+        if manifest_too {
+            fs_err::remove_file(dir.path().join("manifest.json")).unwrap();
+        } else {
+            fs_err::write(&file, &damaged[..99]).unwrap();
+        }
+        assert_eq!(writer.missing().unwrap().len(), 1);
+        write_dataset(dir.path(), &plan);
+        assert_eq!(tree(dir.path()), before);
+        assert_eq!(writer.uncommitted().unwrap(), [0; 0]);
+    }
 }

@@ -8,3 +8,4 @@ mod golden;
 mod judge;
 mod merge;
 mod round_trip;
+mod store;

@@ -1,0 +1,263 @@
+//! Label datasets in S3, and in what speaks its protocol.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::path::Path as FilePath;
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
+use object_store::{
+    BackoffConfig, ClientOptions, Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    RetryConfig, WriteMultipart,
+};
+use softshard_labels::Store;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::message::{failed, may_pass};
+use crate::place::Place;
+use crate::probe::{Conditional, probe};
+
+/// A server that does not take a connection in this time is not there.
+const CONNECT: Duration = Duration::from_secs(3);
+/// The probe's requests are small: a server that lets one wait for longer is not there.
+const PROBE_ANSWER: Duration = Duration::from_secs(5);
+/// A part of a shard has to be through in this time.
+const ANSWER: Duration = Duration::from_secs(120);
+/// An outage that is shorter ends no run.
+const OUTAGE: Duration = Duration::from_secs(180);
+/// Objects up to this size are sent whole, larger ones in parts of it.
+const PART: usize = 16 << 20;
+/// S3 takes 10,000 parts.
+const MOST_PARTS: usize = 9_000;
+/// Parts that are sent at a time: bounds memory.
+const PARTS_AT_A_TIME: usize = 4;
+/// A conditional put is asked again as often while its fate is not known.
+const CREATES: u32 = 6;
+
+/// Who writes to a place at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writers {
+    /// This process alone.
+    One,
+    /// Others too.
+    Many,
+}
+
+/// A place in S3.
+pub struct S3 {
+    place: Place,
+    endpoint: String,
+    store: AmazonS3,
+    runtime: Runtime,
+    conditional: bool,
+}
+
+impl S3 {
+    /// Opens `place` and writes to it: that it can be reached and written, and what it does when several create one object,
+    /// is found out before any work. Takes seconds where nobody answers.
+    ///
+    /// # Errors
+    /// No answer, wrong credentials, no such bucket; a store without conditional puts where `writers` are many.
+    pub fn open(place: Place, writers: Writers) -> io::Result<Self> {
+        // Another part of the program may have chosen one before: any is fine.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let builder = AmazonS3Builder::from_env()
+            .with_bucket_name(&place.bucket)
+            .with_conditional_put(S3ConditionalPut::ETagMatch);
+        let endpoint = builder
+            .get_config_value(&AmazonS3ConfigKey::Endpoint)
+            .unwrap_or_else(|| "the endpoint of AWS".to_owned());
+        let probed =
+            runtime.block_on(probe(&client(&builder, &place, PROBE_ANSWER, 1)?, &place, &endpoint))?;
+        if let Conditional::Fails(seen) = &probed {
+            let expected = format!(
+                "`{place}`: expected a store that creates an object only once (If-None-Match), found that {seen}"
+            );
+            if writers == Writers::Many {
+                let hint = "hint: only one process may write labels there: run without --task, or write to a folder and copy it";
+                return Err(io::Error::new(io::ErrorKind::Unsupported, format!("{expected}\n{hint}")));
+            }
+            tracing::warn!("{expected}: no other process may write there meanwhile");
+        }
+        let store = client(&builder, &place, ANSWER, 10)?;
+        Ok(Self { place, endpoint, store, runtime, conditional: probed == Conditional::Works })
+    }
+
+    /// Waits for a request, and says of which object it was if it fails.
+    fn wait<T>(
+        &self,
+        key: &str,
+        expected: &str,
+        request: impl Future<Output = Result<T, Error>>,
+    ) -> io::Result<T> {
+        self.runtime.block_on(request).map_err(|error| self.failed(key, expected, &error))
+    }
+
+    fn failed(&self, key: &str, expected: &str, error: &Error) -> io::Error {
+        failed(&format!("{self}/{key}"), &self.endpoint, expected, error)
+    }
+
+    async fn upload_parts(&self, key: &str, mut file: fs_err::File, bytes: usize) -> io::Result<()> {
+        let refused = |error: Error| self.failed(key, "the store to take a shard", &error);
+        let part = PART.max(bytes.div_ceil(MOST_PARTS));
+        let upload = self.store.put_multipart(&self.place.path(key)).await.map_err(refused)?;
+        let mut upload = WriteMultipart::new_with_chunk_size(upload, part);
+        loop {
+            let read = next_part(&mut file, part);
+            let waited = upload.wait_for_capacity(PARTS_AT_A_TIME).await.map_err(refused);
+            match waited.and(read) {
+                Ok(piece) if piece.is_empty() => break,
+                Ok(piece) => upload.put(piece),
+                Err(error) => {
+                    if let Err(aborted) = upload.abort().await {
+                        tracing::warn!(%aborted, key, "parts of an upload may stay behind in the store");
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        upload.finish().await.map(drop).map_err(refused)
+    }
+}
+
+/// The next bytes of a file, fewer only at its end.
+fn next_part(file: &mut fs_err::File, part: usize) -> io::Result<Bytes> {
+    let mut piece = Vec::with_capacity(part);
+    let most = u64::try_from(part).expect("a size fits 64 bits");
+    file.by_ref().take(most).read_to_end(&mut piece)?;
+    Ok(piece.into())
+}
+
+/// A client of the store that gives up on a request after so many `retries`.
+fn client(
+    builder: &AmazonS3Builder,
+    place: &Place,
+    answer: Duration,
+    retries: usize,
+) -> io::Result<AmazonS3> {
+    let backoff = BackoffConfig { max_backoff: Duration::from_secs(10), ..BackoffConfig::default() };
+    let retry = RetryConfig { backoff, max_retries: retries, retry_timeout: OUTAGE };
+    let allow_http = std::env::var("AWS_ALLOW_HTTP").is_ok_and(|value| value == "true" || value == "1");
+    let options =
+        ClientOptions::new().with_connect_timeout(CONNECT).with_timeout(answer).with_allow_http(allow_http);
+    let built = builder.clone().with_client_options(options).with_retry(retry).build();
+    built.map_err(|error| {
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("`{place}`: expected AWS_* variables that name a store: {error}"),
+        )
+    })
+}
+
+impl fmt::Display for S3 {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.place.fmt(to)
+    }
+}
+
+impl fmt::Debug for S3 {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the client: it holds credentials.
+        to.debug_struct("S3")
+            .field("place", &self.place)
+            .field("endpoint", &self.endpoint)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store for S3 {
+    fn get(&self, key: &str, at_most: u64) -> io::Result<Option<Vec<u8>>> {
+        let path = self.place.path(key);
+        let got = self.runtime.block_on(async {
+            let found = self.store.get(&path).await?;
+            let size = found.meta.size;
+            if size > at_most { Ok(Err(size)) } else { found.bytes().await.map(Ok) }
+        });
+        match got {
+            Ok(Ok(bytes)) => Ok(Some(bytes.into())),
+            Ok(Err(size)) => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("`{self}/{key}`: expected at most {at_most} bytes, found {size}"),
+            )),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.failed(key, "an object to read", &error)),
+        }
+    }
+
+    fn size(&self, key: &str) -> io::Result<Option<u64>> {
+        match self.runtime.block_on(self.store.head(&self.place.path(key))) {
+            Ok(found) => Ok(Some(found.size)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.failed(key, "an object to look at", &error)),
+        }
+    }
+
+    fn create(&self, key: &str, bytes: &[u8]) -> io::Result<bool> {
+        if !self.conditional {
+            if self.size(key)?.is_some() {
+                return Ok(false);
+            }
+            return self.put(key, bytes).map(|()| true);
+        }
+        let path = self.place.path(key);
+        let mut pause = Duration::from_millis(50);
+        for attempt in 1.. {
+            let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+            let payload = PutPayload::from(bytes.to_vec());
+            match self.runtime.block_on(self.store.put_opts(&path, payload, options)) {
+                Ok(_) => return Ok(true),
+                // Of several at a time all may be refused for each other: somebody won if something is there.
+                Err(Error::AlreadyExists { .. }) if self.size(key)?.is_some() => return Ok(false),
+                // An answer that was lost: to ask again does no harm, and finds what the first one made.
+                Err(error)
+                    if attempt < CREATES
+                        && (matches!(error, Error::AlreadyExists { .. }) || may_pass(&error)) =>
+                {
+                    tracing::debug!(%error, key, "creating it again");
+                }
+                Err(error) => return Err(self.failed(key, "an object to be created", &error)),
+            }
+            thread::sleep(pause);
+            pause *= 2;
+        }
+        unreachable!("the loop ends by its last attempt")
+    }
+
+    fn put(&self, key: &str, bytes: &[u8]) -> io::Result<()> {
+        let payload = PutPayload::from(bytes.to_vec());
+        self.wait(key, "an object to be written", self.store.put(&self.place.path(key), payload)).map(drop)
+    }
+
+    fn upload(&self, key: &str, path: &FilePath) -> io::Result<()> {
+        let mut file = fs_err::File::open(path)?;
+        let bytes = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+        if bytes > PART {
+            return self.runtime.block_on(self.upload_parts(key, file, bytes));
+        }
+        let payload = PutPayload::from(next_part(&mut file, PART)?);
+        self.wait(key, "a shard to be written", self.store.put(&self.place.path(key), payload)).map(drop)
+    }
+
+    fn list(&self, folder: &str) -> io::Result<Vec<(String, u64)>> {
+        let prefix = self.place.path(folder);
+        let prefix = (!prefix.as_ref().is_empty()).then_some(prefix);
+        let found = self.store.list(prefix.as_ref()).try_collect::<Vec<_>>();
+        let below =
+            if self.place.prefix.is_empty() { String::new() } else { format!("{}/", self.place.prefix) };
+        let named = |object: object_store::ObjectMeta| {
+            Some((object.location.as_ref().strip_prefix(&below)?.to_owned(), object.size))
+        };
+        Ok(self.wait(folder, "objects to be listed", found)?.into_iter().filter_map(named).collect())
+    }
+
+    fn delete(&self, key: &str) -> io::Result<()> {
+        match self.runtime.block_on(self.store.delete(&self.place.path(key))) {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.failed(key, "an object to be removed", &error)),
+        }
+    }
+}
