@@ -134,6 +134,10 @@ fn a_store_gets_the_files_of_a_folder() {
     assert!(world.path("copy/run 1/a/recipe.toml").exists());
     assert_eq!(fs::read_dir(&scratch).expect("the folder is there").count(), 0, "scratch files stay behind");
 
+    let mut rows = Command::new(&s3.python);
+    rows.arg(root().join("tests/peers/s3.py")).args(["rows", &s3.url, "labels/run 1/a/train/data"]);
+    assert_eq!(run(&mut rows).succeeded().stdout.trim(), "12", "pyarrow reads what is there");
+
     // A finished dataset is looked at, not written or read again.
     let before = s3.log().lines().count();
     let said = run(&mut s3.stage(&world, "run 1/a", &[])).succeeded();

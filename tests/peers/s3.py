@@ -3,6 +3,8 @@
 
 s3.py get URL BUCKET FOLDER
   copies all objects of a bucket to a folder
+s3.py rows URL FOLDER
+  counts the rows that pyarrow reads of the Parquet files of a folder of the store, without a copy
 s3.py serve [FAULT]
   ignores    drops If-None-Match, as some stores do: two creations of one object both succeed
   refuses    answers 501 to If-None-Match
@@ -98,4 +100,17 @@ def get(url, bucket, folder):
             path.write_bytes(s3.get_object(Bucket=bucket, Key=found["Key"])["Body"].read())
 
 
-{"serve": serve, "get": get}[sys.argv[1]](*sys.argv[2:])
+def rows(url, folder):
+    from pyarrow import dataset, fs
+
+    store = fs.S3FileSystem(
+        endpoint_override=url.removeprefix("http://"),
+        scheme="http",
+        region="us-east-1",
+        access_key="test",
+        secret_key="test",
+    )
+    print(dataset.dataset(folder, filesystem=store, format="parquet").to_table().num_rows)
+
+
+{"serve": serve, "get": get, "rows": rows}[sys.argv[1]](*sys.argv[2:])

@@ -17,7 +17,7 @@ use crate::{Error, LabelPlan, LabelsManifest, ShardRecord, Store, json, parallel
 
 /// Name of the plan in a dataset.
 pub(crate) const PLAN: &str = "_softshard/plan.json";
-/// Requests to a store at a time: they wait for the network, not for a core.
+/// Requests at a time: they wait for the network, not for a core.
 const REQUESTS: usize = 32;
 
 /// Where a label dataset is written. Any path is one: `From` takes what `AsRef<Path>` takes.
@@ -213,12 +213,12 @@ impl Output {
             Self::Folder(dir) => {
                 problems = folder_problems(&dir.join("data"), shards)?;
                 if problems.is_empty() {
-                    for shard in shards {
-                        let bytes = fs_err::symlink_metadata(dir.join(data(&shard.file)))?.len();
-                        if bytes != shard.bytes {
-                            problems.push(wrong(shard, Some(bytes)));
-                        }
-                    }
+                    // On a network file system each of these waits.
+                    let sizes = parallel::map_on(REQUESTS, shards.len(), |index| {
+                        Ok(fs_err::symlink_metadata(dir.join(data(&shards[index].file)))?.len())
+                    })?;
+                    let other = shards.iter().zip(sizes).filter(|(shard, bytes)| shard.bytes != *bytes);
+                    problems.extend(other.map(|(shard, bytes)| wrong(shard, Some(bytes))));
                 }
             }
             Self::Store(..) => {

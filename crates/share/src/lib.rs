@@ -7,6 +7,7 @@
 //! `AWS_SESSION_TOKEN`, `AWS_REGION`, `AWS_ENDPOINT_URL`, `AWS_ALLOW_HTTP=true` for an endpoint without TLS; or, as on AWS's own
 //! machines, from the container, the web identity or the metadata service. Files below `~/.aws` are not read.
 
+mod again;
 mod message;
 mod place;
 mod probe;

@@ -1,12 +1,14 @@
 //! What a store is trusted with is tried before any work.
 
 use std::io;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use object_store::{
     Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, aws::AmazonS3, path::Path,
 };
 
+use crate::again::again;
 use crate::message::failed;
 use crate::place::Place;
 
@@ -14,6 +16,9 @@ use crate::place::Place;
 const RACERS: usize = 8;
 /// The second race runs on connections that are open.
 const RACES: usize = 2;
+
+/// A store that took longer than this to fail is not asked again.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a store does with a put that must not replace anything.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +40,7 @@ pub(crate) async fn probe(store: &AmazonS3, place: &Place, endpoint: &str) -> io
         tried => tried,
     };
     for key in &keys {
-        match store.delete(key).await {
+        match again(PATIENCE, || store.delete(key)).await {
             Ok(()) | Err(Error::NotFound { .. }) => {}
             Err(_) if tried.is_err() => break,
             Err(error) => {
@@ -68,9 +73,10 @@ async fn attempts(store: &AmazonS3, keys: &[Path]) -> Result<Conditional, Error>
 }
 
 /// Whether this put made the object.
-pub(crate) async fn create(store: &AmazonS3, key: &Path) -> Result<bool, Error> {
+async fn create(store: &AmazonS3, key: &Path) -> Result<bool, Error> {
     let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-    match store.put_opts(key, PutPayload::from_static(b"probe"), options).await {
+    let put = || store.put_opts(key, PutPayload::from_static(b"probe"), options.clone());
+    match again(PATIENCE, put).await {
         Ok(_) => Ok(true),
         Err(Error::AlreadyExists { .. }) => Ok(false),
         Err(error) => Err(error),
@@ -88,7 +94,7 @@ fn is_refusal(error: &Error) -> bool {
 
 /// Whether the store takes a put without a condition.
 async fn plainly(store: &AmazonS3, key: &Path, refused: &Error) -> Result<Conditional, Error> {
-    store.put(key, PutPayload::from_static(b"probe")).await?;
+    again(PATIENCE, || store.put(key, PutPayload::from_static(b"probe"))).await?;
     tracing::debug!(%refused, "no conditional put");
     Ok(Conditional::Fails("it was refused".to_owned()))
 }

@@ -10,13 +10,14 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 use object_store::{
-    BackoffConfig, ClientOptions, Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
-    RetryConfig, WriteMultipart,
+    BackoffConfig, ClientOptions, Error, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
+    PutPayload, RetryConfig, WriteMultipart,
 };
 use softshard_labels::Store;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::message::{failed, may_pass};
+use crate::again::again;
+use crate::message::failed;
 use crate::place::Place;
 use crate::probe::{Conditional, probe};
 
@@ -34,8 +35,9 @@ const PART: usize = 16 << 20;
 const MOST_PARTS: usize = 9_000;
 /// Parts that are sent at a time: bounds memory.
 const PARTS_AT_A_TIME: usize = 4;
-/// A conditional put is asked again as often while its fate is not known.
+/// A conditional put that was refused although nothing is there is asked again as often, after a pause.
 const CREATES: u32 = 6;
+const CONFLICT: Duration = Duration::from_millis(200);
 
 /// Who writes to a place at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +69,8 @@ impl S3 {
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let builder = AmazonS3Builder::from_env()
             .with_bucket_name(&place.bucket)
-            .with_conditional_put(S3ConditionalPut::ETagMatch);
+            .with_conditional_put(S3ConditionalPut::ETagMatch)
+            .with_disable_bulk_delete(true);
         let endpoint = builder
             .get_config_value(&AmazonS3ConfigKey::Endpoint)
             .unwrap_or_else(|| "the endpoint of AWS".to_owned());
@@ -87,14 +90,9 @@ impl S3 {
         Ok(Self { place, endpoint, store, runtime, conditional: probed == Conditional::Works })
     }
 
-    /// Waits for a request, and says of which object it was if it fails.
-    fn wait<T>(
-        &self,
-        key: &str,
-        expected: &str,
-        request: impl Future<Output = Result<T, Error>>,
-    ) -> io::Result<T> {
-        self.runtime.block_on(request).map_err(|error| self.failed(key, expected, &error))
+    /// Waits for a request, which is asked again while that may help.
+    fn wait<T, F: Future<Output = Result<T, Error>>>(&self, request: impl Fn() -> F) -> Result<T, Error> {
+        self.runtime.block_on(again(OUTAGE, request))
     }
 
     fn failed(&self, key: &str, expected: &str, error: &Error) -> io::Error {
@@ -172,7 +170,7 @@ impl fmt::Debug for S3 {
 impl Store for S3 {
     fn get(&self, key: &str, at_most: u64) -> io::Result<Option<Vec<u8>>> {
         let path = self.place.path(key);
-        let got = self.runtime.block_on(async {
+        let got = self.wait(|| async {
             let found = self.store.get(&path).await?;
             let size = found.meta.size;
             if size > at_most { Ok(Err(size)) } else { found.bytes().await.map(Ok) }
@@ -189,7 +187,8 @@ impl Store for S3 {
     }
 
     fn size(&self, key: &str) -> io::Result<Option<u64>> {
-        match self.runtime.block_on(self.store.head(&self.place.path(key))) {
+        let path = self.place.path(key);
+        match self.wait(|| self.store.head(&path)) {
             Ok(found) => Ok(Some(found.size)),
             Err(Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(self.failed(key, "an object to look at", &error)),
@@ -203,33 +202,27 @@ impl Store for S3 {
             }
             return self.put(key, bytes).map(|()| true);
         }
-        let path = self.place.path(key);
-        let mut pause = Duration::from_millis(50);
-        for attempt in 1.. {
+        let (path, payload) = (self.place.path(key), PutPayload::from(bytes.to_vec()));
+        let put = || {
             let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-            let payload = PutPayload::from(bytes.to_vec());
-            match self.runtime.block_on(self.store.put_opts(&path, payload, options)) {
+            self.store.put_opts(&path, payload.clone(), options)
+        };
+        for _ in 1..CREATES {
+            match self.wait(put) {
                 Ok(_) => return Ok(true),
                 // Of several at a time all may be refused for each other: somebody won if something is there.
                 Err(Error::AlreadyExists { .. }) if self.size(key)?.is_some() => return Ok(false),
-                // An answer that was lost: to ask again does no harm, and finds what the first one made.
-                Err(error)
-                    if attempt < CREATES
-                        && (matches!(error, Error::AlreadyExists { .. }) || may_pass(&error)) =>
-                {
-                    tracing::debug!(%error, key, "creating it again");
-                }
+                Err(Error::AlreadyExists { .. }) => thread::sleep(CONFLICT),
                 Err(error) => return Err(self.failed(key, "an object to be created", &error)),
             }
-            thread::sleep(pause);
-            pause *= 2;
         }
-        unreachable!("the loop ends by its last attempt")
+        self.wait(put).map(|_| true).map_err(|error| self.failed(key, "an object to be created", &error))
     }
 
     fn put(&self, key: &str, bytes: &[u8]) -> io::Result<()> {
-        let payload = PutPayload::from(bytes.to_vec());
-        self.wait(key, "an object to be written", self.store.put(&self.place.path(key), payload)).map(drop)
+        let (path, payload) = (self.place.path(key), PutPayload::from(bytes.to_vec()));
+        let put = self.wait(|| self.store.put(&path, payload.clone()));
+        put.map(drop).map_err(|error| self.failed(key, "an object to be written", &error))
     }
 
     fn upload(&self, key: &str, path: &FilePath) -> io::Result<()> {
@@ -238,24 +231,27 @@ impl Store for S3 {
         if bytes > PART {
             return self.runtime.block_on(self.upload_parts(key, file, bytes));
         }
-        let payload = PutPayload::from(next_part(&mut file, PART)?);
-        self.wait(key, "a shard to be written", self.store.put(&self.place.path(key), payload)).map(drop)
+        let (path, payload) = (self.place.path(key), PutPayload::from(next_part(&mut file, PART)?));
+        let put = self.wait(|| self.store.put(&path, payload.clone()));
+        put.map(drop).map_err(|error| self.failed(key, "a shard to be written", &error))
     }
 
     fn list(&self, folder: &str) -> io::Result<Vec<(String, u64)>> {
         let prefix = self.place.path(folder);
         let prefix = (!prefix.as_ref().is_empty()).then_some(prefix);
-        let found = self.store.list(prefix.as_ref()).try_collect::<Vec<_>>();
-        let below =
-            if self.place.prefix.is_empty() { String::new() } else { format!("{}/", self.place.prefix) };
-        let named = |object: object_store::ObjectMeta| {
+        let found = self.wait(|| self.store.list(prefix.as_ref()).try_collect::<Vec<_>>());
+        let found = found.map_err(|error| self.failed(folder, "objects to be listed", &error))?;
+        let root = &self.place.prefix;
+        let below = if root.is_empty() { String::new() } else { format!("{root}/") };
+        let named = |object: ObjectMeta| {
             Some((object.location.as_ref().strip_prefix(&below)?.to_owned(), object.size))
         };
-        Ok(self.wait(folder, "objects to be listed", found)?.into_iter().filter_map(named).collect())
+        Ok(found.into_iter().filter_map(named).collect())
     }
 
     fn delete(&self, key: &str) -> io::Result<()> {
-        match self.runtime.block_on(self.store.delete(&self.place.path(key))) {
+        let path = self.place.path(key);
+        match self.wait(|| self.store.delete(&path)) {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(self.failed(key, "an object to be removed", &error)),
         }

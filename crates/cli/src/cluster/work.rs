@@ -4,9 +4,8 @@ use std::fmt;
 
 use anyhow::Result;
 use softshard_labels::{LabelPlan, LabelWriter, Output, SequenceDataset};
-use softshard_teacher::Part;
-
 use softshard_share::Writers;
+use softshard_teacher::Part;
 
 use crate::recipe::{Recipe, RecipeError};
 
