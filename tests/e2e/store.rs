@@ -314,6 +314,8 @@ fn a_store_that_lets_two_win_has_one_writer() {
             said.stderr
         );
         assert_same_files(&s3.dataset(&world, "a"), &expected, fault);
+        run(s3.stage(&world, "b", &[]).args(["--task", "0", "--of", "2"]))
+            .failed(1, &["`s3://labels/b`", seen, "only one process may write"]);
     }
 }
 

@@ -81,6 +81,7 @@
 //! ```
 
 mod card;
+mod commit;
 mod data_file;
 mod dataset;
 mod diff;

@@ -9,9 +9,9 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use schemars::transform::RecursiveTransform;
 
+use crate::commit::CommitFile;
 use crate::plan::partition_column;
 use crate::shard_schema::ShardSchema;
-use crate::writer::CommitFile;
 use crate::{
     LabelPlan, LabelsManifest, OptionalColumn, Selection, SequencesManifest, TeacherIdentity, Tokenizer,
 };

@@ -6,9 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
+use crate::commit::{COMMITS, CommitFile, commit_file};
 use crate::durable::{self, PRIVATE, Scratch};
 use crate::error::{HINT_DAMAGED, quoted};
 use crate::groups::LabelGroup;
@@ -24,8 +22,6 @@ use crate::{
     json, parallel,
 };
 
-/// Folder of the commits in a dataset.
-const COMMITS: &str = "_softshard/commits";
 /// A row group is closed early when its sequences hold this many tokens, labelled or not: bounds memory.
 const ROW_GROUP_INPUT_TOKENS: usize = 1 << 20;
 /// A row group is closed before its values take more than this. A reader takes 512 MiB by default, and counts values, their
@@ -62,39 +58,6 @@ pub enum Commit {
     Won(ShardRecord),
     /// Another writer was first: its file is the shard, this writer's was removed.
     Lost(ShardRecord),
-}
-
-/// `_softshard/commits/00017.json`: shard 17 is there.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct CommitFile {
-    /// Always `softshard-labels-commit`.
-    #[schemars(extend("const" = CommitFile::FORMAT))]
-    format: String,
-    /// Version of the format.
-    #[schemars(extend("const" = CommitFile::VERSION))]
-    version: u32,
-    /// BLAKE3 of `_softshard/plan.json`, hexadecimal.
-    #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
-    plan_blake3: String,
-    /// Index of the shard.
-    shard: usize,
-    /// The file that is the shard from now on.
-    record: ShardRecord,
-    /// BLAKE3 of `record` as JSON: the manifest takes over what the record says.
-    #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
-    record_blake3: String,
-    /// Names the attempt that won; the only thing that differs between two runs of one plan.
-    attempt: String,
-}
-
-impl CommitFile {
-    const FORMAT: &'static str = "softshard-labels-commit";
-    const VERSION: u32 = 1;
-
-    fn hash_of(record: &ShardRecord) -> String {
-        blake3::hash(&json::to_bytes(record)).to_hex().to_string()
-    }
 }
 
 impl LabelWriter {
@@ -572,15 +535,7 @@ impl Job {
     /// Links a verified file and creates its commit; the loser of a race removes only its own file.
     fn commit(&self, shard: usize, file: &WrittenFile, record: ShardRecord) -> Result<Commit, Error> {
         self.output.publish(file, &record)?;
-        let commit = CommitFile {
-            format: CommitFile::FORMAT.to_owned(),
-            version: CommitFile::VERSION,
-            plan_blake3: self.plan_blake3.clone(),
-            shard,
-            record_blake3: CommitFile::hash_of(&record),
-            record,
-            attempt: file.temp.nonce().to_owned(),
-        };
+        let commit = CommitFile::new(&self.plan_blake3, shard, record, file.temp.nonce());
         let (name, bytes) = (format!("{COMMITS}/{}", commit_file(shard)), json::to_bytes(&commit));
         if self.output.create(&name, &bytes)? {
             return Ok(Commit::Won(commit.record));
@@ -598,11 +553,6 @@ impl Job {
             }
         }
     }
-}
-
-/// Name of a shard's commit.
-fn commit_file(shard: usize) -> String {
-    format!("{shard:05}.json")
 }
 
 fn count(length: usize) -> u64 {

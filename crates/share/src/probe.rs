@@ -39,21 +39,16 @@ pub(crate) async fn probe(store: &AmazonS3, place: &Place, endpoint: &str) -> io
         Err(error) if is_refusal(&error) => plainly(store, &keys[0], &error).await,
         tried => tried,
     };
+    let refused = |expected, error: &Error| failed(&place.to_string(), endpoint, expected, error);
+    // After an error nobody may be there to ask; what may stay behind is below a folder that no dataset looks at.
+    let seen = tried.map_err(|error| refused("a place to write to", &error))?;
     for key in &keys {
         match again(PATIENCE, || store.delete(key)).await {
             Ok(()) | Err(Error::NotFound { .. }) => {}
-            Err(_) if tried.is_err() => break,
-            Err(error) => {
-                return Err(failed(
-                    &place.to_string(),
-                    endpoint,
-                    "a place where objects may be removed",
-                    &error,
-                ));
-            }
+            Err(error) => return Err(refused("a place where objects may be removed", &error)),
         }
     }
-    tried.map_err(|error| failed(&place.to_string(), endpoint, "a place to write to", &error))
+    Ok(seen)
 }
 
 async fn attempts(store: &AmazonS3, keys: &[Path]) -> Result<Conditional, Error> {

@@ -38,7 +38,7 @@ pub(super) fn splits(recipe: &Recipe) -> impl Iterator<Item = &'static str> {
     ["train", "valid"].into_iter().filter(there)
 }
 
-/// Where the labels are, of all splits.
+/// Where the labels are, of all splits: where many may write.
 pub(super) fn labels(recipe: &Recipe) -> Result<Output> {
     recipe.labels_output(Writers::Many)
 }
