@@ -6,8 +6,9 @@
 # make bench   ratios against PyTorch on this machine, and label layouts of ours and of others
 # make selections   what each selection of labels costs and gives: the tables and plots of docs/selections.md
 # make gpu     a GPU against the CPU, and its speed: one table, in less than ten minutes (docs/gpu.md)
+# make kernels  our GPU kernels on lavapipe, against the CPU (Debian: mesa-vulkan-drivers)
 # make peers   golden files made again with PyTorch, and our files read by it
-.PHONY: build demo test lint schemas teacher-labels train-student bench selections peers check-cuda gpu gpu-program
+.PHONY: build demo test lint schemas teacher-labels train-student bench selections kernels peers check-cuda gpu gpu-program
 
 CARGO_TARGET_DIR ?= target
 export CARGO_TARGET_DIR
@@ -46,6 +47,7 @@ test: lint
 
 lint:
 	cargo fmt --check
+	cargo fmt --check --manifest-path tests/kernels/Cargo.toml
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet --package softshard-labels
 
@@ -60,6 +62,7 @@ teacher-labels train-student: build
 bench: build
 	cargo build --locked --workspace --examples
 	$$(tests/peers/venv.sh ci) tests/peers/bench_labels.py $(SOFTSHARD)
+	$$(tests/peers/venv.sh torch) tests/peers/bench_head.py $(SOFTSHARD)
 	$$(tests/peers/venv.sh torch) tests/peers/bench.py $(SOFTSHARD)
 	$$(tests/peers/venv.sh torch) tests/peers/bench_labelling.py $(SOFTSHARD)
 
@@ -73,6 +76,10 @@ selections: build
 peers: build
 	cargo build --locked --workspace --examples
 	tests/peers/peers.sh $(SOFTSHARD)
+
+# In a workspace of their own, with WebGPU's backend, which nothing else here compiles.
+kernels:
+	CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/kernels cargo test --locked --manifest-path tests/kernels/Cargo.toml
 
 # Nothing is optimised: what is compiled here only runs while it is checked. Tensors are larger with a GPU's among them.
 check-cuda:

@@ -41,7 +41,9 @@ fn a_dry_run_checks_every_golden_model() {
             }
         }
     }
-    assert!(row(["labels", "of logits"]).contains("equal in every bit"));
+    assert!(row(["labels", "of logits"]).contains("the same tokens"));
+    assert!(row(["head", "labels of [40, 4097] BF16 logits"]).ends_with("| ok |"));
+    assert!(row(["head", "labels of [32, 64] hidden states"]).contains("rows/s"));
     assert!(row(["transformers", "the same shapes"]).ends_with("| not run |"));
     for shape in ["Qwen2.5-0.5B shape", "Qwen2.5-7B shape"] {
         assert!(row([shape, "forward B=2"]).contains("tokens/s"));

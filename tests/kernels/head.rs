@@ -106,7 +106,9 @@ fn check_kept(found: &HeadLabels, expected: &HeadLabels, what: &str) {
             start = range.end;
             let mut row: Vec<(i32, f32)> =
                 range.map(|entry| (labels.token_ids[entry], labels.log_probs[entry])).collect();
-            let falling = |pair: &[(i32, f32)]| pair[0].1 > pair[1].1 || (pair[0].1 == pair[1].1 && pair[0].0 < pair[1].0);
+            let falling = |pair: &[(i32, f32)]| {
+                pair[0].1 > pair[1].1 || (pair[0].1 == pair[1].1 && pair[0].0 < pair[1].0)
+            };
             assert!(row.windows(2).all(falling), "{what}: falling log_prob, ties by id");
             row.sort_unstable_by_key(|entry| entry.0);
             row
@@ -160,7 +162,9 @@ fn check_draws(found: &HeadLabels, values: &[f32], uniforms: &[f64], options: &H
             let share = reached / total * draws - uniforms[row];
             let bounds = ((share - DRAW).ceil(), (share + DRAW).ceil());
             let drawn = f64::from(drawn);
-            let inside = total == 0.0 || (drawn >= bounds.0.max(0.0) && drawn <= bounds.1.max(0.0)) || reached >= total;
+            let inside = total == 0.0
+                || (drawn >= bounds.0.max(0.0) && drawn <= bounds.1.max(0.0))
+                || reached >= total;
             assert!(inside, "{what}: row {row} token {id}: {drawn} draws, expected {bounds:?}");
         }
     }
@@ -185,7 +189,8 @@ fn every_width() {
 fn every_k() {
     for vocabulary in [300, 1500, 4001] {
         let values = logits(3 * vocabulary, 5, 0.0);
-        for k in [1, 2, 16, 64, 128, UNITS - 1, UNITS, UNITS + 1, vocabulary - 1, vocabulary, vocabulary + 7] {
+        for k in [1, 2, 16, 64, 128, UNITS - 1, UNITS, UNITS + 1, vocabulary - 1, vocabulary, vocabulary + 7]
+        {
             check(&values, vocabulary, &options(Keep::TopK { k }));
         }
     }
@@ -235,7 +240,12 @@ fn impossible_tokens_and_faint_tails() {
     let mut far = vec![-1e4; vocabulary];
     far[5] = 100.0;
     for values in [some, one, faint, far] {
-        for keep in [Keep::TopK { k: 1 }, Keep::TopK { k: 64 }, Keep::TopKSampled { k: 1, draws: 100 }, Keep::Sampled { draws: 9 }] {
+        for keep in [
+            Keep::TopK { k: 1 },
+            Keep::TopK { k: 64 },
+            Keep::TopKSampled { k: 1, draws: 100 },
+            Keep::Sampled { draws: 9 },
+        ] {
             check(&values, vocabulary, &options(keep));
         }
     }
@@ -294,9 +304,12 @@ fn rows_from_hidden_states() {
         let hidden: Vec<f32> = logits(rows * width, 37, 0.5).iter().map(|x| x / 8.0).collect();
         let head = logits(vocabulary * width, 41, 0.5);
         let label = |device: &Device, rows_per_chunk| {
-            let of = |values: &[f32], height: usize| Tensor::<2>::from_data(TensorData::new(values.to_vec(), [height, width]), device);
+            let of = |values: &[f32], height: usize| {
+                Tensor::<2>::from_data(TensorData::new(values.to_vec(), [height, width]), device)
+            };
             let options = HeadOptions { rows_per_chunk, ..options(Keep::TopK { k: 9 }) };
-            label_rows(of(&hidden, rows), of(&head, vocabulary), &gold(rows, vocabulary), &[], &options).unwrap()
+            label_rows(of(&hidden, rows), of(&head, vocabulary), &gold(rows, vocabulary), &[], &options)
+                .unwrap()
         };
         let expected = label(&Device::flex(), 16);
         for rows_per_chunk in [1, 33, 1000] {

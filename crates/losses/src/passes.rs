@@ -251,3 +251,38 @@ fn maximum_of_block(block: &[f32; BLOCK]) -> f32 {
 fn greater(a: f32, b: f32) -> f32 {
     if b > a { b } else { a }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(count: usize) -> Vec<f32> {
+        (0..count).map(|i| -(((i * 2_654_435_761) % 1_000_003) as f32 / 20_000.0)).collect()
+    }
+
+    /// Labels of two machines are to be the same bytes.
+    #[test]
+    fn wide_vectors_give_the_same_bits() {
+        for count in [1, 63, 64, 65, 1000] {
+            let (logits, mut wide, mut plain) = (numbers(count), Sums::default(), Sums::default());
+            wide.add(&logits, 0.0);
+            logits.chunks(BLOCK).for_each(|block| plain.add_block(&padded(block), 0.0));
+            let bits = |sums: [f64; LANES]| sums.map(f64::to_bits);
+            assert_eq!(bits(wide.total), bits(plain.total));
+            assert_eq!(bits(wide.weighted), bits(plain.weighted));
+            let mut total = [0.0; LANES];
+            logits.chunks(BLOCK).for_each(|block| add_scaled(&mut total, &padded(block), 0.0, 0.5));
+            assert_eq!(partition(&logits, 0.0, 0.5).to_bits(), total.iter().sum::<f64>().to_bits());
+        }
+    }
+
+    #[test]
+    fn maxima_of_blocks() {
+        let mut values = numbers(200);
+        (values[70], values[130], values[199]) = (5.0, f32::NAN, 7.0);
+        let mut maxima = Vec::new();
+        assert_eq!(block_maxima(&values, &mut maxima), 7.0);
+        let naive = |block: &[f32]| block.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        assert_eq!(maxima, values.chunks(BLOCK).map(naive).collect::<Vec<_>>());
+    }
+}

@@ -4,6 +4,7 @@
 //! exit code is 0 only if every check held, and 4 if there is no such device.
 
 mod card;
+mod head;
 mod parity;
 mod shapes;
 mod speed;
@@ -62,6 +63,7 @@ struct Options {
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
 enum Part {
     Card,
+    Head,
     Parity,
     Transformers,
     Small,
@@ -73,16 +75,18 @@ impl Part {
     fn share(self) -> f64 {
         match self {
             Self::Card => 0.10,
-            Self::Parity => 0.35,
+            Self::Head => 0.08,
+            Self::Parity => 0.31,
             Self::Transformers => 0.17,
             Self::Small => 0.16,
-            Self::Large => 0.22,
+            Self::Large => 0.18,
         }
     }
 
     fn name(self) -> &'static str {
         match self {
             Self::Card => "device",
+            Self::Head => "head",
             Self::Parity => "parity",
             Self::Transformers => "transformers",
             Self::Small => shapes::SMALL.name,
@@ -139,6 +143,7 @@ fn one(part: Part, options: Options) -> ExitCode {
     };
     code(match part {
         Part::Card => card::run(&bench, &device),
+        Part::Head => head::run(&bench, &device),
         Part::Parity => parity::run(&bench, &device),
         Part::Small => speed::run(&bench, &device, &shapes::SMALL),
         Part::Large => speed::run(&bench, &device, &shapes::LARGE),
