@@ -153,7 +153,7 @@ fn noise_is_in_some_of_the_labels_and_in_the_plan() {
 fn batches_that_fit_are_found() {
     let world = World::with_teacher();
     let said = world.run("teacher-labels", &["teacher.max_tokens_per_batch=auto"]).succeeded();
-    assert!(said.stderr.contains("batches of up to 8192 tokens"), "{}", said.stderr);
+    assert!(said.stderr.contains("batches of up to 1024 tokens"), "{}", said.stderr);
     let auto = labels(&world.path("run/labels/train"));
     world.run("teacher-labels", &["teacher.max_tokens_per_batch=300", "output.labels=other"]).succeeded();
     for (auto, small) in auto.iter().zip(&labels(&world.path("run/other/train"))) {

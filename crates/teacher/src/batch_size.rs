@@ -18,33 +18,31 @@ use softshard_model::Decoder;
 /// Of the memory that is free once the teacher is loaded, the part that activations may take: the rest is for logits, labels and
 /// what the allocator cannot use.
 const SHARE_OF_FREE_MEMORY: f64 = 0.6;
-/// More brings nothing: matrix products are as fast as they get. Processors have caches, and like smaller batches.
+/// More brings nothing on a GPU: matrix products are as fast as they get.
 const MOST_ON_GPU: usize = 32_768;
-const MOST_ON_CPU: usize = 8192;
+/// Where a recipe says nothing. A core is as fast with small batches, and several cores share them more evenly.
+const DEFAULT_ON_GPU: usize = 8192;
+const DEFAULT_ON_CPU: usize = 1024;
 
 /// Tokens of a batch, padding included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BatchTokens {
     /// At most so many; a longer sequence stands alone.
     AtMost(usize),
-    /// What fits in the free memory, at most 32,768 on a GPU and 8,192 on a CPU.
+    /// What fits in the free memory, at most 32,768 on a GPU, and 1,024 on a CPU.
     Auto,
 }
 
-impl Default for BatchTokens {
-    fn default() -> Self {
-        Self::AtMost(8192)
-    }
-}
-
 impl BatchTokens {
-    /// The number, for a teacher that was loaded and computes `workers` batches at a time.
-    pub(crate) fn resolve(self, decoder: &Decoder, workers: usize) -> usize {
-        let Self::Auto = self else {
-            let Self::AtMost(tokens) = self else { unreachable!("there are two") };
-            return tokens;
+    /// The number that a recipe wants, for a teacher that was loaded and computes `workers` batches at a time.
+    pub(crate) fn resolve(wanted: Option<Self>, decoder: &Decoder, workers: usize) -> usize {
+        let is_cpu = *decoder.device() == Device::flex();
+        let most = match wanted {
+            Some(Self::AtMost(tokens)) => return tokens,
+            None => return if is_cpu { DEFAULT_ON_CPU } else { DEFAULT_ON_GPU },
+            Some(Self::Auto) if is_cpu => DEFAULT_ON_CPU,
+            Some(Self::Auto) => MOST_ON_GPU,
         };
-        let most = if *decoder.device() == Device::flex() { MOST_ON_CPU } else { MOST_ON_GPU };
         let per_token = decoder.config().activation_bytes_per_token(decoder.precision());
         let Some(free) = softshard_model::free_bytes(decoder.device()) else {
             tracing::info!("batches of up to {most} tokens: the free memory of this device is not known");

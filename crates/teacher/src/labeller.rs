@@ -18,7 +18,7 @@ use softshard_losses::{HeadError, HeadOptions, label_rows};
 use softshard_model::{Decoder, batches_by_length};
 
 use crate::{
-    batch_size::{OutOfMemory, in_halves},
+    batch_size::{BatchTokens, OutOfMemory, in_halves},
     config::TeacherConfig,
     noise,
     rows::{Wanted, not_finite, split, uniforms},
@@ -94,7 +94,7 @@ impl Labeller {
     /// A teacher on its device that computes `workers` batches at a time.
     pub(crate) fn load(teacher: &TeacherConfig, device: &Device, workers: usize) -> Result<Self> {
         let decoder = load(teacher, device)?;
-        let max_tokens_per_batch = teacher.max_tokens_per_batch.resolve(&decoder, workers);
+        let max_tokens_per_batch = BatchTokens::resolve(teacher.max_tokens_per_batch, &decoder, workers);
         let TeacherConfig { tokens_per_block, rows_per_chunk, .. } = *teacher;
         let pace = Pace { workers, max_tokens_per_batch, tokens_per_block, rows_per_chunk };
         Ok(Self { decoder, pace, fits: AtomicUsize::new(usize::MAX), retries: AtomicU64::new(0) })
