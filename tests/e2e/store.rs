@@ -170,25 +170,6 @@ fn stages_that_read_labels_say_how_to_copy_them() {
     softshard_e2e::softshard(&["labels", "verify", "s3://labels/a"]).failed(2, &["aws s3 cp --recursive"]);
 }
 
-/// Shards that go in parts.
-#[test]
-fn a_large_shard_goes_in_parts() {
-    let Some(s3) = S3::start("") else { return };
-    let world = World::with_teacher();
-    let large = [
-        "labels.selection={ kind = \"top_k\", k = 400 }",
-        "labels.sequences_per_shard=100",
-        "labels.mantissa_bits=23",
-    ];
-    world.run("teacher-labels", &large).succeeded();
-    let expected = world.dataset("run/labels");
-    let largest = expected.iter().map(|(_, bytes)| bytes.len()).max().expect("files");
-    assert!(largest > 16 << 20, "{largest} bytes go at once");
-    run(&mut s3.stage(&world, "large", &large)).succeeded();
-    assert_same_files(&s3.dataset(&world, "large"), &expected, "in parts");
-    assert!(s3.log().contains("POST /labels/large/train/data/"), "{}", s3.log());
-}
-
 #[test]
 fn a_killed_run_resumes_to_the_same_objects() {
     let Some(s3) = S3::start("") else { return };

@@ -71,9 +71,15 @@ impl S3 {
             .with_bucket_name(&place.bucket)
             .with_conditional_put(S3ConditionalPut::ETagMatch)
             .with_disable_bulk_delete(true);
-        let endpoint = builder
-            .get_config_value(&AmazonS3ConfigKey::Endpoint)
-            .unwrap_or_else(|| "the endpoint of AWS".to_owned());
+        let endpoint = match builder.get_config_value(&AmazonS3ConfigKey::Endpoint) {
+            None => "the endpoint of AWS".to_owned(),
+            Some(url) if url.starts_with("http://") || url.starts_with("https://") => url,
+            // The library panics at these.
+            Some(other) => {
+                let message = format!("`{place}`: expected a URL in AWS_ENDPOINT_URL, found `{other}`");
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+            }
+        };
         let probed =
             runtime.block_on(probe(&client(&builder, &place, PROBE_ANSWER, 1)?, &place, &endpoint))?;
         if let Conditional::Fails(seen) = &probed {
