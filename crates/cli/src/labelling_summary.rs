@@ -87,7 +87,7 @@ impl Told<'_> {
     fn speed(&self) -> String {
         let Summary { tokens, labelled_tokens, padded_tokens, .. } = self.summary;
         format!(
-            "{} tokens/s ({} labelled), padding {:.1} %",
+            "{} tokens/s ({} labelled), padding {:.1} %, of attention alone",
             grouped(self.per_second(*tokens)),
             grouped(self.per_second(*labelled_tokens)),
             100.0 * (1.0 - float(*tokens) / float((*padded_tokens).max(1)))
@@ -198,7 +198,7 @@ mod tests {
         let expected = "\
 teacher-labels train: 10 shards (2 there before), 748,000 labelled tokens, 119.0 MB, 159.1 bytes per labelled token
   labels   mean entropy 2.010 nats, retained mass 93.00 %
-  speed    6,000 tokens/s (3,000 labelled), padding 1.6 %
+  speed    6,000 tokens/s (3,000 labelled), padding 1.6 %, of attention alone
   devices  2, busy 97.5 % of the labelling, 10,800,000 tokens per GPU-hour, 3 batches done again in halves
   time     3.7 min: load 9 %, forward 68 %, head 20 %, other 2 %; beside them read 1 %, write 2 %, commit 0 %
 ";
