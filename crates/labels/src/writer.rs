@@ -300,9 +300,7 @@ impl Job {
         let limits = ReadLimits::default();
         let checked = manifest::check_manifest(&path, &found, &limits)
             .and_then(|()| manifest::check_records(&path, "labels", &found.shards, &limits))
-            .and_then(|()| {
-                Ok(self.output.data_problems(&found.shards)?.into_iter().next().map_or(Ok(()), Err)?)
-            });
+            .and_then(|()| self.output.data_problems(&found.shards)?.into_iter().next().map_or(Ok(()), Err));
         match checked {
             Ok(()) => Ok(Some(found)),
             Err(error) if error.is_bad_data() => {
