@@ -187,7 +187,6 @@ mod tests {
                 busy_share: 0.975,
                 total: 220.0,
             },
-            ..Summary::default()
         }
     }
 
