@@ -308,7 +308,8 @@ fn a_full_scratch_disk_is_named_and_loses_nothing() {
     let scratch = world.path("scratch");
     let Some(_disk) = Disk::mount(scratch.clone(), "size=32k") else { return };
     let place = scratch.to_str().expect("a path of ASCII");
-    let said = run(s3.stage(&world, "full", &["labels.sequences_per_shard=12"]).env("TMPDIR", &scratch));
+    let large = ["labels.sequences_per_shard=12", r#"labels.selection={ kind = "top_k", k = 400 }"#];
+    let said = run(s3.stage(&world, "full", &large).env("TMPDIR", &scratch));
     said.failed(1, &["No space left on device", place, "bytes)"]);
     run(s3.stage(&world, "room", &[]).env("TMPDIR", &scratch)).succeeded();
     assert_same_files(&s3.dataset(&world, "room"), &expected, "shards that fit");

@@ -68,11 +68,8 @@ class Quiet(WSGIRequestHandler):
     def log(self, *_):
         pass
 
-    def run_wsgi(self):
-        try:
-            super().run_wsgi()
-        except ConnectionAbortedError:
-            self.close_connection = True
+    def connection_dropped(self, error, environ=None):
+        self.close_connection = True
 
 
 def client(url):

@@ -15,7 +15,8 @@ const HINT_ACCESS: &str =
 
 /// What a store did not do, at `place`.
 pub(crate) fn failed(place: &str, endpoint: &str, expected: &str, error: &Error) -> io::Error {
-    let answer = answer(error);
+    // What answered there, if anything did, is not the store.
+    let answer = answer(error).filter(|_| !asks_for_credentials(error));
     let (kind, found, hint) = match (error, &answer) {
         (_, Some(answer)) if answer.code == "NoSuchBucket" => {
             (io::ErrorKind::NotFound, format!("no such bucket at {endpoint}"), HINT_BUCKET)
@@ -74,11 +75,13 @@ fn answer(error: &Error) -> Option<Answer> {
 
 /// Whether the store was not asked at all.
 fn is_about_credentials(error: &Error) -> bool {
-    chain(error).any(|text| {
-        ["169.254.169.254", "169.254.170.2", "instance credentials", "credential"]
-            .iter()
-            .any(|part| text.contains(part))
-    })
+    asks_for_credentials(error) || chain(error).any(|text| text.contains("credential"))
+}
+
+/// Whether a request went to where AWS's machines get their credentials.
+fn asks_for_credentials(error: &Error) -> bool {
+    let places = ["169.254.169.254", "169.254.170.2"];
+    chain(error).any(|text| places.iter().any(|place| text.contains(place)))
 }
 
 fn last_cause(error: &Error) -> String {

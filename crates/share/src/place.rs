@@ -32,7 +32,8 @@ impl Place {
             return Err(format!("expected the name of a bucket after `s3://`, found `{text}`"));
         }
         let prefix = prefix.trim_end_matches('/');
-        if Path::parse(prefix).is_err() || prefix.contains(['?', '#']) {
+        // The library takes a `/` in front away.
+        if Path::parse(prefix).is_err() || prefix.starts_with('/') || prefix.contains(['?', '#']) {
             let expected = "expected a prefix of plain names with one `/` between them";
             return Err(format!("{expected}, found `{text}`"));
         }
