@@ -166,3 +166,16 @@ fn batches_that_fit_are_found() {
         .run("teacher-labels", &["teacher.max_tokens_per_batch=most"])
         .failed(2, &["max_tokens_per_batch", "expected a number of tokens of at least 1, or \"auto\""]);
 }
+
+/// In bf16 what is computed twice rounds twice, and the format compares a label's numbers with each other.
+#[test]
+fn noise_and_scale_go_with_rounded_weights() {
+    let world = World::with_teacher();
+    let selection = r#"labels.selection={ kind = "top_k", k = 64 }"#;
+    let settings = ["teacher.precision=bf16", "teacher.label_noise=0.9", "teacher.logit_scale=3", selection];
+    world.run("teacher-labels", &settings).succeeded();
+    let mut audit = softshard_e2e::command(&["labels", "audit"]);
+    audit.arg(world.path("recipe.toml"));
+    run(audit.args(settings.iter().flat_map(|setting| ["--set", setting]))).succeeded();
+    world.run("teacher-labels", &["teacher.logit_scale=1e-50"]).failed(2, &["`teacher.logit_scale`", "f32"]);
+}

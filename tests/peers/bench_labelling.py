@@ -1,6 +1,6 @@
 """Labelling beside transformers on one machine: bench_labelling.py SOFTSHARD [--model NAME]... Prints Markdown tables.
 
-Random-weight models, the same Dolly sequences, f32, two threads and fused attention on both sides; k = 64. The sequences are a random
+Random-weight models, the same Dolly sequences, f32, all cores and fused attention on both sides; k = 64. The sequences are a random
 sample, so that their lengths are Dolly's; MiniLLM's template, and the response is labelled. `usual` and `best` are what bench_label.py
 says they are, without and with --sorted; `best` and ours choose the batch size that is fastest for them, among those of BUDGETS. Then the sides
 take turns again; the faster run of each counts. Time starts when the model is there. Ours includes writing and committing the shard. CPU
@@ -107,7 +107,7 @@ def cpu_seconds() -> float:
 
 def label_theirs(model: Path, sequences: Path, *flags: object) -> dict[int, Measured]:
     """Runs of transformers in one process, by batch size."""
-    out, _ = run(sys.executable, HERE / "bench_label.py", model, sequences, *flags)
+    out, _ = run(sys.executable, HERE / "bench_label.py", model, sequences, "--threads", len(os.sched_getaffinity(0)), *flags)
     lines = [json.loads(line) for line in out.splitlines()]
     return {
         line["batch_size"]: Measured(

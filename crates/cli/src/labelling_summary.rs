@@ -34,7 +34,7 @@ impl Display for Told<'_> {
             writeln!(out, "  time     {}", self.time())?;
         }
         if self.summary.remaining_tokens > 0 {
-            writeln!(out, "  others   {}", self.rest())?;
+            writeln!(out, "  left     {}", self.rest())?;
         }
         Ok(())
     }
@@ -139,7 +139,7 @@ impl Told<'_> {
     /// At the speed of this run, on its devices.
     fn rest(&self) -> String {
         let remaining = float(self.summary.remaining_tokens);
-        let mut text = format!("{} tokens in shards of other tasks", grouped(remaining));
+        let mut text = format!("about {} tokens in shards that nobody has committed", grouped(remaining));
         if self.summary.tokens == 0 {
             return text;
         }
@@ -220,7 +220,7 @@ teacher-labels train: 10 shards (2 there before), 748,000 labelled tokens, 119.0
             [lines[0], lines[5]],
             [
                 "teacher-labels train: 9 of 10 shards (1 there before), 600,000 new labelled tokens, 95.4 MB, 159.0 bytes per labelled token",
-                "  others   36,000,000 tokens in shards of other tasks: 100.0 min at this speed, 3.33 device-hours, 8.33 at 2.5 an hour"
+                "  left     about 36,000,000 tokens in shards that nobody has committed: 100.0 min at this speed, 3.33 device-hours, 8.33 at 2.5 an hour"
             ]
         );
     }

@@ -278,7 +278,8 @@ impl Current {
 
     /// A line for a file, every few seconds and at the end.
     fn line_if_due(&mut self, fields: &Fields, now: Instant) -> Option<String> {
-        if fields.done < fields.total && now.duration_since(self.last_line) < BETWEEN_LINES {
+        let is_early = now.duration_since(self.last_line) < BETWEEN_LINES;
+        if fields.done < fields.total && is_early && fields.shards_failed == 0 {
             return None;
         }
         self.last_line = now;

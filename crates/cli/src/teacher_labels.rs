@@ -3,6 +3,7 @@
 use std::{path::Path, sync::atomic::AtomicBool};
 
 use anyhow::Result;
+use burn::tensor::Device;
 use softshard_share::Writers;
 use softshard_teacher::{Part, Teacher, TeacherInputs};
 
@@ -39,7 +40,8 @@ pub(crate) fn teacher_labels(options: &TeacherLabels, stop: &AtomicBool) -> Resu
     }
     let tokenizer = tokenizer_for(&recipe, &config.model)?;
     let held_out = recipe.output.sequences.join("valid");
-    let mut teacher = Teacher::new(config, &devices, workers(&devices[0]));
+    let devices = with_workers(devices);
+    let mut teacher = Teacher::new(config, &devices);
     let labels = recipe.labels_output(if part.is_some() { Writers::Many } else { Writers::One })?;
     let metrics = Recorder::start(recipe.output.metrics("teacher-labels", part));
     for split in ["train", "valid"] {
@@ -64,4 +66,12 @@ pub(crate) fn teacher_labels(options: &TeacherLabels, stop: &AtomicBool) -> Resu
     }
     drop(metrics);
     recipe.write_beside_labels(&labels)
+}
+
+/// Each device with the batches that are computed at a time on it: devices that share the processor share its cores.
+fn with_workers(devices: Vec<Device>) -> Vec<(Device, usize)> {
+    let sharing = |device: &Device| devices.iter().filter(|other| *other == device).count();
+    let count = |device: &Device| (workers(device) / sharing(device)).max(1);
+    let counts: Vec<usize> = devices.iter().map(count).collect();
+    devices.into_iter().zip(counts).collect()
 }

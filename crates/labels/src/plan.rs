@@ -261,8 +261,10 @@ impl LabelPlan {
         }
         check_split(&self.split).map_err(|error| error.within("plan:"))?;
         if let Some(Alteration { logit_scale, label_noise, .. }) = self.teacher.altered {
-            let is_scale = logit_scale.is_finite() && logit_scale > 0.0;
-            check(is_scale, "teacher.altered.logit_scale", "a number above 0", logit_scale.to_string())?;
+            let in_f32 = logit_scale as f32;
+            let is_scale = in_f32.is_finite() && in_f32 > 0.0;
+            let expected = "a number above 0 that f32 holds";
+            check(is_scale, "teacher.altered.logit_scale", expected, logit_scale.to_string())?;
             let is_share = (0.0..=1.0).contains(&label_noise);
             check(is_share, "teacher.altered.label_noise", "0 to 1", label_noise.to_string())?;
         }

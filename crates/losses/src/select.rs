@@ -109,7 +109,7 @@ pub fn select(
 }
 
 /// The `k` most probable tokens of one row of logits `[V]`, best first, ties to the lower id: what [`select`] keeps, without any of
-/// its numbers. A NaN is never kept.
+/// its numbers. A NaN is never kept, and nothing of a row with +inf.
 ///
 /// # Panics
 /// If k is 0.

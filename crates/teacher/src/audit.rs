@@ -21,6 +21,7 @@ use crate::{
     config::TeacherConfig,
     deviation::{Bits, Column, Deviation, deviations},
     labeller::{Labeller, Pace, progress},
+    noise,
     rows::Wanted,
     teacher::Teacher,
 };
@@ -134,14 +135,21 @@ impl Audit {
 pub fn audit(inputs: &AuditInputs) -> Result<Audit> {
     let dataset = LabelDataset::open(inputs.labels)?;
     let plan = &dataset.manifest().plan;
-    let devices = [inputs.device.clone()];
-    let mut teacher = Teacher::new(inputs.teacher, &devices, inputs.workers);
+    let devices = [(inputs.device.clone(), inputs.workers)];
+    let mut teacher = Teacher::new(inputs.teacher, &devices);
     check_teacher(inputs.labels, &plan.teacher, &teacher.identity(Some(&plan.teacher), None)?)?;
-    let chosen = choose(&dataset, inputs.positions, inputs.seed);
+    let mut chosen = choose(&dataset, inputs.positions, inputs.seed);
     let mut stored = Vec::with_capacity(chosen.len());
-    for (row, indices) in &chosen {
-        stored.push(at(&dataset.read(*row)?, indices));
+    for (row, indices) in &mut chosen {
+        let labels = dataset.read(*row)?;
+        without_noise(plan, &labels, indices);
+        stored.push(at(&labels, indices));
     }
+    // Rows and what is stored of them.
+    let has_any = |labels: &SequenceLabels| !labels.positions.is_empty();
+    let mut is_left = stored.iter().map(has_any).collect::<Vec<_>>().into_iter();
+    chosen.retain(|_| is_left.next() == Some(true));
+    stored.retain(has_any);
     let sequences: Vec<Sequence> = stored.iter().map(sequence).collect();
 
     let labeller = &mut teacher.labellers()?[0];
@@ -190,6 +198,14 @@ fn choose(dataset: &LabelDataset, wanted: usize, seed: u64) -> Vec<(usize, Vec<u
         }
     }
     chosen
+}
+
+/// Leaves positions out whose label is wrong on purpose: of two tokens that are nearly as probable another one may be exchanged in
+/// each pass.
+fn without_noise(plan: &LabelPlan, labels: &SequenceLabels, indices: &mut Vec<usize>) {
+    let Some(altered) = &plan.teacher.altered else { return };
+    let key = labels.key();
+    indices.retain(|index| !noise::hits(&key, plan.seed, altered.label_noise, labels.positions[*index]));
 }
 
 /// Labels of some of their positions.

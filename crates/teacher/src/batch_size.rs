@@ -13,6 +13,7 @@ use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{self, Visitor},
 };
+use softshard_losses::HeadError;
 use softshard_model::Decoder;
 
 /// Of the memory that is free once the teacher is loaded, the part that activations may take: the rest is for logits, labels and
@@ -136,6 +137,11 @@ impl OutOfMemory {
         let first_line = message.lines().next().unwrap_or_default();
         says.iter().any(|words| lower.contains(words)).then(|| Self(first_line.to_owned()))
     }
+}
+
+/// What a device said when it failed: out of memory, if it is that.
+pub(crate) fn device_failed(message: String) -> anyhow::Error {
+    OutOfMemory::of_message(&message).map_or_else(|| HeadError::Device(message).into(), Into::into)
 }
 
 /// Does the work; that a device is out of memory is an error that [`in_halves`] knows, whether it came as an error or, from the

@@ -8,10 +8,10 @@ use burn::tensor::Tensor;
 use rand::{SeedableRng, seq::index};
 use rand_chacha::ChaCha8Rng;
 use softshard_labels::{Error, Sequence, SequenceDataset};
-use softshard_losses::{HeadError, HeadOptions, Keep, label_rows};
+use softshard_losses::{HeadOptions, Keep, label_rows};
 use softshard_model::batches_by_length;
 
-use crate::{labeller::Labeller, rows::not_finite};
+use crate::labeller::{Labeller, head_failed};
 
 /// Held-out tokens that the temperature is fitted on: enough for its third digit.
 const TOKENS: usize = 8192;
@@ -20,7 +20,7 @@ const COLDEST: f64 = 0.1;
 const HOTTEST: f64 = 10.0;
 const POINTS: usize = 21;
 /// Times the range is narrowed down to the neighbours of the best point.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 4;
 /// Of what is kept: machines whose sums have another order are to find the same number.
 const STEPS_PER_UNIT: f64 = 1000.0;
 
@@ -82,13 +82,12 @@ struct States<'a> {
 impl<'a> States<'a> {
     fn of(labeller: &Labeller, sequences: &'a [Sequence]) -> Result<Self> {
         let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.input_ids.len()).collect();
+        let batches = batches_by_length(&lengths, labeller.pace.max_tokens_per_batch);
+        let members: Vec<Vec<&Sequence>> =
+            batches.iter().map(|batch| batch.iter().map(|&index| &sequences[index]).collect()).collect();
         let mut batches = Vec::new();
-        for batch in batches_by_length(&lengths, labeller.pace.max_tokens_per_batch) {
-            let batch: Vec<&Sequence> = batch.into_iter().map(|index| &sequences[index]).collect();
-            let (ids, positions): (Vec<&[i32]>, Vec<&[i32]>) =
-                batch.iter().map(|one| (one.input_ids.as_slice(), one.positions.as_slice())).unzip();
-            let hidden = labeller.decoder.hidden_before(&ids, &positions)?;
-            batches.push((batch, hidden));
+        for block in labeller.blocks(&members) {
+            batches.extend(labeller.states(block)?);
         }
         let labelled = sequences.iter().map(|sequence| sequence.positions.len()).sum();
         Ok(Self { batches, labelled })
@@ -108,10 +107,7 @@ impl<'a> States<'a> {
         for (batch, hidden) in &self.batches {
             let gold: Vec<i32> = batch.iter().flat_map(|sequence| sequence.gold()).collect();
             let labels = label_rows(hidden.clone(), labeller.decoder.head(), &gold, &[], &options);
-            let labels = labels.map_err(|error| match error {
-                HeadError::NonFinite { row } => anyhow::Error::new(not_finite(batch, row)),
-                error @ HeadError::Device(_) => error.into(),
-            })?;
+            let labels = labels.map_err(|error| head_failed(error, batch))?;
             for ((sum, temperature), partitions) in
                 sums.iter_mut().zip(&temperatures).zip(&labels.log_partitions)
             {

@@ -117,8 +117,12 @@ impl TeacherConfig {
             }
         }
         let scale = self.logit_scale;
-        if !(scale.is_finite() && scale > 0.0) {
-            return Err(format!("`teacher.logit_scale`: expected a number above 0, found {scale}"));
+        #[expect(clippy::cast_possible_truncation, reason = "logits are f32")]
+        let in_use = scale as f32;
+        if !(in_use.is_finite() && in_use > 0.0) {
+            return Err(format!(
+                "`teacher.logit_scale`: expected a number above 0 that f32 holds, found {scale}"
+            ));
         }
         #[expect(clippy::float_cmp, reason = "1 is written, not computed")]
         if self.calibration.is_some() && scale != 1.0 {

@@ -1,6 +1,7 @@
 //! Shards go to the devices as they get free, while other threads read the next ones and write those before.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -16,7 +17,6 @@ use softshard_labels::{LabelWriter, Sequence, SequenceDataset};
 use crate::{
     labeller::Labeller,
     rows::Wanted,
-    run::stopped,
     watch::{Shard, Watch},
     writing::{Labelled, write_shards},
 };
@@ -43,15 +43,20 @@ pub(crate) fn label(job: &Job, missing: &[usize], watch: &Watch) -> Result<()> {
     let (to_write, labelled) = sync_channel::<Labelled>(0);
     let shards = Mutex::new(Some(shards));
     thread::scope(|scope| {
-        let (shards, ends) = (&shards, &ends);
+        let (shards, ends, failed) = (&shards, &ends, &failed);
         scope.spawn(move || read_ahead(job, missing, &ahead, watch, ends));
-        let writing = scope.spawn(move || write_shards(job.writer, labelled, watch));
+        let writing = scope.spawn(move || {
+            let written = write_shards(job.writer, labelled, watch);
+            failed.fetch_or(written.is_err(), Ordering::Relaxed);
+            written
+        });
         let devices: Vec<_> = (job.labellers.iter().enumerate())
             .map(|(device, labeller)| {
-                let (to_write, wanted, failed) = (to_write.clone(), &wanted, &failed);
+                let (to_write, wanted) = (to_write.clone(), &wanted);
                 scope.spawn(move || {
-                    let result = work((device, labeller), shards, wanted, &to_write, watch, ends);
-                    if result.is_err() {
+                    let work = || work((device, labeller), shards, wanted, &to_write, watch, ends);
+                    let result = catch_unwind(AssertUnwindSafe(work));
+                    if !matches!(result, Ok(Ok(()))) {
                         failed.store(true, Ordering::Relaxed);
                         watch.failed();
                     }
@@ -60,16 +65,14 @@ pub(crate) fn label(job: &Job, missing: &[usize], watch: &Watch) -> Result<()> {
             })
             .collect();
         drop(to_write);
-        let results: Vec<Result<()>> = devices
-            .into_iter()
-            .map(|device| device.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect();
+        let results: Vec<_> = devices.into_iter().map(thread::ScopedJoinHandle::join).collect();
         // The reader may still wait for somebody to take what it has.
         drop(shards.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let written = writing.join().map_err(|_| anyhow!("the thread that writes shards panicked"))?;
-        written?;
-        results.into_iter().collect::<Result<()>>()?;
-        if job.stop.load(Ordering::Relaxed) && !watch.is_done() { Err(stopped()) } else { Ok(()) }
+        writing.join().map_err(|_| anyhow!("the thread that writes shards panicked"))??;
+        for result in results {
+            result.and_then(|ended| ended).unwrap_or_else(|panic| resume_unwind(panic))?;
+        }
+        if job.stop.load(Ordering::Relaxed) && !watch.is_done() { Err(watch.stopped()) } else { Ok(()) }
     })
 }
 

@@ -139,8 +139,8 @@ pub fn estimate(inputs: &EstimateInputs) -> Result<Estimate> {
         check_lengths(sequences, &config, inputs.labels.sequences_per_shard)?;
     }
     let sample = sample(&datasets[0], inputs.sample)?;
-    let devices = [inputs.device.clone()];
-    let mut teacher = Teacher::new(inputs.teacher, &devices, inputs.workers);
+    let devices = [(inputs.device.clone(), inputs.workers)];
+    let mut teacher = Teacher::new(inputs.teacher, &devices);
     let held_out = inputs.sequences.get(1).map(PathBuf::as_path);
     let plan = plan(teacher.identity(None, held_out)?, inputs.labels, &datasets[0])?;
     let labeller = &mut teacher.labellers()?[0];

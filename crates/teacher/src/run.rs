@@ -1,10 +1,10 @@
 //! The stage: plan the shards, label those that are missing, finish the dataset.
 
-use std::{io, ops::Range, path::Path, sync::atomic::AtomicBool, time::Instant};
+use std::{ops::Range, path::Path, sync::atomic::AtomicBool, time::Instant};
 
 use anyhow::Result;
 use serde::Serialize;
-use softshard_labels::{Error, LabelWriter, Output, SequenceDataset, Tokenizer};
+use softshard_labels::{Error, LabelPlan, LabelWriter, Output, SequenceDataset, Tokenizer};
 use softshard_model::DecoderConfig;
 
 use crate::{
@@ -83,7 +83,7 @@ pub struct Summary {
     pub bytes: u64,
     /// Labelled tokens of the whole dataset; 0 where a part of it was labelled.
     pub dataset_labelled_tokens: u64,
-    /// Tokens of the dataset's sequences that are outside of this process's part.
+    /// Tokens, about, of the dataset's shards that nobody has committed yet.
     pub remaining_tokens: u64,
     /// Sum of the entropies of the distributions of the tokens labelled now, nats.
     pub entropy: f64,
@@ -97,7 +97,7 @@ pub struct Summary {
     pub seconds: Breakdown,
 }
 
-/// Seconds by part; `forward` and `head` are summed over the workers of all devices, `read`, `write` and `commit` run beside them.
+/// Seconds by part; `forward` and `head` are summed over the devices, `read`, `write` and `commit` run beside them.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Breakdown {
     /// Hashing the teacher and loading it.
@@ -125,7 +125,7 @@ pub struct Breakdown {
 /// # Errors
 /// An output of another plan, sequences of another tokenizer or over the teacher's context, logits that are not finite
 /// (the sequence is named), a device without memory for one sequence, I/O. A stop that was asked for is an
-/// [`io::ErrorKind::Interrupted`].
+/// [`std::io::ErrorKind::Interrupted`].
 pub fn run(teacher: &mut Teacher, inputs: &TeacherInputs) -> Result<Summary> {
     let began = Instant::now();
     let sequences = SequenceDataset::open(inputs.sequences)?;
@@ -139,7 +139,7 @@ pub fn run(teacher: &mut Teacher, inputs: &TeacherInputs) -> Result<Summary> {
         None
     };
     let identity = teacher.identity(planned.as_ref(), inputs.held_out)?;
-    let writer = LabelWriter::create_or_resume(inputs.output, plan(identity, inputs.labels, &sequences)?)?;
+    let writer = begin(inputs, plan(identity, inputs.labels, &sequences)?)?;
 
     let mut summary = Summary { shards: writer.plan().shards.len(), ..Summary::default() };
     let missing = missing(&writer, inputs.part, &mut summary)?;
@@ -158,7 +158,7 @@ pub fn run(teacher: &mut Teacher, inputs: &TeacherInputs) -> Result<Summary> {
             summary.bytes = manifest.shards.iter().map(|shard| shard.bytes).sum();
             summary.dataset_labelled_tokens = manifest.shards.iter().map(|shard| shard.labelled_tokens).sum();
         }
-        Some(part) => summary.remaining_tokens = outside(&sequences, &writer, part)?,
+        Some(_) => summary.remaining_tokens = remaining(&sequences, &writer)?,
     }
     summary.seconds.total = began.elapsed().as_secs_f64();
     Ok(summary)
@@ -176,21 +176,35 @@ fn missing(writer: &LabelWriter, part: Option<Part>, summary: &mut Summary) -> R
     Ok(writer.missing_of(own)?)
 }
 
-/// Tokens of the sequences that other parts label.
-fn outside(sequences: &SequenceDataset, writer: &LabelWriter, part: Part) -> Result<u64> {
-    let own = part.shards(writer.plan().shards.len());
-    let mut own_tokens = 0;
-    for [first, end] in &writer.plan().shards[own] {
-        let read = sequences.read_range(usize::try_from(*first)?..usize::try_from(*end)?)?;
-        own_tokens += read.iter().map(|sequence| sequence.input_ids.len() as u64).sum::<u64>();
+/// Begins the dataset, or goes on with it. Of several workers that begin at the same time on different machines, each may have fitted
+/// its own temperature: the one that was first counts.
+fn begin(inputs: &TeacherInputs, mut plan: LabelPlan) -> Result<LabelWriter> {
+    let error = match LabelWriter::create_or_resume(inputs.output, plan.clone()) {
+        Ok(writer) => return Ok(writer),
+        Err(error) => error,
+    };
+    let is_calibrated = |plan: &LabelPlan| plan.teacher.altered.as_ref().is_some_and(|one| one.is_calibrated);
+    if matches!(error, Error::OtherPlan { .. }) && is_calibrated(&plan) {
+        let first = LabelWriter::open(inputs.output)?;
+        if is_calibrated(first.plan()) {
+            let scale = first.plan().teacher.altered.as_ref().map(|one| one.logit_scale);
+            plan.teacher.altered.iter_mut().zip(scale).for_each(|(one, scale)| one.logit_scale = scale);
+            if plan == *first.plan() {
+                return Ok(first);
+            }
+        }
     }
-    Ok(sequences.manifest().input_tokens.saturating_sub(own_tokens))
+    Err(error.into())
 }
 
-/// A stop that was asked for.
-pub(crate) fn stopped() -> anyhow::Error {
-    let message = "teacher-labels stopped at a shard boundary\nhint: run again to go on";
-    io::Error::new(io::ErrorKind::Interrupted, message).into()
+/// Tokens, by the number of their sequences, of shards that nobody has committed.
+fn remaining(sequences: &SequenceDataset, writer: &LabelWriter) -> Result<u64> {
+    let shards = &writer.plan().shards;
+    let rows: u64 = writer.uncommitted()?.into_iter().map(|shard| shards[shard][1] - shards[shard][0]).sum();
+    let manifest = sequences.manifest();
+    Ok(u64::try_from(
+        u128::from(manifest.input_tokens) * u128::from(rows) / u128::from(manifest.rows.max(1)),
+    )?)
 }
 
 /// Refuses sequences of another tokenizer, and a tokenizer that is too large for the model.

@@ -12,29 +12,31 @@ use crate::{calibration, config::TeacherConfig, labeller::Labeller};
 /// A teacher, which need not be in memory yet.
 pub struct Teacher<'a> {
     pub(crate) config: &'a TeacherConfig,
-    devices: &'a [Device],
-    workers: usize,
+    /// Each with the batches that are computed at a time on it.
+    devices: &'a [(Device, usize)],
     labellers: Vec<Labeller>,
     identity: Option<TeacherIdentity>,
+    /// What a calibration found, now or when the plan of an earlier dataset was made: one teacher labels all of them.
+    fitted: Option<f64>,
     load_seconds: f64,
 }
 
 impl<'a> Teacher<'a> {
-    /// A teacher that will label on all of `devices`, each with a copy of the weights: `workers` batches are computed at a
-    /// time on each, as many as a CPU has cores, 1 on a GPU. Nothing is read yet.
+    /// A teacher that will label on all of `devices`, each with a copy of the weights, and with the number of batches that are
+    /// computed at a time on it: as many as a CPU has cores, 1 on a GPU. Nothing is read yet.
     ///
     /// # Panics
     /// If there is no device.
-    pub fn new(config: &'a TeacherConfig, devices: &'a [Device], workers: usize) -> Self {
+    pub fn new(config: &'a TeacherConfig, devices: &'a [(Device, usize)]) -> Self {
         assert!(!devices.is_empty(), "a teacher labels on a device");
-        Self { config, devices, workers, labellers: Vec::new(), identity: None, load_seconds: 0.0 }
+        Self { config, devices, labellers: Vec::new(), identity: None, fitted: None, load_seconds: 0.0 }
     }
 
     /// The teacher on each of its devices; loads it now if that was not done.
     pub(crate) fn labellers(&mut self) -> Result<&mut [Labeller]> {
         if self.labellers.is_empty() {
             let began = Instant::now();
-            let load = |device: &Device| Labeller::load(self.config, device, self.workers);
+            let load = |(device, workers): &(Device, usize)| Labeller::load(self.config, device, *workers);
             self.labellers = match self.devices {
                 [alone] => vec![load(alone)?],
                 devices => thread::scope(|scope| {
@@ -68,11 +70,13 @@ impl<'a> Teacher<'a> {
             self.identity = Some(of_files(self.config)?);
             self.load_seconds += began.elapsed().as_secs_f64();
         }
-        let planned = planned.and_then(|identity| identity.altered.clone());
-        let scale = match (self.config.calibration, planned) {
+        let scale = match (self.config.calibration, planned.map(|identity| identity.altered.as_ref())) {
             (None, _) => None,
-            (Some(_), Some(planned)) if planned.is_calibrated => Some(planned.logit_scale),
-            (Some(_), _) => {
+            (Some(_), Some(Some(planned))) if planned.is_calibrated => Some(planned.logit_scale),
+            // Another plan, which will be refused: nothing need be fitted to say so.
+            (Some(_), Some(_)) => Some(1.0),
+            (Some(_), None) if self.fitted.is_some() => self.fitted,
+            (Some(_), None) => {
                 let path = held_out.filter(|path| path.exists()).ok_or_else(|| {
                     let hint = "hold rows out with `data.split`, or remove `teacher.calibration`";
                     Error::bad("`teacher.calibration`", "sequences that were held out", "none").hint(hint)
@@ -81,6 +85,7 @@ impl<'a> Teacher<'a> {
                 Some(1.0 / calibration::fit(&self.labellers()?[0], &held_out)?)
             }
         };
+        self.fitted = scale;
         let altered = altered(self.config, scale);
         // Set above.
         Ok(TeacherIdentity { altered, ..self.identity.clone().expect("the files were hashed") })

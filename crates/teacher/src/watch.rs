@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -179,18 +180,32 @@ impl Watch {
         self.state().summary.new_shards as u64 == self.shards
     }
 
+    /// A stop that was asked for, with what is left to do.
+    pub(crate) fn stopped(&self) -> anyhow::Error {
+        let state = self.state();
+        let Summary { new_shards, sequences, .. } = state.summary;
+        let seconds = self.began.elapsed().as_secs_f64();
+        let left = self.sequences.saturating_sub(sequences) as f64 * seconds / sequences.max(1) as f64;
+        let message = format!(
+            "teacher-labels stopped at a shard boundary: {new_shards} of {} shards were labelled now, the others take about \
+             {:.1} hours at this speed\nhint: run again to go on",
+            self.shards,
+            left / 3600.0,
+        );
+        io::Error::new(io::ErrorKind::Interrupted, message).into()
+    }
+
     /// What the run did.
     pub(crate) fn end(self, labellers: &[Labeller]) -> Summary {
         let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         let retries = state.retries();
         let mut summary = state.summary;
-        let workers: usize = labellers.iter().map(|labeller| labeller.pace.workers).sum();
         let labelling = self.began.elapsed().as_secs_f64();
         summary.retries = retries;
         summary.devices = labellers.len();
         summary.seconds.labelling = labelling;
         summary.seconds.busy_share =
-            (summary.seconds.forward + summary.seconds.head) / (labelling * workers as f64).max(1e-9);
+            (summary.seconds.forward + summary.seconds.head) / (labelling * labellers.len() as f64).max(1e-9);
         summary
     }
 }
