@@ -119,8 +119,9 @@ fn scripts_are_written_and_remembered_without_a_scheduler() {
         assert!(labels.lines().any(|found| found == line), "{line}: {labels}");
     }
 
-    fs::write(world.path("recipe.toml"), recipe.replace("[labels]", "[labels]\nrow_group_sequences = 7"))
-        .expect("the recipe is edited");
+    let edited = recipe.replace("sequences_per_shard = 2", "sequences_per_shard = 3");
+    assert_ne!(edited, recipe);
+    fs::write(world.path("recipe.toml"), edited).expect("the recipe is edited");
     let said = jobs(&world, "resume", "slurm", &["--dry-run"]).succeeded();
     assert!(!said.stdout.contains("another recipe"), "{said:?}");
     assert_eq!(written(), before);
