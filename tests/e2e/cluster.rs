@@ -37,6 +37,8 @@ fn parts_and_their_end_are_a_run_of_one_process() {
     assert!(!world.path("run/labels/train/manifest.json").exists());
     part(&world, "0", "4", &[]).succeeded();
     part(&world, "2", "4", &[]).succeeded();
+    let said = jobs(&world, "resume", "slurm", &["--dry-run"]).succeeded();
+    assert!(said.stdout.contains("every shard is there; `softshard labels finalize"), "{said:?}");
     assert!(!world.path("run/labels/train/manifest.json").exists(), "no part finishes the labels");
 
     // The end needs no teacher, nor does a part that is done.
@@ -48,6 +50,9 @@ fn parts_and_their_end_are_a_run_of_one_process() {
         assert_same_files(&world.dataset("run/labels"), &expected, "finalize");
     }
     fs::rename(world.path("away"), &weights).expect("the weights are moved back");
+    let said = jobs(&world, "submit", "slurm", &["--then-student", "--set", "student.epochs=2"]).succeeded();
+    assert!(said.stdout.contains("softshard train-student '/"), "no script was written: {said:?}");
+    assert!(said.stdout.contains("'--set=student.epochs=2' '--device=cpu'"), "{said:?}");
     // A shard that is damaged after its commit is missing.
     let data = fs::read_dir(world.path("run/labels/train/data")).expect("data").flatten();
     let shard = data.map(|entry| entry.path()).min().expect("a shard");
@@ -92,6 +97,19 @@ fn scripts_are_written_and_remembered_without_a_scheduler() {
     }
     assert!(script("labels-finalize.sbatch").contains("labels finalize \"$recipe\""));
 
+    let written = || {
+        let read = |name: &str| fs::read_to_string(world.path("run/slurm").join(name)).expect("a file");
+        (read("labels.recipe.toml"), read("labels.options.json"))
+    };
+    // What jobs may read stays; a recipe that is edited after the labels were begun is not theirs.
+    let before = written();
+    let said =
+        jobs(&world, "submit", "slurm", &["--dry-run", "--set", "labels.temperatures=[3.0]"]).succeeded();
+    assert!(said.stdout.contains("which is another recipe"), "{said:?}");
+    assert_eq!(written(), before);
+    let recipe = fs::read_to_string(world.path("recipe.toml")).expect("a recipe");
+    jobs(&world, "submit", "slurm", &options).succeeded();
+
     // A part that is done is not submitted again; what is not given is as before.
     part(&world, "1", "4", &[]).succeeded();
     let said = jobs(&world, "resume", "slurm", &["--dry-run", "--at-once", "9"]).succeeded();
@@ -100,6 +118,13 @@ fn scripts_are_written_and_remembered_without_a_scheduler() {
     for line in ["#SBATCH --array=0,2-3%9", "#SBATCH --partition=gpu --gres=gpu:1"] {
         assert!(labels.lines().any(|found| found == line), "{line}: {labels}");
     }
+
+    let edited = recipe.replace("sequences_per_shard = 2", "sequences_per_shard = 3");
+    assert_ne!(edited, recipe);
+    fs::write(world.path("recipe.toml"), edited).expect("the recipe is edited");
+    let said = jobs(&world, "resume", "slurm", &["--dry-run"]).succeeded();
+    assert!(!said.stdout.contains("another recipe"), "{said:?}");
+    assert_eq!(written(), before);
 
     jobs(&world, "submit", "slurm", &["--tasks", "5000"])
         .failed(1, &["scontrol: expected Slurm on this machine", "hint:", "--dry-run"]);
@@ -114,6 +139,7 @@ fn manifests_say_which_tasks_are_missing() {
     let given = ["--image", "registry/softshard:1", "--claim", claim.trim_end_matches('/'), "--tasks", "4"];
     let said = jobs(&world, "submit", "kubernetes", &given).succeeded();
     assert!(said.stdout.contains("nothing is applied") && said.stdout.contains("kubectl apply"), "{said:?}");
+    assert!(said.stdout.contains("--regexp=Failed; do sleep"), "{said:?}");
     let manifest = || fs::read_to_string(world.path("run/kubernetes/labels.yaml")).expect("a manifest");
     for part in ["completionMode: Indexed", "completions: 4\n", "--task, auto, --of, \"4\"", "values: [75]"] {
         assert!(manifest().contains(part), "{part}: {}", manifest());

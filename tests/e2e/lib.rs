@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::OnceLock,
 };
 
@@ -43,6 +43,36 @@ pub fn binary() -> &'static Path {
         let test = std::env::current_exe().expect("a test has a path");
         test.ancestors().nth(2).expect("tests lie in <target>/<profile>/deps").join("softshard")
     })
+}
+
+/// A command that runs meanwhile; dropped it is killed, also where it stands still.
+pub struct Background(Option<Child>);
+
+impl Background {
+    /// Starts it.
+    pub fn start(command: &mut Command) -> Self {
+        Self(Some(command.spawn().expect("the command starts")))
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.0.as_ref().expect("it has not ended").id()
+    }
+
+    /// Waits for its end.
+    pub fn end(mut self) -> Said {
+        let child = self.0.take().expect("it has not ended");
+        Said::new(&child.wait_with_output().expect("its end is waited for"))
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let ended = child.kill().and_then(|()| child.wait());
+            ended.map(drop).unwrap_or_else(|error| eprintln!("{}: {error}", child.id()));
+        }
+    }
 }
 
 /// What a run of the binary said.

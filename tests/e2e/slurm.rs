@@ -80,7 +80,7 @@ fn killed_nodes_controllers_and_late_writers_leave_one_dataset() {
 
     // A zombie: it has begun a shard of the last task, and will end long after all others.
     let overrides = [SHARDS, "output.labels=labels"];
-    let mut zombie = outside(&world, &overrides, 9, 10);
+    let zombie = outside(&world, &overrides, 9, 10);
     wait_until("the zombie has begun", || {
         let folder = world.path("run/labels/train/_softshard");
         folder.join("plan.json").exists() && fs::read_dir(folder.join("tmp")).is_ok_and(|tmp| tmp.count() > 0)
@@ -117,10 +117,29 @@ fn killed_nodes_controllers_and_late_writers_leave_one_dataset() {
     );
 
     signal(zombie.id(), "CONT");
-    assert!(zombie.wait().expect("the zombie ends").success());
+    zombie.end().succeeded();
     assert_as_one_process(&world, "labels", &expected);
     let said = submit(&cluster, &world, "resume", "labels", &[]);
     assert!(said.stdout.contains("nothing is missing"), "{said:?}");
+    assert_as_one_process(&world, "labels", &expected);
+}
+
+#[test]
+fn the_task_that_has_the_id_of_its_array_goes_on_alone() {
+    let Some(cluster) = Cluster::start() else { return };
+    let world = World::with_teacher();
+    let expected = expected(&world);
+    let said = submit(&cluster, &world, "submit", "labels", &["--tasks", "2"]);
+    let [array, _] = &jobs(&said)[..] else { panic!("{said:?}") };
+    let paused = ["n1", "n2"].map(|node| (cluster.pause_worker(node), job_on(&cluster, node)));
+    let (first, last) =
+        if paused[0].1.ends_with("_1") { (&paused[1], &paused[0]) } else { (&paused[0], &paused[1]) };
+    signal(parent(last.0).expect("a worker has a shell"), "TERM");
+    signal(last.0, "CONT");
+    wait_until("the last task is in the queue again", || restarts(&cluster, array) == 1);
+    signal(first.0, "CONT");
+    cluster.wait_for_jobs();
+    assert_eq!(restarts(&cluster, array), 1, "its sibling did not start again: {}", logs(&world));
     assert_as_one_process(&world, "labels", &expected);
 }
 

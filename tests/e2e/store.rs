@@ -11,7 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use softshard_e2e::{Disk, Files, Said, World, assert_same_files, root, run, skipped};
+use softshard_e2e::{Background, Disk, Files, Said, World, assert_same_files, root, run, skipped};
+use softshard_labels::Store as _;
+use softshard_share::{Place, Writers};
 
 /// A command that talks to nobody must say so in this time.
 const SECONDS: Duration = Duration::from_secs(15);
@@ -211,17 +213,17 @@ fn two_writers_and_a_zombie_leave_one_dataset() {
     assert_same_files(&s3.dataset(&world, "two"), &expected, "two writers");
 
     // One stands still in the middle, as on a machine that sleeps, and goes on when all is done.
-    let zombie = s3.stage(&world, "zombie", &[]).spawn().expect("the binary starts");
+    let zombie = Background::start(&mut s3.stage(&world, "zombie", &[]));
     s3.wait_for("/zombie/train/data/", 2);
     signal(&zombie, "-STOP");
     run(&mut s3.stage(&world, "zombie", &[])).succeeded();
     assert_same_files(&s3.dataset(&world, "zombie"), &expected, "beside a zombie");
     signal(&zombie, "-CONT");
-    Said::new(&zombie.wait_with_output().expect("the zombie ends")).succeeded();
+    zombie.end().succeeded();
     assert_same_files(&s3.dataset(&world, "zombie"), &expected, "behind a zombie");
 }
 
-fn signal(child: &Child, name: &str) {
+fn signal(child: &Background, name: &str) {
     let sent = Command::new("kill").args([name, &child.id().to_string()]).status();
     assert!(sent.expect("kill runs").success());
 }
@@ -232,6 +234,42 @@ fn errors_that_pass_are_survived() {
     let (world, expected) = labelled();
     run(&mut s3.stage(&world, "flaky", &[])).succeeded();
     assert_same_files(&s3.dataset(&world, "flaky"), &expected, "a server that answers now and then");
+}
+
+/// Covers uploads in parts: whole, with a lost answer, and with an upload that the store forgot. Runs itself again, as credentials
+/// come from the environment.
+#[test]
+fn large_objects_go_in_parts_and_survive_a_bad_end() {
+    const URL: &str = "AWS_ENDPOINT_URL";
+    if std::env::var_os("SOFTSHARD_TEST_PARTS").is_none() {
+        let Some(s3) = S3::start("multipart") else { return };
+        let mut again = Command::new(std::env::current_exe().expect("this program"));
+        again.args(["--exact", "large_objects_go_in_parts_and_survive_a_bad_end", "--nocapture"]);
+        again.env("SOFTSHARD_TEST_PARTS", "1").env("AWS_ALLOW_HTTP", "yes").env("AWS_REGION", "us-east-1");
+        again.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test").env("NO_PROXY", "*");
+        run(again.env(URL, &s3.url)).succeeded();
+        let log = s3.log();
+        let puts = |name: &str| {
+            log.lines().filter(|line| line.starts_with(&format!("PUT /labels/parts/{name}"))).count()
+        };
+        assert_eq!((puts("lost"), puts("gone")), (3, 6), "{log}");
+        return;
+    }
+    let place = Place::parse("s3://labels/parts").expect("a place");
+    let store = softshard_share::S3::open(place, Writers::Many).expect("the store is there");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("large");
+    let bytes: Vec<u8> = (0..40_u32 << 18).flat_map(u32::to_le_bytes).collect();
+    fs::write(&path, &bytes).expect("a file");
+    for name in ["lost", "gone"] {
+        store.upload(name, &path).expect("the file is uploaded");
+        let found = store.get(name, 1 << 30).expect("it is read").expect("it is there");
+        assert!(found == bytes, "{name} is not what was sent");
+    }
+    let mut listed = store.list("").expect("they are listed");
+    listed.sort();
+    let size = 40 << 20;
+    assert_eq!(listed, [("gone".to_owned(), size), ("lost".to_owned(), size)]);
 }
 
 #[test]

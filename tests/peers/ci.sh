@@ -44,7 +44,8 @@ printf '{"time":17' >>"$world/run/metrics/teacher-labels.jsonl"
 shards=$(ls "$world"/run/labels/train/data | wc -l)
 "$python" tests/peers/check_metrics.py "$world/run/metrics" teacher-labels "$world/softshard.prom" "$shards"
 
-# Manifests for Kubernetes, of all tasks and of some, with and without GPUs.
+# Manifests for Kubernetes, of all tasks and of some, with and without GPUs: of labels that nobody began.
+rm -rf "$world/run/labels"
 manifests=(--engine kubernetes --image registry.example/softshard:1 --claim "runs:$world")
 labels="$world/run/kubernetes/labels"
 "$softshard" submit "$world/recipe.toml" "${manifests[@]}" --at-once 2 --device cuda:0,1 >/dev/null

@@ -9,6 +9,8 @@ s3.py serve [FAULT]
   ignores    drops If-None-Match, as some stores do: two creations of one object both succeed
   refuses    answers 501 to If-None-Match
   flaky      every third request is answered 503 and every seventh loses its answer after it took effect
+  multipart  of each object's first upload in parts the completion takes effect and its answer is lost, or, of names with
+             "gone", the server has forgotten the upload
   forbidden  answers 403 as to wrong keys (moto itself takes any)
 `POST /_test/log` gives all requests so far, a line each. There is a bucket `labels`. One request is served at a time: moto's own check
 of If-None-Match is not atomic, which would make it one more store that lets two win.
@@ -31,6 +33,7 @@ class Server:
     def __init__(self, fault):
         self.moto = DomainDispatcherApplication(create_backend_app)
         self.fault, self.count, self.log, self.lock = fault, 0, [], threading.Lock()
+        self.completed = {}
 
     def __call__(self, environ, start):
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
@@ -53,6 +56,15 @@ class Server:
             environ.pop("HTTP_IF_NONE_MATCH", None)
         if self.fault == "flaky" and self.count % 3 == 0:
             return refuse("503 Slow Down", "SlowDown")
+        if self.fault == "multipart" and "uploadId=" in environ["QUERY_STRING"] and environ["REQUEST_METHOD"] == "POST":
+            path = environ["PATH_INFO"]
+            if path not in self.completed:
+                self.completed[path] = environ["QUERY_STRING"]
+                if "gone" not in path:
+                    list(self.moto(environ, lambda *_: None))
+                    raise ConnectionAbortedError("the answer is lost")
+            if self.completed[path] == environ["QUERY_STRING"]:
+                return refuse("404 Not Found", "NoSuchUpload")
         answer = self.moto(environ, start)
         if self.fault == "flaky" and self.count % 7 == 0:
             raise ConnectionAbortedError("the answer is lost")

@@ -3,13 +3,14 @@
 use std::{
     fs,
     net::TcpListener,
+    panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
     process::Command,
     thread,
     time::{Duration, Instant, SystemTime},
 };
 
-use softshard_e2e::{Said, World, binary, root, run, skipped};
+use softshard_e2e::{Background, Said, World, binary, root, run, skipped};
 
 /// The cluster; everything of it ends with it.
 pub(crate) struct Cluster {
@@ -186,16 +187,18 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        self.kill_jobs(None);
-        self.script("stop", &[]);
+        // Of a test that failed: another panic would hide why, and leave daemons behind.
+        for end in [&|| self.kill_jobs(None), &|| drop(self.script("stop", &[]))] as [&dyn Fn(); 2] {
+            drop(panic::catch_unwind(AssertUnwindSafe(end)));
+        }
     }
 }
 
 /// A worker that is started outside of Slurm.
-pub(crate) fn outside(world: &World, overrides: &[&str], task: usize, of: usize) -> std::process::Child {
+pub(crate) fn outside(world: &World, overrides: &[&str], task: usize, of: usize) -> Background {
     let mut command = world.stage("teacher-labels", overrides);
     command.args(["--task", &task.to_string(), "--of", &of.to_string()]);
-    command.spawn().expect("the binary starts")
+    Background::start(&mut command)
 }
 
 /// Looks often, for a minute at most.

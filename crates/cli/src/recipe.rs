@@ -93,6 +93,14 @@ impl Recipe {
     /// # Errors
     /// Names the file and line (or the override), what was expected and what was found.
     pub(crate) fn load(path: &Path, overrides: &[String]) -> Result<Self, RecipeError> {
+        Self::load_from(path, overrides, path.parent().unwrap_or(Path::new(".")))
+    }
+
+    /// The same, with paths from `folder`: of a copy that lies elsewhere.
+    ///
+    /// # Errors
+    /// As [`Recipe::load`].
+    pub(crate) fn load_from(path: &Path, overrides: &[String], folder: &Path) -> Result<Self, RecipeError> {
         let bad = |problem: String| RecipeError(format!("recipe `{}`: {problem}", path.display()));
         let text = fs::read_to_string(path).map_err(|error| RecipeError(format!("recipe: {error}")))?;
         // The file alone first: errors of the parser name its line and column.
@@ -108,7 +116,6 @@ impl Recipe {
                 bad(format!("with --set {}: {}", overrides.join(" --set "), error.message()))
             })?;
         }
-        let folder = path.parent().unwrap_or(Path::new("."));
         let folder = fs::canonicalize(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
             .map_err(|error| bad(error.to_string()))?;
         recipe.resolve(&folder);

@@ -246,16 +246,13 @@ impl LabelWriter {
                 records.into_iter().flatten().collect()
             }
         };
-        job.output.remove_leftovers(&shards)?;
         manifest::check_records(
             &job.output.path("manifest.json"),
             "labels",
             &shards,
             &ReadLimits::default(),
         )?;
-        if let Some(problem) = job.output.data_problems(&shards)?.into_iter().next() {
-            return Err(problem);
-        }
+        job.remove_leftovers(&shards)?;
 
         let [rows, input_tokens, labelled_tokens] =
             totals(&shards).expect("files on a disk hold fewer tokens");
@@ -530,8 +527,23 @@ impl Job {
         }
     }
 
+    /// Leaves nothing in `data/` but these shards.
+    fn remove_leftovers(&self, shards: &[ShardRecord]) -> Result<(), Error> {
+        self.output.remove_leftovers(shards)?;
+        if self.output.data_problems(shards)?.is_empty() {
+            return Ok(());
+        }
+        // Another writer, which is late, has named its file in between.
+        self.output.remove_leftovers(shards)?;
+        self.output.data_problems(shards)?.into_iter().next().map_or(Ok(()), Err)
+    }
+
     /// Links a verified file and creates its commit; the loser of a race removes only its own file.
     fn commit(&self, shard: usize, file: &WrittenFile, record: ShardRecord) -> Result<Commit, Error> {
+        // Late: nothing is named, or sent to a store, only to be removed.
+        if let Some(winner) = self.committed(shard)? {
+            return Ok(Commit::Lost(winner));
+        }
         self.output.publish(file, &record)?;
         let commit = CommitFile::new(&self.plan_blake3, shard, record, file.temp.nonce());
         let (name, bytes) = (format!("{COMMITS}/{}", commit_file(shard)), json::to_bytes(&commit));

@@ -37,6 +37,12 @@ impl Place {
             let expected = "expected a prefix of plain names with one `/` between them";
             return Err(format!("{expected}, found `{text}`"));
         }
+        // The library writes other letters as %XX into keys, and shows them so.
+        let encoded = |letter: &char| Path::from(letter.to_string()).as_ref() != letter.to_string();
+        if Path::from(prefix).as_ref() != prefix {
+            let found: String = prefix.chars().filter(|letter| *letter != '/').filter(encoded).collect();
+            return Err(format!("expected a prefix without `{found}`, found `{text}`"));
+        }
         Ok(Self { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
     }
 
@@ -78,6 +84,10 @@ mod tests {
         {
             assert!(Place::is_one(bad));
             assert!(Place::parse(bad).is_err(), "{bad}");
+        }
+        for letter in "~%[]{}^*|<>\"`ä\\".chars() {
+            let error = Place::parse(&format!("s3://labels/run{letter}1")).unwrap_err();
+            assert!(error.contains(&format!("without `{letter}`")), "{error}");
         }
         assert!(!Place::is_one("run/s3/labels"));
     }

@@ -7,11 +7,11 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::TryStreamExt;
+use futures_util::{TryStreamExt, stream::FuturesUnordered};
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 use object_store::{
-    BackoffConfig, ClientOptions, Error, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
-    PutPayload, RetryConfig, WriteMultipart,
+    BackoffConfig, ClientConfigKey, Error, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
+    PutOptions, PutPayload, RetryConfig,
 };
 use softshard_labels::Store;
 use tokio::runtime::{Builder, Runtime};
@@ -70,10 +70,11 @@ impl S3 {
         let builder = AmazonS3Builder::from_env()
             .with_bucket_name(&place.bucket)
             .with_conditional_put(S3ConditionalPut::ETagMatch)
+            .with_unsigned_payload(false) // the store checks what it is sent
             .with_disable_bulk_delete(true);
         let endpoint = match builder.get_config_value(&AmazonS3ConfigKey::Endpoint) {
             None => "the endpoint of AWS".to_owned(),
-            Some(url) if url.starts_with("http://") || url.starts_with("https://") => url,
+            Some(url) if url.starts_with("http://") || url.starts_with("https://") => without_password(&url),
             // The library panics at these.
             Some(other) => {
                 let message = format!("`{place}`: expected a URL in AWS_ENDPOINT_URL, found `{other}`");
@@ -87,7 +88,7 @@ impl S3 {
                 "`{place}`: expected a store that creates an object only once (If-None-Match), found that {seen}"
             );
             if writers == Writers::Many {
-                let hint = "hint: only one process may write labels there: run without --task, or write to a folder and copy it";
+                let hint = "hint: only one process may write labels there: `softshard teacher-labels` without --task makes and finishes them; or write to a folder and copy it";
                 return Err(io::Error::new(io::ErrorKind::Unsupported, format!("{expected}\n{hint}")));
             }
             tracing::warn!("{expected}: no other process may write there meanwhile");
@@ -105,27 +106,82 @@ impl S3 {
         failed(&format!("{self}/{key}"), &self.endpoint, expected, error)
     }
 
-    async fn upload_parts(&self, key: &str, mut file: fs_err::File, bytes: usize) -> io::Result<()> {
-        let refused = |error: Error| self.failed(key, "the store to take a shard", &error);
-        let part = PART.max(bytes.div_ceil(MOST_PARTS));
-        let upload = self.store.put_multipart(&self.place.path(key)).await.map_err(refused)?;
-        let mut upload = WriteMultipart::new_with_chunk_size(upload, part);
-        loop {
-            let read = next_part(&mut file, part);
-            let waited = upload.wait_for_capacity(PARTS_AT_A_TIME).await.map_err(refused);
-            match waited.and(read) {
-                Ok(piece) if piece.is_empty() => break,
-                Ok(piece) => upload.put(piece),
-                Err(error) => {
-                    if let Err(aborted) = upload.abort().await {
-                        tracing::warn!(%aborted, key, "parts of an upload may stay behind in the store");
-                    }
-                    return Err(error);
-                }
+    /// Sends a file in parts. What fails in the store is done once more, as a whole: an upload cannot go on that the store has
+    /// forgotten.
+    fn upload_parts(&self, key: &str, path: &FilePath, bytes: u64) -> io::Result<()> {
+        let upload = || self.runtime.block_on(self.upload_once(key, path, bytes));
+        let uploaded = match upload() {
+            Err(Failure::Store(error)) => {
+                tracing::debug!(%error, key, "uploading again");
+                upload()
             }
-        }
-        upload.finish().await.map(drop).map_err(refused)
+            uploaded => uploaded,
+        };
+        uploaded.map_err(|failure| match failure {
+            Failure::File(error) => error,
+            Failure::Store(error) => self.failed(key, "the store to take a shard", &error),
+        })
     }
+
+    async fn upload_once(&self, key: &str, file: &FilePath, bytes: u64) -> Result<(), Failure> {
+        let path = self.place.path(key);
+        let mut upload = self.store.put_multipart(&path).await?;
+        let Err(failure) = send_parts(upload.as_mut(), file, bytes).await else { return Ok(()) };
+        // The upload was complete and the answer was lost: the key carries the hash.
+        if self.store.head(&path).await.is_ok_and(|found| found.size == bytes) {
+            return Ok(());
+        }
+        if let Err(aborted) = upload.abort().await {
+            tracing::warn!(%aborted, key, "parts of an upload may stay behind in the store");
+        }
+        Err(failure)
+    }
+}
+
+/// Why a file was not uploaded.
+enum Failure {
+    File(io::Error),
+    Store(Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::File(error)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// Sends all of a file, some parts at a time. After an error none is on its way.
+async fn send_parts(upload: &mut dyn MultipartUpload, file: &FilePath, bytes: u64) -> Result<(), Failure> {
+    let mut file = fs_err::File::open(file)?;
+    let part = PART.max(usize::try_from(bytes).map_err(io::Error::other)?.div_ceil(MOST_PARTS));
+    let mut sent = FuturesUnordered::new();
+    loop {
+        let piece = next_part(&mut file, part)?;
+        if piece.is_empty() {
+            break;
+        }
+        sent.push(upload.put_part(piece.into()));
+        if sent.len() == PARTS_AT_A_TIME {
+            sent.try_next().await?;
+        }
+    }
+    while sent.try_next().await?.is_some() {}
+    upload.complete().await?;
+    Ok(())
+}
+
+/// A URL for messages.
+fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    format!("{scheme}://{host}{path}")
 }
 
 /// The next bytes of a file, fewer only at its end.
@@ -145,10 +201,14 @@ fn client(
 ) -> io::Result<AmazonS3> {
     let backoff = BackoffConfig { max_backoff: Duration::from_secs(10), ..BackoffConfig::default() };
     let retry = RetryConfig { backoff, max_retries: retries, retry_timeout: OUTAGE };
-    let allow_http = std::env::var("AWS_ALLOW_HTTP").is_ok_and(|value| value == "true" || value == "1");
-    let options =
-        ClientOptions::new().with_connect_timeout(CONNECT).with_timeout(answer).with_allow_http(allow_http);
-    let built = builder.clone().with_client_options(options).with_retry(retry).build();
+    let seconds = |time: Duration| format!("{} seconds", time.as_secs());
+    // The other options of the client stay as the environment says.
+    let built = builder
+        .clone()
+        .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::ConnectTimeout), seconds(CONNECT))
+        .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), seconds(answer))
+        .with_retry(retry)
+        .build();
     built.map_err(|error| {
         io::Error::new(
             io::ErrorKind::InvalidInput,
@@ -233,9 +293,9 @@ impl Store for S3 {
 
     fn upload(&self, key: &str, path: &FilePath) -> io::Result<()> {
         let mut file = fs_err::File::open(path)?;
-        let bytes = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
-        if bytes > PART {
-            return self.runtime.block_on(self.upload_parts(key, file, bytes));
+        let bytes = file.metadata()?.len();
+        if bytes > u64::try_from(PART).expect("a size fits 64 bits") {
+            return self.upload_parts(key, path, bytes);
         }
         let (path, payload) = (self.place.path(key), PutPayload::from(next_part(&mut file, PART)?));
         let put = self.wait(|| self.store.put(&path, payload.clone()));
@@ -249,10 +309,16 @@ impl Store for S3 {
         let found = found.map_err(|error| self.failed(folder, "objects to be listed", &error))?;
         let root = &self.place.prefix;
         let below = if root.is_empty() { String::new() } else { format!("{root}/") };
-        let named = |object: ObjectMeta| {
-            Some((object.location.as_ref().strip_prefix(&below)?.to_owned(), object.size))
+        // Some tools make an empty object for a folder: the library takes the `/` at its end away.
+        let listed = found.into_iter().filter(|object| object.location.as_ref() != root);
+        let named = |object: ObjectMeta| match object.location.as_ref().strip_prefix(&below) {
+            Some(key) => Ok((key.to_owned(), object.size)),
+            None => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("`{self}/{folder}`: expected objects below it, found `{}`", object.location),
+            )),
         };
-        Ok(found.into_iter().filter_map(named).collect())
+        listed.map(named).collect()
     }
 
     fn delete(&self, key: &str) -> io::Result<()> {
@@ -260,6 +326,22 @@ impl Store for S3 {
         match self.wait(|| self.store.delete(&path)) {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(self.failed(key, "an object to be removed", &error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_of_an_endpoint_are_not_shown() {
+        for (url, shown) in [
+            ("https://user:pass@word@host:9000/a@b", "https://host:9000/a@b"),
+            ("http://host", "http://host"),
+            ("http://host/a@b", "http://host/a@b"),
+        ] {
+            assert_eq!(without_password(url), shown);
         }
     }
 }

@@ -63,15 +63,29 @@ pub(super) fn write(submission: &Submission) -> Result<()> {
     println!("{} tasks of {of}: {}", tasks.len(), list(tasks));
     println!("nothing is applied; one after the other:");
     for (index, (name, path)) in paths.iter().enumerate() {
-        println!("  kubectl apply --filename={}", path.display());
+        let condition = if index == 2 { complete(&paths[1].0) } else { String::new() };
+        println!("  {condition}kubectl apply --filename={}", path.display());
         if index + 1 < paths.len() {
-            println!("  kubectl wait --for=condition=Complete --timeout=240h job/{name}");
+            println!("  {}", ended(name));
         }
     }
     println!("watch:  kubectl get job/{0} --watch; kubectl logs --follow job/{0}", pods.name);
     println!("cancel: kubectl delete job/{}", pods.name);
     println!("the recipe's paths are those of the pods; tasks that run twice do no harm");
     Ok(())
+}
+
+/// A command that waits until a Job is complete or has failed: `kubectl wait` waits for one of the two.
+fn ended(job: &str) -> String {
+    format!(
+        "until kubectl get job/{job} --output=jsonpath='{{.status.conditions[?(@.status==\"True\")].type}}' | \
+         grep --quiet --word-regexp --regexp=Complete --regexp=Failed; do sleep 10; done"
+    )
+}
+
+/// The beginning of a command that is for a Job that has ended well.
+fn complete(job: &str) -> String {
+    format!("kubectl wait --for=condition=Complete --timeout=0 job/{job} && ")
 }
 
 /// Refuses an output inside of a container, which would be lost with it.
@@ -130,7 +144,7 @@ impl Pods<'_> {
     /// One pod that comes after the workers.
     fn job(&self, suffix: &str, arguments: &str, gpus: usize) -> Result<String> {
         let mut manifest = format!(
-            "# Written by `softshard submit` (docs/cluster.md): {suffix}, when the Job before is complete.\n"
+            "# Written by `softshard submit` (docs/cluster.md): {suffix}, when the Job before has ended.\n"
         );
         manifest += &self.head(&format!("{}-{suffix}", self.name));
         manifest += "  backoffLimit: 3\n";
@@ -179,7 +193,7 @@ impl Pods<'_> {
             writeln!(
                 text,
                 "        - {{ name: claim-{index}, persistentVolumeClaim: {{ claimName: {} }} }}",
-                claim.name
+                scalar(&claim.name)?
             )?;
         }
         Ok(text)

@@ -10,6 +10,8 @@ mod slurm;
 mod tasks;
 mod work;
 
+use std::path::Path;
+
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -21,7 +23,8 @@ pub(crate) use tasks::Task;
 use crate::recipe::{Recipe, RecipeError};
 use finalize::Finished;
 use options::{Files, Options};
-use work::tasks_with_missing;
+use softshard_labels::Output;
+use work::{Split, tasks_with_missing};
 
 /// What runs the tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -42,12 +45,20 @@ impl Engine {
         }
     }
 
-    /// The command that starts the student's job of the submission before.
-    fn student(self, files: &Files) -> String {
-        match self {
-            Self::Slurm => format!("sbatch {}", files.with("-student.sbatch").display()),
-            Self::Kubernetes => format!("kubectl apply --filename={}", files.with("-student.yaml").display()),
+    /// The command that starts the student's job of the submission before, or the job itself where none had one.
+    fn student(self, files: &Files, options: &Options) -> Result<String> {
+        let (command, path) = match self {
+            Self::Slurm => ("sbatch ", files.with("-student.sbatch")),
+            Self::Kubernetes => ("kubectl apply --filename=", files.with("-student.yaml")),
+        };
+        if path.exists() {
+            return Ok(format!("{command}{}", path.display()));
         }
+        let mut words = vec![options.recipe.display().to_string()];
+        words.extend(options.overrides.iter().map(|value| format!("--set={value}")));
+        words.push(format!("--device={}", options.device()));
+        let words: Vec<String> = words.iter().map(|word| slurm::quoted(word)).collect::<Result<_, _>>()?;
+        Ok(format!("softshard train-student {}", words.join(" ")))
     }
 }
 
@@ -77,7 +88,8 @@ pub(crate) fn submit(jobs: &Jobs) -> Result<()> {
 pub(crate) fn resume(jobs: &Jobs) -> Result<()> {
     let named = Recipe::load(&jobs.recipe, &jobs.overrides)?;
     let before = Options::read(&named, jobs.engine)?;
-    if before.is_none() && !work::is_begun(&named, &work::labels(&named)?)? {
+    let is_begun = work::is_begun(&named, &work::labels(&named)?)?;
+    if before.is_none() && !is_begun {
         bail!(
             "`{}`: expected labels that were begun, found none\nhint: `softshard submit {} --engine {}` begins them",
             named.output.labels.display(),
@@ -85,9 +97,16 @@ pub(crate) fn resume(jobs: &Jobs) -> Result<()> {
             jobs.engine.folder(),
         );
     }
-    let options = Options::given(jobs)?.over(before, &Files::of(&named, jobs.engine).recipe());
-    // What was set then is set again: other labels would be refused by every worker.
-    let recipe = Recipe::load(&options.recipe, &options.overrides)?;
+    let copy = Files::of(&named, jobs.engine).recipe();
+    let options = Options::given(jobs)?.over(before, &copy);
+    // Of labels that were begun the jobs' copy holds: a recipe that was edited since would be refused by every worker.
+    let recipe = if is_begun && copy.exists() {
+        let base = options.recipe.parent().unwrap_or(Path::new("/"));
+        Recipe::load_from(&copy, &jobs.overrides, base)?
+    } else {
+        // What was set then is set again.
+        Recipe::load(&options.recipe, &options.overrides)?
+    };
     start(jobs, &recipe, options)
 }
 
@@ -101,18 +120,10 @@ fn start(jobs: &Jobs, recipe: &Recipe, options: Options) -> Result<()> {
     let labels = work::labels(recipe)?;
     let mut splits = work::survey(recipe, &labels)?;
     if splits.iter().all(|split| split.missing.is_empty()) {
-        match finalize::finish(recipe, &labels)? {
-            Finished::All(lines) => {
-                println!("nothing is missing: every shard is there, and the labels are finished");
-                lines.iter().for_each(|line| println!("{line}"));
-                if options.then_student {
-                    let files = Files::of(recipe, jobs.engine);
-                    println!("the student's job, where it has not run: {}", jobs.engine.student(&files));
-                }
-                return Ok(());
-            }
+        match all_committed(jobs, recipe, &labels, &options)? {
             // Committed once, and damaged since.
-            Finished::Missing(missing) => splits = missing,
+            Some(missing) => splits = missing,
+            None => return Ok(()),
         }
     }
     let most = match jobs.engine {
@@ -134,9 +145,40 @@ fn start(jobs: &Jobs, recipe: &Recipe, options: Options) -> Result<()> {
         println!("{split}");
     }
     let submission = Submission { recipe, options: &options, of, tasks: &tasks };
-    options.write(recipe, jobs.engine)?;
+    options.write(recipe, jobs.engine, jobs.dry_run)?;
     match jobs.engine {
         Engine::Slurm => slurm::submit(&submission, jobs.dry_run),
         Engine::Kubernetes => kubernetes::write(&submission),
     }
+}
+
+/// Finishes labels of which every shard has a commit; those that are missing all the same. A dry run only looks.
+fn all_committed(
+    jobs: &Jobs,
+    recipe: &Recipe,
+    labels: &Output,
+    options: &Options,
+) -> Result<Option<Vec<Split>>> {
+    if jobs.dry_run {
+        let splits = work::check(recipe, labels)?;
+        if splits.iter().any(|split| !split.missing.is_empty()) {
+            return Ok(Some(splits));
+        }
+        let path = jobs.recipe.display();
+        println!(
+            "nothing is missing: every shard is there; `softshard labels finalize {path}` finishes them"
+        );
+        return Ok(None);
+    }
+    let lines = match finalize::finish(recipe, labels)? {
+        Finished::All(lines) => lines,
+        Finished::Missing(missing) => return Ok(Some(missing)),
+    };
+    println!("nothing is missing: every shard is there, and the labels are finished");
+    lines.iter().for_each(|line| println!("{line}"));
+    if options.then_student {
+        let command = jobs.engine.student(&Files::of(recipe, jobs.engine), options)?;
+        println!("the student's job, where it has not run: {command}");
+    }
+    Ok(None)
 }

@@ -8,7 +8,10 @@ use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
 use super::Engine;
-use crate::recipe::{Recipe, RecipeError};
+use crate::{
+    arguments::positive,
+    recipe::{Recipe, RecipeError},
+};
 
 /// Arguments of `submit` and of `resume`, which takes from the submission before what is not given.
 #[derive(Args)]
@@ -124,7 +127,7 @@ impl Options {
         })
     }
 
-    /// These, and of `before` what is not given: overrides come after the earlier ones, so that the later value holds. `copy` is
+    /// These, and of `before` what is not given: of two overrides of one key the later holds. `copy` is
     /// the recipe that the jobs before read.
     pub(super) fn over(self, before: Option<Self>, copy: &Path) -> Self {
         let Some(before) = before else { return self };
@@ -132,9 +135,8 @@ impl Options {
         let recipe = if self.recipe == copy { before.recipe } else { self.recipe };
         let mut overrides = before.overrides;
         for one in self.overrides {
-            if !overrides.contains(&one) {
-                overrides.push(one);
-            }
+            overrides.retain(|earlier| key(earlier) != key(&one));
+            overrides.push(one);
         }
         Options {
             recipe,
@@ -163,12 +165,23 @@ impl Options {
     }
 
     /// Writes them where `resume` looks, and the resolved recipe, which is what jobs read: one that is edited while they wait
-    /// would make another plan.
-    pub(super) fn write(&self, recipe: &Recipe, engine: Engine) -> Result<()> {
+    /// would make another plan. What a submission left there a dry run leaves as it is.
+    pub(super) fn write(&self, recipe: &Recipe, engine: Engine, is_dry: bool) -> Result<()> {
         let files = Files::of(recipe, engine);
         fs::create_dir_all(files.logs())?;
-        fs::write(files.recipe(), toml::to_string_pretty(recipe)?)?;
-        Ok(fs::write(files.options(), serde_json::to_string_pretty(self)? + "\n")?)
+        let text = toml::to_string_pretty(recipe)?;
+        if is_dry && files.options().exists() && files.recipe().exists() {
+            if fs::read_to_string(files.recipe())? != text {
+                let path = files.recipe();
+                println!(
+                    "jobs read {}, which is another recipe: without --dry-run it is replaced",
+                    path.display()
+                );
+            }
+            return Ok(());
+        }
+        replace(&files.recipe(), &text)?;
+        replace(&files.options(), &(serde_json::to_string_pretty(self)? + "\n"))
     }
 
     /// Where tensors live in the jobs.
@@ -207,8 +220,12 @@ pub(super) struct Files {
 impl Files {
     /// Of the labels of a recipe: those of another `output.labels` have other names.
     pub(super) fn of(recipe: &Recipe, engine: Engine) -> Self {
-        let name = recipe.output.labels.file_name().map_or("labels".into(), |name| name.to_string_lossy());
-        Files { folder: recipe.output.dir.join(engine.folder()), name: name.into_owned() }
+        let (dir, labels) = (&recipe.output.dir, &recipe.output.labels);
+        let name = labels.file_name().map_or("labels".into(), |name| name.to_string_lossy());
+        // Others may have the same last name.
+        let is_own = labels.parent() == Some(dir);
+        let name = if is_own { name.into_owned() } else { format!("{name}-{}", short_hash(labels)) };
+        Files { folder: dir.join(engine.folder()), name }
     }
 
     /// `labels<suffix>`.
@@ -249,8 +266,24 @@ fn is_plain_path(text: &str) -> bool {
     Path::new(text).is_absolute() && !text.contains(|letter: char| letter.is_control() || letter == ':')
 }
 
-fn positive(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "expected a whole number above 0".to_owned())
+/// What an override sets.
+fn key(assignment: &str) -> &str {
+    assignment.split_once('=').map_or(assignment, |(key, _)| key).trim()
+}
+
+/// Gives a file this content all at once: jobs may be reading it. The same content is not written again.
+fn replace(path: &Path, text: &str) -> Result<()> {
+    if fs::read_to_string(path).is_ok_and(|found| found == text) {
+        return Ok(());
+    }
+    let beside = path.with_added_extension(std::process::id().to_string());
+    fs::write(&beside, text)?;
+    Ok(fs::rename(&beside, path)?)
+}
+
+/// A few letters that stand for a path in names.
+pub(super) fn short_hash(path: &Path) -> String {
+    blake3::hash(path.as_os_str().as_encoded_bytes()).to_hex()[..8].to_owned()
 }
 
 #[cfg(test)]
@@ -261,13 +294,13 @@ mod tests {
     fn what_is_not_given_is_as_before() {
         let options = |text: &str| serde_json::from_str::<Options>(text).expect("options");
         let before = options(
-            r#"{"recipe": "/recipe.toml", "overrides": ["a=1", "b=2"], "tasks": 8, "sbatch": "-p gpu", "device": "cuda:0"}"#,
+            r#"{"recipe": "/recipe.toml", "overrides": ["a=1", "b=2", "c=4"], "tasks": 8, "sbatch": "-p gpu", "device": "cuda:0"}"#,
         );
         let given = options(
             r#"{"recipe": "/recipe.toml", "overrides": ["b=2", "a=3"], "tasks": 4, "then_student": true}"#,
         );
         let expected = options(
-            r#"{"recipe": "/recipe.toml", "overrides": ["a=1", "b=2", "a=3"], "tasks": 4, "sbatch": "-p gpu", "device": "cuda:0", "then_student": true}"#,
+            r#"{"recipe": "/recipe.toml", "overrides": ["c=4", "b=2", "a=3"], "tasks": 4, "sbatch": "-p gpu", "device": "cuda:0", "then_student": true}"#,
         );
         let copy = Path::new("/run/slurm/labels.recipe.toml");
         assert_eq!(given.clone().over(Some(before.clone()), copy), expected);

@@ -11,7 +11,11 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use fs_err as fs;
 
-use super::{Engine, Submission, options::Files, tasks::list};
+use super::{
+    Engine, Submission,
+    options::{Files, short_hash},
+    tasks::list,
+};
 use crate::recipe::RecipeError;
 
 /// Slurm's default: indices of an array are below it.
@@ -32,6 +36,8 @@ struct Script<'a> {
     options: &'a str,
     /// `#SBATCH` lines that win over these.
     directives: String,
+    /// Whether it goes on in a new allocation where it was stopped.
+    requeues: bool,
     /// Arguments of the binary, as bash reads them.
     arguments: String,
 }
@@ -54,6 +60,7 @@ pub(super) fn submit(submission: &Submission, is_dry: bool) -> Result<()> {
             log: "%A_%a",
             options: options.sbatch(),
             directives: format!("#SBATCH --array={}{at_once}\n", list(tasks)),
+            requeues: true,
             arguments: format!(
                 "teacher-labels \"$recipe\" --task \"$SLURM_ARRAY_TASK_ID\" --of {of} --device {device}"
             ),
@@ -70,24 +77,11 @@ pub(super) fn submit(submission: &Submission, is_dry: bool) -> Result<()> {
             log: "%j",
             options: options.sbatch_finalize(),
             directives: String::new(),
+            requeues: false,
             arguments: "labels finalize \"$recipe\"".to_owned(),
         },
     )?;
-    let student = options.then_student.then(|| {
-        write(
-            &files,
-            "-student",
-            &Script {
-                what: format!("Trains the student of {recipe_path} on the finished labels."),
-                name: "softshard-student",
-                log: "%j",
-                options: options.sbatch_student(),
-                directives: String::new(),
-                arguments: format!("train-student \"$recipe\" --device {device}"),
-            },
-        )
-    });
-    let student = student.transpose()?;
+    let student = options.then_student.then(|| write_student(submission, &files)).transpose()?;
     println!("{} tasks of {of}: {}", tasks.len(), list(tasks));
     if is_dry {
         return say_commands(&array, &finalize, student.as_deref());
@@ -103,7 +97,12 @@ pub(super) fn submit(submission: &Submission, is_dry: bool) -> Result<()> {
     println!("job {finalize}: finishes the labels, after the array");
     let mut all = format!("{array} {finalize}");
     if let Some(student) = student {
-        let student = sbatch(&student, Some(format!("afterok:{finalize}")))?;
+        let after = |error| {
+            anyhow!(
+                "{error}\nhint: jobs {all} are submitted, which make and finish the labels; `softshard resume` submits the student's"
+            )
+        };
+        let student = sbatch(&student, Some(format!("afterok:{finalize},singleton"))).map_err(after)?;
         println!("job {student}: trains the student, if they are finished");
         write!(all, " {student}")?;
     }
@@ -121,13 +120,32 @@ pub(super) fn submit(submission: &Submission, is_dry: bool) -> Result<()> {
     Ok(())
 }
 
+/// The script that trains the student. Of two jobs of one output the later one waits: their names are the same.
+fn write_student(submission: &Submission, files: &Files) -> Result<PathBuf> {
+    let Submission { recipe, options, .. } = *submission;
+    let name = format!("softshard-student-{}", short_hash(&recipe.output.student));
+    let directives = format!(
+        "# One at a time of each output.\n#SBATCH --job-name={name}\n#SBATCH --dependency=singleton\n"
+    );
+    let script = Script {
+        what: format!("Trains the student of {} on the finished labels.", options.recipe.display()),
+        name: &name,
+        log: "%j",
+        options: options.sbatch_student(),
+        directives,
+        requeues: true,
+        arguments: format!("train-student \"$recipe\" --device {}", quoted(options.device())?),
+    };
+    write(files, "-student", &script)
+}
+
 /// What would be submitted.
 fn say_commands(array: &Path, finalize: &Path, student: Option<&Path>) -> Result<()> {
     println!("nothing is submitted; these commands would do it:");
     println!("  labels=$(sbatch --parsable {})", quoted_path(array)?);
     println!("  finalize=$(sbatch --parsable --dependency=afterany:$labels {})", quoted_path(finalize)?);
     if let Some(student) = student {
-        let flags = "--dependency=afterok:$finalize --kill-on-invalid-dep=yes";
+        let flags = "--dependency=afterok:$finalize,singleton --kill-on-invalid-dep=yes";
         println!("  sbatch {flags} {}", quoted_path(student)?);
     }
     Ok(())
@@ -147,7 +165,7 @@ fn write(files: &Files, suffix: &str, script: &Script) -> Result<PathBuf> {
     }
     let binary = env::current_exe().context("cannot tell where this program is")?;
     let mut text = String::from("#!/usr/bin/env bash\n");
-    let Script { what, name, options, directives, arguments, .. } = script;
+    let Script { what, name, options, directives, requeues, arguments, .. } = script;
     writeln!(text, "# {}", what.replace(char::is_control, " "))?;
     writeln!(
         text,
@@ -168,6 +186,7 @@ fn write(files: &Files, suffix: &str, script: &Script) -> Result<PathBuf> {
     text += directives;
     writeln!(text, "\nrecipe={}", quoted_path(&files.recipe())?)?;
     writeln!(text, "softshard={}", quoted_path(&binary)?)?;
+    writeln!(text, "requeues={}", if *requeues { "1" } else { "" })?;
     text += &AROUND.replace("ARGUMENTS", arguments);
     fs::write(&path, text)?;
     Ok(path)
@@ -198,7 +217,13 @@ pub(super) fn max_array_size(is_dry: bool) -> Result<usize> {
         }
         config => config?,
     };
-    array_size_of(&config).ok_or_else(|| anyhow!("scontrol show config: expected MaxArraySize, found none"))
+    match array_size_of(&config) {
+        Some(0) => bail!(
+            "scontrol show config: expected job arrays, found `MaxArraySize = 0`: this cluster has none"
+        ),
+        Some(size) => Ok(size),
+        None => bail!("scontrol show config: expected MaxArraySize, found none"),
+    }
 }
 
 fn array_size_of(config: &str) -> Option<usize> {
@@ -235,7 +260,7 @@ fn quoted_path(path: &Path) -> Result<String, RecipeError> {
 }
 
 /// A word as bash reads it.
-fn quoted(text: &str) -> Result<String, RecipeError> {
+pub(super) fn quoted(text: &str) -> Result<String, RecipeError> {
     if text.contains(char::is_control) {
         return Err(RecipeError(format!("expected plain text for a batch script, found {text:?}")));
     }

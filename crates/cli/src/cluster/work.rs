@@ -3,7 +3,7 @@
 use std::fmt;
 
 use anyhow::Result;
-use softshard_labels::{LabelPlan, LabelWriter, Output, SequenceDataset};
+use softshard_labels::{Error, LabelPlan, LabelWriter, Output, SequenceDataset};
 use softshard_share::Writers;
 use softshard_teacher::Part;
 
@@ -53,16 +53,28 @@ pub(super) fn is_begun(recipe: &Recipe, labels: &Output) -> Result<bool> {
     Ok(false)
 }
 
+/// What is missing of labels that were begun.
+type Missing = fn(&LabelWriter) -> Result<Vec<usize>, Error>;
+
 /// Shards of every split, and which of them have no commit. Hashes nothing: workers and the finish do.
 pub(super) fn survey(recipe: &Recipe, labels: &Output) -> Result<Vec<Split>> {
-    splits(recipe).map(|name| survey_split(recipe, labels, name)).collect()
+    survey_by(LabelWriter::uncommitted, recipe, labels)
 }
 
-fn survey_split(recipe: &Recipe, labels: &Output, name: &'static str) -> Result<Split> {
+/// The same with a look at every file: a shard that was damaged after its commit is missing too. Writes nothing.
+pub(super) fn check(recipe: &Recipe, labels: &Output) -> Result<Vec<Split>> {
+    survey_by(LabelWriter::missing, recipe, labels)
+}
+
+fn survey_by(missing: Missing, recipe: &Recipe, labels: &Output) -> Result<Vec<Split>> {
+    splits(recipe).map(|name| survey_split(missing, recipe, labels, name)).collect()
+}
+
+fn survey_split(missing: Missing, recipe: &Recipe, labels: &Output, name: &'static str) -> Result<Split> {
     let output = labels.join(name);
     if LabelWriter::is_begun(&output)? {
         let writer = LabelWriter::open(&output)?;
-        return Ok(Split { name, shards: writer.plan().shards.len(), missing: writer.uncommitted()? });
+        return Ok(Split { name, shards: writer.plan().shards.len(), missing: missing(&writer)? });
     }
     let path = recipe.output.sequences.join(name);
     if !path.exists() {

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::{fmt, io};
 
 use crate::common::{TOP_4, plan, shard_labels, tree, write_dataset, write_shard};
 use softshard_labels::{Commit, Error, LabelPlan, LabelWriter, Output, Store};
 
+/// Objects, how many were uploaded, and one that another writer will name when an object is removed.
 #[derive(Debug, Default)]
-struct Memory(Mutex<BTreeMap<String, Vec<u8>>>);
+struct Memory(Mutex<BTreeMap<String, Vec<u8>>>, AtomicUsize, Mutex<Option<String>>);
 
 impl fmt::Display for Memory {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -37,6 +39,7 @@ impl Store for Memory {
         Ok(())
     }
     fn upload(&self, key: &str, file: &Path) -> io::Result<()> {
+        self.1.fetch_add(1, Ordering::Relaxed);
         self.put(key, &fs_err::read(file)?)
     }
     fn list(&self, folder: &str) -> io::Result<Vec<(String, u64)>> {
@@ -47,7 +50,8 @@ impl Store for Memory {
     }
     fn delete(&self, key: &str) -> io::Result<()> {
         self.0.lock().unwrap().remove(key);
-        Ok(())
+        let late = self.2.lock().unwrap().take();
+        late.map_or(Ok(()), |late| self.put(&late, b"late"))
     }
 }
 
@@ -132,9 +136,23 @@ fn the_loser_of_a_commit_removes_its_own_object_alone() {
         });
         let Commit::Won(record) = first.commit().unwrap() else { panic!("the first wins") };
         assert_eq!(second.commit().unwrap(), Commit::Lost(record.clone()));
+        assert_eq!(memory.1.load(Ordering::Relaxed), 1, "what is late is not uploaded");
         let data = memory.list("train/data").unwrap();
         assert_eq!(data, [(format!("train/data/{}", record.file), record.bytes)]);
     }
+}
+
+#[test]
+fn a_late_object_does_not_hinder_the_end() {
+    let plan = plan(LabelPlan::ranges(12, 4), TOP_4);
+    let (memory, output) = store();
+    let orphan = |hash: &str| format!("train/data/labels-00002-of-00003-{hash}.parquet");
+    LabelWriter::create_or_resume(&output, plan.clone()).unwrap();
+    memory.put(&orphan("0123456789ab"), b"an orphan").unwrap();
+    *memory.2.lock().unwrap() = Some(orphan("ba9876543210"));
+    assert_eq!(write_missing(&output, &plan), 3);
+    assert!(memory.2.lock().unwrap().is_none());
+    assert_eq!(objects(&memory), whole(&plan));
 }
 
 #[test]
