@@ -9,11 +9,10 @@ use rand::{SeedableRng, seq::index};
 use rand_chacha::ChaCha8Rng;
 use softshard_labels::{Error, Sequence, SequenceDataset};
 use softshard_losses::{HeadOptions, Keep, label_rows};
-use softshard_model::batches_by_length;
 
 use crate::labeller::{Labeller, head_failed};
 
-/// Held-out tokens that the temperature is fitted on: enough for its third digit.
+/// Held-out tokens that the temperature is fitted on, or all, if there are fewer.
 const TOKENS: usize = 8192;
 /// Temperatures that are looked at, and how many of them at a time.
 const COLDEST: f64 = 0.1;
@@ -81,10 +80,7 @@ struct States<'a> {
 
 impl<'a> States<'a> {
     fn of(labeller: &Labeller, sequences: &'a [Sequence]) -> Result<Self> {
-        let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.input_ids.len()).collect();
-        let batches = batches_by_length(&lengths, labeller.pace.max_tokens_per_batch);
-        let members: Vec<Vec<&Sequence>> =
-            batches.iter().map(|batch| batch.iter().map(|&index| &sequences[index]).collect()).collect();
+        let (_, members) = labeller.batches(sequences);
         let mut batches = Vec::new();
         for block in labeller.blocks(&members) {
             batches.extend(labeller.states(block)?);

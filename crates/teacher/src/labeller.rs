@@ -120,12 +120,8 @@ impl Labeller {
         wanted: &[Wanted],
         done: impl Fn(&Batch) + Sync,
     ) -> Result<Labelled> {
-        let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.input_ids.len()).collect();
-        let most = self.pace.max_tokens_per_batch.min(self.fits.load(Ordering::Relaxed));
-        let batches = batches_by_length(&lengths, most);
-        let members: Vec<Vec<&Sequence>> =
-            batches.iter().map(|batch| batch.iter().map(|&index| &sequences[index]).collect()).collect();
-        let blocks = self.blocks(&members);
+        let (order, batches) = self.batches(sequences);
+        let blocks = self.blocks(&batches);
         let lanes = if self.decoder.is_streamed() { &[] } else { self.lanes.as_slice() };
         let at_a_time = lanes.len().min(blocks.len()).max(1) as f64;
         let done = |batch: &Batch| {
@@ -138,14 +134,25 @@ impl Labeller {
 
         let empty = || iter::repeat_with(|| None).take(sequences.len()).collect();
         let mut all: Vec<Vec<Option<SequenceLabels>>> = wanted.iter().map(|_| empty()).collect();
-        let mut order = batches.iter().flatten();
+        let mut start = 0;
         for block in labelled {
-            let indices: Vec<usize> = order.by_ref().take(block[0].len()).copied().collect();
+            let indices = &order[start..start + block[0].len()];
+            start += indices.len();
             for (into, rows) in all.iter_mut().zip(block) {
                 indices.iter().zip(rows).for_each(|(&index, row)| into[index] = Some(row));
             }
         }
         Ok(all.into_iter().map(|rows| rows.into_iter().flatten().collect()).collect())
+    }
+
+    /// Batches of like length, as large as may fit, and of each of their members in turn its index among the sequences.
+    pub(crate) fn batches<'b>(&self, sequences: &'b [Sequence]) -> (Vec<usize>, Vec<Vec<&'b Sequence>>) {
+        let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.input_ids.len()).collect();
+        let most = self.pace.max_tokens_per_batch.min(self.fits.load(Ordering::Relaxed));
+        let batches = batches_by_length(&lengths, most);
+        let members =
+            batches.iter().map(|batch| batch.iter().map(|&index| &sequences[index]).collect()).collect();
+        (batches.concat(), members)
     }
 
     /// Neighbouring batches whose states fit in memory together, as streamed weights are read once for a block of them; resident
