@@ -71,7 +71,10 @@ fn train_student(stage: &Stage, stop: &AtomicBool) -> Result<()> {
     let objective = config.objective.unwrap_or(Objective::Distill);
     let data = match objective {
         Objective::Distill => recipe.labels_folder("train-student")?.join("train"),
-        Objective::Supervised => recipe.output.sequences.join("train"),
+        Objective::Pretrain if !config.loss.alpha.is_zero() => {
+            recipe.labels_folder("train-student")?.join("train")
+        }
+        Objective::Supervised | Objective::Pretrain => recipe.output.sequences.join("train"),
     };
     train(&recipe, stage, stop, ("train-student", config, objective), &data, &recipe.output.student)
 }

@@ -167,7 +167,7 @@ impl Recipe {
     fn check_temperature(&self) -> Result<(), String> {
         let (Some(student), Some(_)) = (&self.student, &self.teacher) else { return Ok(()) };
         let (LossConfig { alpha, temperature, .. }, labels) = (&student.loss, &self.labels);
-        let reads_labels = student.objective != Some(Objective::Supervised) && *alpha > 0.0;
+        let reads_labels = student.objective != Some(Objective::Supervised) && !alpha.is_zero();
         #[expect(clippy::float_cmp, reason = "1 is written, not computed")]
         if !reads_labels || *temperature == 1.0 {
             return Ok(());
@@ -334,7 +334,7 @@ dir = "run"
     fn overrides_reach_nested_values_and_paths_become_absolute() {
         let recipe = load(RECIPE, &["student.loss.alpha=10", "output.student=sft"]).expect("a good recipe");
         let student = recipe.student.expect("the section is there");
-        assert!((student.loss.alpha - 10.0).abs() < 1e-12);
+        assert_eq!(student.loss.alpha, softshard_student::Alpha::Constant(10.0));
         assert!(student.model.is_absolute());
         assert!(recipe.output.student.ends_with("run/sft"));
         assert!(recipe.output.labels.ends_with("run/labels"));
@@ -376,7 +376,7 @@ dir = "run"
     #[test]
     fn values_out_of_range_are_refused_by_key() {
         let error = load(RECIPE, &["student.loss.alpha=-1"]).expect_err("a negative weight").to_string();
-        assert!(error.contains("`student.loss.alpha`: expected a number of at least 0, found -1"), "{error}");
+        assert!(error.contains("`student.loss.alpha`: expected numbers of at least 0, found -1"), "{error}");
         let error = load(RECIPE, &["labels.mantissa_bits=24"]).expect_err("too many bits").to_string();
         assert!(error.contains("`labels.mantissa_bits`: expected 1 to 23, found 24"), "{error}");
     }

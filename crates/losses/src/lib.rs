@@ -33,6 +33,7 @@ mod chunk;
 #[cfg(feature = "cube")]
 mod cube;
 mod distill;
+mod divergence;
 mod error;
 mod exponential;
 mod head;
@@ -41,6 +42,7 @@ mod select;
 mod targets;
 
 pub use distill::{DistillLoss, Evaluation, LossValue};
+pub use divergence::{Divergence, Tail};
 pub use error::HeadError;
 pub use head::{HeadLabels, HeadOptions, label_logits, label_rows};
 pub use select::{Keep, RowLabels, select, top_k};

@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use crate::loss_config::LossConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
 use softshard_model::{Bits, LoadOptions, LoraConfig, Precision, Residency};
 
 /// One training run: which model, on what, for how long. Recipe sections `[student]` and `[finetune]`.
@@ -34,27 +36,46 @@ pub struct TrainConfig {
     /// Weights of the loss; only read by the `distill` objective.
     #[serde(default)]
     pub loss: LossConfig,
+    /// Several label datasets instead of the recipe's own; empty: `output.labels` alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mixture: Vec<Mixed>,
     /// Passes over the data.
     #[serde(default = "default_epochs")]
     pub epochs: u32,
     /// Stop after this many optimizer steps, even within an epoch; 0: no limit.
     #[serde(default)]
     pub max_steps: u64,
+    /// What turns gradients into steps.
+    #[serde(default)]
+    pub optimizer: Optimizer,
+    /// How the learning rate goes from its peak to its last value.
+    #[serde(default)]
+    pub schedule: Schedule,
     /// Peak of the learning rate, reached after the warm-up.
     #[serde(default = "default_learning_rate")]
     pub learning_rate: f64,
-    /// The learning rate at the last step of the cosine.
+    /// The learning rate at the last step of the schedule.
     #[serde(default = "default_final_learning_rate")]
     pub final_learning_rate: f64,
     /// Steps of linear warm-up from zero.
     #[serde(default)]
     pub warmup_steps: u64,
+    /// Steps of the decay at the end of `warmup_stable_decay`; 0: a tenth of the run.
+    #[serde(default)]
+    pub decay_steps: u64,
     /// Decoupled weight decay, applied to matrices, not to norms and biases.
     #[serde(default = "default_weight_decay")]
     pub weight_decay: f64,
     /// Largest global norm of the gradients.
     #[serde(default = "default_clip_norm")]
     pub clip_norm: f64,
+    /// Average what learns over the steps with this decay, as 0.999; the average is evaluated and written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema_decay: Option<f64>,
+    /// Fill micro-batches with whole sequences of any length, one after the other, instead of like lengths side by side.
+    /// No sequence sees another, and the loss is the same.
+    #[serde(default)]
+    pub packing: bool,
     /// Tokens of one micro-batch, padding included.
     #[serde(default = "default_max_tokens_per_batch")]
     pub max_tokens_per_batch: usize,
@@ -67,6 +88,12 @@ pub struct TrainConfig {
     /// Steps between two checkpoints; 0: only at the end or when interrupted.
     #[serde(default = "default_checkpoint_every_steps")]
     pub checkpoint_every_steps: u64,
+    /// Checkpoints that are kept, beside the best one.
+    #[serde(default = "default_keep_checkpoints")]
+    pub keep_checkpoints: usize,
+    /// Held-out data, looked at during the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evaluation: Option<EvaluationConfig>,
     /// Seeds the first weights, the dropout and the order of the data.
     #[serde(default = "default_seed")]
     pub seed: u64,
@@ -101,29 +128,92 @@ pub enum Checkpointing {
 pub enum Objective {
     /// Gold tokens and the teacher's distribution, both from label shards.
     Distill,
-    /// Gold tokens only, from the sequences: fine-tuning, or pretraining where every token is labelled.
+    /// Gold tokens of the answers only, from the sequences: fine-tuning.
     Supervised,
+    /// Every token, answers or not: from the sequences if alpha is 0; else from label shards, with the teacher's distribution
+    /// where there are labels.
+    Pretrain,
 }
 
-/// `L = CE(gold) + alpha · T² · KL(teacher ‖ student)`, a mean over labelled tokens. Recipe section `[student.loss]`.
+/// What turns gradients into steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Optimizer {
+    /// AdamW (arXiv 1711.05101), as PyTorch has it.
+    #[default]
+    Adamw,
+    /// Muon for the matrices of the layers, AdamW for all else: where all weights are trained.
+    Muon,
+}
+
+/// How the learning rate goes from its peak, after the warm-up, to its last value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    /// Half a cosine.
+    #[default]
+    Cosine,
+    /// A straight line.
+    Linear,
+    /// It stays at its peak.
+    Constant,
+    /// It stays, then falls in a straight line over the last `decay_steps`.
+    WarmupStableDecay,
+}
+
+/// One label dataset of several.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct LossConfig {
-    /// Weight of the distillation term; 0: supervised only.
-    #[serde(default = "default_alpha")]
-    pub alpha: f64,
-    /// Temperature of both distributions; other than 1 it must be among `labels.temperatures`.
-    #[serde(default = "default_temperature")]
-    pub temperature: f64,
-    /// Weights 1/(1+alpha) and alpha/(1+alpha) instead of 1 and alpha, as in the paper's code.
-    #[serde(default)]
-    pub normalise: bool,
+pub struct Mixed {
+    /// Folder of the label dataset itself, as `.../labels/train`.
+    pub labels: PathBuf,
+    /// How often its sequences come in one epoch: 1 is once each, 0.5 another half of them in each epoch, 2 twice.
+    #[serde(default = "default_weight")]
+    pub weight: f64,
 }
 
-impl Default for LossConfig {
-    fn default() -> Self {
-        LossConfig { alpha: default_alpha(), temperature: default_temperature(), normalise: false }
-    }
+/// Held-out data, looked at during the run. Recipe section `[student.evaluation]`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EvaluationConfig {
+    /// Steps between two evaluations; there is one after the last step too.
+    pub every_steps: u64,
+    /// Sequences that are looked at, the first ones; 0: all.
+    #[serde(default)]
+    pub max_sequences: usize,
+    /// What makes a step the best one: the least of this.
+    #[serde(default)]
+    pub best_by: Metric,
+    /// Stop when so many evaluations in a row were no better than the best one; 0: never.
+    #[serde(default)]
+    pub patience: u64,
+    /// Which step is written at the end.
+    #[serde(default)]
+    pub export: Export,
+}
+
+/// A number that says how good a student is on held-out data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// Mean -log probability of the gold tokens, nats.
+    #[default]
+    Nll,
+    /// Mean KL from the teacher, nats.
+    Kl,
+    /// Expected calibration error.
+    Ece,
+}
+
+/// Which step is written at the end of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Export {
+    /// The best one on held-out data.
+    #[default]
+    Best,
+    /// The last one.
+    Last,
 }
 
 impl TrainConfig {
@@ -141,19 +231,21 @@ impl TrainConfig {
             ("learning_rate", self.learning_rate),
             ("final_learning_rate", self.final_learning_rate),
             ("weight_decay", self.weight_decay),
-            ("loss.alpha", self.loss.alpha),
         ];
         let above_zero = [("clip_norm", self.clip_norm), ("loss.temperature", self.loss.temperature)];
         let counts = [
             ("max_tokens_per_batch", self.max_tokens_per_batch),
             ("accumulate_batches", self.accumulate_batches),
             ("rows_per_chunk", self.rows_per_chunk),
+            ("keep_checkpoints", self.keep_checkpoints),
         ];
         for (key, value) in at_least_zero {
             if !(value.is_finite() && value >= 0.0) {
                 return Err(format!("`{section}.{key}`: expected a number of at least 0, found {value}"));
             }
         }
+        self.loss.alpha.check().map_err(|problem| format!("`{section}.loss.alpha`: {problem}"))?;
+        self.loss.divergence.check().map_err(|problem| format!("`{section}.loss.divergence`: {problem}"))?;
         for (key, value) in above_zero {
             if !(value.is_finite() && value > 0.0) {
                 return Err(format!("`{section}.{key}`: expected a number above 0, found {value}"));
@@ -166,6 +258,27 @@ impl TrainConfig {
             if value == 0 {
                 return Err(format!("`{section}.{key}`: expected at least 1, found 0"));
             }
+        }
+        if let Some(decay) = self.ema_decay.filter(|decay| !(0.0..1.0).contains(decay)) {
+            return Err(format!(
+                "`{section}.ema_decay`: expected a number of at least 0 and below 1, found {decay}"
+            ));
+        }
+        if let Some(EvaluationConfig { every_steps: 0, .. }) = self.evaluation {
+            return Err(format!("`{section}.evaluation.every_steps`: expected at least 1, found 0"));
+        }
+        if let Some(mixed) =
+            self.mixture.iter().find(|mixed| !(mixed.weight.is_finite() && mixed.weight > 0.0))
+        {
+            let (weight, labels) = (mixed.weight, mixed.labels.display());
+            return Err(format!(
+                "`{section}.mixture`: expected a weight above 0 for `{labels}`, found {weight}"
+            ));
+        }
+        if self.optimizer == Optimizer::Muon && self.lora.is_some() {
+            return Err(format!(
+                "`{section}.optimizer`: expected \"adamw\" where an adapter is trained, found \"muon\"\nhint: remove the lora section to train all weights"
+            ));
         }
         if self.init == Init::Random && self.lora.is_some() {
             return Err(format!(
@@ -223,12 +336,12 @@ fn default_rows_per_chunk() -> usize {
 fn default_checkpoint_every_steps() -> u64 {
     500
 }
+fn default_keep_checkpoints() -> usize {
+    2
+}
+fn default_weight() -> f64 {
+    1.0
+}
 fn default_seed() -> u64 {
     10
-}
-fn default_alpha() -> f64 {
-    1.0
-}
-fn default_temperature() -> f64 {
-    1.0
 }

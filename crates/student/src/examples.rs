@@ -47,7 +47,8 @@ impl Examples {
                     tokenizer: dataset.manifest().info.tokenizer.clone(),
                 })
             }
-            Objective::Distill => {
+            // Every token of a sequence is scored: see `reading`.
+            Objective::Distill | Objective::Pretrain => {
                 let dataset = Box::new(LabelDataset::open(folder)?);
                 let partition = partition_of(temperature, &dataset.manifest().plan)
                     .with_context(|| format!("label dataset `{}`", folder.display()))?;

@@ -6,15 +6,21 @@ mod batches;
 mod checkpoint;
 mod config;
 mod examples;
+mod gradients;
 mod inputs;
+mod loss_config;
 mod optimizer;
 mod pass;
 mod run;
+mod steps;
 mod trainer;
 
-pub use config::{Checkpointing, Init, LossConfig, Objective, TrainConfig};
+pub use config::{
+    Checkpointing, EvaluationConfig, Export, Init, Metric, Mixed, Objective, Optimizer, Schedule, TrainConfig,
+};
 pub use examples::same_temperature;
 pub use inputs::TrainInputs;
+pub use loss_config::{Alpha, AlphaRule, LossConfig};
 pub use optimizer::{AdamW, Cosine, clip_global_norm};
 pub use pass::Breakdown;
 pub use run::run;

@@ -9,7 +9,6 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use burn::tensor::Tensor;
 use fs_err as fs;
-use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::json;
 use softshard_losses::DistillLoss;
@@ -18,11 +17,12 @@ use softshard_model::{Decoder, Precision};
 use crate::{
     batches::Batch,
     checkpoint,
-    config::{Checkpointing, Init, Objective},
+    config::{Checkpointing, Init, Objective, TrainConfig},
     examples::Examples,
+    gradients::{self, StepTask},
     inputs::TrainInputs,
     optimizer::{AdamW, Cosine, clip_global_norm},
-    pass::{Breakdown, Pass, lap},
+    pass::{Breakdown, lap},
 };
 
 /// What belongs to a tokenizer in a Hugging Face folder; copied beside a newly trained model.
@@ -77,7 +77,6 @@ pub(crate) struct Trainer<'a> {
     pub(crate) decoder: &'a mut Decoder,
     optimizer: AdamW,
     schedule: Cosine,
-    loss: DistillLoss,
     /// Steps taken.
     pub(crate) step: u64,
     identity: serde_json::Value,
@@ -105,7 +104,6 @@ impl<'a> Trainer<'a> {
             config.weight_decay,
             decoder.parameters_mut().iter().map(|(_, parameter)| &**parameter),
         );
-        let alpha = if inputs.objective == Objective::Distill { config.loss.alpha } else { 0.0 };
         let mut trainer = Trainer {
             inputs,
             optimizer,
@@ -114,12 +112,6 @@ impl<'a> Trainer<'a> {
                 last: config.final_learning_rate,
                 warmup_steps: config.warmup_steps,
                 total_steps,
-            },
-            loss: DistillLoss {
-                alpha,
-                temperature: config.loss.temperature,
-                normalise: config.loss.normalise,
-                rows_per_chunk: config.rows_per_chunk,
             },
             step: 0,
             metrics: fs::OpenOptions::new()
@@ -176,22 +168,14 @@ impl<'a> Trainer<'a> {
     pub(crate) fn take_step(&mut self, batches: &[Batch]) -> Result<()> {
         let began = Instant::now();
         let labelled: usize = batches.iter().map(|batch| batch.targets.len()).sum();
-        let pass = |(index, batch): (usize, &Batch)| {
-            let (decoder, seed) = (&*self.decoder, self.dropout_seed(index));
-            Pass::over(batch, decoder, self.checkpointing(), seed, &self.loss, as_f64(labelled))
+        let loss = self.loss();
+        let task = StepTask {
+            loss: &loss,
+            checkpointing: self.checkpointing(),
+            dropout_seeds: &|index| self.dropout_seed(index),
+            divide_by: as_f64(labelled),
         };
-        // Summed in the order of the micro-batches, not of the workers; the gradients of a few are held at a time.
-        let mut sum = Pass::default();
-        let numbered: Vec<(usize, &Batch)> = batches.iter().enumerate().collect();
-        // Streamed layers are in memory once: one micro-batch at a time.
-        let workers = if self.decoder.is_streamed() { 1 } else { self.inputs.workers };
-        for group in numbered.chunks(workers) {
-            let passes: Vec<Pass> = match group {
-                [alone] => vec![pass(*alone)?],
-                group => group.par_iter().copied().map(pass).collect::<Result<_, _>>()?,
-            };
-            passes.into_iter().for_each(|pass| sum.add(pass));
-        }
+        let sum = gradients::of_step(self.decoder, batches, &task, self.inputs.workers)?;
         let place = format!("{} step {}", self.inputs.stage, self.step);
         ensure!(
             sum.cross_entropy.is_finite() && sum.kl.is_finite(),
@@ -207,12 +191,12 @@ impl<'a> Trainer<'a> {
 
         let tokens = batches.iter().map(Batch::tokens).sum::<usize>();
         let (cross_entropy, kl) = (sum.cross_entropy / as_f64(labelled), sum.kl / as_f64(labelled));
-        let (cross_entropy_weight, kl_weight) = self.loss.weights();
+        let (cross_entropy_weight, kl_weight) = loss.weights();
         let metrics = StepMetrics {
             step: self.step,
-            loss: cross_entropy_weight * cross_entropy + kl_weight * self.loss.temperature.powi(2) * kl,
+            loss: cross_entropy_weight * cross_entropy + kl_weight * loss.temperature.powi(2) * kl,
             cross_entropy,
-            kl: (self.loss.alpha > 0.0).then_some(kl),
+            kl: (loss.alpha > 0.0).then_some(kl),
             learning_rate: self.schedule.at(self.step),
             gradient_norm,
             tokens,
@@ -223,6 +207,21 @@ impl<'a> Trainer<'a> {
         self.tokens += tokens as u64;
         self.last_loss = Some(metrics.loss);
         self.report(&metrics)
+    }
+
+    /// The loss of the next step.
+    fn loss(&self) -> DistillLoss {
+        let TrainConfig { loss, rows_per_chunk, .. } = self.inputs.config;
+        let alpha = match self.inputs.objective {
+            Objective::Supervised => 0.0,
+            Objective::Distill | Objective::Pretrain => loss.alpha.at(self.step, self.schedule.total_steps),
+        };
+        DistillLoss {
+            alpha,
+            temperature: loss.temperature,
+            normalise: loss.normalise,
+            rows_per_chunk: *rows_per_chunk,
+        }
     }
 
     /// Streamed layers cannot stay for the backward pass.

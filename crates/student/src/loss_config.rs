@@ -1,0 +1,202 @@
+//! Recipe section `[student.loss]`: which divergence, and how much it weighs.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
+};
+use softshard_losses::{Divergence, Tail};
+
+/// `L = CE(gold) + alpha · T² · D(teacher, student)`, a mean over labelled tokens. Recipe section `[student.loss]`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LossConfig {
+    /// Weight of the distillation term; 0: supervised only.
+    #[serde(default)]
+    pub alpha: Alpha,
+    /// How far the student is from the teacher.
+    #[serde(default)]
+    pub divergence: Divergence,
+    /// What stands for the tokens that the labels do not name.
+    #[serde(default)]
+    pub tail: Tail,
+    /// Temperature of both distributions; other than 1 it must be among `labels.temperatures`.
+    #[serde(default = "default_temperature")]
+    pub temperature: f64,
+    /// Weights 1/(1+alpha) and alpha/(1+alpha) instead of 1 and alpha, as in the paper's code.
+    #[serde(default)]
+    pub normalise: bool,
+}
+
+impl Default for LossConfig {
+    fn default() -> Self {
+        LossConfig {
+            alpha: Alpha::default(),
+            divergence: Divergence::default(),
+            tail: Tail::default(),
+            temperature: default_temperature(),
+            normalise: false,
+        }
+    }
+}
+
+fn default_temperature() -> f64 {
+    1.0
+}
+
+/// Weight of the distillation term: a number, or a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Alpha {
+    /// The same in every step and for every token.
+    Constant(f64),
+    /// By step or by token.
+    Rule(AlphaRule),
+}
+
+/// How the weight of the distillation term changes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum AlphaRule {
+    /// A straight line over the run.
+    Linear {
+        /// At the first step.
+        first: f64,
+        /// At the last step.
+        last: f64,
+    },
+    /// Half a cosine over the run.
+    Cosine {
+        /// At the first step.
+        first: f64,
+        /// At the last step.
+        last: f64,
+    },
+    /// A straight line from 0, then `peak`, then a straight line to 0.
+    WarmupStableDecay {
+        /// In between.
+        peak: f64,
+        /// Steps of the first line.
+        warmup_steps: u64,
+        /// Steps of the last one.
+        decay_steps: u64,
+    },
+    /// For each token `scale` times the teacher's entropy there, in nats: little where the teacher is sure.
+    Entropy {
+        /// Weight at an entropy of one nat.
+        scale: f64,
+    },
+}
+
+impl Default for Alpha {
+    fn default() -> Self {
+        Alpha::Constant(1.0)
+    }
+}
+
+impl Alpha {
+    /// The weight at `step` of a run of `steps`, both from 0 on; of a token with one nat of entropy, if it is by entropy.
+    #[expect(clippy::cast_precision_loss, reason = "step counts are far below 2^53")]
+    pub fn at(&self, step: u64, steps: u64) -> f64 {
+        let done = step as f64 / steps.saturating_sub(1).max(1) as f64;
+        match *self {
+            Alpha::Constant(alpha) | Alpha::Rule(AlphaRule::Entropy { scale: alpha }) => alpha,
+            Alpha::Rule(AlphaRule::Linear { first, last }) => first + (last - first) * done,
+            Alpha::Rule(AlphaRule::Cosine { first, last }) => {
+                last + (first - last) * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
+            }
+            Alpha::Rule(AlphaRule::WarmupStableDecay { peak, warmup_steps, decay_steps }) => {
+                let rise = (step + 1) as f64 / (warmup_steps + 1) as f64;
+                let fall = steps.saturating_sub(step) as f64 / (decay_steps + 1) as f64;
+                peak * rise.min(fall).min(1.0)
+            }
+        }
+    }
+
+    /// Whether it is 0 in all steps: no teacher is needed.
+    pub fn is_zero(&self) -> bool {
+        self.values().iter().all(|&alpha| alpha == 0.0)
+    }
+
+    /// Whether it is scaled by the teacher's entropy.
+    pub fn is_by_entropy(&self) -> bool {
+        matches!(self, Alpha::Rule(AlphaRule::Entropy { .. }))
+    }
+
+    /// # Errors
+    /// What was expected and found.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        match self.values().into_iter().find(|alpha| !(alpha.is_finite() && *alpha >= 0.0)) {
+            Some(found) => Err(format!("expected numbers of at least 0, found {found}")),
+            None => Ok(()),
+        }
+    }
+
+    fn values(&self) -> Vec<f64> {
+        match *self {
+            Alpha::Constant(alpha) | Alpha::Rule(AlphaRule::Entropy { scale: alpha }) => vec![alpha],
+            Alpha::Rule(AlphaRule::Linear { first, last } | AlphaRule::Cosine { first, last }) => {
+                vec![first, last]
+            }
+            Alpha::Rule(AlphaRule::WarmupStableDecay { peak, .. }) => vec![peak],
+        }
+    }
+}
+
+/// By hand, so that an error says what is wrong with the table.
+impl<'de> Deserialize<'de> for Alpha {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AlphaVisitor;
+
+        impl<'de> Visitor<'de> for AlphaVisitor {
+            type Value = Alpha;
+
+            fn expecting(&self, text: &mut fmt::Formatter) -> fmt::Result {
+                text.write_str("a number, or a table as { kind = \"linear\", first = 0.1, last = 1.0 }")
+            }
+
+            fn visit_f64<E: Error>(self, value: f64) -> Result<Alpha, E> {
+                Ok(Alpha::Constant(value))
+            }
+
+            #[expect(clippy::cast_precision_loss, reason = "a weight is a small number")]
+            fn visit_i64<E: Error>(self, value: i64) -> Result<Alpha, E> {
+                Ok(Alpha::Constant(value as f64))
+            }
+
+            #[expect(clippy::cast_precision_loss, reason = "a weight is a small number")]
+            fn visit_u64<E: Error>(self, value: u64) -> Result<Alpha, E> {
+                Ok(Alpha::Constant(value as f64))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Alpha, A::Error> {
+                AlphaRule::deserialize(MapAccessDeserializer::new(map)).map(Alpha::Rule)
+            }
+        }
+        deserializer.deserialize_any(AlphaVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alpha_is_a_number_or_a_rule() {
+        let of = |text: &str| serde_json::from_str::<Alpha>(text);
+        assert_eq!(of("2").expect("a number"), Alpha::Constant(2.0));
+        let line = of(r#"{"kind": "linear", "first": 1.0, "last": 0.0}"#).expect("a rule");
+        assert_eq!([0, 5, 10].map(|step| line.at(step, 11)), [1.0, 0.5, 0.0]);
+        let cosine = of(r#"{"kind": "cosine", "first": 0.0, "last": 4.0}"#).expect("a rule");
+        assert!((cosine.at(5, 11) - 2.0).abs() < 1e-12 && (cosine.at(10, 11) - 4.0).abs() < 1e-12);
+        let stable =
+            of(r#"{"kind": "warmup_stable_decay", "peak": 3.0, "warmup_steps": 2, "decay_steps": 1}"#);
+        let stable = stable.expect("a rule");
+        assert_eq!([0, 1, 2, 8, 9].map(|step| stable.at(step, 10)), [1.0, 2.0, 3.0, 3.0, 1.5]);
+        let error = of(r#"{"kind": "linear", "first": 1.0, "lost": 0.0}"#).expect_err("a key is wrong");
+        assert!(error.to_string().contains("lost"), "{error}");
+        assert!(Alpha::Constant(-1.0).check().expect_err("negative").contains("found -1"));
+    }
+}
