@@ -21,6 +21,7 @@ import warnings
 from pathlib import Path
 
 import families
+import golden_muon
 import golden_tokenizers
 from golden_common import (  # first: it sets the environment of transformers
     NEW_TOKENS,
@@ -328,6 +329,7 @@ def make(out: Path) -> None:
     make_distillation(llama, out)
     families.make(out)
     golden_tokenizers.make(out)
+    golden_muon.make(out)
 
 
 # ---------------------------------------------------------------------------------------------- check

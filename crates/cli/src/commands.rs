@@ -131,6 +131,12 @@ fn train(
             seconds.backward
         );
     }
+    if let (Some(best), Some(evaluation)) = (summary.best, &config.evaluation) {
+        let metric = format!("{:?}", evaluation.best_by).to_lowercase();
+        let early = if *steps < summary.planned_steps { ", where the run ended early" } else { "" };
+        println!("  best {metric} on held-out data: {:.4} after step {}{early}", best.value, best.step);
+        println!("  weights of step {} are written", summary.exported_step);
+    }
     println!("{}: {}", if config.lora.is_some() { "adapter" } else { "model" }, summary.output.display());
     Ok(())
 }

@@ -2,7 +2,6 @@
 //!
 //! [`run`] evaluates one model, [`table`] puts all evaluations of a run side by side.
 
-pub mod calibration;
 pub mod porter;
 pub mod rouge;
 

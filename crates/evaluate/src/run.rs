@@ -14,11 +14,11 @@ use serde::{Deserialize, Serialize};
 use softshard_labels::{
     Error, LabelDataset, Sequence, SequenceDataset, SequenceKey, SequenceLabels, Tokenizer as Fingerprint,
 };
-use softshard_losses::{DistillLoss, StoredLabels, Targets};
+use softshard_losses::{DistillLoss, StoredLabels, Targets, calibration::Calibration};
 use softshard_model::{Decoder, LoadOptions, batches_by_length};
 use softshard_prepare::{DataConfig, Example, Split, Tokenizer, TokenizerConfig, demo};
 
-use crate::{EvaluateConfig, calibration::Calibration};
+use crate::EvaluateConfig;
 
 /// Prompts that are answered between two looks at the stop flag.
 const ANSWERS_PER_STEP: usize = 64;

@@ -29,6 +29,7 @@
 //! ```
 
 mod best;
+pub mod calibration;
 mod chunk;
 #[cfg(feature = "cube")]
 mod cube;

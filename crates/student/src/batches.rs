@@ -1,9 +1,12 @@
 //! Which sequences share a micro-batch, and the micro-batch itself.
 
+use anyhow::Result;
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use softshard_losses::Targets;
 use softshard_model::batches_by_length;
+
+use crate::examples::Examples;
 
 /// Sequences of this many micro-batches are sorted by length together: enough to keep the padding low, few enough to
 /// keep the order random.
@@ -58,6 +61,19 @@ impl Batch {
             batch.targets.append(example.targets);
         }
         batch
+    }
+
+    /// Reads the sequences at `indices`, for a student with a head of `vocabulary` rows.
+    ///
+    /// # Errors
+    /// A row that does not decode or breaks the format's rules.
+    pub(crate) fn read(examples: &Examples, indices: &[usize], vocabulary: usize) -> Result<Self> {
+        let read = |&index: &usize| {
+            let mut example = examples.read(index)?;
+            example.targets.fold_ids_from(vocabulary);
+            Ok(example)
+        };
+        Ok(Batch::new(indices.iter().map(read).collect::<Result<Vec<_>>>()?))
     }
 
     /// Token ids and labelled positions of each sequence.

@@ -1,9 +1,10 @@
 //! Atomic checkpoints: a folder `step-00000500/` appears whole or not at all.
 //!
 //! ```text
-//! state.json              where the run stands, what it reads, hashes of the two files beside it
+//! state.json              where the run stands, what it reads, hashes of the files beside it
 //! trainable.safetensors   the trained weights by their Hugging Face or PEFT names
-//! moments.safetensors     AdamW's two moments, `<name>.first` and `<name>.second`
+//! moments.safetensors     what the optimizer remembers: `<name>.first` and `<name>.second`, or `<name>.momentum`
+//! averages.safetensors    averaged weights, if there are
 //! ```
 //! Order, dropout and schedule are functions of seed and step, so no generator state is stored.
 
@@ -19,10 +20,43 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 use softshard_labels::differences;
 
+use crate::identity;
+
 const FORMAT: &str = "softshard-checkpoint";
 const VERSION: u32 = 1;
-/// Older checkpoints are removed; the one before the last stays in case the last is damaged.
-const KEPT: usize = 2;
+/// The trained weights.
+pub(crate) const TRAINABLE: &str = "trainable.safetensors";
+/// What the optimizer remembers.
+pub(crate) const MOMENTS: &str = "moments.safetensors";
+/// Averaged weights.
+pub(crate) const AVERAGES: &str = "averages.safetensors";
+
+/// Tensors by name.
+pub(crate) type Tensors = BTreeMap<String, Tensor<2>>;
+
+/// How far a run has come.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Progress {
+    /// Optimizer steps taken.
+    pub(crate) step: u64,
+    /// Bytes of metrics.jsonl that belong to those steps.
+    pub(crate) metrics_bytes: u64,
+    /// The best evaluation so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) best: Option<Best>,
+    /// Evaluations since then.
+    #[serde(default)]
+    pub(crate) evaluations_since_best: u64,
+}
+
+/// The best evaluation so far.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// Steps that were taken before it.
+    pub step: u64,
+    /// What was found, of the metric that decides.
+    pub value: f64,
+}
 
 /// Where a run stands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,10 +65,9 @@ pub(crate) struct State {
     pub(crate) format: String,
     /// Version of this layout.
     pub(crate) version: u32,
-    /// Optimizer steps taken.
-    pub(crate) step: u64,
-    /// Bytes of metrics.jsonl that belong to those steps.
-    pub(crate) metrics_bytes: u64,
+    /// How far it has come.
+    #[serde(flatten)]
+    pub(crate) progress: Progress,
     /// Everything that decides the run, so that a checkpoint of another run is refused key by key.
     pub(crate) run: serde_json::Value,
     /// BLAKE3 of the tensor files by name.
@@ -45,23 +78,46 @@ pub(crate) struct State {
 pub(crate) struct Checkpoint {
     /// Where the run stood.
     pub(crate) state: State,
-    /// Trained weights by name.
-    pub(crate) trainable: BTreeMap<String, Tensor<2>>,
-    /// AdamW's moments by `<name>.first` and `<name>.second`.
-    pub(crate) moments: BTreeMap<String, Tensor<2>>,
+    /// By file.
+    tensors: BTreeMap<String, Tensors>,
 }
 
-/// Writes `<folder>/step-<step>` and removes all but the last two.
+impl Checkpoint {
+    /// Puts the tensors of a file into their places.
+    ///
+    /// # Errors
+    /// The file, or one of them, is not there.
+    pub(crate) fn fill<'a>(
+        &self,
+        file: &str,
+        places: impl IntoIterator<Item = (String, &'a mut Tensor<2>)>,
+    ) -> Result<()> {
+        let step = self.state.progress.step;
+        let tensors =
+            self.tensors.get(file).with_context(|| format!("checkpoint of step {step} has no `{file}`"))?;
+        for (name, place) in places {
+            let missing = || format!("checkpoint of step {step} has no tensor `{name}` in `{file}`");
+            *place = tensors.get(&name).with_context(missing)?.clone();
+        }
+        Ok(())
+    }
+
+    /// Whether it has averaged weights.
+    pub(crate) fn has_averages(&self) -> bool {
+        self.tensors.contains_key(AVERAGES)
+    }
+}
+
+/// Writes `<folder>/step-<step>` and removes all but the last `keep` and the best one.
 ///
 /// # Errors
 /// Any failed write; what was there before is untouched.
 pub(crate) fn save(
     folder: &Path,
-    step: u64,
-    metrics_bytes: u64,
+    progress: &Progress,
     run: serde_json::Value,
-    trainable: &[(String, Tensor<2>)],
-    moments: &[(String, Tensor<2>)],
+    tensors: &[(&str, Vec<(String, Tensor<2>)>)],
+    keep: usize,
 ) -> Result<()> {
     fs::create_dir_all(folder)?;
     // One name, as a run has one writer: what a killed one left is replaced.
@@ -71,26 +127,41 @@ pub(crate) fn save(
     }
     fs::create_dir(&temporary)?;
     let mut files = BTreeMap::new();
-    for (name, tensors) in [("trainable.safetensors", trainable), ("moments.safetensors", moments)] {
+    for (name, tensors) in tensors {
         let bytes = encode(tensors)?;
-        files.insert(name.to_owned(), blake3::hash(&bytes).to_hex().to_string());
+        files.insert((*name).to_owned(), blake3::hash(&bytes).to_hex().to_string());
         write_synced(&temporary.join(name), &bytes)?;
     }
-    let state = State { format: FORMAT.to_owned(), version: VERSION, step, metrics_bytes, run, files };
+    let progress = progress.clone();
+    let (step, best) = (progress.step, progress.best.map(|best| place(folder, best.step)));
+    let state = State { format: FORMAT.to_owned(), version: VERSION, progress, run, files };
     write_synced(&temporary.join("state.json"), &serde_json::to_vec_pretty(&state)?)?;
     sync_folder(&temporary)?;
-    let finished = folder.join(format!("step-{step:08}"));
+    let finished = place(folder, step);
     if finished.exists() {
         fs::remove_dir_all(&finished)?;
     }
     fs::rename(&temporary, &finished)?;
     sync_folder(folder)?;
     let mut all = list(folder)?;
-    all.truncate(all.len().saturating_sub(KEPT));
-    for old in all {
+    all.truncate(all.len().saturating_sub(keep));
+    for old in all.into_iter().filter(|old| Some(old) != best.as_ref()) {
         fs::remove_dir_all(old)?;
     }
     Ok(())
+}
+
+fn place(folder: &Path, step: u64) -> PathBuf {
+    folder.join(format!("step-{step:08}"))
+}
+
+/// The checkpoint of a step of this run.
+///
+/// # Errors
+/// It is not there, or damaged.
+pub(crate) fn load_step(folder: &Path, step: u64, device: &Device) -> Result<Checkpoint> {
+    let path = place(folder, step);
+    read(&path, device).with_context(|| format!("checkpoint `{}`", path.display()))
 }
 
 /// The newest whole checkpoint in `folder`, if any. A damaged one is reported and the one before it is used.
@@ -106,7 +177,7 @@ pub(crate) fn load_last(
     for path in all.iter().rev() {
         match read(path, device) {
             Ok(checkpoint) => {
-                let differences = differences(run, &checkpoint.state.run);
+                let differences = differences(run, &identity::completed(checkpoint.state.run.clone()));
                 if !differences.is_empty() {
                     let found = format!("one of another run:\n  {}", differences.join("\n  "));
                     let hint = "choose another output, or remove the checkpoints to start anew";
@@ -158,14 +229,17 @@ fn read(path: &Path, device: &Device) -> Result<Checkpoint> {
         state.format,
         state.version
     );
-    let tensors = |name: &str| -> Result<BTreeMap<String, Tensor<2>>> {
+    let mut tensors = BTreeMap::new();
+    for (name, written) in &state.files {
+        ensure!(
+            [TRAINABLE, MOMENTS, AVERAGES].contains(&name.as_str()),
+            "`{name}` is no file of a checkpoint"
+        );
         let bytes = fs::read(path.join(name))?;
-        let found = blake3::hash(&bytes).to_hex().to_string();
-        ensure!(state.files.get(name) == Some(&found), "`{name}` is not the file that was written");
-        decode(&bytes, device).with_context(|| name.to_owned())
-    };
-    let (trainable, moments) = (tensors("trainable.safetensors")?, tensors("moments.safetensors")?);
-    Ok(Checkpoint { state, trainable, moments })
+        ensure!(*blake3::hash(&bytes).to_hex() == **written, "`{name}` is not the file that was written");
+        tensors.insert(name.clone(), decode(&bytes, device).with_context(|| name.clone())?);
+    }
+    Ok(Checkpoint { state, tensors })
 }
 
 fn encode(tensors: &[(String, Tensor<2>)]) -> Result<Vec<u8>> {
@@ -186,7 +260,7 @@ fn encode(tensors: &[(String, Tensor<2>)]) -> Result<Vec<u8>> {
     Ok(safetensors::serialize(views, None)?)
 }
 
-fn decode(bytes: &[u8], device: &Device) -> Result<BTreeMap<String, Tensor<2>>> {
+fn decode(bytes: &[u8], device: &Device) -> Result<Tensors> {
     let mut tensors = BTreeMap::new();
     for (name, view) in SafeTensors::deserialize(bytes)?.iter() {
         let &[rows, columns] = view.shape() else {
@@ -224,7 +298,10 @@ mod tests {
     fn save_step(folder: &Path, step: u64) {
         let weights =
             [("w".to_owned(), tensor(&[1.0, f32::from(u8::try_from(step).expect("a small step"))]))];
-        save(folder, step, 7, json!({"seed": 1}), &weights, &[]).expect("a checkpoint is written");
+        let best = (step > 1).then_some(Best { step: 2, value: 0.5 });
+        let progress = Progress { step, metrics_bytes: 7, best, evaluations_since_best: 0 };
+        let files = [(TRAINABLE, weights.to_vec())];
+        save(folder, &progress, json!({"seed": 1}), &files, 2).expect("a checkpoint is written");
     }
 
     #[test]
@@ -233,19 +310,39 @@ mod tests {
         for step in [1, 2, 3] {
             save_step(folder.path(), step);
         }
-        assert_eq!(list(folder.path()).expect("a list").len(), KEPT);
+        assert_eq!(list(folder.path()).expect("a list").len(), 2);
         let torn = folder.path().join("step-00000003/trainable.safetensors");
         let bytes = fs::read(&torn).expect("the file is there");
         fs::write(&torn, &bytes[..bytes.len() - 2]).expect("the file is cut");
         let last = load_last(folder.path(), &json!({"seed": 1}), &Device::flex())
             .expect("no error")
             .expect("one is left");
-        assert_eq!(last.state.step, 2);
+        assert_eq!(last.state.progress.step, 2);
         fs::write(folder.path().join("step-00000002/state.json"), "{").expect("the other one is torn");
         let error =
             load_last(folder.path(), &json!({"seed": 1}), &Device::flex()).err().expect("none is whole");
         assert!(error.to_string().contains("expected a whole checkpoint, found 2 damaged ones"), "{error}");
-        assert_eq!(last.trainable["w"].to_data().try_to_vec::<f32>().expect("f32 values"), [1.0, 2.0]);
+        assert_eq!(
+            last.tensors[TRAINABLE]["w"].to_data().try_to_vec::<f32>().expect("f32 values"),
+            [1.0, 2.0]
+        );
+    }
+
+    #[test]
+    fn the_best_one_stays() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        (1..=5).for_each(|step| save_step(folder.path(), step));
+        let names: Vec<_> =
+            list(folder.path()).expect("a list").into_iter().map(|path| path.display().to_string()).collect();
+        assert_eq!(names.len(), 3, "{names:?}");
+        assert!(
+            names.iter().zip([2, 4, 5]).all(|(name, step)| name.ends_with(&format!("step-0000000{step}")))
+        );
+        let best = load_step(folder.path(), 2, &Device::flex()).expect("the best one");
+        assert_eq!(best.state.progress.best, Some(Best { step: 2, value: 0.5 }));
+        assert!(!best.has_averages());
+        let error = load_step(folder.path(), 3, &Device::flex()).err().expect("it went");
+        assert!(error.to_string().contains("step-00000003"), "{error}");
     }
 
     #[test]

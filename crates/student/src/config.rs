@@ -47,7 +47,7 @@ pub struct TrainConfig {
     pub max_steps: u64,
     /// What turns gradients into steps.
     #[serde(default)]
-    pub optimizer: Optimizer,
+    pub optimizer: OptimizerKind,
     /// How the learning rate goes from its peak to its last value.
     #[serde(default)]
     pub schedule: Schedule,
@@ -138,7 +138,7 @@ pub enum Objective {
 /// What turns gradients into steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Optimizer {
+pub enum OptimizerKind {
     /// AdamW (arXiv 1711.05101), as PyTorch has it.
     #[default]
     Adamw,
@@ -176,6 +176,9 @@ pub struct Mixed {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluationConfig {
+    /// Dataset of the kind that is trained on; `valid` beside it where nothing is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<PathBuf>,
     /// Steps between two evaluations; there is one after the last step too.
     pub every_steps: u64,
     /// Sequences that are looked at, the first ones; 0: all.
@@ -264,7 +267,7 @@ impl TrainConfig {
                 "`{section}.ema_decay`: expected a number of at least 0 and below 1, found {decay}"
             ));
         }
-        if let Some(EvaluationConfig { every_steps: 0, .. }) = self.evaluation {
+        if self.evaluation.as_ref().is_some_and(|evaluation| evaluation.every_steps == 0) {
             return Err(format!("`{section}.evaluation.every_steps`: expected at least 1, found 0"));
         }
         if let Some(mixed) =
@@ -275,7 +278,7 @@ impl TrainConfig {
                 "`{section}.mixture`: expected a weight above 0 for `{labels}`, found {weight}"
             ));
         }
-        if self.optimizer == Optimizer::Muon && self.lora.is_some() {
+        if self.optimizer == OptimizerKind::Muon && self.lora.is_some() {
             return Err(format!(
                 "`{section}.optimizer`: expected \"adamw\" where an adapter is trained, found \"muon\"\nhint: remove the lora section to train all weights"
             ));

@@ -8,7 +8,9 @@ use softshard_labels::{
 };
 use softshard_losses::{StoredLabels, Targets, at_temperature};
 
-use crate::{batches::Example, config::Objective};
+use softshard_model::Decoder;
+
+use crate::{batches::Example, config::Objective, inputs::TrainInputs};
 
 /// The data of one run, read by index.
 pub(crate) enum Examples {
@@ -55,6 +57,33 @@ impl Examples {
                 Ok(Examples::Labels { dataset, partition, temperature })
             }
         }
+    }
+
+    /// Refuses data of `folder` that this model cannot read.
+    ///
+    /// # Errors
+    /// Another tokenizer, or sequences over the model's context.
+    pub(crate) fn check_fit(
+        &self,
+        folder: &Path,
+        inputs: &TrainInputs,
+        decoder: &Decoder,
+    ) -> Result<(), Error> {
+        let (data, model) = (format!("`{}`", folder.display()), &inputs.config.model);
+        inputs.tokenizer.expect_same(self.tokenizer(), &data)?;
+        inputs.tokenizer.expect_fits(model, decoder.config().vocab_size)?;
+        let (longest, limit) = (self.longest(), decoder.config().max_position_embeddings);
+        if longest > limit {
+            let expected =
+                format!("sequences of at most the {limit} positions of model `{}`", model.display());
+            return Err(Error::bad(data, expected, longest).hint("set `data.max_tokens` and prepare again"));
+        }
+        Ok(())
+    }
+
+    /// Whether there are a teacher's distributions.
+    pub(crate) fn has_teacher(&self) -> bool {
+        matches!(self, Examples::Labels { .. })
     }
 
     /// What the token ids mean.

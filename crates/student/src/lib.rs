@@ -2,26 +2,36 @@
 //!
 //! [`run`] is the stage. It reads labels (or sequences) and a Hugging Face folder, never a teacher.
 
+mod average;
 mod batches;
 mod checkpoint;
 mod config;
+mod evaluation;
 mod examples;
 mod gradients;
+mod identity;
 mod inputs;
+mod inspection;
 mod loss_config;
+mod muon;
 mod optimizer;
 mod pass;
 mod run;
+mod schedule;
 mod steps;
 mod trainer;
 
+pub use checkpoint::Best;
 pub use config::{
-    Checkpointing, EvaluationConfig, Export, Init, Metric, Mixed, Objective, Optimizer, Schedule, TrainConfig,
+    Checkpointing, EvaluationConfig, Export, Init, Metric, Mixed, Objective, OptimizerKind, Schedule,
+    TrainConfig,
 };
+pub use evaluation::HeldOutMetrics;
 pub use examples::same_temperature;
 pub use inputs::TrainInputs;
 pub use loss_config::{Alpha, AlphaRule, LossConfig};
-pub use optimizer::{AdamW, Cosine, clip_global_norm};
+pub use optimizer::{Optimizer, clip_global_norm};
 pub use pass::Breakdown;
 pub use run::run;
+pub use schedule::LearningRate;
 pub use trainer::Summary;

@@ -1,31 +1,45 @@
-//! AdamW over named parameters, the global gradient norm, and the learning-rate schedule.
+//! AdamW and Muon over named parameters, and the global gradient norm.
 //!
-//! Our own forty lines rather than Burn's optimizer, whose state is keyed by identifiers that a checkpoint of named
+//! Our own lines rather than Burn's optimizers, whose state is keyed by identifiers that a checkpoint of named
 //! tensors cannot carry and whose norm clipping is per parameter (docs/decisions/0002-plain-tensors.md).
 
 use burn::tensor::Tensor;
+
+use crate::{config::OptimizerKind, muon};
 
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
 const EPSILON: f64 = 1e-8;
 
-/// AdamW (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2) with PyTorch's defaults: betas 0.9 and 0.999, epsilon 1e-8.
-pub struct AdamW {
+/// AdamW (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2) with PyTorch's defaults: betas 0.9 and 0.999, epsilon 1e-8;
+/// for the matrices of the layers Muon, if that is chosen.
+pub struct Optimizer {
     weight_decay: f64,
     /// Steps taken so far.
     pub(crate) steps: u64,
-    /// First and second moment of every parameter, in the parameters' order.
-    pub(crate) moments: Vec<(Tensor<2>, Tensor<2>)>,
+    /// Of every parameter, in the parameters' order.
+    moments: Vec<Moments>,
 }
 
-impl AdamW {
+/// What is remembered of the gradients of a parameter.
+enum Moments {
+    AdamW { first: Tensor<2>, second: Tensor<2> },
+    Muon { momentum: Tensor<2> },
+}
+
+impl Optimizer {
     /// An optimizer whose moments are zero for `parameters`.
-    pub fn new<'a>(weight_decay: f64, parameters: impl IntoIterator<Item = &'a Tensor<2>>) -> Self {
-        let zeros = |parameter: &Tensor<2>| {
-            let zeros = parameter.clone().inner().zeros_like();
-            (zeros.clone(), zeros)
+    pub fn new(kind: OptimizerKind, weight_decay: f64, parameters: &[(String, &mut Tensor<2>)]) -> Self {
+        let zeros = |(name, parameter): &(String, &mut Tensor<2>)| {
+            let zeros = (**parameter).clone().inner().zeros_like();
+            match kind {
+                OptimizerKind::Muon if is_matrix_of_layer(name) => Moments::Muon { momentum: zeros },
+                OptimizerKind::Muon | OptimizerKind::Adamw => {
+                    Moments::AdamW { first: zeros.clone(), second: zeros }
+                }
+            }
         };
-        AdamW { weight_decay, steps: 0, moments: parameters.into_iter().map(zeros).collect() }
+        Optimizer { weight_decay, steps: 0, moments: parameters.iter().map(zeros).collect() }
     }
 
     /// One step of every parameter along its gradient. `gradients` stand in the order of `parameters`.
@@ -41,27 +55,83 @@ impl AdamW {
         assert_eq!(parameters.len(), self.moments.len(), "the optimizer was made for other parameters");
         assert_eq!(parameters.len(), gradients.len(), "every parameter has a gradient");
         self.steps += 1;
-        let exponent = i32::try_from(self.steps).unwrap_or(i32::MAX);
-        let correction1 = 1.0 - BETA1.powi(exponent);
-        let correction2 = 1.0 - BETA2.powi(exponent);
         for (((name, parameter), moments), gradient) in
             parameters.iter_mut().zip(&mut self.moments).zip(gradients)
         {
-            let first = moments.0.clone() * BETA1 + gradient.clone() * (1.0 - BETA1);
-            let second = moments.1.clone() * BETA2 + gradient.square() * (1.0 - BETA2);
-            let denominator = (second.clone() / correction2).sqrt() + EPSILON;
-            let update = first.clone() / denominator * (learning_rate / correction1);
+            let update = moments.update(self.steps, gradient, learning_rate);
             let decay = if is_decayed(name) { 1.0 - learning_rate * self.weight_decay } else { 1.0 };
             let value = (**parameter).clone().inner() * decay - update;
             **parameter = Tensor::from_inner(value).require_grad();
-            *moments = (first, second);
+        }
+    }
+
+    /// Everything that it remembers, by `<name>.first`, `<name>.second` and `<name>.momentum`, without autodiff.
+    pub(crate) fn tensors(&self, names: &[String]) -> Vec<(String, Tensor<2>)> {
+        let of_one = |(name, moments): (&String, &Moments)| -> Vec<(String, Tensor<2>)> {
+            moments
+                .parts()
+                .into_iter()
+                .map(|(part, tensor)| (format!("{name}.{part}"), tensor.clone()))
+                .collect()
+        };
+        names.iter().zip(&self.moments).flat_map(of_one).collect()
+    }
+
+    /// The tensors to fill by the same names.
+    pub(crate) fn tensors_mut(&mut self, names: &[String]) -> Vec<(String, &mut Tensor<2>)> {
+        let mut tensors = Vec::new();
+        for (name, moments) in names.iter().zip(&mut self.moments) {
+            match moments {
+                Moments::AdamW { first, second } => {
+                    tensors.extend([(format!("{name}.first"), first), (format!("{name}.second"), second)]);
+                }
+                Moments::Muon { momentum } => tensors.push((format!("{name}.momentum"), momentum)),
+            }
+        }
+        tensors
+    }
+}
+
+impl Moments {
+    /// Takes a gradient and returns the step along it; `steps` counts from 1.
+    fn update(&mut self, steps: u64, gradient: Tensor<2>, learning_rate: f64) -> Tensor<2> {
+        match self {
+            Moments::AdamW { first, second } => {
+                let exponent = i32::try_from(steps).unwrap_or(i32::MAX);
+                let correction1 = 1.0 - BETA1.powi(exponent);
+                let correction2 = 1.0 - BETA2.powi(exponent);
+                *first = first.clone() * BETA1 + gradient.clone() * (1.0 - BETA1);
+                *second = second.clone() * BETA2 + gradient.square() * (1.0 - BETA2);
+                let denominator = (second.clone() / correction2).sqrt() + EPSILON;
+                first.clone() / denominator * (learning_rate / correction1)
+            }
+            Moments::Muon { momentum } => {
+                let (next, step) = muon::direction(momentum.clone(), gradient);
+                *momentum = next;
+                step * learning_rate
+            }
+        }
+    }
+
+    fn parts(&self) -> Vec<(&'static str, &Tensor<2>)> {
+        match self {
+            Moments::AdamW { first, second } => vec![("first", first), ("second", second)],
+            Moments::Muon { momentum } => vec![("momentum", momentum)],
         }
     }
 }
 
+/// Whether a parameter is a matrix of one of the numbered layers: embedding and head learn by AdamW.
+fn is_matrix_of_layer(name: &str) -> bool {
+    is_decayed(name) && name.split('.').any(|part| part.parse::<u32>().is_ok())
+}
+
 /// Norm scales and biases are left alone, as the Hugging Face trainer does.
 fn is_decayed(name: &str) -> bool {
-    !(name.ends_with("norm.weight") || name.ends_with(".bias"))
+    let is_norm = name.strip_suffix(".weight").is_some_and(|name| {
+        name.ends_with("norm") || name.rsplit('.').next().is_some_and(|last| last.starts_with("ln_"))
+    });
+    !(is_norm || name.ends_with(".bias"))
 }
 
 /// Scales `gradients` so that their common L2 norm is at most `largest`; returns the norm before.
@@ -79,47 +149,11 @@ pub fn clip_global_norm(gradients: &mut [Tensor<2>], largest: f64) -> f64 {
     norm
 }
 
-/// Linear warm-up to `peak`, then a half cosine down to `last` at the final step.
-#[derive(Clone, Copy, Debug)]
-pub struct Cosine {
-    /// Learning rate after the warm-up.
-    pub peak: f64,
-    /// Learning rate that the cosine ends at.
-    pub last: f64,
-    /// Steps of the warm-up.
-    pub warmup_steps: u64,
-    /// Steps of the whole run.
-    pub total_steps: u64,
-}
-
-impl Cosine {
-    /// The learning rate of step `step`, counted from 0.
-    #[expect(clippy::cast_precision_loss, reason = "step counts are far below 2^53")]
-    pub fn at(&self, step: u64) -> f64 {
-        if step < self.warmup_steps {
-            return self.peak * (step + 1) as f64 / self.warmup_steps as f64;
-        }
-        let length = self.total_steps.saturating_sub(self.warmup_steps).max(1);
-        let done = (step - self.warmup_steps).min(length) as f64 / length as f64;
-        self.last + (self.peak - self.last) * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use burn::tensor::{Device, TensorData};
 
     use super::*;
-
-    #[test]
-    fn cosine_rises_then_falls_to_its_last_value() {
-        let schedule = Cosine { peak: 1.0, last: 0.1, warmup_steps: 2, total_steps: 12 };
-        assert!((schedule.at(0) - 0.5).abs() < 1e-12);
-        assert!((schedule.at(1) - 1.0).abs() < 1e-12);
-        assert!((schedule.at(2) - 1.0).abs() < 1e-12);
-        assert!((schedule.at(7) - 0.55).abs() < 1e-12);
-        assert!((schedule.at(12) - 0.1).abs() < 1e-12);
-    }
 
     #[test]
     fn clipping_scales_all_gradients_by_one_factor() {
@@ -132,6 +166,16 @@ mod tests {
         assert!((first[0] - 0.6).abs() < 1e-5);
     }
 
+    #[test]
+    fn norms_and_biases_are_not_decayed_and_layers_learn_by_muon() {
+        let vectors =
+            ["model.norm.weight", "transformer.h.0.ln_1.weight", "model.layers.0.self_attn.q_proj.bias"];
+        assert!(vectors.iter().all(|name| !is_decayed(name) && !is_matrix_of_layer(name)));
+        let others = ["model.embed_tokens.weight", "lm_head.weight"];
+        assert!(others.iter().all(|name| is_decayed(name) && !is_matrix_of_layer(name)));
+        assert!(is_matrix_of_layer("model.layers.11.mlp.up_proj.weight"));
+    }
+
     /// `p ← p(1 - lr·wd) - lr·m̂/(√v̂ + ε)` by hand for the first step, where m̂ = g and v̂ = g².
     #[test]
     fn first_step_moves_by_the_learning_rate_against_the_sign() {
@@ -141,9 +185,9 @@ mod tests {
         let mut norm = weight.clone();
         let gradient =
             || Tensor::<2>::from_data(TensorData::new(vec![0.5f32, -0.25], [1, 2]), &device).inner();
-        let mut optimizer = AdamW::new(0.1, [&weight, &norm]);
         let mut parameters =
             vec![("a.weight".to_owned(), &mut weight), ("norm.weight".to_owned(), &mut norm)];
+        let mut optimizer = Optimizer::new(OptimizerKind::Adamw, 0.1, &parameters);
         optimizer.step(0.01, &mut parameters, vec![gradient(), gradient()]);
         let values = |tensor: &Tensor<2>| tensor.to_data().try_to_vec::<f32>().expect("f32 values");
         let expected = [(values(&weight), [0.999 - 0.01, -1.998 + 0.01]), (values(&norm), [0.99, -1.99])];

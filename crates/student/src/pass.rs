@@ -22,6 +22,8 @@ pub struct Breakdown {
     pub backward: f64,
     /// Clipping and the optimizer.
     pub update: f64,
+    /// Held-out data.
+    pub evaluate: f64,
     /// Checkpoints and metrics.
     pub write: f64,
     /// The loop, from its first step to its last.

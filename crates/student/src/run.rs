@@ -4,7 +4,6 @@ use std::{io, sync::atomic::Ordering, thread, time::Instant};
 
 use anyhow::Result;
 use burn::tensor::Device;
-use softshard_labels::Error;
 use softshard_model::{Decoder, DecoderConfig, Trainable};
 
 use crate::{
@@ -25,21 +24,24 @@ pub fn run(inputs: &TrainInputs) -> Result<Summary> {
     let config = inputs.config;
     let examples = Examples::open(inputs.data, inputs.objective, config.loss.temperature)?;
     let mut decoder = first_weights(config, &inputs.device.clone().autodiff())?;
-    check_fit(&examples, inputs, &decoder)?;
+    examples.check_fit(inputs.data, inputs, &decoder)?;
 
     let steps = Steps::new(config, &examples);
     let mut trainer = Trainer::start(inputs, &mut decoder, &examples, steps.len())?;
     let began = Instant::now();
     thread::scope(|scope| -> Result<()> {
         let vocabulary = trainer.decoder.config().vocab_size;
-        let batches = prefetch(scope, &examples, &steps, trainer.step, vocabulary);
-        loop {
+        let batches = prefetch(scope, &examples, &steps, trainer.progress.step, vocabulary);
+        while !trainer.out_of_patience() {
             let waited = Instant::now();
             let Ok(step) = batches.recv() else { return Ok(()) };
             trainer.seconds.read += waited.elapsed().as_secs_f64();
             if inputs.stop.load(Ordering::Relaxed) {
                 trainer.checkpoint()?;
-                let place = format!("{} stopped after step {} with a checkpoint", inputs.stage, trainer.step);
+                let place = format!(
+                    "{} stopped after step {} with a checkpoint",
+                    inputs.stage, trainer.progress.step
+                );
                 return Err(io::Error::new(
                     io::ErrorKind::Interrupted,
                     format!("{place}\nhint: run again to go on"),
@@ -48,6 +50,7 @@ pub fn run(inputs: &TrainInputs) -> Result<Summary> {
             }
             trainer.take_step(&step?)?;
         }
+        Ok(())
     })?;
     lap(&mut trainer.seconds.total, began);
     trainer.finish(examples.token_counts().len())
@@ -67,17 +70,4 @@ fn first_weights(config: &TrainConfig, device: &Device) -> Result<Decoder> {
         None => decoder.train(Trainable::Model),
     }
     Ok(decoder)
-}
-
-/// Refuses data that this model cannot read.
-fn check_fit(examples: &Examples, inputs: &TrainInputs, decoder: &Decoder) -> Result<(), Error> {
-    let (data, model) = (format!("`{}`", inputs.data.display()), &inputs.config.model);
-    inputs.tokenizer.expect_same(examples.tokenizer(), &data)?;
-    inputs.tokenizer.expect_fits(model, decoder.config().vocab_size)?;
-    let (longest, limit) = (examples.longest(), decoder.config().max_position_embeddings);
-    if longest > limit {
-        let expected = format!("sequences of at most the {limit} positions of model `{}`", model.display());
-        return Err(Error::bad(data, expected, longest).hint("set `data.max_tokens` and prepare again"));
-    }
-    Ok(())
 }

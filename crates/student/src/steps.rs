@@ -49,14 +49,7 @@ pub(crate) fn prefetch<'scope>(
     scope.spawn(move || {
         let skipped = usize::try_from(first).unwrap_or(usize::MAX);
         for step in steps.0.iter().skip(skipped) {
-            let read_one = |&index: &usize| {
-                let mut example = examples.read(index)?;
-                example.targets.fold_ids_from(vocabulary);
-                Ok(example)
-            };
-            let read = |batch: &Vec<usize>| -> Result<Batch> {
-                Ok(Batch::new(batch.iter().map(read_one).collect::<Result<Vec<_>>>()?))
-            };
+            let read = |batch: &Vec<usize>| Batch::read(examples, batch, vocabulary);
             if sender.send(step.iter().map(read).collect()).is_err() {
                 return; // the loop ended early
             }

@@ -1,4 +1,4 @@
-//! The state of a run: steps, metrics, checkpoints and what it leaves behind.
+//! The state of a run: steps, evaluations, checkpoints and what it leaves behind.
 
 use std::{
     io::Write,
@@ -6,23 +6,27 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, bail};
 use burn::tensor::Tensor;
 use fs_err as fs;
 use serde::Serialize;
-use serde_json::json;
 use softshard_losses::DistillLoss;
-use softshard_model::{Decoder, Precision};
+use softshard_model::Decoder;
 
 use crate::{
+    average::Average,
     batches::Batch,
-    checkpoint,
-    config::{Checkpointing, Init, Objective, TrainConfig},
+    checkpoint::{self, AVERAGES, Best, Checkpoint, MOMENTS, Progress, TRAINABLE},
+    config::{Checkpointing, Export, Objective, TrainConfig},
+    evaluation::{HeldOut, HeldOutMetrics},
     examples::Examples,
     gradients::{self, StepTask},
+    identity,
     inputs::TrainInputs,
-    optimizer::{AdamW, Cosine, clip_global_norm},
+    inspection::{self, NotFinite},
+    optimizer::{Optimizer, clip_global_norm},
     pass::{Breakdown, lap},
+    schedule::LearningRate,
 };
 
 /// What belongs to a tokenizer in a Hugging Face folder; copied beside a newly trained model.
@@ -41,6 +45,8 @@ pub struct Summary {
     pub output: PathBuf,
     /// Optimizer steps of the whole run.
     pub steps: u64,
+    /// Steps that it was planned to have: more, if it ended early.
+    pub planned_steps: u64,
     /// Sequences in the data.
     pub sequences: usize,
     /// Parameters that were trained, and all.
@@ -51,6 +57,10 @@ pub struct Summary {
     pub tokens: u64,
     /// Loss of the last step, nats per labelled token.
     pub last_loss: Option<f64>,
+    /// The best evaluation on held-out data.
+    pub best: Option<Best>,
+    /// Step whose weights were written.
+    pub exported_step: u64,
     /// Where the time went in this process.
     pub seconds: Breakdown,
 }
@@ -71,17 +81,26 @@ struct StepMetrics {
     tokens_per_second: f64,
 }
 
+/// One line of metrics.jsonl: an evaluation after `step` steps.
+#[derive(Serialize)]
+struct HeldOutLine {
+    step: u64,
+    split: &'static str,
+    #[serde(flatten)]
+    metrics: HeldOutMetrics,
+}
+
 /// A run in progress.
 pub(crate) struct Trainer<'a> {
     inputs: &'a TrainInputs<'a>,
     pub(crate) decoder: &'a mut Decoder,
-    optimizer: AdamW,
-    schedule: Cosine,
-    /// Steps taken.
-    pub(crate) step: u64,
+    optimizer: Optimizer,
+    average: Option<Average>,
+    schedule: LearningRate,
+    held_out: Option<HeldOut>,
+    pub(crate) progress: Progress,
     identity: serde_json::Value,
     metrics: fs::File,
-    metrics_bytes: u64,
     tokens: u64,
     last_loss: Option<f64>,
     pub(crate) seconds: Breakdown,
@@ -91,53 +110,46 @@ pub(crate) struct Trainer<'a> {
 impl<'a> Trainer<'a> {
     /// The state before the first step, or of the last checkpoint.
     pub(crate) fn start(
-        inputs: &'a TrainInputs,
+        inputs: &'a TrainInputs<'a>,
         decoder: &'a mut Decoder,
         examples: &Examples,
         total_steps: u64,
     ) -> Result<Self> {
         let config = inputs.config;
         fs::create_dir_all(inputs.output)?;
-        let identity = identity(inputs, examples)?;
-        let device = inputs.device.clone().autodiff();
-        let optimizer = AdamW::new(
-            config.weight_decay,
-            decoder.parameters_mut().iter().map(|(_, parameter)| &**parameter),
-        );
+        let held_out = match &config.evaluation {
+            Some(evaluation) => Some(HeldOut::open(inputs, evaluation, decoder)?),
+            None => None,
+        };
+        let parameters = decoder.parameters_mut();
+        let average = |decay| Average::new(decay, parameters.iter().map(|(_, parameter)| &**parameter));
         let mut trainer = Trainer {
             inputs,
-            optimizer,
-            schedule: Cosine {
-                peak: config.learning_rate,
-                last: config.final_learning_rate,
-                warmup_steps: config.warmup_steps,
-                total_steps,
-            },
-            step: 0,
+            optimizer: Optimizer::new(config.optimizer, config.weight_decay, &parameters),
+            average: config.ema_decay.map(average),
+            schedule: LearningRate::of(config, total_steps),
+            held_out,
+            progress: Progress::default(),
+            identity: identity::of_run(inputs, examples)?,
             metrics: fs::OpenOptions::new()
                 .create(true)
                 .append(true)
                 .open(inputs.output.join("metrics.jsonl"))?,
-            metrics_bytes: 0,
             tokens: 0,
             last_loss: None,
             seconds: Breakdown::default(),
             last_saved: None,
             decoder,
-            identity,
         };
-        if let Some(last) = checkpoint::load_last(&trainer.checkpoints(), &trainer.identity, &device)? {
-            trainer.restore(last)?;
-            tracing::info!(
-                stage = inputs.stage,
-                step = trainer.step,
-                total_steps,
-                "resumed from a checkpoint"
-            );
+        if let Some(last) = checkpoint::load_last(&trainer.checkpoints(), &trainer.identity, inputs.device)? {
+            trainer.restore(&last)?;
+            let step = trainer.progress.step;
+            tracing::info!(stage = inputs.stage, step, total_steps, "resumed from a checkpoint");
         }
         // Lines of steps after the checkpoint belong to an attempt that was cut off.
-        trainer.metrics_bytes = trainer.metrics_bytes.min(trainer.metrics.metadata()?.len());
-        trainer.metrics.set_len(trainer.metrics_bytes)?;
+        let bytes = &mut trainer.progress.metrics_bytes;
+        *bytes = (*bytes).min(trainer.metrics.metadata()?.len());
+        trainer.metrics.set_len(*bytes)?;
         Ok(trainer)
     }
 
@@ -145,28 +157,40 @@ impl<'a> Trainer<'a> {
         self.inputs.output.join("checkpoints")
     }
 
-    fn restore(&mut self, last: checkpoint::Checkpoint) -> Result<()> {
-        let missing = |name: &str| format!("checkpoint of step {} has no tensor `{name}`", last.state.step);
-        for ((name, parameter), moments) in
-            self.decoder.parameters_mut().into_iter().zip(&mut self.optimizer.moments)
-        {
-            let value = last.trainable.get(&name).with_context(|| missing(&name))?;
-            *parameter = Tensor::from_inner(value.clone().inner()).require_grad();
-            for (moment, part) in [(&mut moments.0, "first"), (&mut moments.1, "second")] {
-                let key = format!("{name}.{part}");
-                *moment = last.moments.get(&key).with_context(|| missing(&key))?.clone().inner();
-            }
+    fn restore(&mut self, last: &Checkpoint) -> Result<()> {
+        let names = self.names();
+        self.put_trained(last, TRAINABLE)?;
+        last.fill(MOMENTS, self.optimizer.tensors_mut(&names))?;
+        if let Some(average) = &mut self.average {
+            last.fill(AVERAGES, names.into_iter().zip(&mut average.values))?;
         }
-        self.step = last.state.step;
-        self.optimizer.steps = last.state.step;
-        self.metrics_bytes = last.state.metrics_bytes;
-        self.last_saved = Some(self.step);
+        self.progress = last.state.progress.clone();
+        self.optimizer.steps = self.progress.step;
+        self.last_saved = Some(self.progress.step);
         Ok(())
     }
 
-    /// Forward and backward over every micro-batch, then one update.
+    /// Sets what learns to the values of a checkpoint's file.
+    fn put_trained(&mut self, from: &Checkpoint, file: &str) -> Result<()> {
+        let mut parameters = self.decoder.parameters_mut();
+        let mut values: Vec<_> =
+            parameters.iter().map(|(name, value)| (name.clone(), (**value).clone().inner())).collect();
+        from.fill(file, values.iter_mut().map(|(name, value)| (name.clone(), value)))?;
+        for ((_, parameter), (_, value)) in parameters.iter_mut().zip(values) {
+            **parameter = Tensor::from_inner(value).require_grad();
+        }
+        Ok(())
+    }
+
+    /// Of what learns, in order.
+    fn names(&mut self) -> Vec<String> {
+        self.decoder.parameters_mut().into_iter().map(|(name, _)| name).collect()
+    }
+
+    /// Forward and backward over every micro-batch, one update, and what is due after it.
     pub(crate) fn take_step(&mut self, batches: &[Batch]) -> Result<()> {
         let began = Instant::now();
+        let step = self.progress.step;
         let labelled: usize = batches.iter().map(|batch| batch.targets.len()).sum();
         let loss = self.loss();
         let task = StepTask {
@@ -175,38 +199,53 @@ impl<'a> Trainer<'a> {
             dropout_seeds: &|index| self.dropout_seed(index),
             divide_by: as_f64(labelled),
         };
-        let sum = gradients::of_step(self.decoder, batches, &task, self.inputs.workers)?;
-        let place = format!("{} step {}", self.inputs.stage, self.step);
-        ensure!(
-            sum.cross_entropy.is_finite() && sum.kl.is_finite(),
-            "{place}: expected a finite loss, found cross-entropy {} and KL {}\nhint: lower `learning_rate`, or check the \
-             labels; the last checkpoint is intact",
-            sum.cross_entropy,
-            sum.kl
-        );
+        let mut sum = gradients::of_step(self.decoder, batches, &task, self.inputs.workers)?;
+        let mut found =
+            NotFinite { cross_entropy_sum: sum.cross_entropy, divergence_sum: sum.kl, gradient_norm: None };
+        if !(sum.cross_entropy.is_finite() && sum.kl.is_finite()) {
+            return self.refuse(batches, &found);
+        }
         self.seconds.add(&sum.seconds);
         let updating = Instant::now();
-        let gradient_norm = self.update(sum.gradients)?;
+        let gradient_norm = clip_global_norm(&mut sum.gradients, self.inputs.config.clip_norm);
+        if !gradient_norm.is_finite() {
+            found.gradient_norm = Some(gradient_norm);
+            return self.refuse(batches, &found);
+        }
+        let learning_rate = self.schedule.at(step);
+        self.optimizer.step(learning_rate, &mut self.decoder.parameters_mut(), sum.gradients);
+        if let Some(average) = &mut self.average {
+            let parameters = self.decoder.parameters_mut();
+            average.add(step + 1, parameters.iter().map(|(_, parameter)| &**parameter));
+        }
         lap(&mut self.seconds.update, updating);
 
         let tokens = batches.iter().map(Batch::tokens).sum::<usize>();
         let (cross_entropy, kl) = (sum.cross_entropy / as_f64(labelled), sum.kl / as_f64(labelled));
         let (cross_entropy_weight, kl_weight) = loss.weights();
         let metrics = StepMetrics {
-            step: self.step,
+            step,
             loss: cross_entropy_weight * cross_entropy + kl_weight * loss.temperature.powi(2) * kl,
             cross_entropy,
             kl: (loss.alpha > 0.0).then_some(kl),
-            learning_rate: self.schedule.at(self.step),
+            learning_rate,
             gradient_norm,
             tokens,
             labelled_tokens: labelled,
             tokens_per_second: as_f64(tokens) / began.elapsed().as_secs_f64(),
         };
-        self.step += 1;
+        self.progress.step += 1;
         self.tokens += tokens as u64;
         self.last_loss = Some(metrics.loss);
-        self.report(&metrics)
+        self.report(&metrics)?;
+        let improved = self.evaluate_if_due()?;
+        let every = self.inputs.config.checkpoint_every_steps;
+        if improved || (every > 0 && self.progress.step.is_multiple_of(every)) {
+            let began = Instant::now();
+            self.checkpoint()?;
+            lap(&mut self.seconds.write, began);
+        }
+        Ok(())
     }
 
     /// The loss of the next step.
@@ -214,7 +253,9 @@ impl<'a> Trainer<'a> {
         let TrainConfig { loss, rows_per_chunk, .. } = self.inputs.config;
         let alpha = match self.inputs.objective {
             Objective::Supervised => 0.0,
-            Objective::Distill | Objective::Pretrain => loss.alpha.at(self.step, self.schedule.total_steps),
+            Objective::Distill | Objective::Pretrain => {
+                loss.alpha.at(self.progress.step, self.schedule.total_steps)
+            }
         };
         DistillLoss {
             alpha,
@@ -231,30 +272,36 @@ impl<'a> Trainer<'a> {
 
     /// Different for every micro-batch of the run, and the same when it is run again.
     fn dropout_seed(&self, index: usize) -> u64 {
-        let number = self.step * self.inputs.config.accumulate_batches as u64 + index as u64;
+        let number = self.progress.step * self.inputs.config.accumulate_batches as u64 + index as u64;
         self.inputs.config.seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15)
     }
 
-    /// Clips, steps the optimizer and returns the gradients' norm.
-    fn update(&mut self, mut gradients: Vec<Tensor<2>>) -> Result<f64> {
-        let learning_rate = self.schedule.at(self.step);
-        let norm = clip_global_norm(&mut gradients, self.inputs.config.clip_norm);
-        ensure!(norm.is_finite(), "{} step {}: the gradients are not finite", self.inputs.stage, self.step);
-        self.optimizer.step(learning_rate, &mut self.decoder.parameters_mut(), gradients);
-        Ok(norm)
+    /// Keeps the step for inspection and stops before the optimizer uses it.
+    fn refuse(&self, batches: &[Batch], found: &NotFinite) -> Result<()> {
+        let (stage, step) = (self.inputs.stage, self.progress.step);
+        let kept = inspection::save(self.inputs, step, batches, found)?;
+        let what = match found.gradient_norm {
+            Some(norm) => format!("gradients, found a norm of {norm}"),
+            None => format!(
+                "loss, found a cross-entropy of {} and a divergence of {}",
+                found.cross_entropy_sum, found.divergence_sum
+            ),
+        };
+        bail!(
+            "{stage} step {step}: expected a finite {what}\nhint: the step's sequences and labels are in `{}`; lower \
+             `learning_rate`, or look at the labels; the last checkpoint is intact",
+            kept.display()
+        )
     }
 
-    /// metrics.jsonl, progress, and a checkpoint when one is due.
+    /// A line of metrics.jsonl, and progress.
     fn report(&mut self, metrics: &StepMetrics) -> Result<()> {
         let began = Instant::now();
-        let mut line = serde_json::to_vec(metrics)?;
-        line.push(b'\n');
-        self.metrics.write_all(&line)?;
-        self.metrics_bytes += line.len() as u64;
+        self.write_line(metrics)?;
         tracing::info!(
             target: "softshard::progress",
             stage = self.inputs.stage,
-            done = self.step,
+            done = self.progress.step,
             total = self.schedule.total_steps,
             unit = "steps",
             tokens = self.tokens,
@@ -262,38 +309,77 @@ impl<'a> Trainer<'a> {
             cross_entropy = metrics.cross_entropy,
             kl = metrics.kl,
         );
-        let every = self.inputs.config.checkpoint_every_steps;
-        if every > 0 && self.step.is_multiple_of(every) {
-            self.checkpoint()?;
-        }
         lap(&mut self.seconds.write, began);
         Ok(())
     }
 
+    fn write_line(&mut self, line: &impl Serialize) -> Result<()> {
+        let mut line = serde_json::to_vec(line)?;
+        line.push(b'\n');
+        self.metrics.write_all(&line)?;
+        self.progress.metrics_bytes += line.len() as u64;
+        Ok(())
+    }
+
+    /// Looks at held-out data every few steps and after the last one; says whether it was never better.
+    fn evaluate_if_due(&mut self) -> Result<bool> {
+        let (Some(config), Some(held_out)) = (&self.inputs.config.evaluation, &self.held_out) else {
+            return Ok(false);
+        };
+        let step = self.progress.step;
+        if !step.is_multiple_of(config.every_steps) && step != self.schedule.total_steps {
+            return Ok(false);
+        }
+        let began = Instant::now();
+        let metrics = held_out.look(&self.exported())?;
+        self.write_line(&HeldOutLine { step, split: "valid", metrics })?;
+        let value = metrics.of(config.best_by).filter(|value| value.is_finite());
+        // A value that is not finite is never the best one.
+        let best = self.progress.best;
+        let improved = value.filter(|&value| best.is_none_or(|best| value < best.value));
+        match improved {
+            Some(value) => {
+                self.progress.best = Some(Best { step, value });
+                self.progress.evaluations_since_best = 0;
+            }
+            None => self.progress.evaluations_since_best += 1,
+        }
+        lap(&mut self.seconds.evaluate, began);
+        Ok(improved.is_some())
+    }
+
+    /// Whether held-out data has not become better for as long as the recipe's patience.
+    pub(crate) fn out_of_patience(&self) -> bool {
+        let patience = self.inputs.config.evaluation.as_ref().map_or(0, |evaluation| evaluation.patience);
+        patience > 0 && self.progress.evaluations_since_best >= patience
+    }
+
+    /// The model that is evaluated and written: of the averages, if there are.
+    fn exported(&self) -> Decoder {
+        let mut decoder = self.decoder.clone();
+        if let Some(average) = &self.average {
+            for ((_, parameter), value) in decoder.parameters_mut().into_iter().zip(&average.values) {
+                *parameter = value.clone();
+            }
+        }
+        decoder.frozen()
+    }
+
     pub(crate) fn checkpoint(&mut self) -> Result<()> {
-        if self.last_saved == Some(self.step) {
+        if self.last_saved == Some(self.progress.step) {
             return Ok(());
         }
         self.metrics.sync_all()?;
-        let named: Vec<_> =
-            self.decoder.parameters_mut().into_iter().map(|(name, value)| (name, value.clone())).collect();
-        let moments: Vec<_> = named
-            .iter()
-            .zip(&self.optimizer.moments)
-            .flat_map(|((name, _), (first, second))| {
-                [(format!("{name}.first"), first.clone()), (format!("{name}.second"), second.clone())]
-            })
-            .collect();
-        let trainable: Vec<_> = named.into_iter().map(|(name, value)| (name, value.inner())).collect();
-        checkpoint::save(
-            &self.checkpoints(),
-            self.step,
-            self.metrics_bytes,
-            self.identity.clone(),
-            &trainable,
-            &moments,
-        )?;
-        self.last_saved = Some(self.step);
+        let names = self.names();
+        let parameters = self.decoder.parameters_mut().into_iter();
+        let trainable = parameters.map(|(name, value)| (name, value.clone().inner())).collect();
+        let mut files = vec![(TRAINABLE, trainable), (MOMENTS, self.optimizer.tensors(&names))];
+        if let Some(average) = &self.average {
+            files.push((AVERAGES, names.into_iter().zip(average.values.iter().cloned()).collect()));
+        }
+        let (run, keep) = (self.identity.clone(), self.inputs.config.keep_checkpoints);
+        checkpoint::save(&self.checkpoints(), &self.progress, run, &files, keep)?;
+        self.last_saved = Some(self.progress.step);
         Ok(())
     }
 
@@ -301,59 +387,52 @@ impl<'a> Trainer<'a> {
     pub(crate) fn finish(mut self, sequences: usize) -> Result<Summary> {
         let began = Instant::now();
         self.checkpoint()?;
-        self.decoder.set_dropout_seed(None);
+        let exported_step = self.exported_step();
+        if exported_step != self.progress.step {
+            let best = checkpoint::load_step(&self.checkpoints(), exported_step, self.inputs.device)?;
+            self.put_trained(&best, if best.has_averages() { AVERAGES } else { TRAINABLE })?;
+            self.average = None;
+        }
+        let trained_parameters = self.decoder.trainable_count();
+        let decoder = self.exported();
         let output = if self.inputs.config.lora.is_some() {
             let output = self.inputs.output.join("adapter");
-            self.decoder.save_adapter(&output, &self.inputs.config.model.to_string_lossy())?;
+            decoder.save_adapter(&output, &self.inputs.config.model.to_string_lossy())?;
             output
         } else {
             let output = self.inputs.output.join("model");
-            self.decoder.save(&output)?;
+            decoder.save(&output)?;
             copy_tokenizer(self.inputs.tokenizer_folder, &output)?;
             output
         };
         lap(&mut self.seconds.write, began);
         Ok(Summary {
             output,
-            steps: self.step,
+            steps: self.progress.step,
+            planned_steps: self.schedule.total_steps,
             sequences,
-            trained_parameters: self.decoder.trainable_count(),
-            parameters: self.decoder.parameter_count(),
+            trained_parameters,
+            parameters: decoder.parameter_count(),
             tokens: self.tokens,
             last_loss: self.last_loss,
+            best: self.progress.best,
+            exported_step,
             seconds: self.seconds,
         })
+    }
+
+    /// The step whose weights are written.
+    fn exported_step(&self) -> u64 {
+        match (&self.inputs.config.evaluation, self.progress.best) {
+            (Some(evaluation), Some(best)) if evaluation.export == Export::Best => best.step,
+            _ => self.progress.step,
+        }
     }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^53")]
 fn as_f64(tokens: usize) -> f64 {
     tokens as f64
-}
-
-/// Everything that decides the numbers of a run, but not where its files lie, nor what is in memory meanwhile.
-fn identity(inputs: &TrainInputs, examples: &Examples) -> Result<serde_json::Value> {
-    let config = inputs.config;
-    let mut recipe = serde_json::to_value(config)?;
-    if let Some(map) = recipe.as_object_mut() {
-        for key in ["model", "checkpoint_every_steps", "residency", "checkpointing"] {
-            map.remove(key);
-        }
-        // What is not said is as it was before there were such keys.
-        if config.precision == Precision::F32 {
-            map.remove("precision");
-        }
-        if config.quantise.is_none() {
-            map.remove("quantise");
-        }
-    }
-    let weights = match config.init {
-        Init::Pretrained => softshard_model::weights_blake3(&config.model)?,
-        Init::Random => softshard_model::config_blake3(&config.model)?,
-    };
-    Ok(
-        json!({ "config": recipe, "objective": inputs.objective, "data_manifest_blake3": examples.manifest_blake3(), "model_blake3": weights }),
-    )
 }
 
 fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {

@@ -11,7 +11,7 @@ use safetensors::SafeTensors;
 use serde::Deserialize;
 use softshard_losses::{DistillLoss, LossValue, Targets, at_temperature};
 use softshard_model::{Decoder, Trainable};
-use softshard_student::{AdamW, Cosine, clip_global_norm};
+use softshard_student::{LearningRate, Optimizer, OptimizerKind, Schedule, clip_global_norm};
 
 /// Relative; PyTorch's own gradients move by 2e-6 with other threads.
 const GRADIENT: f32 = 1e-4;
@@ -177,15 +177,17 @@ fn twenty_steps_are_those_of_pytorch() {
     let (golden, trained) = (expected(), tensors("kd.trained.safetensors"));
     let training = &golden.training;
     let case = golden.cases.iter().find(|case| case.name == training.case).expect("the case is there");
-    let schedule = Cosine {
+    let schedule = LearningRate {
+        schedule: Schedule::Cosine,
         peak: training.learning_rate,
         last: training.min_learning_rate,
         warmup_steps: 0,
+        decay_steps: 0,
         total_steps: training.steps,
     };
     let mut decoder = student();
     let mut optimizer =
-        AdamW::new(training.weight_decay, decoder.parameters_mut().iter().map(|(_, parameter)| &**parameter));
+        Optimizer::new(OptimizerKind::Adamw, training.weight_decay, &decoder.parameters_mut());
     let close = |found: f64, expected: f64| (found / expected - 1.0).abs() < LOSS;
     for step in 0..training.steps {
         let index = usize::try_from(step).expect("a small step");

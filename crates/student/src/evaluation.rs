@@ -1,0 +1,125 @@
+//! How good the student is on held-out data, during a run.
+
+use std::path::Path;
+
+use anyhow::Result;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use softshard_labels::Error;
+use softshard_losses::{DistillLoss, calibration::Calibration};
+use softshard_model::{Decoder, batches_by_length};
+
+use crate::{
+    batches::Batch,
+    config::{EvaluationConfig, Metric, Objective},
+    examples::Examples,
+    inputs::TrainInputs,
+};
+
+/// What the student says of held-out data; means over labelled tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeldOutMetrics {
+    /// -log probability of the gold tokens, nats.
+    pub nll: f64,
+    /// KL from the teacher at temperature 1, nats; none without labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kl: Option<f64>,
+    /// Expected calibration error of the most probable token, 15 bins of equal width.
+    pub ece: f64,
+    /// How often the most probable token is the gold one.
+    pub accuracy: f64,
+    /// Labelled tokens.
+    pub labelled_tokens: usize,
+}
+
+impl HeldOutMetrics {
+    /// The number that decides which step is the best one.
+    pub(crate) fn of(&self, metric: Metric) -> Option<f64> {
+        match metric {
+            Metric::Nll => Some(self.nll),
+            Metric::Kl => self.kl,
+            Metric::Ece => Some(self.ece),
+        }
+    }
+}
+
+/// Held-out data, opened once.
+pub(crate) struct HeldOut {
+    examples: Examples,
+    batches: Vec<Vec<usize>>,
+    loss: DistillLoss,
+    has_teacher: bool,
+    workers: usize,
+}
+
+impl HeldOut {
+    /// Opens the data and checks that this model can read it.
+    ///
+    /// # Errors
+    /// Data that is missing, damaged, empty, of another tokenizer or over the model's context, or without what `best_by` needs.
+    pub(crate) fn open(inputs: &TrainInputs, config: &EvaluationConfig, decoder: &Decoder) -> Result<Self> {
+        let beside = inputs.data.parent().unwrap_or(Path::new("")).join("valid");
+        let folder = config.data.as_deref().unwrap_or(&beside);
+        let examples = Examples::open(folder, inputs.objective, 1.0)?;
+        examples.check_fit(folder, inputs, decoder)?;
+        let place = || format!("`{}`", folder.display());
+        let has_teacher = inputs.objective != Objective::Supervised && examples.has_teacher();
+        if config.best_by == Metric::Kl && !has_teacher {
+            let found = "\"kl\", and data without a teacher";
+            return Err(Error::bad("`evaluation.best_by`", "\"nll\" or \"ece\"", found).into());
+        }
+        let mut lengths: Vec<usize> = examples.token_counts().iter().map(|&(tokens, _)| tokens).collect();
+        if config.max_sequences > 0 {
+            lengths.truncate(config.max_sequences);
+        }
+        if lengths.is_empty() {
+            let hint = "set `data.split` and prepare again, or remove `evaluation`";
+            return Err(Error::bad(place(), "held-out sequences", "none").hint(hint).into());
+        }
+        // No gradient is kept: batches of the training's size are small enough.
+        let batches = batches_by_length(&lengths, inputs.config.max_tokens_per_batch);
+        let loss = DistillLoss {
+            alpha: 1.0,
+            temperature: 1.0,
+            normalise: false,
+            rows_per_chunk: inputs.config.rows_per_chunk,
+        };
+        Ok(HeldOut { examples, batches, loss, has_teacher, workers: inputs.workers })
+    }
+
+    /// Looks at all of it, summed in the order of the batches.
+    ///
+    /// # Errors
+    /// Data or streamed weights that cannot be read.
+    pub(crate) fn look(&self, decoder: &Decoder) -> Result<HeldOutMetrics> {
+        let decoder = decoder.frozen();
+        let vocabulary = decoder.config().vocab_size;
+        let look = |batch: &Vec<usize>| -> Result<_> {
+            let batch = Batch::read(&self.examples, batch, vocabulary)?;
+            let (sequences, positions) = batch.rows();
+            let hidden = decoder.hidden_before(&sequences, &positions)?;
+            Ok(self.loss.evaluate(hidden, decoder.head(), &batch.targets))
+        };
+        let (mut cross_entropy, mut kl) = (0.0, 0.0);
+        let (mut confidences, mut correct) = (Vec::new(), Vec::new());
+        let workers = if decoder.is_streamed() { 1 } else { self.workers };
+        for group in self.batches.chunks(workers) {
+            let found: Vec<_> = match group {
+                [alone] => vec![look(alone)?],
+                group => group.par_iter().map(look).collect::<Result<_>>()?,
+            };
+            for found in found {
+                cross_entropy += found.cross_entropy_sum;
+                kl += found.kl_sum;
+                confidences.extend(found.confidences);
+                correct.extend(found.correct);
+            }
+        }
+        let labelled_tokens = confidences.len();
+        #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^53")]
+        let tokens = labelled_tokens.max(1) as f64;
+        let Calibration { ece, accuracy, .. } = Calibration::of(&confidences, &correct);
+        let kl = self.has_teacher.then_some(kl / tokens);
+        Ok(HeldOutMetrics { nll: cross_entropy / tokens, kl, ece, accuracy, labelled_tokens })
+    }
+}

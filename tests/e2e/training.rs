@@ -1,0 +1,189 @@
+//! The loop of training: held-out data, the best step, early ends, averages, and what it refuses.
+
+use std::{
+    fs,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use softshard_e2e::World;
+
+/// Lines of a run's metrics without what is of the clock.
+fn curve(world: &World, output: &str) -> Vec<Value> {
+    let text = fs::read_to_string(world.path(&format!("run/{output}/metrics.jsonl"))).expect("metrics");
+    let line = |line: &str| {
+        let mut line: Value = serde_json::from_str(line).expect("a line of JSON");
+        let map = line.as_object_mut().expect("an object");
+        for key in ["tokens_per_second", "stall_share", "memory_bytes"] {
+            map.remove(key);
+        }
+        line
+    };
+    text.lines().map(line).collect()
+}
+
+/// The evaluations among them, as (step, NLL).
+fn evaluations(world: &World, output: &str) -> Vec<(u64, f64)> {
+    let lines = curve(world, output);
+    let held_out = lines.iter().filter(|line| line["split"] == "valid");
+    held_out
+        .map(|line| (line["step"].as_u64().expect("a step"), line["nll"].as_f64().expect("nats")))
+        .collect()
+}
+
+fn adapter(world: &World, output: &str) -> Vec<u8> {
+    let path = format!("run/{output}/adapter/adapter_model.safetensors");
+    fs::read(world.path(&path)).expect("an adapter")
+}
+
+fn lines_of(path: &Path) -> usize {
+    fs::read_to_string(path).map_or(0, |text| text.lines().count())
+}
+
+/// Every kind of state that a checkpoint has to carry.
+const EVERYTHING: [&str; 6] = [
+    "student.evaluation={ every_steps = 2, patience = 50 }",
+    "student.ema_decay=0.9",
+    "student.schedule=warmup_stable_decay",
+    "student.loss.alpha={ kind = \"linear\", first = 0.0, last = 2.0 }",
+    "student.epochs=6",
+    "student.keep_checkpoints=1",
+];
+
+#[test]
+fn evaluations_averages_and_the_best_step_survive_a_kill() {
+    let world = World::labelled();
+    world.run("train-student", &EVERYTHING).succeeded();
+    let expected = curve(&world, "student");
+    let found = evaluations(&world, "student");
+    let steps = expected.len() - found.len();
+    assert!(steps >= 10 && found.len() == steps.div_ceil(2), "{steps} steps, {found:?}");
+    let valid = expected.iter().find(|line| line["split"] == "valid").expect("an evaluation");
+    for key in ["nll", "kl", "ece", "accuracy"] {
+        assert!(valid[key].as_f64().is_some_and(|value| value.is_finite() && value >= 0.0), "{valid}");
+    }
+    for lines in [3, 8] {
+        let output = format!("killed-{lines}");
+        let overrides = [&EVERYTHING[..], &[&format!("output.student={output}")]].concat();
+        let mut child = world.stage("train-student", &overrides).spawn().expect("the binary starts");
+        let metrics = world.path(&format!("run/{output}/metrics.jsonl"));
+        let began = Instant::now();
+        while lines_of(&metrics) < lines {
+            assert!(began.elapsed() < Duration::from_secs(60), "it never came so far");
+            thread::sleep(Duration::from_millis(1));
+        }
+        child.kill().expect("SIGKILL is sent");
+        assert!(child.wait().expect("it ends").code().is_none(), "done before it was killed");
+        world.run("train-student", &overrides).succeeded();
+        assert_eq!(curve(&world, &output), expected, "killed at line {lines}");
+        assert!(adapter(&world, &output) == adapter(&world, "student"), "killed at line {lines}");
+    }
+}
+
+#[test]
+fn a_run_that_gets_worse_ends_early_and_writes_its_best_step() {
+    let world = World::labelled();
+    let worse = [
+        "student.learning_rate=0.3",
+        "student.schedule=constant",
+        "student.epochs=20",
+        "student.evaluation={ every_steps = 1, patience = 3 }",
+    ];
+    let said = world.run("train-student", &worse).succeeded();
+    let found = evaluations(&world, "student");
+    let &(best, _) = found.iter().min_by(|a, b| a.1.total_cmp(&b.1)).expect("evaluations");
+    assert_eq!(found.last().map(|last| last.0), Some(best + 3), "three were no better: {found:?}");
+    assert!(said.stdout.contains(&format!("step {best}")), "{}", said.stdout);
+    // The same as a run of so many steps: nothing of the others is in it.
+    let alone = ["student.learning_rate=0.3", "student.schedule=constant", "output.student=alone"];
+    let steps = format!("student.max_steps={best}");
+    world.run("train-student", &[&alone[..], &[&steps]].concat()).succeeded();
+    assert!(adapter(&world, "alone") == adapter(&world, "student"));
+    // Run again it has nothing to do, and the last step can be had instead.
+    let last =
+        [&worse[..3], &["student.evaluation={ every_steps = 1, patience = 3, export = \"last\" }"]].concat();
+    world.run("train-student", &last).succeeded();
+    assert_eq!(evaluations(&world, "student"), found);
+    assert!(adapter(&world, "alone") != adapter(&world, "student"));
+}
+
+#[test]
+fn what_is_not_finite_stops_the_run_and_is_kept() {
+    let world = World::labelled();
+    let broken =
+        ["student.learning_rate=1e30", "student.schedule=constant", "student.checkpoint_every_steps=1"];
+    let said =
+        world.run("train-student", &broken).failed(1, &["expected a finite", "hint: the step's sequences"]);
+    let kept = fs::read_dir(world.path("run/student")).expect("a folder").filter_map(|entry| {
+        let path = entry.expect("an entry").path();
+        path.file_name()?.to_str()?.starts_with("not-finite-step-").then_some(path)
+    });
+    let kept: Vec<_> = kept.collect();
+    assert_eq!(kept.len(), 1, "{}", said.stderr);
+    let kept: Value = serde_json::from_slice(&fs::read(&kept[0]).expect("a file")).expect("JSON");
+    let sequence = &kept["micro_batches"][0]["sequences"][0];
+    let key = sequence["sequence_key"].as_str().expect("a key");
+    assert_eq!((key.len(), kept["stage"].as_str()), (32, Some("train-student")));
+    assert!(!sequence["input_ids"].as_array().expect("ids").is_empty());
+    assert!(!kept["micro_batches"][0]["log_probs"].as_array().expect("labels").is_empty());
+    let checkpoints = fs::read_dir(world.path("run/student/checkpoints")).expect("checkpoints").count();
+    assert!(checkpoints >= 1, "the last checkpoint is intact");
+    // Another recipe over these checkpoints: what differs is said.
+    world.run("train-student", &["student.weight_decay=0.5"]).failed(
+        3,
+        &[
+            "expected one of this run",
+            "config.learning_rate: expected",
+            "config.weight_decay: expected 0.5, found 0.01",
+        ],
+    );
+}
+
+#[test]
+fn recipes_that_no_run_can_use_are_refused() {
+    let world = World::small_labelled();
+    let refused = [
+        ("student.lora.r=0", "`student`: `lora.r`: expected at least 1, found 0"),
+        ("student.loss.alpha=-0.5", "`student.loss.alpha`: expected numbers of at least 0, found -0.5"),
+        (
+            "student.ema_decay=1.0",
+            "`student.ema_decay`: expected a number of at least 0 and below 1, found 1",
+        ),
+        ("student.optimizer=muon", "`student.optimizer`: expected \"adamw\" where an adapter is trained"),
+        ("student.evaluation={ every_steps = 0 }", "`student.evaluation.every_steps`: expected at least 1"),
+        ("student.keep_checkpoints=0", "`student.keep_checkpoints`: expected at least 1, found 0"),
+        ("student.loss.alpha={ kind = \"linear\", first = 1.0 }", "missing field `last`"),
+    ];
+    for (override_, part) in refused {
+        world.run("train-student", &[override_]).failed(2, &[part]);
+    }
+    world.run("train-student", &["student.evaluation={ every_steps = 1 }"]).failed(3, &["valid"]);
+}
+
+#[test]
+fn a_whole_model_learns_by_muon() {
+    let world = World::labelled();
+    let whole = [
+        "finetune.optimizer=muon",
+        "finetune.learning_rate=3e-3",
+        "finetune.max_steps=8",
+        "output.teacher=../muon",
+    ];
+    world.run("finetune", &whole).succeeded();
+    let text = fs::read_to_string(world.path("muon/metrics.jsonl")).expect("metrics");
+    let losses: Vec<f64> = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("JSON")["loss"].as_f64().expect("a loss"))
+        .collect();
+    assert_eq!(losses.len(), 8);
+    assert!(losses[7] < losses[0] - 0.3, "{losses:?}");
+    let moments =
+        fs::read(world.path("muon/checkpoints/step-00000008/moments.safetensors")).expect("moments");
+    let header = String::from_utf8_lossy(&moments[..4000.min(moments.len())]).into_owned();
+    assert!(
+        header.contains("q_proj.weight.momentum") && header.contains("embed_tokens.weight.second"),
+        "{header}"
+    );
+}
