@@ -15,7 +15,7 @@ use softshard_labels::{
     Error, LabelDataset, Sequence, SequenceDataset, SequenceKey, SequenceLabels, Tokenizer as Fingerprint,
 };
 use softshard_losses::{DistillLoss, StoredLabels, Targets, calibration::Calibration};
-use softshard_model::{Decoder, LoadOptions, batches_by_length};
+use softshard_model::{Arrangement, Decoder, LoadOptions, batches_by_length};
 use softshard_prepare::{DataConfig, Example, Split, Tokenizer, TokenizerConfig, demo};
 
 use crate::EvaluateConfig;
@@ -203,7 +203,11 @@ fn score_held_out(
             targets.append(examples[index].2.clone());
         }
         targets.fold_ids_from(decoder.config().vocab_size);
-        let scores = loss.evaluate(decoder.hidden_before(&ids, &positions)?, decoder.head(), &targets);
+        let scores = loss.evaluate(
+            decoder.hidden_before(&ids, &positions, Arrangement::Padded)?,
+            decoder.head(),
+            &targets,
+        );
         cross_entropy += scores.cross_entropy_sum;
         kl += scores.kl_sum;
         confidences.extend(scores.confidences);

@@ -25,36 +25,24 @@ pub fn batches_by_length(lengths: &[usize], max_tokens: usize) -> Vec<Vec<usize>
     batches
 }
 
+/// How the sequences of a batch lie in one tensor. Hidden states and gradients are the same up to rounding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrangement {
+    /// Side by side, padded to the longest.
+    Padded,
+    /// One after the other; attention alone pads them to the longest (docs/decisions/0010-padding-in-attention.md).
+    Ragged,
+    /// One after the other, also in attention, which is block-diagonal: best for sequences of unlike lengths.
+    Packed,
+}
+
 /// Sequences as one tensor, and where the rows of interest are.
 pub(crate) struct Collated {
-    /// `[B, T]`, padded on the right; or `[1, tokens of all]`, if they are ragged.
+    /// `[B, T]`, padded on the right; or `[1, tokens of all]`, if they are ragged or packed.
     pub(crate) ids: Tensor<2, Int>,
     /// Rows of the states before the labelled tokens, `[N]`.
     pub(crate) rows: Tensor<1, Int>,
     pub(crate) layout: Layout,
-}
-
-/// The tokens of all sequences one after the other, without padding.
-///
-/// # Panics
-/// A position is outside of its sequence.
-fn collate_ragged(sequences: &[&[i32]], positions: &[&[i32]], device: &Device) -> Collated {
-    let layout = Layout::ragged(sequences.iter().map(|sequence| sequence.len()).collect());
-    if layout.ragged.is_none() {
-        return collate(sequences, positions, device);
-    }
-    let (ids, mut rows) = (sequences.concat(), Vec::new());
-    let mut start = 0;
-    for (sequence, positions) in sequences.iter().zip(positions) {
-        rows.extend(positions.iter().map(|&position| row_before(position, start, sequence.len())));
-        start += sequence.len();
-    }
-    let (tokens, labelled) = (ids.len(), rows.len());
-    Collated {
-        ids: Tensor::from_data(TensorData::new(ids, [1, tokens]), device),
-        rows: Tensor::from_data(TensorData::new(rows, [labelled]), device),
-        layout,
-    }
 }
 
 /// The row of the token before a labelled position, of a sequence whose first row is `start`.
@@ -66,20 +54,39 @@ fn row_before(position: i32, start: usize, length: usize) -> i32 {
 
 /// # Panics
 /// A position is outside of its sequence.
-pub(crate) fn collate(sequences: &[&[i32]], positions: &[&[i32]], device: &Device) -> Collated {
-    let tokens = sequences.iter().map(|sequence| sequence.len()).max().unwrap_or(0);
-    let mut ids = vec![0; sequences.len() * tokens];
-    let mut rows = Vec::with_capacity(positions.iter().map(|positions| positions.len()).sum());
+pub(crate) fn collate(
+    sequences: &[&[i32]],
+    positions: &[&[i32]],
+    arrangement: Arrangement,
+    device: &Device,
+) -> Collated {
+    let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.len()).collect();
+    let longest = lengths.iter().copied().max().unwrap_or(0);
+    let alike = lengths.iter().all(|&length| length == longest);
+    let (shape, layout) = match arrangement {
+        Arrangement::Ragged if !alike => ([1, lengths.iter().sum()], Layout::ragged(lengths)),
+        Arrangement::Packed if lengths.len() > 1 => {
+            let tokens = lengths.iter().sum();
+            ([1, tokens], Layout::packed(&[lengths], tokens))
+        }
+        Arrangement::Padded | Arrangement::Ragged | Arrangement::Packed => {
+            ([sequences.len(), longest], Layout::causal(longest))
+        }
+    };
+    let (mut ids, mut rows) = (Vec::with_capacity(shape[0] * shape[1]), Vec::new());
     for (index, (sequence, positions)) in sequences.iter().zip(positions).enumerate() {
-        let start = index * tokens;
-        ids[start..start + sequence.len()].copy_from_slice(sequence);
-        rows.extend(positions.iter().map(|&position| row_before(position, start, sequence.len())));
+        if shape[0] > 1 {
+            ids.resize(index * longest, 0);
+        }
+        rows.extend(positions.iter().map(|&position| row_before(position, ids.len(), sequence.len())));
+        ids.extend_from_slice(sequence);
     }
+    ids.resize(shape[0] * shape[1], 0);
     let labelled = rows.len();
     Collated {
-        ids: Tensor::from_data(TensorData::new(ids, [sequences.len(), tokens]), device),
+        ids: Tensor::from_data(TensorData::new(ids, shape), device),
         rows: Tensor::from_data(TensorData::new(rows, [labelled]), device),
-        layout: Layout::causal(tokens),
+        layout,
     }
 }
 
@@ -95,7 +102,7 @@ struct InFlight<'a> {
 
 impl Decoder {
     /// Hidden states that predict the tokens at `positions`: of each sequence the states one before them, which have
-    /// read the tokens < t and nothing else. Sequences are padded on the right, which no returned row can see.
+    /// read the tokens < t and nothing else.
     ///
     /// # Shapes
     /// `sequences`: B slices of at most T token ids; `positions`: B slices of labelled positions, each in `1..len`,
@@ -106,8 +113,13 @@ impl Decoder {
     ///
     /// # Panics
     /// A position is outside of its sequence.
-    pub fn hidden_before(&self, sequences: &[&[i32]], positions: &[&[i32]]) -> Result<Tensor<2>, Error> {
-        let Collated { ids, rows, layout } = collate(sequences, positions, &self.device);
+    pub fn hidden_before(
+        &self,
+        sequences: &[&[i32]],
+        positions: &[&[i32]],
+        arrangement: Arrangement,
+    ) -> Result<Tensor<2>, Error> {
+        let Collated { ids, rows, layout } = collate(sequences, positions, arrangement, &self.device);
         Ok(self.forward(ids, &layout, None)?.select(0, rows))
     }
 
@@ -128,7 +140,9 @@ impl Decoder {
         batches: &[Batch<'_>],
         in_parallel: bool,
     ) -> Result<Vec<Tensor<2>>, Error> {
-        let collate = |(sequences, positions): &Batch<'_>| collate_ragged(sequences, positions, &self.device);
+        let collate = |(sequences, positions): &Batch<'_>| {
+            collate(sequences, positions, Arrangement::Ragged, &self.device)
+        };
         let collated: Vec<Collated> = batches.iter().map(collate).collect();
         let mut flights = Vec::with_capacity(batches.len());
         for Collated { ids, rows, layout } in &collated {

@@ -8,7 +8,7 @@
 
 use burn::tensor::{Gradients, Tensor};
 
-use crate::batch::{Collated, collate};
+use crate::batch::{Arrangement, Collated, collate};
 use crate::linear::Dropout;
 use crate::{Decoder, Error, Trainable};
 
@@ -67,10 +67,11 @@ impl Decoder {
         &self,
         sequences: &[&[i32]],
         positions: &[&[i32]],
+        arrangement: Arrangement,
         loss: impl FnOnce(Tensor<2>, Tensor<2>) -> (Tensor<1>, R),
     ) -> Result<(Vec<Tensor<2>>, R), Error> {
         assert!(self.trainable != Trainable::Nothing, "something is trainable where gradients are asked for");
-        let Collated { ids, rows, layout } = collate(sequences, positions, &self.device);
+        let Collated { ids, rows, layout } = collate(sequences, positions, arrangement, &self.device);
         let constant = self.untracked();
         let context = constant.context(ids.dims(), &layout);
         let dropout = |layer: usize| Dropout::new(context.dropout_seed, layer);

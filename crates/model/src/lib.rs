@@ -52,13 +52,13 @@ mod weights;
 
 pub use adapter::LoraConfig;
 pub use allocator::keep_freed_memory;
-pub use batch::batches_by_length;
+pub use batch::{Arrangement, batches_by_length};
 pub use config::{Activation, Block, DecoderConfig, Family, FusedQkv, NormKind, Positions, RopeScaling};
 pub use decoder::{Decoder, Trainable};
 pub use digest::{adapter_blake3, config_blake3, weights_blake3};
 pub use error::Error;
 pub use layout::Layout;
-pub use memory::free_bytes;
+pub use memory::{free_bytes, peak_bytes, used_bytes};
 pub use merge::{MergeInputs, Merged, merge};
 pub use precision::Precision;
 pub use quantised::Bits;

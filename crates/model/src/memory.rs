@@ -14,7 +14,33 @@ const KIB: u64 = 1024;
 /// On the CPU the least of: what the kernel calls available, what the control groups of this process leave, and what the
 /// limit of its address space leaves. On a GPU: what the driver calls free, and what Burn holds for reuse.
 pub fn free_bytes(device: &Device) -> Option<u64> {
-    if *device == Device::flex() { host_free_bytes() } else { card_free_bytes(device) }
+    if is_host(device) { host_free_bytes() } else { card_free_bytes(device) }
+}
+
+/// Bytes that this process holds now: its resident set on the CPU, what tensors use of Burn's pools on a GPU; `None` where
+/// nobody says.
+pub fn used_bytes(device: &Device) -> Option<u64> {
+    if is_host(device) { status("VmRSS:") } else { pools(device).map(|[used, _]| used) }
+}
+
+/// The most bytes that this process held so far: its resident set on the CPU, what Burn's pools have reserved on a GPU;
+/// `None` where nobody says.
+pub fn peak_bytes(device: &Device) -> Option<u64> {
+    if is_host(device) { status("VmHWM:") } else { pools(device).map(|[_, reserved]| reserved) }
+}
+
+fn is_host(device: &Device) -> bool {
+    device.clone().without_autodiff() == Device::flex()
+}
+
+/// A line of the kernel's account of this process.
+fn status(key: &str) -> Option<u64> {
+    kibibytes(&fs::read_to_string("/proc/self/status").ok()?, key)
+}
+
+/// Bytes in use and bytes reserved.
+fn pools(device: &Device) -> Option<[u64; 2]> {
+    device.memory_pool_usage().map(|pools| [pools.bytes_in_use, pools.bytes_reserved])
 }
 
 #[cfg(feature = "cuda")]
@@ -109,6 +135,15 @@ mod tests {
         let free = free_bytes(&Device::flex()).expect("Linux says");
         assert!(free > 0 && free <= total, "{free} of {total}");
         assert!(free_bytes(&Device::flex().autodiff()).is_some());
+    }
+
+    #[test]
+    fn what_this_process_holds_is_at_most_its_peak() {
+        let device = Device::flex().autodiff();
+        let ballast = std::hint::black_box(vec![1u8; 16 << 20]);
+        let used = used_bytes(&device).expect("Linux says");
+        let peak = peak_bytes(&device).expect("Linux says");
+        assert!(used >= ballast.len() as u64 && peak >= used, "{used} of {peak}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use softshard_labels::Error;
 use softshard_losses::{DistillLoss, calibration::Calibration};
-use softshard_model::{Decoder, batches_by_length};
+use softshard_model::{Arrangement, Decoder, batches_by_length};
 
 use crate::{
     batches::Batch,
@@ -97,7 +97,7 @@ impl HeldOut {
         let look = |batch: &Vec<usize>| -> Result<_> {
             let batch = Batch::read(&self.examples, batch, vocabulary)?;
             let (sequences, positions) = batch.rows();
-            let hidden = decoder.hidden_before(&sequences, &positions)?;
+            let hidden = decoder.hidden_before(&sequences, &positions, Arrangement::Ragged)?;
             Ok(self.loss.evaluate(hidden, decoder.head(), &batch.targets))
         };
         let (mut cross_entropy, mut kl) = (0.0, 0.0);

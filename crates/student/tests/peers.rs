@@ -10,7 +10,7 @@ use burn::tensor::{Device, Tensor};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 use softshard_losses::{DistillLoss, LossValue, Targets, at_temperature};
-use softshard_model::{Decoder, Trainable};
+use softshard_model::{Arrangement, Decoder, Trainable};
 use softshard_student::{LearningRate, Optimizer, OptimizerKind, Schedule, clip_global_norm};
 
 /// Relative; PyTorch's own gradients move by 2e-6 with other threads.
@@ -106,7 +106,7 @@ fn loss_of(decoder: &Decoder, sequences: &[Labelled], case: &Case) -> LossValue 
     #[expect(clippy::cast_precision_loss, reason = "a handful of tokens")]
     let labelled = targets.len() as f64;
     loss.compute(
-        decoder.hidden_before(&ids, &positions).expect("resident"),
+        decoder.hidden_before(&ids, &positions, Arrangement::Padded).expect("resident"),
         decoder.head(),
         &targets,
         labelled,

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use burn::tensor::Device;
 use serde::Deserialize;
 use softshard_losses::{HeadOptions, Keep, label_rows};
-use softshard_model::Decoder;
+use softshard_model::{Arrangement, Decoder};
 
 /// Nats; f32 on both sides.
 const NATS: f32 = 1e-4;
@@ -51,7 +51,7 @@ fn labels_are_those_of_transformers() {
             .iter()
             .flat_map(|one| one.positions.iter().map(move |&position| at(one, position)))
             .collect();
-        let hidden = decoder.hidden_before(&ids, &positions).expect("resident");
+        let hidden = decoder.hidden_before(&ids, &positions, Arrangement::Padded).expect("resident");
         let options = HeadOptions {
             keep: Keep::TopK { k: 16 },
             logit_scale: 1.0,

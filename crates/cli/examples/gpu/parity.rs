@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use softshard_losses::{HeadLabels, HeadOptions, Keep, label_rows};
-use softshard_model::{Bits, Decoder, LoadOptions, LoraConfig, Precision, Residency, Trainable};
+use softshard_model::{Arrangement, Bits, Decoder, LoadOptions, LoraConfig, Precision, Residency, Trainable};
 
 use crate::Bench;
 use crate::table::{Outcome, Row};
@@ -323,10 +323,14 @@ fn lora_gradients(decoder: &Decoder, backward: Backward) -> Result<Gradients> {
     };
     let gradients = match backward {
         Backward::ByLayer => {
-            decoder.backward_by_layer(&sequences, &positions, |hidden, head| (loss(hidden, head), ()))?.0
+            decoder
+                .backward_by_layer(&sequences, &positions, Arrangement::Padded, |hidden, head| {
+                    (loss(hidden, head), ())
+                })?
+                .0
         }
         Backward::Whole => {
-            let hidden = decoder.hidden_before(&sequences, &positions)?;
+            let hidden = decoder.hidden_before(&sequences, &positions, Arrangement::Padded)?;
             let found = loss(hidden, decoder.head()).backward();
             let of = |(name, factor): (String, &mut Tensor<2>)| {
                 factor.grad(&found).with_context(|| format!("`{name}` has no gradient"))

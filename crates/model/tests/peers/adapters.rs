@@ -4,7 +4,7 @@ use std::fs;
 
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use safetensors::SafeTensors;
-use softshard_model::{Decoder, Trainable};
+use softshard_model::{Arrangement, Decoder, Trainable};
 
 use crate::golden::{Golden, MODELS, assert_close, batch, load, logits, of_tokens, path};
 
@@ -76,7 +76,8 @@ fn objective(decoder: &Decoder, sequences: &[Vec<i32>]) -> Tensor<1> {
     let golds: Vec<i32> = sequences.iter().flat_map(|row| &row[1..]).copied().collect();
     let count = golds.len();
     let golds = Tensor::<2, Int>::from_data(TensorData::new(golds, [count, 1]), &Device::flex());
-    let hidden = decoder.hidden_before(&rows, &positions).expect("the weights are there");
+    let hidden =
+        decoder.hidden_before(&rows, &positions, Arrangement::Padded).expect("the weights are there");
     let logits = hidden.matmul(decoder.head().transpose());
     activation::log_softmax(logits, 1).gather(1, golds).mean().neg()
 }

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use burn::tensor::{Device, Tensor, TensorData};
 use softshard_labels::{Sequence, SequenceDataset};
 use softshard_losses::{HeadLabels, HeadOptions, Keep, Targets, label_rows};
-use softshard_model::{Decoder, Trainable};
+use softshard_model::{Arrangement, Decoder, Trainable};
 
 use crate::{DIVERGENCE, Random, World};
 
@@ -64,7 +64,7 @@ impl World for Real {
 
     fn labels(&self, sequence: usize, keep: Keep) -> Result<HeadLabels> {
         let (row, positions) = (&self.sequences[sequence], self.positions(sequence));
-        let hidden = self.teacher.hidden_before(&[&row.input_ids], &[&positions])?;
+        let hidden = self.teacher.hidden_before(&[&row.input_ids], &[&positions], Arrangement::Padded)?;
         let key = row.key();
         let uniforms: Vec<f64> = positions.iter().map(|position| key.uniform(0, *position)).collect();
         let options = HeadOptions { keep, logit_scale: 1.0, temperatures: &[], rows_per_chunk: 64 };
@@ -75,7 +75,7 @@ impl World for Real {
     fn gradient(&self, sequence: usize, targets: &Targets) -> Result<(Vec<f64>, f64)> {
         let (row, positions) = (&self.sequences[sequence], self.positions(sequence));
         let mut student = self.student.clone();
-        let hidden = student.hidden_before(&[&row.input_ids], &[&positions])?;
+        let hidden = student.hidden_before(&[&row.input_ids], &[&positions], Arrangement::Padded)?;
         let value = DIVERGENCE.compute(hidden, student.head(), targets, 1.0);
         let found = value.loss.backward();
         let mut gradient = Vec::new();
