@@ -9,6 +9,7 @@ mod examples;
 mod gradients;
 mod inputs;
 mod loss_config;
+mod metrics;
 mod optimizer;
 mod pass;
 mod run;
@@ -21,6 +22,7 @@ pub use config::{
 pub use examples::same_temperature;
 pub use inputs::TrainInputs;
 pub use loss_config::{Alpha, AlphaRule, LossConfig};
+pub use metrics::HeldOut;
 pub use optimizer::{AdamW, Cosine, clip_global_norm};
 pub use pass::Breakdown;
 pub use run::run;

@@ -36,7 +36,7 @@ pub fn run(inputs: &TrainInputs) -> Result<Summary> {
         loop {
             let waited = Instant::now();
             let Ok(step) = batches.recv() else { return Ok(()) };
-            trainer.seconds.read += waited.elapsed().as_secs_f64();
+            let waited = waited.elapsed().as_secs_f64();
             if inputs.stop.load(Ordering::Relaxed) {
                 trainer.checkpoint()?;
                 let place = format!("{} stopped after step {} with a checkpoint", inputs.stage, trainer.step);
@@ -46,7 +46,7 @@ pub fn run(inputs: &TrainInputs) -> Result<Summary> {
                 )
                 .into());
             }
-            trainer.take_step(&step?)?;
+            trainer.take_step(&step?, waited)?;
         }
     })?;
     lap(&mut trainer.seconds.total, began);

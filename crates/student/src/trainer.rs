@@ -1,7 +1,6 @@
 //! The state of a run: steps, metrics, checkpoints and what it leaves behind.
 
 use std::{
-    io::Write,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -21,6 +20,7 @@ use crate::{
     examples::Examples,
     gradients::{self, StepTask},
     inputs::TrainInputs,
+    metrics::{self, Metrics, Progress, StepMetrics},
     optimizer::{AdamW, Cosine, clip_global_norm},
     pass::{Breakdown, lap},
 };
@@ -55,22 +55,6 @@ pub struct Summary {
     pub seconds: Breakdown,
 }
 
-/// One line of metrics.jsonl; losses are nats per labelled token.
-#[derive(Serialize)]
-struct StepMetrics {
-    step: u64,
-    loss: f64,
-    cross_entropy: f64,
-    /// Not computed where alpha is 0.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    kl: Option<f64>,
-    learning_rate: f64,
-    gradient_norm: f64,
-    tokens: usize,
-    labelled_tokens: usize,
-    tokens_per_second: f64,
-}
-
 /// A run in progress.
 pub(crate) struct Trainer<'a> {
     inputs: &'a TrainInputs<'a>,
@@ -80,8 +64,7 @@ pub(crate) struct Trainer<'a> {
     /// Steps taken.
     pub(crate) step: u64,
     identity: serde_json::Value,
-    metrics: fs::File,
-    metrics_bytes: u64,
+    metrics: Metrics,
     tokens: u64,
     last_loss: Option<f64>,
     pub(crate) seconds: Breakdown,
@@ -104,6 +87,8 @@ impl<'a> Trainer<'a> {
             config.weight_decay,
             decoder.parameters_mut().iter().map(|(_, parameter)| &**parameter),
         );
+        let last = checkpoint::load_last(&checkpoints(inputs), &identity, &device)?;
+        let (step, bytes) = last.as_ref().map_or((0, 0), |last| (last.state.step, last.state.metrics_bytes));
         let mut trainer = Trainer {
             inputs,
             optimizer,
@@ -114,11 +99,7 @@ impl<'a> Trainer<'a> {
                 total_steps,
             },
             step: 0,
-            metrics: fs::OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(inputs.output.join("metrics.jsonl"))?,
-            metrics_bytes: 0,
+            metrics: Metrics::open(inputs.output, inputs.stage, &config.loss.divergence, step, bytes)?,
             tokens: 0,
             last_loss: None,
             seconds: Breakdown::default(),
@@ -126,7 +107,7 @@ impl<'a> Trainer<'a> {
             decoder,
             identity,
         };
-        if let Some(last) = checkpoint::load_last(&trainer.checkpoints(), &trainer.identity, &device)? {
+        if let Some(last) = last {
             trainer.restore(last)?;
             tracing::info!(
                 stage = inputs.stage,
@@ -135,14 +116,7 @@ impl<'a> Trainer<'a> {
                 "resumed from a checkpoint"
             );
         }
-        // Lines of steps after the checkpoint belong to an attempt that was cut off.
-        trainer.metrics_bytes = trainer.metrics_bytes.min(trainer.metrics.metadata()?.len());
-        trainer.metrics.set_len(trainer.metrics_bytes)?;
         Ok(trainer)
-    }
-
-    fn checkpoints(&self) -> PathBuf {
-        self.inputs.output.join("checkpoints")
     }
 
     fn restore(&mut self, last: checkpoint::Checkpoint) -> Result<()> {
@@ -159,13 +133,12 @@ impl<'a> Trainer<'a> {
         }
         self.step = last.state.step;
         self.optimizer.steps = last.state.step;
-        self.metrics_bytes = last.state.metrics_bytes;
         self.last_saved = Some(self.step);
         Ok(())
     }
 
-    /// Forward and backward over every micro-batch, then one update.
-    pub(crate) fn take_step(&mut self, batches: &[Batch]) -> Result<()> {
+    /// Forward and backward over every micro-batch, then one update; the loop `waited` so many seconds for them.
+    pub(crate) fn take_step(&mut self, batches: &[Batch], waited: f64) -> Result<()> {
         let began = Instant::now();
         let labelled: usize = batches.iter().map(|batch| batch.targets.len()).sum();
         let loss = self.loss();
@@ -192,16 +165,21 @@ impl<'a> Trainer<'a> {
         let tokens = batches.iter().map(Batch::tokens).sum::<usize>();
         let (cross_entropy, kl) = (sum.cross_entropy / as_f64(labelled), sum.kl / as_f64(labelled));
         let (cross_entropy_weight, kl_weight) = loss.weights();
+        let seconds = waited + began.elapsed().as_secs_f64();
+        self.seconds.read += waited;
         let metrics = StepMetrics {
-            step: self.step,
+            step: self.step + 1,
             loss: cross_entropy_weight * cross_entropy + kl_weight * loss.temperature.powi(2) * kl,
             cross_entropy,
-            kl: (loss.alpha > 0.0).then_some(kl),
+            divergence: (loss.alpha > 0.0).then_some(kl),
+            alpha: loss.alpha,
             learning_rate: self.schedule.at(self.step),
             gradient_norm,
             tokens,
             labelled_tokens: labelled,
-            tokens_per_second: as_f64(tokens) / began.elapsed().as_secs_f64(),
+            tokens_per_second: as_f64(tokens) / seconds,
+            stall_share: waited / seconds,
+            memory_bytes: metrics::used_bytes(),
         };
         self.step += 1;
         self.tokens += tokens as u64;
@@ -247,21 +225,8 @@ impl<'a> Trainer<'a> {
     /// metrics.jsonl, progress, and a checkpoint when one is due.
     fn report(&mut self, metrics: &StepMetrics) -> Result<()> {
         let began = Instant::now();
-        let mut line = serde_json::to_vec(metrics)?;
-        line.push(b'\n');
-        self.metrics.write_all(&line)?;
-        self.metrics_bytes += line.len() as u64;
-        tracing::info!(
-            target: "softshard::progress",
-            stage = self.inputs.stage,
-            done = self.step,
-            total = self.schedule.total_steps,
-            unit = "steps",
-            tokens = self.tokens,
-            loss = metrics.loss,
-            cross_entropy = metrics.cross_entropy,
-            kl = metrics.kl,
-        );
+        let progress = Progress { total_steps: self.schedule.total_steps, tokens: self.tokens };
+        self.metrics.step(metrics, &progress)?;
         let every = self.inputs.config.checkpoint_every_steps;
         if every > 0 && self.step.is_multiple_of(every) {
             self.checkpoint()?;
@@ -274,7 +239,7 @@ impl<'a> Trainer<'a> {
         if self.last_saved == Some(self.step) {
             return Ok(());
         }
-        self.metrics.sync_all()?;
+        let metrics_bytes = self.metrics.sync(self.step)?;
         let named: Vec<_> =
             self.decoder.parameters_mut().into_iter().map(|(name, value)| (name, value.clone())).collect();
         let moments: Vec<_> = named
@@ -286,9 +251,9 @@ impl<'a> Trainer<'a> {
             .collect();
         let trainable: Vec<_> = named.into_iter().map(|(name, value)| (name, value.inner())).collect();
         checkpoint::save(
-            &self.checkpoints(),
+            &checkpoints(self.inputs),
             self.step,
-            self.metrics_bytes,
+            metrics_bytes,
             self.identity.clone(),
             &trainable,
             &moments,
@@ -324,6 +289,10 @@ impl<'a> Trainer<'a> {
             seconds: self.seconds,
         })
     }
+}
+
+fn checkpoints(inputs: &TrainInputs) -> PathBuf {
+    inputs.output.join("checkpoints")
 }
 
 #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^53")]
