@@ -301,6 +301,20 @@ impl World {
         files
     }
 
+    /// The lines of a training's metrics.jsonl without what the clock and the memory say: bit-equal from run to run.
+    pub fn curve(&self, output: &str) -> Vec<serde_json::Value> {
+        let path = self.path(&format!("run/{output}/metrics.jsonl"));
+        let line = |line: &str| {
+            let mut line: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
+            let scalars = line.as_object_mut().expect("an object");
+            for measured in ["tokens_per_second", "stall_share", "memory_bytes"] {
+                scalars.remove(measured);
+            }
+            line
+        };
+        fs::read_to_string(path).expect("metrics are written").lines().map(line).collect()
+    }
+
     /// Names and contents of all files below `path`.
     pub fn files(&self, path: &str) -> Files {
         let mut files = Vec::new();

@@ -70,17 +70,6 @@ fn a_finished_dataset_is_left_as_it_is() {
 #[test]
 fn a_killed_student_resumes_to_the_same_curve() {
     let world = World::labelled();
-    // Bit-equal: speeds are the only thing that may differ.
-    let curve = |output: &str| -> Vec<serde_json::Value> {
-        let metrics =
-            fs::read_to_string(world.path(&format!("{output}/metrics.jsonl"))).expect("metrics are written");
-        let line = |line: &str| {
-            let mut line: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
-            line.as_object_mut().expect("an object").remove("tokens_per_second");
-            line
-        };
-        metrics.lines().map(line).collect()
-    };
     let epochs = "student.epochs=6";
     world.run("train-student", &[epochs]).succeeded();
     // Behind the checkpoint of step 3, and between others.
@@ -90,7 +79,7 @@ fn a_killed_student_resumes_to_the_same_curve() {
         kill_when(world.stage("train-student", &[epochs, &output]), || has_lines(&metrics, lines));
         let said = world.run("train-student", &[epochs, &output]).succeeded();
         assert!(said.stderr.contains("resumed from a checkpoint"), "{}", said.stderr);
-        assert_eq!(curve(&format!("run/killed-{quarter}")), curve("run/student"));
+        assert_eq!(world.curve(&format!("killed-{quarter}")), world.curve("student"));
         let adapter = |output: &str| fs::read(world.path(output).join("adapter/adapter_model.safetensors"));
         assert!(
             adapter(&format!("run/killed-{quarter}")).expect("an adapter")

@@ -12,13 +12,11 @@ fn a_student_learns_from_labels_after_its_teacher_is_gone() {
     let said = world.run("train-student", &[]).succeeded();
     assert!(said.stdout.contains("adapter:"), "{}", said.stdout);
 
-    let metrics = fs::read_to_string(world.path("run/student/metrics.jsonl")).expect("metrics are written");
-    let metrics: Vec<serde_json::Value> =
-        metrics.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect();
+    let metrics = world.curve("student");
     let loss = |line: &serde_json::Value| line["loss"].as_f64().expect("a number");
     let (first, last) = (metrics.first().expect("a step"), metrics.last().expect("a step"));
     assert!(loss(last) < loss(first), "the loss falls: {} to {}", loss(first), loss(last));
-    assert!(first["kl"].as_f64().expect("a number") > 0.0);
+    assert!(first["divergence"].as_f64().expect("a number") > 0.0);
 
     let said = world.run("evaluate", &[]).succeeded();
     assert!(said.stdout.contains("KL to teacher"), "{}", said.stdout);
@@ -30,16 +28,14 @@ fn a_student_learns_from_labels_after_its_teacher_is_gone() {
 fn alpha_zero_is_supervised_training_on_the_same_tokens() {
     let world = World::labelled();
     let curve = |output: &str| -> Vec<(u64, String)> {
-        let metrics = fs::read_to_string(world.path(output)).expect("metrics are written");
-        let line = |line: &str| {
-            let line: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
+        let of = |line: &serde_json::Value| {
             (line["step"].as_u64().expect("a step"), line["cross_entropy"].to_string())
         };
-        metrics.lines().map(line).collect()
+        world.curve(output).iter().map(of).collect()
     };
     world.run("train-student", &["student.loss.alpha=0", "output.student=zero"]).succeeded();
     world.run("train-student", &["student.objective=supervised", "output.student=supervised"]).succeeded();
-    assert_eq!(curve("run/zero/metrics.jsonl"), curve("run/supervised/metrics.jsonl"));
+    assert_eq!(curve("zero"), curve("supervised"));
 }
 
 #[test]
@@ -62,11 +58,8 @@ fn drawn_labels_teach_as_full_ones_do() {
         let selection = format!("labels.selection={selection}");
         world.run("teacher-labels", &[&labels, &selection]).succeeded();
         world.run("train-student", &[&labels, &student, "student.max_steps=3"]).succeeded();
-        let metrics = fs::read_to_string(world.path(&format!("run/{name}-student/metrics.jsonl")));
-        let metrics = metrics.expect("metrics are written");
-        let line = metrics.lines().next().expect("a step");
-        let line: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
-        line["kl"].as_f64().expect("a number")
+        let line = world.curve(&format!("{name}-student")).remove(0);
+        line["divergence"].as_f64().expect("a number")
     };
     let full = first_kl("full", r#"{ kind = "top_k", k = 400 }"#);
     for (name, selection) in [

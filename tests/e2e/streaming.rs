@@ -287,7 +287,7 @@ fn an_adapter_is_the_same_over_streamed_layers() {
         let (said, peak) = measured(train(&world, "train-student", &[&output, &how]));
         said.succeeded();
         println!("{name}: {}", mib(peak));
-        runs.push((name, losses(&world, name), world.files(&format!("run/{name}/adapter")), peak));
+        runs.push((name, world.curve(name), world.files(&format!("run/{name}/adapter")), peak));
     }
     let (_, expected, adapter, _) = runs.last().expect("three runs");
     assert_eq!(expected.len(), 2);
@@ -320,18 +320,6 @@ fn an_adapter_is_the_same_over_streamed_layers() {
             kept(),
         ],
     );
-}
-
-/// Of each step what does not depend on the clock.
-fn losses(world: &World, student: &str) -> Vec<String> {
-    let metrics =
-        fs::read_to_string(world.path(&format!("run/{student}/metrics.jsonl"))).expect("metrics are written");
-    let line = |line: &str| {
-        let mut line: Value = serde_json::from_str(line).expect("a line of JSON");
-        line.as_object_mut().expect("an object").remove("tokens_per_second").expect("a speed");
-        line.to_string()
-    };
-    metrics.lines().map(line).collect()
 }
 
 /// Covers teachers whose layers are codes: the plan says so, labels of another precision are other labels, and the memory is

@@ -10,23 +10,9 @@ use std::{
 use serde_json::Value;
 use softshard_e2e::World;
 
-/// Lines of a run's metrics without what is of the clock.
-fn curve(world: &World, output: &str) -> Vec<Value> {
-    let text = fs::read_to_string(world.path(&format!("run/{output}/metrics.jsonl"))).expect("metrics");
-    let line = |line: &str| {
-        let mut line: Value = serde_json::from_str(line).expect("a line of JSON");
-        let map = line.as_object_mut().expect("an object");
-        for key in ["tokens_per_second", "stall_share", "memory_bytes"] {
-            map.remove(key);
-        }
-        line
-    };
-    text.lines().map(line).collect()
-}
-
-/// The evaluations among them, as (step, NLL).
+/// The evaluations of a run, as (step, NLL).
 fn evaluations(world: &World, output: &str) -> Vec<(u64, f64)> {
-    let lines = curve(world, output);
+    let lines = world.curve(output);
     let held_out = lines.iter().filter(|line| line["split"] == "valid");
     held_out
         .map(|line| (line["step"].as_u64().expect("a step"), line["nll"].as_f64().expect("nats")))
@@ -56,7 +42,7 @@ const EVERYTHING: [&str; 6] = [
 fn evaluations_averages_and_the_best_step_survive_a_kill() {
     let world = World::labelled();
     world.run("train-student", &EVERYTHING).succeeded();
-    let expected = curve(&world, "student");
+    let expected = world.curve("student");
     let found = evaluations(&world, "student");
     let steps = expected.len() - found.len();
     assert!(steps >= 10 && found.len() == steps.div_ceil(2), "{steps} steps, {found:?}");
@@ -66,7 +52,8 @@ fn evaluations_averages_and_the_best_step_survive_a_kill() {
     }
     for lines in [3, 8] {
         let output = format!("killed-{lines}");
-        let overrides = [&EVERYTHING[..], &[&format!("output.student={output}")]].concat();
+        let place = format!("output.student={output}");
+        let overrides = [&EVERYTHING[..], &[&place]].concat();
         let mut child = world.stage("train-student", &overrides).spawn().expect("the binary starts");
         let metrics = world.path(&format!("run/{output}/metrics.jsonl"));
         let began = Instant::now();
@@ -77,7 +64,7 @@ fn evaluations_averages_and_the_best_step_survive_a_kill() {
         child.kill().expect("SIGKILL is sent");
         assert!(child.wait().expect("it ends").code().is_none(), "done before it was killed");
         world.run("train-student", &overrides).succeeded();
-        assert_eq!(curve(&world, &output), expected, "killed at line {lines}");
+        assert_eq!(world.curve(&output), expected, "killed at line {lines}");
         assert!(adapter(&world, &output) == adapter(&world, "student"), "killed at line {lines}");
     }
 }

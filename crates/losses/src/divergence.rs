@@ -27,6 +27,17 @@ pub enum Divergence {
 }
 
 impl Divergence {
+    /// Its name as people write it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Divergence::ForwardKl => "KL",
+            Divergence::ReverseKl => "reverse KL",
+            Divergence::Jsd { .. } => "JSD",
+            Divergence::SkewKl { .. } => "skew KL",
+            Divergence::Tvd => "TVD",
+        }
+    }
+
     /// # Errors
     /// What was expected of its number and what was found.
     pub fn check(&self) -> Result<(), String> {

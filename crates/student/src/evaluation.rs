@@ -4,7 +4,6 @@ use std::path::Path;
 
 use anyhow::Result;
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 use softshard_labels::Error;
 use softshard_losses::{DistillLoss, calibration::Calibration};
 use softshard_model::{Arrangement, Decoder, batches_by_length};
@@ -14,37 +13,11 @@ use crate::{
     config::{EvaluationConfig, Metric, Objective},
     examples::Examples,
     inputs::TrainInputs,
+    metrics::HeldOut,
 };
 
-/// What the student says of held-out data; means over labelled tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct HeldOutMetrics {
-    /// -log probability of the gold tokens, nats.
-    pub nll: f64,
-    /// KL from the teacher at temperature 1, nats; none without labels.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub kl: Option<f64>,
-    /// Expected calibration error of the most probable token, 15 bins of equal width.
-    pub ece: f64,
-    /// How often the most probable token is the gold one.
-    pub accuracy: f64,
-    /// Labelled tokens.
-    pub labelled_tokens: usize,
-}
-
-impl HeldOutMetrics {
-    /// The number that decides which step is the best one.
-    pub(crate) fn of(&self, metric: Metric) -> Option<f64> {
-        match metric {
-            Metric::Nll => Some(self.nll),
-            Metric::Kl => self.kl,
-            Metric::Ece => Some(self.ece),
-        }
-    }
-}
-
 /// Held-out data, opened once.
-pub(crate) struct HeldOut {
+pub(crate) struct HeldOutData {
     examples: Examples,
     batches: Vec<Vec<usize>>,
     loss: DistillLoss,
@@ -52,7 +25,7 @@ pub(crate) struct HeldOut {
     workers: usize,
 }
 
-impl HeldOut {
+impl HeldOutData {
     /// Opens the data and checks that this model can read it.
     ///
     /// # Errors
@@ -84,14 +57,14 @@ impl HeldOut {
             normalise: false,
             rows_per_chunk: inputs.config.rows_per_chunk,
         };
-        Ok(HeldOut { examples, batches, loss, has_teacher, workers: inputs.workers })
+        Ok(HeldOutData { examples, batches, loss, has_teacher, workers: inputs.workers })
     }
 
-    /// Looks at all of it, summed in the order of the batches.
+    /// Looks at all of it after `step` steps, summed in the order of the batches.
     ///
     /// # Errors
     /// Data or streamed weights that cannot be read.
-    pub(crate) fn look(&self, decoder: &Decoder) -> Result<HeldOutMetrics> {
+    pub(crate) fn look(&self, decoder: &Decoder, step: u64) -> Result<HeldOut> {
         let decoder = decoder.frozen();
         let vocabulary = decoder.config().vocab_size;
         let look = |batch: &Vec<usize>| -> Result<_> {
@@ -115,11 +88,11 @@ impl HeldOut {
                 correct.extend(found.correct);
             }
         }
-        let labelled_tokens = confidences.len();
         #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^53")]
-        let tokens = labelled_tokens.max(1) as f64;
+        let tokens = confidences.len().max(1) as f64;
         let Calibration { ece, accuracy, .. } = Calibration::of(&confidences, &correct);
         let kl = self.has_teacher.then_some(kl / tokens);
-        Ok(HeldOutMetrics { nll: cross_entropy / tokens, kl, ece, accuracy, labelled_tokens })
+        let sequences = self.batches.iter().map(Vec::len).sum();
+        Ok(HeldOut { step, nll: cross_entropy / tokens, kl, ece, accuracy, sequences })
     }
 }

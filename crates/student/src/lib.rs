@@ -13,6 +13,7 @@ mod identity;
 mod inputs;
 mod inspection;
 mod loss_config;
+mod metrics;
 mod muon;
 mod optimizer;
 mod pass;
@@ -26,10 +27,10 @@ pub use config::{
     Checkpointing, EvaluationConfig, Export, Init, Metric, Mixed, Objective, OptimizerKind, Schedule,
     TrainConfig,
 };
-pub use evaluation::HeldOutMetrics;
 pub use examples::same_temperature;
 pub use inputs::TrainInputs;
 pub use loss_config::{Alpha, AlphaRule, LossConfig};
+pub use metrics::HeldOut;
 pub use optimizer::{Optimizer, clip_global_norm};
 pub use pass::Breakdown;
 pub use run::run;

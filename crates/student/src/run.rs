@@ -35,7 +35,7 @@ pub fn run(inputs: &TrainInputs) -> Result<Summary> {
         while !trainer.out_of_patience() {
             let waited = Instant::now();
             let Ok(step) = batches.recv() else { return Ok(()) };
-            trainer.seconds.read += waited.elapsed().as_secs_f64();
+            let waited = waited.elapsed().as_secs_f64();
             if inputs.stop.load(Ordering::Relaxed) {
                 trainer.checkpoint()?;
                 let place = format!(
@@ -48,7 +48,7 @@ pub fn run(inputs: &TrainInputs) -> Result<Summary> {
                 )
                 .into());
             }
-            trainer.take_step(&step?)?;
+            trainer.take_step(&step?, waited)?;
         }
         Ok(())
     })?;

@@ -1,7 +1,6 @@
 //! The state of a run: steps, evaluations, checkpoints and what it leaves behind.
 
 use std::{
-    io::Write,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -17,13 +16,14 @@ use crate::{
     average::Average,
     batches::Batch,
     checkpoint::{self, AVERAGES, Best, Checkpoint, MOMENTS, Progress, TRAINABLE},
-    config::{Checkpointing, Export, Objective, TrainConfig},
-    evaluation::{HeldOut, HeldOutMetrics},
+    config::{Checkpointing, Export, Metric, Objective, TrainConfig},
+    evaluation::HeldOutData,
     examples::Examples,
     gradients::{self, StepTask},
     identity,
     inputs::TrainInputs,
     inspection::{self, NotFinite},
+    metrics::{self, Metrics, StepMetrics},
     optimizer::{Optimizer, clip_global_norm},
     pass::{Breakdown, lap},
     schedule::LearningRate,
@@ -65,31 +65,6 @@ pub struct Summary {
     pub seconds: Breakdown,
 }
 
-/// One line of metrics.jsonl; losses are nats per labelled token.
-#[derive(Serialize)]
-struct StepMetrics {
-    step: u64,
-    loss: f64,
-    cross_entropy: f64,
-    /// Not computed where alpha is 0.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    kl: Option<f64>,
-    learning_rate: f64,
-    gradient_norm: f64,
-    tokens: usize,
-    labelled_tokens: usize,
-    tokens_per_second: f64,
-}
-
-/// One line of metrics.jsonl: an evaluation after `step` steps.
-#[derive(Serialize)]
-struct HeldOutLine {
-    step: u64,
-    split: &'static str,
-    #[serde(flatten)]
-    metrics: HeldOutMetrics,
-}
-
 /// A run in progress.
 pub(crate) struct Trainer<'a> {
     inputs: &'a TrainInputs<'a>,
@@ -97,10 +72,10 @@ pub(crate) struct Trainer<'a> {
     optimizer: Optimizer,
     average: Option<Average>,
     schedule: LearningRate,
-    held_out: Option<HeldOut>,
+    held_out: Option<HeldOutData>,
     pub(crate) progress: Progress,
     identity: serde_json::Value,
-    metrics: fs::File,
+    metrics: Metrics,
     tokens: u64,
     last_loss: Option<f64>,
     pub(crate) seconds: Breakdown,
@@ -118,11 +93,15 @@ impl<'a> Trainer<'a> {
         let config = inputs.config;
         fs::create_dir_all(inputs.output)?;
         let held_out = match &config.evaluation {
-            Some(evaluation) => Some(HeldOut::open(inputs, evaluation, decoder)?),
+            Some(evaluation) => Some(HeldOutData::open(inputs, evaluation, decoder)?),
             None => None,
         };
         let parameters = decoder.parameters_mut();
         let average = |decay| Average::new(decay, parameters.iter().map(|(_, parameter)| &**parameter));
+        let identity = identity::of_run(inputs, examples)?;
+        let last = checkpoint::load_last(&checkpoints(inputs), &identity, inputs.device)?;
+        let Progress { step, metrics_bytes, .. } =
+            last.as_ref().map(|last| last.state.progress.clone()).unwrap_or_default();
         let mut trainer = Trainer {
             inputs,
             optimizer: Optimizer::new(config.optimizer, config.weight_decay, &parameters),
@@ -130,31 +109,25 @@ impl<'a> Trainer<'a> {
             schedule: LearningRate::of(config, total_steps),
             held_out,
             progress: Progress::default(),
-            identity: identity::of_run(inputs, examples)?,
-            metrics: fs::OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(inputs.output.join("metrics.jsonl"))?,
+            identity,
+            metrics: Metrics::open(
+                inputs.output,
+                inputs.stage,
+                &config.loss.divergence,
+                step,
+                metrics_bytes,
+            )?,
             tokens: 0,
             last_loss: None,
             seconds: Breakdown::default(),
             last_saved: None,
             decoder,
         };
-        if let Some(last) = checkpoint::load_last(&trainer.checkpoints(), &trainer.identity, inputs.device)? {
+        if let Some(last) = last {
             trainer.restore(&last)?;
-            let step = trainer.progress.step;
             tracing::info!(stage = inputs.stage, step, total_steps, "resumed from a checkpoint");
         }
-        // Lines of steps after the checkpoint belong to an attempt that was cut off.
-        let bytes = &mut trainer.progress.metrics_bytes;
-        *bytes = (*bytes).min(trainer.metrics.metadata()?.len());
-        trainer.metrics.set_len(*bytes)?;
         Ok(trainer)
-    }
-
-    fn checkpoints(&self) -> PathBuf {
-        self.inputs.output.join("checkpoints")
     }
 
     fn restore(&mut self, last: &Checkpoint) -> Result<()> {
@@ -187,8 +160,9 @@ impl<'a> Trainer<'a> {
         self.decoder.parameters_mut().into_iter().map(|(name, _)| name).collect()
     }
 
-    /// Forward and backward over every micro-batch, one update, and what is due after it.
-    pub(crate) fn take_step(&mut self, batches: &[Batch]) -> Result<()> {
+    /// Forward and backward over every micro-batch, one update, and what is due after it; the loop `waited` so many seconds
+    /// for them.
+    pub(crate) fn take_step(&mut self, batches: &[Batch], waited: f64) -> Result<()> {
         let began = Instant::now();
         let step = self.progress.step;
         let labelled: usize = batches.iter().map(|batch| batch.targets.len()).sum();
@@ -223,21 +197,29 @@ impl<'a> Trainer<'a> {
         let tokens = batches.iter().map(Batch::tokens).sum::<usize>();
         let (cross_entropy, kl) = (sum.cross_entropy / as_f64(labelled), sum.kl / as_f64(labelled));
         let (cross_entropy_weight, kl_weight) = loss.weights();
+        let seconds = waited + began.elapsed().as_secs_f64();
+        self.seconds.read += waited;
         let metrics = StepMetrics {
-            step,
+            step: step + 1,
             loss: cross_entropy_weight * cross_entropy + kl_weight * loss.temperature.powi(2) * kl,
             cross_entropy,
-            kl: (loss.alpha > 0.0).then_some(kl),
+            divergence: (loss.alpha > 0.0).then_some(kl),
+            alpha: loss.alpha,
             learning_rate,
             gradient_norm,
             tokens,
             labelled_tokens: labelled,
-            tokens_per_second: as_f64(tokens) / began.elapsed().as_secs_f64(),
+            tokens_per_second: as_f64(tokens) / seconds,
+            stall_share: waited / seconds,
+            memory_bytes: softshard_model::used_bytes(self.inputs.device),
         };
         self.progress.step += 1;
         self.tokens += tokens as u64;
         self.last_loss = Some(metrics.loss);
-        self.report(&metrics)?;
+        let writing = Instant::now();
+        let progress = metrics::Progress { total_steps: self.schedule.total_steps, tokens: self.tokens };
+        self.metrics.step(&metrics, &progress)?;
+        lap(&mut self.seconds.write, writing);
         let improved = self.evaluate_if_due()?;
         let every = self.inputs.config.checkpoint_every_steps;
         if improved || (every > 0 && self.progress.step.is_multiple_of(every)) {
@@ -294,33 +276,6 @@ impl<'a> Trainer<'a> {
         )
     }
 
-    /// A line of metrics.jsonl, and progress.
-    fn report(&mut self, metrics: &StepMetrics) -> Result<()> {
-        let began = Instant::now();
-        self.write_line(metrics)?;
-        tracing::info!(
-            target: "softshard::progress",
-            stage = self.inputs.stage,
-            done = self.progress.step,
-            total = self.schedule.total_steps,
-            unit = "steps",
-            tokens = self.tokens,
-            loss = metrics.loss,
-            cross_entropy = metrics.cross_entropy,
-            kl = metrics.kl,
-        );
-        lap(&mut self.seconds.write, began);
-        Ok(())
-    }
-
-    fn write_line(&mut self, line: &impl Serialize) -> Result<()> {
-        let mut line = serde_json::to_vec(line)?;
-        line.push(b'\n');
-        self.metrics.write_all(&line)?;
-        self.progress.metrics_bytes += line.len() as u64;
-        Ok(())
-    }
-
     /// Looks at held-out data every few steps and after the last one; says whether it was never better.
     fn evaluate_if_due(&mut self) -> Result<bool> {
         let (Some(config), Some(held_out)) = (&self.inputs.config.evaluation, &self.held_out) else {
@@ -331,12 +286,17 @@ impl<'a> Trainer<'a> {
             return Ok(false);
         }
         let began = Instant::now();
-        let metrics = held_out.look(&self.exported())?;
-        self.write_line(&HeldOutLine { step, split: "valid", metrics })?;
-        let value = metrics.of(config.best_by).filter(|value| value.is_finite());
-        // A value that is not finite is never the best one.
+        let found = held_out.look(&self.exported(), step)?;
+        self.metrics.evaluation(&found)?;
+        let value = match config.best_by {
+            Metric::Nll => Some(found.nll),
+            Metric::Kl => found.kl,
+            Metric::Ece => Some(found.ece),
+        };
         let best = self.progress.best;
-        let improved = value.filter(|&value| best.is_none_or(|best| value < best.value));
+        // A value that is not finite is never the best one.
+        let better = |value: &f64| value.is_finite() && best.is_none_or(|best| *value < best.value);
+        let improved = value.filter(better);
         match improved {
             Some(value) => {
                 self.progress.best = Some(Best { step, value });
@@ -369,7 +329,7 @@ impl<'a> Trainer<'a> {
         if self.last_saved == Some(self.progress.step) {
             return Ok(());
         }
-        self.metrics.sync_all()?;
+        self.progress.metrics_bytes = self.metrics.sync(self.progress.step)?;
         let names = self.names();
         let parameters = self.decoder.parameters_mut().into_iter();
         let trainable = parameters.map(|(name, value)| (name, value.clone().inner())).collect();
@@ -378,7 +338,7 @@ impl<'a> Trainer<'a> {
             files.push((AVERAGES, names.into_iter().zip(average.values.iter().cloned()).collect()));
         }
         let (run, keep) = (self.identity.clone(), self.inputs.config.keep_checkpoints);
-        checkpoint::save(&self.checkpoints(), &self.progress, run, &files, keep)?;
+        checkpoint::save(&checkpoints(self.inputs), &self.progress, run, &files, keep)?;
         self.last_saved = Some(self.progress.step);
         Ok(())
     }
@@ -389,7 +349,7 @@ impl<'a> Trainer<'a> {
         self.checkpoint()?;
         let exported_step = self.exported_step();
         if exported_step != self.progress.step {
-            let best = checkpoint::load_step(&self.checkpoints(), exported_step, self.inputs.device)?;
+            let best = checkpoint::load_step(&checkpoints(self.inputs), exported_step, self.inputs.device)?;
             self.put_trained(&best, if best.has_averages() { AVERAGES } else { TRAINABLE })?;
             self.average = None;
         }
@@ -433,6 +393,10 @@ impl<'a> Trainer<'a> {
 #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^53")]
 fn as_f64(tokens: usize) -> f64 {
     tokens as f64
+}
+
+fn checkpoints(inputs: &TrainInputs) -> PathBuf {
+    inputs.output.join("checkpoints")
 }
 
 fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {
