@@ -160,14 +160,17 @@ impl Recipe {
         if let Some(place) = remote(&self.output.labels) {
             Place::parse(place).map_err(|problem| format!("`output.labels`: {problem}"))?;
         }
-        self.check_temperature()
+        self.check_labels_fit()
     }
 
     /// Refuses a student that cannot learn from the labels that this recipe makes. Without a teacher it makes none.
-    fn check_temperature(&self) -> Result<(), String> {
+    fn check_labels_fit(&self) -> Result<(), String> {
         let (Some(student), Some(_)) = (&self.student, &self.teacher) else { return Ok(()) };
         let (LossConfig { alpha, temperature, .. }, labels) = (&student.loss, &self.labels);
         let reads_labels = student.objective != Some(Objective::Supervised) && !alpha.is_zero();
+        if reads_labels {
+            student.loss.check_selection(&labels.selection).map_err(|error| error.to_string())?;
+        }
         #[expect(clippy::float_cmp, reason = "1 is written, not computed")]
         if !reads_labels || *temperature == 1.0 {
             return Ok(());

@@ -190,7 +190,7 @@ fn score_held_out(
         return Err(Error::bad(place, format_args!("at most the model's {limit} positions"), longest).into());
     }
     // Weights do not matter to an evaluation: both terms are reported.
-    let loss = DistillLoss { alpha: 1.0, temperature: 1.0, normalise: false, rows_per_chunk: ROWS_PER_CHUNK };
+    let loss = DistillLoss::forward_kl(1.0, ROWS_PER_CHUNK);
     let (mut cross_entropy, mut kl) = (0.0, 0.0);
     let (mut confidences, mut correct) = (Vec::new(), Vec::new());
     let mut done = 0;

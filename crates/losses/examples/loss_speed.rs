@@ -45,7 +45,7 @@ fn main() {
     let labels = label();
     let targets = Targets::of(gold, &labels.as_stored());
     for (alpha, temperature) in [(0.0, 1.0), (1.0, 1.0), (1.0, 2.0)] {
-        let loss = DistillLoss { alpha, temperature, normalise: false, rows_per_chunk: chunk };
+        let loss = DistillLoss { temperature, ..DistillLoss::forward_kl(alpha, chunk) };
         let student = hidden.clone().autodiff().require_grad();
         let seconds = fastest(|| {
             loss.compute(student.clone(), head.clone(), &targets, rows as f64).loss.backward();

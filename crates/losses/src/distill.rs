@@ -2,40 +2,53 @@
 //!
 //! Legend: N rows (labelled positions), C rows of one chunk, D model width, K kept entries, V vocabulary.
 //!
-//! With q the student's distribution, p the teacher's and T the temperature, a row adds
-//! `CE(gold, q) + alpha · T² · KL(p_T ‖ q_T)`. The events of the divergence are the kept tokens, and one "everything
-//! else" on both sides: `KL = Σ p_k (log p_k - log q_k) + p_tail (log p_tail - log q_tail)`, and for drawn tokens the
-//! constant [`Targets::divergence_offset`], with which it estimates that of the full distribution. Its gradient by a logit
-//! is `(q - p)/T` for a kept token and `(q - p_tail · q/q_tail)/T` for another one. The logits of a chunk, and their
-//! gradient, live only as long as the chunk.
+//! With q the student's distribution, p the teacher's, T the temperature and a row's `a = alpha · factor`, the row adds
+//! `CE(gold, q) + a · T² · D(p_T, q_T)`, divided by `1 + a` if normalised. [`Tail`] says what the events of D are, [`Divergence`] what is
+//! summed over them; docs/losses.md has all formulas. D of z/T has 1/T times the gradient by z, so the gradient of its term is
+//! `a · T` times that by z/T. The logits of a chunk, and their gradient, live only as long as the chunk.
+
+use std::ops::Range;
 
 use burn::tensor::{DType, FloatDType, IndexingUpdateOp, Int, Tensor, TensorData};
 
-use crate::chunk::{Kept, Split, TargetChunks};
-use crate::targets::Targets;
+use crate::{
+    chunk::{Kept, TargetChunks},
+    divergence::{Divergence, Tail},
+    split::Split,
+    targets::Targets,
+};
 
-/// `CE(gold) + alpha · T² · KL(teacher ‖ student)`, a sum over rows.
+/// What held-out rows are judged by.
+const JUDGE: (Divergence, Tail) = (Divergence::ForwardKl, Tail::Bucket);
+
+/// `CE(gold) + alpha · T² · D(teacher, student)`, a sum over rows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DistillLoss {
-    /// Weight of the divergence; 0 is plain supervised training, and skips all of the teacher's work.
+    /// Weight of the divergence, times [`Targets::alpha_factors`]; 0 is plain supervised training, and skips all of the teacher's work.
     pub alpha: f64,
+    /// How far the student is from the teacher.
+    pub divergence: Divergence,
+    /// What stands for the tokens that the labels do not name.
+    pub tail: Tail,
     /// Temperature of the divergence, of both sides; the targets are made for the same one.
     pub temperature: f64,
-    /// Weights 1/(1 + alpha) and alpha/(1 + alpha) instead of 1 and alpha.
+    /// Weights 1/(1 + a) and a/(1 + a) instead of 1 and a, row by row.
     pub normalise: bool,
     /// Rows whose logits exist at a time.
     pub rows_per_chunk: usize,
 }
 
-/// A loss to call `backward` on, and its two parts.
+/// A loss to call `backward` on, and its parts.
 #[derive(Debug)]
 pub struct LossValue {
-    /// The weighted sum over the rows, divided by `divide_by`, `[1]`, f32 (f64 for f64 hidden states).
+    /// [`loss_sum`](Self::loss_sum) divided by `divide_by`, `[1]`, f32 (f64 for f64 hidden states).
     pub loss: Tensor<1>,
+    /// The weighted sum over the rows, with T².
+    pub loss_sum: f64,
     /// Σ -log q(gold) in nats: unweighted, at temperature 1.
     pub cross_entropy_sum: f64,
-    /// Σ KL(p_T ‖ q_T) in nats: unweighted, without T²; 0 if alpha is 0.
-    pub kl_sum: f64,
+    /// Σ D in nats over rows whose factor is not 0: unweighted, without T²; 0 if alpha is 0.
+    pub divergence_sum: f64,
 }
 
 /// What the student says of held-out rows.
@@ -56,10 +69,22 @@ pub struct Evaluation {
 }
 
 impl DistillLoss {
-    /// The weights of the cross-entropy and of T² times the divergence.
-    pub fn weights(&self) -> (f64, f64) {
-        let sum = if self.normalise { 1.0 + self.alpha } else { 1.0 };
-        (1.0 / sum, self.alpha / sum)
+    /// The plain forward KL with a bucket, `alpha` times it.
+    pub fn forward_kl(alpha: f64, rows_per_chunk: usize) -> Self {
+        let (divergence, tail) = JUDGE;
+        Self { alpha, divergence, tail, temperature: 1.0, normalise: false, rows_per_chunk }
+    }
+
+    /// Whether drawn entries of labels estimate this loss without bias, see [`Divergence`].
+    pub fn reads_draws(&self) -> bool {
+        (self.divergence, self.tail) == JUDGE
+    }
+
+    /// The weights of the cross-entropy and of T² times the divergence, in a row of this factor.
+    fn weights(&self, factor: f32) -> [f64; 2] {
+        let alpha = self.alpha * f64::from(factor);
+        let sum = if self.normalise { 1.0 + alpha } else { 1.0 };
+        [1.0 / sum, alpha / sum]
     }
 
     /// The loss of N rows, with its gradient attached.
@@ -87,12 +112,23 @@ impl DistillLoss {
     ) -> LossValue {
         assert!(divide_by > 0.0, "a loss is divided by a positive number of tokens, found {divide_by}");
         let mut chunks = Chunks::new(self, &hidden, &head, targets);
-        let (ce_weight, kl_weight) = self.weights();
-        let (ce_weight, kl_weight) = (ce_weight / divide_by, kl_weight / divide_by);
+        let estimates = targets.divergence_offset.iter().any(|&nats| nats != 0.0);
+        assert!(
+            !estimates || self.alpha == 0.0 || self.reads_draws(),
+            "only the forward KL with a bucket can be estimated from draws: use Targets::of_exact"
+        );
         let (mut rows, mut d_hidden, mut d_head) = (Vec::new(), Vec::new(), None::<Tensor<2>>);
-        while let Some(chunk) = chunks.next(self.alpha > 0.0) {
+        while let Some(range) = chunks.range() {
+            let factors = &targets.alpha_factors[range.clone()];
+            let weights = |part: usize| {
+                let weight = |&factor: &f32| self.weights(factor)[part] / divide_by;
+                chunks.targets.column(factors.iter().map(weight).collect())
+            };
+            let weights = [weights(0), weights(1)];
+            let teaches = self.alpha > 0.0 && factors.iter().any(|&factor| factor > 0.0);
+            let chunk = chunks.next(range, teaches.then_some((self.divergence, self.tail)));
             let (values, d_logits) =
-                self.values_and_gradient(chunk.logits, chunk.gold, chunk.teacher, [ce_weight, kl_weight]);
+                self.values_and_gradient(chunk.logits, chunk.gold, chunk.teacher, weights);
             rows.push(values);
             let d_logits = d_logits.cast(FloatDType::from(chunks.head.dtype()));
             d_hidden.push(d_logits.clone().matmul(chunks.head.clone()));
@@ -104,12 +140,17 @@ impl DistillLoss {
                 });
             }
         }
-        let (mut cross_entropy_sum, mut kl_sum) = (0.0, 0.0);
-        for [cross_entropy, kl] in to_rows(rows) {
+        let (mut loss_sum, mut cross_entropy_sum, mut divergence_sum) = (0.0, 0.0, 0.0);
+        for ([cross_entropy, divergence], &factor) in to_rows(rows).into_iter().zip(&targets.alpha_factors) {
+            let [ce_weight, weight] = self.weights(factor);
             cross_entropy_sum += cross_entropy;
-            kl_sum += kl;
+            loss_sum += ce_weight * cross_entropy;
+            if weight > 0.0 {
+                divergence_sum += divergence;
+                loss_sum += weight * self.temperature.powi(2) * divergence;
+            }
         }
-        let loss = ce_weight * cross_entropy_sum + kl_weight * self.temperature.powi(2) * kl_sum;
+        let loss = loss_sum / divide_by;
         let loss = Tensor::from_data(TensorData::from([loss]), (&hidden.device(), DType::from(chunks.dtype)));
 
         let mut surrogate = (hidden * Tensor::cat(d_hidden, 0)).sum();
@@ -117,12 +158,12 @@ impl DistillLoss {
             surrogate = surrogate + (head * d_head).sum();
         }
         let surrogate = surrogate.cast(chunks.dtype);
-        LossValue { loss: surrogate.clone() - surrogate.detach() + loss, cross_entropy_sum, kl_sum }
+        let loss = surrogate.clone() - surrogate.detach() + loss;
+        LossValue { loss, loss_sum, cross_entropy_sum, divergence_sum }
     }
 
-    /// The same values without a gradient, and how sure and how right the student is.
-    ///
-    /// The divergence is computed whatever alpha is.
+    /// How near, how sure and how right the student is, by the cross-entropy and the forward KL with a bucket, whatever this loss
+    /// weighs, sums and leaves out; its temperature is that of the targets.
     ///
     /// # Shapes
     /// As [`compute`](Self::compute); N may be 0.
@@ -136,7 +177,8 @@ impl DistillLoss {
         }
         let mut chunks = Chunks::new(self, &hidden, &head, targets);
         let mut rows = Vec::new();
-        while let Some(Chunk { logits, gold, teacher, .. }) = chunks.next(true) {
+        while let Some(range) = chunks.range() {
+            let Chunk { logits, gold, teacher, .. } = chunks.next(range, Some(JUDGE));
             let teacher = teacher.expect("asked for");
             rows.push(self.row_values(logits, gold, &teacher));
         }
@@ -184,24 +226,30 @@ impl<'a> Chunks<'a> {
             loss.temperature
         );
         assert!(loss.rows_per_chunk > 0, "a chunk has at least one row");
-        targets.assert_lengths();
+        if let Err(problem) = loss.divergence.check() {
+            panic!("{:?}: {problem}", loss.divergence);
+        }
+        targets.assert_valid();
         let (hidden, head) = (hidden.clone().inner(), head.clone().inner());
         let dtype = if hidden.dtype() == DType::F64 { FloatDType::F64 } else { FloatDType::F32 };
         let targets = TargetChunks::new(targets, vocabulary, hidden.device(), dtype.into());
         Self { hidden, head, targets, dtype, rows_per_chunk: loss.rows_per_chunk, row: 0 }
     }
 
-    fn next(&mut self, with_teacher: bool) -> Option<Chunk> {
+    /// The rows of the next chunk, if any are left.
+    fn range(&self) -> Option<Range<usize>> {
         let [total, _] = self.hidden.dims();
-        let rows = self.rows_per_chunk.min(total - self.row);
-        if rows == 0 {
-            return None;
-        }
-        let hidden = self.hidden.clone().narrow(0, self.row, rows);
+        let end = (self.row + self.rows_per_chunk).min(total);
+        (end > self.row).then_some(self.row..end)
+    }
+
+    /// The next chunk, with its teacher if a divergence is asked for.
+    fn next(&mut self, range: Range<usize>, divergence: Option<(Divergence, Tail)>) -> Chunk {
+        let hidden = self.hidden.clone().narrow(0, range.start, range.len());
         let logits = hidden.clone().matmul(self.head.clone().transpose()).cast(self.dtype);
-        let (gold, teacher) = self.targets.next(rows, with_teacher);
-        self.row += rows;
-        Some(Chunk { hidden, logits, gold, teacher })
+        let (gold, teacher) = self.targets.next(range.len(), divergence);
+        self.row = range.end;
+        Chunk { hidden, logits, gold, teacher }
     }
 }
 
@@ -213,45 +261,50 @@ impl DistillLoss {
         logits: Tensor<2>,
         gold: Tensor<2, Int>,
         teacher: Option<Kept>,
-        [ce_weight, kl_weight]: [f64; 2],
+        [ce_weight, weight]: [Tensor<2>; 2],
     ) -> (Tensor<2>, Tensor<2>) {
+        let (divergence, tail) = (self.divergence, self.tail);
         let gold_logits = logits.clone().gather(1, gold.clone());
-        let ones = gold_logits.ones_like();
-        let (cross_entropy, kl, d_logits) = match teacher {
+        let (cross_entropy, values, d_logits) = match teacher {
             None => {
-                let student = Split::new(logits, None);
+                let student = Split::whole(logits);
                 let cross_entropy = student.cross_entropy(gold_logits);
-                (cross_entropy, ones.zeros_like(), student.gradient(ones.clone() * ce_weight))
+                (cross_entropy.clone(), cross_entropy.zeros_like(), student.gradient(ce_weight.clone()))
             }
             // At temperature 1 one softmax serves both parts.
             Some(teacher) if self.temperature == 1.0 => {
-                let student = Split::new(logits, Some(&teacher));
-                let (cross_entropy, kl) = (student.cross_entropy(gold_logits), student.divergence(&teacher));
-                let q_weight = teacher.mass() * kl_weight + ce_weight;
-                (cross_entropy, kl, student.gradient_with(&teacher, q_weight, kl_weight))
+                let student = Split::new(logits, &teacher, divergence, tail);
+                let cross_entropy = student.cross_entropy(gold_logits);
+                let distance = student.distance(&teacher, divergence, tail);
+                let values = distance.values.clone();
+                let d_logits = student.gradient_with(&teacher, tail, distance, ce_weight.clone(), weight);
+                (cross_entropy, values, d_logits)
             }
             Some(teacher) => {
-                let softened = Split::new(logits.clone() / self.temperature, Some(&teacher));
-                let kl = softened.divergence(&teacher);
-                let kl_weight = kl_weight * self.temperature; // T² of the loss, 1/T of the derivative of z/T
-                let d_kl = softened.gradient_with(&teacher, teacher.mass() * kl_weight, kl_weight);
-                let student = Split::new(logits, None);
+                let softened = Split::new(logits.clone() / self.temperature, &teacher, divergence, tail);
+                let distance = softened.distance(&teacher, divergence, tail);
+                let values = distance.values.clone();
+                let weight = weight * self.temperature; // T² of the loss, 1/T of the derivative of z/T
+                let d_logits =
+                    softened.gradient_with(&teacher, tail, distance, ce_weight.zeros_like(), weight);
+                let student = Split::whole(logits);
                 let cross_entropy = student.cross_entropy(gold_logits);
-                (cross_entropy, kl, d_kl + student.gradient(ones.clone() * ce_weight))
+                (cross_entropy, values, d_logits + student.gradient(ce_weight.clone()))
             }
         };
-        let d_logits = d_logits.scatter(1, gold, ones * -ce_weight, IndexingUpdateOp::Add);
-        (Tensor::cat(vec![cross_entropy, kl], 1), d_logits)
+        let d_logits = d_logits.scatter(1, gold, -ce_weight, IndexingUpdateOp::Add);
+        (Tensor::cat(vec![cross_entropy, values], 1), d_logits)
     }
 
     /// Cross-entropy, divergence, largest probability, and gold logit - largest logit of each row, `[C, 4]`.
     fn row_values(&self, logits: Tensor<2>, gold: Tensor<2, Int>, teacher: &Kept) -> Tensor<2> {
         let gold_logits = logits.clone().gather(1, gold);
         let softened = logits.clone() / self.temperature;
-        let student = Split::new(logits, None);
+        let student = Split::whole(logits);
+        let (divergence, tail) = JUDGE;
         let values = vec![
             student.cross_entropy(gold_logits.clone()),
-            Split::new(softened, Some(teacher)).divergence(teacher),
+            Split::new(softened, teacher, divergence, tail).distance(teacher, divergence, tail).values,
             student.confidence(),
             student.below_largest(gold_logits),
         ];

@@ -21,9 +21,9 @@
 //! // A student that is the teacher: the divergence is zero.
 //! let targets = Targets::of(vec![0], &labels.as_stored());
 //! let student = hidden.autodiff().require_grad();
-//! let loss = DistillLoss { alpha: 1.0, temperature: 1.0, normalise: false, rows_per_chunk: 64 };
+//! let loss = DistillLoss::forward_kl(1.0, 64);
 //! let value = loss.compute(student.clone(), head, &targets, 1.0);
-//! assert!(value.kl_sum.abs() < 1e-6);
+//! assert!(value.divergence_sum.abs() < 1e-6);
 //! assert!(student.grad(&value.loss.backward()).is_some());
 //! # Ok::<(), softshard_losses::HeadError>(())
 //! ```
@@ -40,6 +40,7 @@ mod exponential;
 mod head;
 mod passes;
 mod select;
+mod split;
 mod targets;
 
 pub use distill::{DistillLoss, Evaluation, LossValue};

@@ -59,6 +59,15 @@ pub struct StoredLabels<'a> {
     pub entropy: &'a [f32],
 }
 
+impl StoredLabels<'_> {
+    /// How many entries of each position are exact, where any are drawn.
+    fn exact_entries(&self) -> usize {
+        let exact_entries = self.log_probs.len() / self.counts.len();
+        assert_eq!(exact_entries * self.counts.len(), self.log_probs.len(), "log_probs [N · exact entries]");
+        exact_entries
+    }
+}
+
 /// What N positions are trained towards: the token that is really there, and the teacher's distribution as some
 /// tokens plus one "everything else" event.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -76,6 +85,9 @@ pub struct Targets {
     /// Nats added to the divergence of each position, `[N]`. No gradient: it makes the value of a divergence from drawn
     /// entries an unbiased estimate of the one from the full distribution.
     pub divergence_offset: Vec<f32>,
+    /// The loss's alpha is multiplied by this at each position, `[N]`: 1; the teacher's entropy in nats, where alpha is by entropy;
+    /// 0 for no divergence and no gradient of one, as where there is no teacher.
+    pub alpha_factors: Vec<f32>,
 }
 
 impl Targets {
@@ -96,23 +108,45 @@ impl Targets {
             log_probs: labels.log_probs.to_vec(),
             tail_log_mass: labels.tail_log_mass.to_vec(),
             divergence_offset: vec![0.0; rows],
+            alpha_factors: vec![1.0; rows],
         };
         if !labels.sample_counts.is_empty() {
             targets.spread_draws(labels);
         }
-        targets.assert_lengths();
+        targets.assert_valid();
         targets
+    }
+
+    /// Targets at temperature 1 of the exact entries alone: drawn ones are part of the mass beyond them. For divergences that draws
+    /// cannot estimate, see [`Divergence`](crate::Divergence).
+    ///
+    /// # Panics
+    /// If the lengths disagree, or there are drawn entries but no exact ones.
+    pub fn of_exact(gold: Vec<i32>, labels: &StoredLabels<'_>) -> Self {
+        if labels.sample_counts.is_empty() {
+            return Self::of(gold, labels);
+        }
+        let exact_entries = labels.exact_entries();
+        assert!(exact_entries > 0, "all entries were drawn: only the forward KL can be estimated from them");
+        let mut token_ids = Vec::with_capacity(labels.log_probs.len());
+        let mut rest = labels.token_ids;
+        for &count in labels.counts {
+            let (row, after) = rest.split_at(entries(count));
+            token_ids.extend_from_slice(&row[..exact_entries]);
+            rest = after;
+        }
+        let count = i32::try_from(exact_entries).expect("a part of a count");
+        let counts = vec![count; gold.len()];
+        Self::of(
+            gold,
+            &StoredLabels { counts: &counts, token_ids: &token_ids, sample_counts: &[], ..*labels },
+        )
     }
 
     /// Replaces the counts of drawn entries by log probabilities.
     fn spread_draws(&mut self, labels: &StoredLabels<'_>) {
         let (mut exact, mut drawn) = (labels.log_probs.iter(), labels.sample_counts.iter());
-        let exact_entries = labels.log_probs.len() / self.counts.len();
-        assert_eq!(
-            exact_entries * self.counts.len(),
-            labels.log_probs.len(),
-            "log_probs [N · exact entries]"
-        );
+        let exact_entries = labels.exact_entries();
         self.log_probs.clear();
         for (row, &count) in labels.counts.iter().enumerate() {
             let start = self.log_probs.len();
@@ -134,11 +168,17 @@ impl Targets {
         }
     }
 
-    /// Targets without a teacher: all its mass is on "everything else", so every divergence is zero.
+    /// Targets without a teacher: no divergence. All its mass is on "everything else", so an evaluation finds none either.
     pub fn without_teacher(gold: Vec<i32>) -> Self {
-        let rows = gold.len();
-        let (tail_log_mass, divergence_offset) = (vec![0.0; rows], vec![0.0; rows]);
-        Self { gold, counts: vec![0; rows], tail_log_mass, divergence_offset, ..Self::default() }
+        let zeros = vec![0.0; gold.len()];
+        Self {
+            counts: vec![0; gold.len()],
+            tail_log_mass: zeros.clone(),
+            divergence_offset: zeros.clone(),
+            alpha_factors: zeros,
+            gold,
+            ..Self::default()
+        }
     }
 
     /// Adds the positions of `other` behind these.
@@ -149,6 +189,7 @@ impl Targets {
         self.log_probs.extend(other.log_probs);
         self.tail_log_mass.extend(other.tail_log_mass);
         self.divergence_offset.extend(other.divergence_offset);
+        self.alpha_factors.extend(other.alpha_factors);
     }
 
     /// Moves the teacher's entries with ids from `vocabulary` on to the tail: a student with fewer rows in its head than
@@ -187,11 +228,14 @@ impl Targets {
         self.gold.is_empty()
     }
 
-    pub(crate) fn assert_lengths(&self) {
+    pub(crate) fn assert_valid(&self) {
         let rows = self.gold.len();
         assert_eq!(self.counts.len(), rows, "counts [N]");
         assert_eq!(self.tail_log_mass.len(), rows, "tail_log_mass [N]");
         assert_eq!(self.divergence_offset.len(), rows, "divergence_offset [N]");
+        assert_eq!(self.alpha_factors.len(), rows, "alpha_factors [N]");
+        let bad = self.alpha_factors.iter().find(|factor| !(**factor >= 0.0 && factor.is_finite()));
+        assert!(bad.is_none(), "a factor of alpha is not negative, found {bad:?}");
         let kept: usize = self.counts.iter().map(|&count| entries(count)).sum();
         assert_eq!(self.token_ids.len(), kept, "token_ids [sum of counts]");
         assert_eq!(self.log_probs.len(), kept, "log_probs [sum of counts]");
@@ -217,6 +261,7 @@ mod tests {
             log_probs: vec![ln(0.5), ln(0.25), ln(0.125), ln(0.75)],
             tail_log_mass: vec![ln(0.125), f32::NEG_INFINITY],
             divergence_offset: vec![0.0; 2],
+            alpha_factors: vec![1.0; 2],
         };
         let before = targets.clone();
         targets.fold_ids_from(10);

@@ -62,6 +62,7 @@ impl Case {
             targets.log_probs.extend(ids[..count].iter().map(|&id| log_probs[id] as f32));
             targets.tail_log_mass.push(tail.ln() as f32);
             targets.divergence_offset.push(0.0);
+            targets.alpha_factors.push(1.0);
         }
         targets
     }
@@ -90,7 +91,8 @@ impl Case {
                 kl += p.exp() * (p - q.ln());
             }
         }
-        let (ce_weight, kl_weight) = self.loss.weights();
+        let sum = if self.loss.normalise { 1.0 + self.loss.alpha } else { 1.0 };
+        let (ce_weight, kl_weight) = (1.0 / sum, self.loss.alpha / sum);
         let kl = if self.loss.alpha == 0.0 { 0.0 } else { kl };
         let loss = ce_weight * ce + kl_weight * self.loss.temperature.powi(2) * kl;
         (loss / divide_by, ce, kl)
@@ -127,7 +129,7 @@ fn to_f64<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
 }
 
 fn loss(alpha: f64, temperature: f64, rows_per_chunk: usize) -> DistillLoss {
-    DistillLoss { alpha, temperature, normalise: false, rows_per_chunk }
+    DistillLoss { temperature, ..DistillLoss::forward_kl(alpha, rows_per_chunk) }
 }
 
 fn largest_difference(a: &[f64], b: &[f64]) -> f64 {
@@ -142,7 +144,7 @@ fn assert_case(case: &Case) {
     let (expected, ce, kl) = case.reference(3.0);
     assert!((to_f64(value.loss)[0] - expected).abs() < 1e-10, "{case:?}");
     assert!((value.cross_entropy_sum - ce).abs() < 1e-10);
-    assert!((value.kl_sum - kl).abs() < 1e-10);
+    assert!((value.divergence_sum - kl).abs() < 1e-10);
     let difference = |nudge: &dyn Fn(&mut Case, f64)| {
         let (mut above, mut below) = (case.clone(), case.clone());
         nudge(&mut above, STEP);
@@ -171,7 +173,6 @@ fn another_temperature() {
 #[test]
 fn normalised_weights() {
     let loss = DistillLoss { normalise: true, ..loss(3.0, 1.0, 8) };
-    assert_eq!(loss.weights(), (0.25, 0.75));
     assert_case(&Case::new(4, [3, 4, 9], vec![2, 4, 9], loss));
 }
 
@@ -185,7 +186,7 @@ fn alpha_zero_is_the_cross_entropy() {
     let run = |targets: &Targets| {
         let value = case.loss.compute(hidden.clone(), head.clone(), targets, 2.0);
         let gradient = to_f64(hidden.grad(&value.loss.backward()).unwrap());
-        (value.kl_sum, to_f64(value.loss), gradient)
+        (value.divergence_sum, to_f64(value.loss), gradient)
     };
     assert_eq!(run(&case.targets()), run(&Targets::without_teacher(case.gold.clone())));
     assert_eq!(run(&case.targets()).0, 0.0);
@@ -233,7 +234,7 @@ fn chunks_do_not_matter() {
         let (value, d_hidden, d_head) = case(9).run(DType::F32, 9.0);
         for rows in [1, 2, 4, 100] {
             let (other, other_hidden, other_head) = case(rows).run(DType::F32, 9.0);
-            assert!((value.kl_sum - other.kl_sum).abs() < F32);
+            assert!((value.divergence_sum - other.divergence_sum).abs() < F32);
             assert!(largest_difference(&to_f64(value.loss.clone()), &to_f64(other.loss)) < F32);
             assert!(largest_difference(&d_hidden, &other_hidden) < F32);
             assert!(largest_difference(&d_head, &other_head) < F32);
@@ -247,7 +248,7 @@ fn f32_follows_f64() {
     let (value, d_hidden, d_head) = case.run(DType::F64, 9.0);
     let (single, single_hidden, single_head) = case.run(DType::F32, 9.0);
     assert!((value.cross_entropy_sum - single.cross_entropy_sum).abs() < 9.0 * F32);
-    assert!((value.kl_sum - single.kl_sum).abs() < 9.0 * F32);
+    assert!((value.divergence_sum - single.divergence_sum).abs() < 9.0 * F32);
     assert!(largest_difference(&d_hidden, &single_hidden) < F32);
     assert!(largest_difference(&d_head, &single_head) < F32);
 }
@@ -322,11 +323,12 @@ fn same_model(temperature: f64, k: usize) -> (f64, f64) {
         log_probs,
         tail_log_mass,
         divergence_offset: vec![0.0; case.gold.len()],
+        alpha_factors: vec![1.0; case.gold.len()],
     };
     let hidden = hidden.require_grad();
     let distill = |alpha| {
         let value = loss(alpha, temperature, 3).compute(hidden.clone(), head.clone(), &targets, 1.0);
-        (value.kl_sum, to_f64(hidden.grad(&value.loss.backward()).unwrap()))
+        (value.divergence_sum, to_f64(hidden.grad(&value.loss.backward()).unwrap()))
     };
     let (_, supervised) = distill(0.0);
     let (kl, both) = distill(1.0);
@@ -370,8 +372,8 @@ fn evaluation_is_the_loss_and_more() {
         let logits = to_f64(hidden.clone().matmul(head.clone().transpose()));
         let found = DistillLoss { alpha: 0.0, ..case.loss }.evaluate(hidden, head, &case.targets());
         assert!((found.cross_entropy_sum - value.cross_entropy_sum).abs() < 1e-12);
-        assert!((found.kl_sum - value.kl_sum).abs() < 1e-12);
-        assert!((found.kls.iter().sum::<f64>() - value.kl_sum).abs() < 1e-12);
+        assert!((found.kl_sum - value.divergence_sum).abs() < 1e-12);
+        assert!((found.kls.iter().sum::<f64>() - value.divergence_sum).abs() < 1e-12);
         for (row, logits) in logits.chunks(13).enumerate() {
             let log_probs = log_softmax(logits, 1.0);
             let gold = log_probs[usize::try_from(case.gold[row]).unwrap()];
@@ -400,12 +402,13 @@ fn extreme_students_stay_finite() {
         log_probs: vec![0.75_f32.ln(); 2],
         tail_log_mass: vec![0.25_f32.ln(); 2],
         divergence_offset: vec![0.0; 2],
+        alpha_factors: vec![1.0; 2],
     };
     let value = loss(1.0, 1.0, 2).compute(hidden.clone(), head, &targets, 2.0);
     // First row: log q = (0, ln 2 - 200); second row: (-200, 0).
     let teacher = 0.75 * 0.75_f64.ln() + 0.25 * 0.25_f64.ln();
     let expected = 2.0 * teacher + 0.25 * (200.0 - 2.0_f64.ln()) + 0.75 * 200.0;
-    assert!((value.kl_sum - expected).abs() < 1e-3, "{}", value.kl_sum);
+    assert!((value.divergence_sum - expected).abs() < 1e-3, "{}", value.divergence_sum);
     assert!(to_f64(hidden.grad(&value.loss.backward()).unwrap()).iter().all(|d| d.is_finite()));
 }
 

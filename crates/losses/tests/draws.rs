@@ -153,7 +153,7 @@ fn the_mean_loss_is_that_of_the_full_distribution() {
     let device = Device::flex().autodiff();
     let teacher = logits();
     let student: Vec<f64> = (0..VOCABULARY).map(|id| ((id * 7 % 13) as f64 - 6.0) * 0.3).collect();
-    let loss = DistillLoss { alpha: 1.0, temperature: 1.0, normalise: false, rows_per_chunk: 1 };
+    let loss = DistillLoss::forward_kl(1.0, 1);
     // A head of ones: the gradient by the hidden state is the one by the logits.
     let eye =
         (0..VOCABULARY * VOCABULARY).map(|at| f64::from(u8::from(at % (VOCABULARY + 1) == 0))).collect();
@@ -165,7 +165,7 @@ fn the_mean_loss_is_that_of_the_full_distribution() {
         let head = Tensor::<2>::from_data(eye.clone(), (&device, DType::F64));
         let value = loss.compute(hidden.clone(), head, &targets(&row), 1.0);
         let gradient = hidden.grad(&value.loss.backward()).unwrap();
-        (value.kl_sum, gradient.into_data().convert::<f64>().try_into_vec::<f64>().unwrap())
+        (value.divergence_sum, gradient.into_data().convert::<f64>().try_into_vec::<f64>().unwrap())
     };
     let (kl, gradient) = run(Keep::TopK { k: VOCABULARY }, 0.0);
     for keep in [Keep::Sampled { draws: 12 }, Keep::TopKSampled { k: 4, draws: 5 }] {

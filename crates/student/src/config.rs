@@ -235,7 +235,7 @@ impl TrainConfig {
             ("final_learning_rate", self.final_learning_rate),
             ("weight_decay", self.weight_decay),
         ];
-        let above_zero = [("clip_norm", self.clip_norm), ("loss.temperature", self.loss.temperature)];
+        let above_zero = [("clip_norm", self.clip_norm)];
         let counts = [
             ("max_tokens_per_batch", self.max_tokens_per_batch),
             ("accumulate_batches", self.accumulate_batches),
@@ -247,8 +247,7 @@ impl TrainConfig {
                 return Err(format!("`{section}.{key}`: expected a number of at least 0, found {value}"));
             }
         }
-        self.loss.alpha.check().map_err(|problem| format!("`{section}.loss.alpha`: {problem}"))?;
-        self.loss.divergence.check().map_err(|problem| format!("`{section}.loss.divergence`: {problem}"))?;
+        self.loss.check(section)?;
         for (key, value) in above_zero {
             if !(value.is_finite() && value > 0.0) {
                 return Err(format!("`{section}.{key}`: expected a number above 0, found {value}"));

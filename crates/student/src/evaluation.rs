@@ -13,6 +13,7 @@ use crate::{
     config::{EvaluationConfig, Metric, Objective},
     examples::Examples,
     inputs::TrainInputs,
+    loss_config::LossConfig,
     metrics::HeldOut,
 };
 
@@ -33,7 +34,7 @@ impl HeldOutData {
     pub(crate) fn open(inputs: &TrainInputs, config: &EvaluationConfig, decoder: &Decoder) -> Result<Self> {
         let beside = inputs.data.parent().unwrap_or(Path::new("")).join("valid");
         let folder = config.data.as_deref().unwrap_or(&beside);
-        let examples = Examples::open(folder, inputs.objective, 1.0)?;
+        let examples = Examples::open(folder, inputs.objective, &LossConfig::default())?;
         examples.check_fit(folder, inputs, decoder)?;
         let place = || format!("`{}`", folder.display());
         let has_teacher = inputs.objective != Objective::Supervised && examples.has_teacher();
@@ -51,12 +52,7 @@ impl HeldOutData {
         }
         // No gradient is kept: batches of the training's size are small enough.
         let batches = batches_by_length(&lengths, inputs.config.max_tokens_per_batch);
-        let loss = DistillLoss {
-            alpha: 1.0,
-            temperature: 1.0,
-            normalise: false,
-            rows_per_chunk: inputs.config.rows_per_chunk,
-        };
+        let loss = DistillLoss::forward_kl(1.0, inputs.config.rows_per_chunk);
         Ok(HeldOutData { examples, batches, loss, has_teacher, workers: inputs.workers })
     }
 

@@ -10,7 +10,7 @@ use softshard_losses::{StoredLabels, Targets, at_temperature};
 
 use softshard_model::Decoder;
 
-use crate::{batches::Example, config::Objective, inputs::TrainInputs};
+use crate::{batches::Example, config::Objective, inputs::TrainInputs, loss_config::LossConfig};
 
 /// The data of one run, read by index.
 pub(crate) enum Examples {
@@ -20,8 +20,8 @@ pub(crate) enum Examples {
         dataset: Box<LabelDataset>,
         /// Which of the stored log-partitions belongs to the loss's temperature; none at T = 1.
         partition: Option<usize>,
-        /// Temperature of the loss.
-        temperature: f64,
+        /// Says how they are read.
+        loss: Box<LossConfig>,
     },
     /// Gold tokens only.
     Sequences {
@@ -38,8 +38,8 @@ impl Examples {
     /// Opens and verifies the dataset in `folder` that `objective` learns from.
     ///
     /// # Errors
-    /// A missing or damaged dataset, or a temperature whose partition was not stored.
-    pub(crate) fn open(folder: &Path, objective: Objective, temperature: f64) -> Result<Self> {
+    /// A missing or damaged dataset, a temperature whose partition was not stored, or draws that say nothing to the loss.
+    pub(crate) fn open(folder: &Path, objective: Objective, loss: &LossConfig) -> Result<Self> {
         match objective {
             Objective::Supervised => {
                 let dataset = SequenceDataset::open(folder)?;
@@ -52,9 +52,11 @@ impl Examples {
             // Every token of a sequence is scored: see `reading`.
             Objective::Distill | Objective::Pretrain => {
                 let dataset = Box::new(LabelDataset::open(folder)?);
-                let partition = partition_of(temperature, &dataset.manifest().plan)
-                    .with_context(|| format!("label dataset `{}`", folder.display()))?;
-                Ok(Examples::Labels { dataset, partition, temperature })
+                let plan = &dataset.manifest().plan;
+                let place = || format!("label dataset `{}`", folder.display());
+                loss.check_selection(&plan.selection).with_context(place)?;
+                let partition = partition_of(loss.temperature, plan).with_context(place)?;
+                Ok(Examples::Labels { dataset, partition, loss: Box::new(loss.clone()) })
             }
         }
     }
@@ -126,9 +128,9 @@ impl Examples {
     /// A row that does not decode or breaks the format's rules.
     pub(crate) fn read(&self, index: usize) -> Result<Example> {
         match self {
-            Examples::Labels { dataset, partition, temperature } => {
+            Examples::Labels { dataset, partition, loss } => {
                 let labels = dataset.read(index)?;
-                Ok(distilled(labels, *partition, *temperature))
+                Ok(distilled(labels, *partition, loss))
             }
             Examples::Sequences { sequences, .. } => Ok(supervised(&sequences[index])),
         }
@@ -171,23 +173,26 @@ fn supervised(sequence: &Sequence) -> Example {
     }
 }
 
-fn distilled(labels: SequenceLabels, partition: Option<usize>, temperature: f64) -> Example {
-    let mut targets = Targets::of(
-        labels.gold(),
-        &StoredLabels {
-            counts: &labels.counts,
-            token_ids: &labels.token_ids,
-            log_probs: &labels.log_probs,
-            sample_counts: &labels.sample_counts,
-            tail_log_mass: &labels.tail_log_mass,
-            entropy: &labels.entropy,
-        },
-    );
+fn distilled(labels: SequenceLabels, partition: Option<usize>, loss: &LossConfig) -> Example {
+    let stored = StoredLabels {
+        counts: &labels.counts,
+        token_ids: &labels.token_ids,
+        log_probs: &labels.log_probs,
+        sample_counts: &labels.sample_counts,
+        tail_log_mass: &labels.tail_log_mass,
+        entropy: &labels.entropy,
+    };
+    let read = if loss.reads_draws() { Targets::of } else { Targets::of_exact };
+    let mut targets = read(labels.gold(), &stored);
+    if loss.alpha.is_by_entropy() {
+        // An entropy of zero may be stored as a rounded one below.
+        targets.alpha_factors = labels.entropy.iter().map(|entropy| entropy.max(0.0)).collect();
+    }
     // At temperature 1 as stored: the tail is exact, also where the log-probabilities were rounded.
     if let Some(index) = partition {
         let SequenceLabels { counts, log_probs, log_sum_exp, log_partitions, .. } = &labels;
         (targets.log_probs, targets.tail_log_mass) =
-            at_temperature(counts, log_probs, log_sum_exp, &log_partitions[index], temperature);
+            at_temperature(counts, log_probs, log_sum_exp, &log_partitions[index], loss.temperature);
     }
     Example { input_ids: labels.input_ids, positions: labels.positions, targets }
 }

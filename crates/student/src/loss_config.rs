@@ -7,9 +7,11 @@ use serde::{
     Deserialize, Deserializer, Serialize,
     de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
 };
-use softshard_losses::{Divergence, Tail};
+use softshard_labels::Selection;
+use softshard_losses::{DistillLoss, Divergence, Tail};
 
-/// `L = CE(gold) + alpha · T² · D(teacher, student)`, a mean over labelled tokens. Recipe section `[student.loss]`.
+/// `L = CE(gold) + alpha · T² · D(teacher, student)`, a mean over labelled tokens. Recipe section `[student.loss]`. docs/losses.md has the
+/// formulas.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LossConfig {
@@ -39,6 +41,62 @@ impl Default for LossConfig {
             temperature: default_temperature(),
             normalise: false,
         }
+    }
+}
+
+impl LossConfig {
+    /// The loss where alpha is this, a number for all tokens.
+    pub fn at(&self, alpha: f64, rows_per_chunk: usize) -> DistillLoss {
+        let &LossConfig { divergence, tail, temperature, normalise, .. } = self;
+        DistillLoss { alpha, divergence, tail, temperature, normalise, rows_per_chunk }
+    }
+
+    /// Refuses numbers out of range, and what no student learns from; errors name the key below `section`.
+    ///
+    /// # Errors
+    /// What was expected and found.
+    pub(crate) fn check(&self, section: &str) -> Result<(), String> {
+        let bad = |key: &str, problem: String| Err(format!("`{section}.loss.{key}`: {problem}"));
+        if let Err(problem) = self.alpha.check() {
+            return bad("alpha", problem);
+        }
+        if !(self.temperature.is_finite() && self.temperature > 0.0) {
+            return bad("temperature", format!("expected a number above 0, found {}", self.temperature));
+        }
+        if let Err(problem) = self.divergence.check() {
+            return bad("divergence", problem);
+        }
+        if (self.divergence, self.tail) == (Divergence::ReverseKl, Tail::Drop) {
+            let problem = "expected \"bucket\", \"renormalise\" or \"uniform\" for the reverse KL, found \"drop\"\nhint: its sum over some \
+                           tokens is least where the student has p/e at each, and all its other mass elsewhere";
+            return bad("tail", problem.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Refuses labels whose tokens were all drawn where draws say nothing to this loss.
+    ///
+    /// # Errors
+    /// The key of section `[student.loss]`, what was expected and what was found.
+    pub fn check_selection(&self, selection: &Selection) -> Result<(), softshard_labels::Error> {
+        let unread = matches!(selection, Selection::Sampled { .. }) && !self.reads_draws();
+        if self.alpha.is_zero() || !unread {
+            return Ok(());
+        }
+        let hint = "draws estimate no other loss without bias (docs/losses.md): label with top_k, top_p or top_k_sampled";
+        let of = format!("for labels of the selection {selection}");
+        let (place, expected, found) = if self.divergence == Divergence::ForwardKl {
+            ("tail", "bucket", format!("{:?}", self.tail))
+        } else {
+            ("divergence", "forward_kl", format!("{:?}", self.divergence))
+        };
+        let place = format!("`student.loss.{place}`");
+        Err(softshard_labels::Error::bad(place, format!("{expected} {of}"), found).hint(hint))
+    }
+
+    /// Whether drawn tokens count; else only exact ones do.
+    pub(crate) fn reads_draws(&self) -> bool {
+        self.at(0.0, 1).reads_draws()
     }
 }
 

@@ -42,10 +42,12 @@ impl Breakdown {
 /// What forward and backward over some micro-batches gave.
 #[derive(Default)]
 pub(crate) struct Pass {
+    /// Summed over labelled tokens, weighted, not divided.
+    pub(crate) loss: f64,
     /// Summed over labelled tokens, nats.
     pub(crate) cross_entropy: f64,
-    /// Summed over labelled tokens, nats.
-    pub(crate) kl: f64,
+    /// Summed over labelled tokens that have a teacher, nats.
+    pub(crate) divergence: f64,
     /// In the order of the parameters.
     pub(crate) gradients: Vec<Tensor<2>>,
     pub(crate) seconds: Breakdown,
@@ -96,7 +98,7 @@ impl Pass {
         };
         let gradients = decoder.parameters_mut().into_iter().map(gradient).collect();
         lap(&mut seconds.backward, began);
-        Ok(Pass { cross_entropy: value.cross_entropy_sum, kl: value.kl_sum, gradients, seconds })
+        Ok(Pass::of([value.loss_sum, value.cross_entropy_sum, value.divergence_sum], gradients, seconds))
     }
 
     /// One graph at a time over each layer.
@@ -109,20 +111,29 @@ impl Pass {
         let mut seconds = Breakdown::default();
         let mut began = Instant::now();
         let (sequences, positions) = batch.rows();
-        let (gradients, [cross_entropy, kl]) =
+        let (gradients, sums) =
             decoder.backward_by_layer(&sequences, &positions, Arrangement::Padded, |hidden, head| {
                 began = lap(&mut seconds.forward, began);
                 let value = loss.compute(hidden, head, &batch.targets, divide_by);
                 began = lap(&mut seconds.head, began);
-                (value.loss, [value.cross_entropy_sum, value.kl_sum])
+                (value.loss, [value.loss_sum, value.cross_entropy_sum, value.divergence_sum])
             })?;
         lap(&mut seconds.backward, began);
-        Ok(Pass { cross_entropy, kl, gradients, seconds })
+        Ok(Pass::of(sums, gradients, seconds))
+    }
+
+    fn of(
+        [loss, cross_entropy, divergence]: [f64; 3],
+        gradients: Vec<Tensor<2>>,
+        seconds: Breakdown,
+    ) -> Self {
+        Pass { loss, cross_entropy, divergence, gradients, seconds }
     }
 
     pub(crate) fn add(&mut self, other: Pass) {
+        self.loss += other.loss;
         self.cross_entropy += other.cross_entropy;
-        self.kl += other.kl;
+        self.divergence += other.divergence;
         self.gradients = if self.gradients.is_empty() {
             other.gradients
         } else {

@@ -22,7 +22,7 @@ use crate::{
 /// for is an [`io::ErrorKind::Interrupted`]: a checkpoint was written, run again to go on.
 pub fn run(inputs: &TrainInputs) -> Result<Summary> {
     let config = inputs.config;
-    let examples = Examples::open(inputs.data, inputs.objective, config.loss.temperature)?;
+    let examples = Examples::open(inputs.data, inputs.objective, &config.loss)?;
     let mut decoder = first_weights(config, &inputs.device.clone().autodiff())?;
     examples.check_fit(inputs.data, inputs, &decoder)?;
 

@@ -174,9 +174,12 @@ impl<'a> Trainer<'a> {
             divide_by: as_f64(labelled),
         };
         let mut sum = gradients::of_step(self.decoder, batches, &task, self.inputs.workers)?;
-        let mut found =
-            NotFinite { cross_entropy_sum: sum.cross_entropy, divergence_sum: sum.kl, gradient_norm: None };
-        if !(sum.cross_entropy.is_finite() && sum.kl.is_finite()) {
+        let mut found = NotFinite {
+            cross_entropy_sum: sum.cross_entropy,
+            divergence_sum: sum.divergence,
+            gradient_norm: None,
+        };
+        if !sum.loss.is_finite() {
             return self.refuse(batches, &found);
         }
         self.seconds.add(&sum.seconds);
@@ -195,15 +198,13 @@ impl<'a> Trainer<'a> {
         lap(&mut self.seconds.update, updating);
 
         let tokens = batches.iter().map(Batch::tokens).sum::<usize>();
-        let (cross_entropy, kl) = (sum.cross_entropy / as_f64(labelled), sum.kl / as_f64(labelled));
-        let (cross_entropy_weight, kl_weight) = loss.weights();
         let seconds = waited + began.elapsed().as_secs_f64();
         self.seconds.read += waited;
         let metrics = StepMetrics {
             step: step + 1,
-            loss: cross_entropy_weight * cross_entropy + kl_weight * loss.temperature.powi(2) * kl,
-            cross_entropy,
-            divergence: (loss.alpha > 0.0).then_some(kl),
+            loss: sum.loss / as_f64(labelled),
+            cross_entropy: sum.cross_entropy / as_f64(labelled),
+            divergence: (loss.alpha > 0.0).then_some(sum.divergence / as_f64(labelled)),
             alpha: loss.alpha,
             learning_rate,
             gradient_norm,
@@ -239,12 +240,7 @@ impl<'a> Trainer<'a> {
                 loss.alpha.at(self.progress.step, self.schedule.total_steps)
             }
         };
-        DistillLoss {
-            alpha,
-            temperature: loss.temperature,
-            normalise: loss.normalise,
-            rows_per_chunk: *rows_per_chunk,
-        }
+        loss.at(alpha, *rows_per_chunk)
     }
 
     /// Streamed layers cannot stay for the backward pass.

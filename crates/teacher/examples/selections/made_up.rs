@@ -7,7 +7,7 @@ use anyhow::Result;
 use burn::tensor::{Device, Tensor, TensorData};
 use softshard_losses::{HeadLabels, HeadOptions, Keep, Targets, label_rows};
 
-use crate::{DIVERGENCE, Random, World};
+use crate::{Random, World, divergence};
 
 const VOCABULARY: usize = 128_256;
 /// Of the evidence; the prior is one more component, of the value 1.
@@ -87,9 +87,9 @@ impl World for MadeUp {
     fn gradient(&self, sequence: usize, targets: &Targets) -> Result<(Vec<f64>, f64)> {
         let [_, inputs] = self.hidden(sequence);
         let hidden = inputs.clone().autodiff().require_grad();
-        let value = DIVERGENCE.compute(hidden.clone(), self.head.clone(), targets, 1.0);
+        let value = divergence().compute(hidden.clone(), self.head.clone(), targets, 1.0);
         let d_hidden = hidden.grad(&value.loss.backward()).expect("the hidden states are tracked");
         let gradient = inputs.transpose().matmul(d_hidden).into_data().convert::<f64>();
-        Ok((gradient.try_into_vec().expect("converted to f64"), value.kl_sum))
+        Ok((gradient.try_into_vec().expect("converted to f64"), value.divergence_sum))
     }
 }

@@ -18,8 +18,9 @@ use softshard_labels::{LabelPlan, LabelWriter, Selection, SequenceLabels, Teache
 use softshard_losses::{DistillLoss, HeadLabels, Keep, StoredLabels, Targets};
 
 /// The divergence alone: the cross-entropy weighs 1e-6 of it.
-const DIVERGENCE: DistillLoss =
-    DistillLoss { alpha: 1e6, temperature: 1.0, normalise: true, rows_per_chunk: 64 };
+fn divergence() -> DistillLoss {
+    DistillLoss { normalise: true, ..DistillLoss::forward_kl(1e6, 64) }
+}
 
 /// A teacher, a student that is not there yet, and sequences.
 trait World {

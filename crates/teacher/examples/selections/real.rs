@@ -8,7 +8,7 @@ use softshard_labels::{Sequence, SequenceDataset};
 use softshard_losses::{HeadLabels, HeadOptions, Keep, Targets, label_rows};
 use softshard_model::{Arrangement, Decoder, Trainable};
 
-use crate::{DIVERGENCE, Random, World};
+use crate::{Random, World, divergence};
 
 const SEQUENCES: usize = 48;
 /// Noise on the student's weights, as a share of each matrix's root mean square.
@@ -76,7 +76,7 @@ impl World for Real {
         let (row, positions) = (&self.sequences[sequence], self.positions(sequence));
         let mut student = self.student.clone();
         let hidden = student.hidden_before(&[&row.input_ids], &[&positions], Arrangement::Padded)?;
-        let value = DIVERGENCE.compute(hidden, student.head(), targets, 1.0);
+        let value = divergence().compute(hidden, student.head(), targets, 1.0);
         let found = value.loss.backward();
         let mut gradient = Vec::new();
         for (_, parameter) in student.parameters_mut() {
@@ -84,6 +84,6 @@ impl World for Real {
             let part: Vec<f64> = part.into_data().convert::<f64>().try_into_vec()?;
             gradient.extend(part);
         }
-        Ok((gradient, value.kl_sum))
+        Ok((gradient, value.divergence_sum))
     }
 }
