@@ -84,7 +84,7 @@ impl HeldOut {
             normalise: false,
             rows_per_chunk: inputs.config.rows_per_chunk,
         };
-        Ok(HeldOut { examples, batches, loss, has_teacher, workers: inputs.workers })
+        Ok(HeldOut { examples, batches, loss, has_teacher, workers: inputs.workers() })
     }
 
     /// Looks at all of it, summed in the order of the batches.

@@ -16,6 +16,7 @@ mod loss_config;
 mod muon;
 mod optimizer;
 mod pass;
+mod replicas;
 mod run;
 mod schedule;
 mod steps;

@@ -3,6 +3,7 @@
 use std::{
     io::Write,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Instant,
 };
 
@@ -20,12 +21,13 @@ use crate::{
     config::{Checkpointing, Export, Objective, TrainConfig},
     evaluation::{HeldOut, HeldOutMetrics},
     examples::Examples,
-    gradients::{self, StepTask},
+    gradients::Step,
     identity,
     inputs::TrainInputs,
     inspection::{self, NotFinite},
     optimizer::{Optimizer, clip_global_norm},
     pass::{Breakdown, lap},
+    replicas::Replicas,
     schedule::LearningRate,
 };
 
@@ -93,7 +95,7 @@ struct HeldOutLine {
 /// A run in progress.
 pub(crate) struct Trainer<'a> {
     inputs: &'a TrainInputs<'a>,
-    pub(crate) decoder: &'a mut Decoder,
+    pub(crate) replicas: Replicas,
     optimizer: Optimizer,
     average: Option<Average>,
     schedule: LearningRate,
@@ -111,17 +113,17 @@ impl<'a> Trainer<'a> {
     /// The state before the first step, or of the last checkpoint.
     pub(crate) fn start(
         inputs: &'a TrainInputs<'a>,
-        decoder: &'a mut Decoder,
+        mut replicas: Replicas,
         examples: &Examples,
         total_steps: u64,
     ) -> Result<Self> {
         let config = inputs.config;
         fs::create_dir_all(inputs.output)?;
         let held_out = match &config.evaluation {
-            Some(evaluation) => Some(HeldOut::open(inputs, evaluation, decoder)?),
+            Some(evaluation) => Some(HeldOut::open(inputs, evaluation, &replicas.first)?),
             None => None,
         };
-        let parameters = decoder.parameters_mut();
+        let parameters = replicas.first.parameters_mut();
         let average = |decay| Average::new(decay, parameters.iter().map(|(_, parameter)| &**parameter));
         let mut trainer = Trainer {
             inputs,
@@ -139,9 +141,11 @@ impl<'a> Trainer<'a> {
             last_loss: None,
             seconds: Breakdown::default(),
             last_saved: None,
-            decoder,
+            replicas,
         };
-        if let Some(last) = checkpoint::load_last(&trainer.checkpoints(), &trainer.identity, inputs.device)? {
+        if let Some(last) =
+            checkpoint::load_last(&trainer.checkpoints(), &trainer.identity, &inputs.devices[0].0)?
+        {
             trainer.restore(&last)?;
             let step = trainer.progress.step;
             tracing::info!(stage = inputs.stage, step, total_steps, "resumed from a checkpoint");
@@ -172,7 +176,7 @@ impl<'a> Trainer<'a> {
 
     /// Sets what learns to the values of a checkpoint's file.
     fn put_trained(&mut self, from: &Checkpoint, file: &str) -> Result<()> {
-        let mut parameters = self.decoder.parameters_mut();
+        let mut parameters = self.replicas.first.parameters_mut();
         let mut values: Vec<_> =
             parameters.iter().map(|(name, value)| (name.clone(), (**value).clone().inner())).collect();
         from.fill(file, values.iter_mut().map(|(name, value)| (name.clone(), value)))?;
@@ -184,47 +188,47 @@ impl<'a> Trainer<'a> {
 
     /// Of what learns, in order.
     fn names(&mut self) -> Vec<String> {
-        self.decoder.parameters_mut().into_iter().map(|(name, _)| name).collect()
+        self.replicas.first.parameters_mut().into_iter().map(|(name, _)| name).collect()
     }
 
     /// Forward and backward over every micro-batch, one update, and what is due after it.
-    pub(crate) fn take_step(&mut self, batches: &[Batch]) -> Result<()> {
+    pub(crate) fn take_step(&mut self, batches: Vec<Batch>) -> Result<()> {
         let began = Instant::now();
-        let step = self.progress.step;
         let labelled: usize = batches.iter().map(|batch| batch.targets.len()).sum();
         let loss = self.loss();
-        let task = StepTask {
-            loss: &loss,
+        let step = Arc::new(Step {
+            dropout_seeds: (0..batches.len()).map(|index| self.dropout_seed(index)).collect(),
+            batches,
+            loss,
             checkpointing: self.checkpointing(),
-            dropout_seeds: &|index| self.dropout_seed(index),
             divide_by: as_f64(labelled),
-        };
-        let mut sum = gradients::of_step(self.decoder, batches, &task, self.inputs.workers)?;
+        });
+        let mut sum = self.replicas.sum(&step)?;
         let mut found =
             NotFinite { cross_entropy_sum: sum.cross_entropy, divergence_sum: sum.kl, gradient_norm: None };
         if !(sum.cross_entropy.is_finite() && sum.kl.is_finite()) {
-            return self.refuse(batches, &found);
+            return self.refuse(&step.batches, &found);
         }
         self.seconds.add(&sum.seconds);
         let updating = Instant::now();
         let gradient_norm = clip_global_norm(&mut sum.gradients, self.inputs.config.clip_norm);
         if !gradient_norm.is_finite() {
             found.gradient_norm = Some(gradient_norm);
-            return self.refuse(batches, &found);
+            return self.refuse(&step.batches, &found);
         }
-        let learning_rate = self.schedule.at(step);
-        self.optimizer.step(learning_rate, &mut self.decoder.parameters_mut(), sum.gradients);
+        let learning_rate = self.schedule.at(self.progress.step);
+        self.optimizer.step(learning_rate, &mut self.replicas.first.parameters_mut(), sum.gradients);
         if let Some(average) = &mut self.average {
-            let parameters = self.decoder.parameters_mut();
-            average.add(step + 1, parameters.iter().map(|(_, parameter)| &**parameter));
+            let parameters = self.replicas.first.parameters_mut();
+            average.add(self.progress.step + 1, parameters.iter().map(|(_, parameter)| &**parameter));
         }
         lap(&mut self.seconds.update, updating);
 
-        let tokens = batches.iter().map(Batch::tokens).sum::<usize>();
+        let tokens = step.batches.iter().map(Batch::tokens).sum::<usize>();
         let (cross_entropy, kl) = (sum.cross_entropy / as_f64(labelled), sum.kl / as_f64(labelled));
         let (cross_entropy_weight, kl_weight) = loss.weights();
         let metrics = StepMetrics {
-            step,
+            step: self.progress.step,
             loss: cross_entropy_weight * cross_entropy + kl_weight * loss.temperature.powi(2) * kl,
             cross_entropy,
             kl: (loss.alpha > 0.0).then_some(kl),
@@ -267,7 +271,11 @@ impl<'a> Trainer<'a> {
 
     /// Streamed layers cannot stay for the backward pass.
     fn checkpointing(&self) -> Checkpointing {
-        if self.decoder.is_streamed() { Checkpointing::Layer } else { self.inputs.config.checkpointing }
+        if self.replicas.first.is_streamed() {
+            Checkpointing::Layer
+        } else {
+            self.inputs.config.checkpointing
+        }
     }
 
     /// Different for every micro-batch of the run, and the same when it is run again.
@@ -356,7 +364,7 @@ impl<'a> Trainer<'a> {
 
     /// The model that is evaluated and written: of the averages, if there are.
     fn exported(&self) -> Decoder {
-        let mut decoder = self.decoder.clone();
+        let mut decoder = self.replicas.first.clone();
         if let Some(average) = &self.average {
             for ((_, parameter), value) in decoder.parameters_mut().into_iter().zip(&average.values) {
                 *parameter = value.clone();
@@ -371,7 +379,7 @@ impl<'a> Trainer<'a> {
         }
         self.metrics.sync_all()?;
         let names = self.names();
-        let parameters = self.decoder.parameters_mut().into_iter();
+        let parameters = self.replicas.first.parameters_mut().into_iter();
         let trainable = parameters.map(|(name, value)| (name, value.clone().inner())).collect();
         let mut files = vec![(TRAINABLE, trainable), (MOMENTS, self.optimizer.tensors(&names))];
         if let Some(average) = &self.average {
@@ -389,11 +397,11 @@ impl<'a> Trainer<'a> {
         self.checkpoint()?;
         let exported_step = self.exported_step();
         if exported_step != self.progress.step {
-            let best = checkpoint::load_step(&self.checkpoints(), exported_step, self.inputs.device)?;
+            let best = checkpoint::load_step(&self.checkpoints(), exported_step, &self.inputs.devices[0].0)?;
             self.put_trained(&best, if best.has_averages() { AVERAGES } else { TRAINABLE })?;
             self.average = None;
         }
-        let trained_parameters = self.decoder.trainable_count();
+        let trained_parameters = self.replicas.first.trainable_count();
         let decoder = self.exported();
         let output = if self.inputs.config.lora.is_some() {
             let output = self.inputs.output.join("adapter");
