@@ -101,7 +101,7 @@ pub(crate) struct Stage {
     /// Override one value of the recipe by its path, such as student.loss.alpha=0.1
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
-    /// Where tensors live: cpu, or cuda:0
+    /// Where tensors live: cpu, or cuda:0; to label and to train several, as cuda:0,1, or all with cuda
     #[arg(long, default_value = "cpu")]
     pub(crate) device: String,
 }
@@ -109,7 +109,7 @@ pub(crate) struct Stage {
 /// Arguments of `teacher-labels`.
 #[derive(Args)]
 pub(crate) struct TeacherLabels {
-    /// The run; several devices may be named, as cuda:0,1, or all with cuda
+    /// The run
     #[command(flatten)]
     pub(crate) stage: Stage,
     /// Label only the shards of one of several processes: which one, from 0 on, or `auto` as the scheduler says;

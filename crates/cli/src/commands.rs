@@ -1,16 +1,15 @@
 //! Every command as one short function: load the recipe, run the stage, say what came out.
 
-use std::{num::NonZero, path::Path, sync::atomic::AtomicBool, thread};
+use std::{path::Path, sync::atomic::AtomicBool};
 
 use anyhow::Result;
-use burn::tensor::Device;
 use softshard_evaluate::EvaluateInputs;
 use softshard_prepare::{Tokenizer, demo};
 use softshard_student::{Objective, TrainConfig, TrainInputs};
 
 use crate::{
     arguments::{Arguments, Command, DemoData, Model, Stage},
-    cluster, device,
+    cluster, device, devices,
     progress::grouped,
     recipe::{Recipe, RecipeError},
     teacher_labels::teacher_labels,
@@ -88,7 +87,7 @@ fn train(
     data: &Path,
     output: &Path,
 ) -> Result<()> {
-    let device = device::open(&stage.device)?;
+    let devices = devices::open(&stage.device)?;
     let tokenizer = tokenizer_for(recipe, &config.model)?;
     // The recipe names the folder, or the tokenizer.json in it.
     let path = &recipe.tokenizer.path;
@@ -101,8 +100,7 @@ fn train(
         tokenizer_folder,
         tokenizer: &tokenizer,
         output,
-        device: &device,
-        workers: workers(&device),
+        devices: &devices,
         stop,
     })?;
     recipe.write_beside(output)?;
@@ -185,9 +183,4 @@ pub(crate) fn tokenizer_for(recipe: &Recipe, model: &Path) -> Result<softshard_l
         tokenizer.expect_same(&same_ids, format_args!("model `{}`", model.display()))?;
     }
     Ok(tokenizer)
-}
-
-/// Batches at a time: a CPU's cores each compute one, and a GPU computes one with all it has.
-pub(crate) fn workers(device: &Device) -> usize {
-    if *device == Device::flex() { thread::available_parallelism().map_or(1, NonZero::get) } else { 1 }
 }

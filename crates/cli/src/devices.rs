@@ -1,15 +1,31 @@
-//! Several places where tensors live, one for each copy of a teacher.
+//! Several places where tensors live, one for each copy of a model.
+
+use std::{num::NonZero, thread};
 
 use burn::tensor::Device;
 
 use crate::device::{self, DeviceError};
 
 /// All devices that `names` names: `cuda:0`, `cuda` for all GPUs of this machine, or several names with commas between them, as
-/// `cuda:0,1`. Every name is a device of its own, `cpu,cpu` two that share the processor.
+/// `cuda:0,1`. Every name is a device of its own, `cpu,cpu` two that share the processor. Each comes with the batches that are
+/// computed at a time on it: devices that share a processor share its cores.
 ///
 /// # Errors
 /// As [`device::open`].
-pub(crate) fn open(names: &str) -> Result<Vec<Device>, DeviceError> {
+pub(crate) fn open(names: &str) -> Result<Vec<(Device, usize)>, DeviceError> {
+    let devices = named(names)?;
+    let sharing = |device: &Device| devices.iter().filter(|other| *other == device).count();
+    let count = |device: &Device| (workers(device) / sharing(device)).max(1);
+    let counts: Vec<usize> = devices.iter().map(count).collect();
+    Ok(devices.into_iter().zip(counts).collect())
+}
+
+/// Batches at a time: a CPU's cores each compute one, and a GPU computes one with all it has.
+pub(crate) fn workers(device: &Device) -> usize {
+    if *device == Device::flex() { thread::available_parallelism().map_or(1, NonZero::get) } else { 1 }
+}
+
+fn named(names: &str) -> Result<Vec<Device>, DeviceError> {
     let names = if names == "cuda" { all_gpus()? } else { names.to_owned() };
     let is_index = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
     let mut is_gpu = false;
@@ -42,8 +58,13 @@ mod tests {
 
     #[test]
     fn several_names_are_several_devices() {
-        assert_eq!(open("cpu").map(|devices| devices.len()).ok(), Some(1));
-        assert_eq!(open("cpu,cpu").ok(), Some(vec![Device::flex(), Device::flex()]));
+        assert_eq!(named("cpu").map(|devices| devices.len()).ok(), Some(1));
+        assert_eq!(named("cpu,cpu").ok(), Some(vec![Device::flex(), Device::flex()]));
+        let cores = workers(&Device::flex());
+        let counts =
+            |names: &str| open(names).expect("devices").iter().map(|(_, workers)| *workers).sum::<usize>();
+        assert_eq!(counts("cpu"), cores);
+        assert!(counts("cpu,cpu,cpu") <= cores.max(3));
         for names in ["cpu,", "0,1", "cpu,1", ",cpu"] {
             let error = open(names).expect_err("refused").to_string();
             assert!(error.contains("expected `cpu` or `cuda:<index>`"), "{names}: {error}");

@@ -3,14 +3,13 @@
 use std::{path::Path, sync::atomic::AtomicBool};
 
 use anyhow::Result;
-use burn::tensor::Device;
 use softshard_share::Writers;
 use softshard_teacher::{Part, Teacher, TeacherInputs};
 
 use crate::{
     arguments::TeacherLabels,
     cluster::Task,
-    commands::{tokenizer_for, workers},
+    commands::tokenizer_for,
     devices,
     labelling_summary::Told,
     metrics::Recorder,
@@ -40,7 +39,6 @@ pub(crate) fn teacher_labels(options: &TeacherLabels, stop: &AtomicBool) -> Resu
     }
     let tokenizer = tokenizer_for(&recipe, &config.model)?;
     let held_out = recipe.output.sequences.join("valid");
-    let devices = with_workers(devices);
     let mut teacher = Teacher::new(config, &devices);
     let labels = recipe.labels_output(if part.is_some() { Writers::Many } else { Writers::One })?;
     let metrics = Recorder::start(recipe.output.metrics("teacher-labels", part));
@@ -66,12 +64,4 @@ pub(crate) fn teacher_labels(options: &TeacherLabels, stop: &AtomicBool) -> Resu
     }
     drop(metrics);
     recipe.write_beside_labels(&labels)
-}
-
-/// Each device with the batches that are computed at a time on it: devices that share the processor share its cores.
-fn with_workers(devices: Vec<Device>) -> Vec<(Device, usize)> {
-    let sharing = |device: &Device| devices.iter().filter(|other| *other == device).count();
-    let count = |device: &Device| (workers(device) / sharing(device)).max(1);
-    let counts: Vec<usize> = devices.iter().map(count).collect();
-    devices.into_iter().zip(counts).collect()
 }

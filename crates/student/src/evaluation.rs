@@ -53,7 +53,7 @@ impl HeldOutData {
         // No gradient is kept: batches of the training's size are small enough.
         let batches = batches_by_length(&lengths, inputs.config.max_tokens_per_batch);
         let loss = DistillLoss::forward_kl(1.0, inputs.config.rows_per_chunk);
-        Ok(HeldOutData { examples, batches, loss, has_teacher, workers: inputs.workers })
+        Ok(HeldOutData { examples, batches, loss, has_teacher, workers: inputs.workers() })
     }
 
     /// Looks at all of it after `step` steps, summed in the order of the batches.

@@ -23,10 +23,17 @@ pub struct TrainInputs<'a> {
     pub tokenizer: &'a Tokenizer,
     /// Receives `adapter/` or `model/`, `checkpoints/` and `metrics.jsonl`.
     pub output: &'a Path,
-    /// A device without autodiff; the loop adds it.
-    pub device: &'a Device,
-    /// Micro-batches of a step that are computed at a time: the cores of a CPU, 1 on a GPU.
-    pub workers: usize,
+    /// Where it computes: each without autodiff, which the loop adds, and with the micro-batches of a step that are computed at a
+    /// time on it, which are the cores of a CPU, 1 on a GPU. The first has the optimizer and all that is summed.
+    pub devices: &'a [(Device, usize)],
     /// Set to stop at the next step with a checkpoint.
     pub stop: &'a AtomicBool,
+}
+
+impl TrainInputs<'_> {
+    /// Batches that are computed at a time where the first device is the only one that computes.
+    pub(crate) fn workers(&self) -> usize {
+        let first = &self.devices[0].0;
+        self.devices.iter().filter(|(device, _)| device == first).map(|(_, workers)| workers).sum()
+    }
 }

@@ -17,6 +17,7 @@ mod metrics;
 mod muon;
 mod optimizer;
 mod pass;
+mod replicas;
 mod run;
 mod schedule;
 mod steps;

@@ -11,26 +11,33 @@ use crate::{
     examples::Examples,
     inputs::TrainInputs,
     pass::lap,
+    replicas::Replicas,
     steps::{Steps, prefetch},
     trainer::{Summary, Trainer},
 };
 
-/// Trains, resuming from the last checkpoint of the same run if there is one.
+/// Trains, resuming from the last checkpoint of the same run if there is one, be it of another number of devices.
 ///
 /// # Errors
 /// Data of another tokenizer or over the model's context, a non-finite loss, damaged data, I/O. A stop that was asked
 /// for is an [`io::ErrorKind::Interrupted`]: a checkpoint was written, run again to go on.
+///
+/// # Panics
+/// There is no device.
 pub fn run(inputs: &TrainInputs) -> Result<Summary> {
     let config = inputs.config;
     let examples = Examples::open(inputs.data, inputs.objective, &config.loss)?;
-    let mut decoder = first_weights(config, &inputs.device.clone().autodiff())?;
+    let decoder = first_weights(config, &inputs.devices[0].0)?;
     examples.check_fit(inputs.data, inputs, &decoder)?;
+    let copied = config.clone();
+    let load = move |device: &Device| first_weights(&copied, device);
+    let replicas = Replicas::new(decoder, inputs.devices, config.accumulate_batches, load);
 
     let steps = Steps::new(config, &examples);
-    let mut trainer = Trainer::start(inputs, &mut decoder, &examples, steps.len())?;
+    let mut trainer = Trainer::start(inputs, replicas, &examples, steps.len())?;
     let began = Instant::now();
     thread::scope(|scope| -> Result<()> {
-        let vocabulary = trainer.decoder.config().vocab_size;
+        let vocabulary = trainer.replicas.first.config().vocab_size;
         let batches = prefetch(scope, &examples, &steps, trainer.progress.step, vocabulary);
         while !trainer.out_of_patience() {
             let waited = Instant::now();
@@ -48,7 +55,7 @@ pub fn run(inputs: &TrainInputs) -> Result<Summary> {
                 )
                 .into());
             }
-            trainer.take_step(&step?, waited)?;
+            trainer.take_step(step?, waited)?;
         }
         Ok(())
     })?;

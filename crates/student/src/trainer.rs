@@ -2,6 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Instant,
 };
 
@@ -19,13 +20,14 @@ use crate::{
     config::{Checkpointing, Export, Metric, Objective, TrainConfig},
     evaluation::HeldOutData,
     examples::Examples,
-    gradients::{self, StepTask},
+    gradients::Step,
     identity,
     inputs::TrainInputs,
     inspection::{self, NotFinite},
     metrics::{self, Metrics, StepMetrics},
     optimizer::{Optimizer, clip_global_norm},
     pass::{Breakdown, lap},
+    replicas::Replicas,
     schedule::LearningRate,
 };
 
@@ -68,7 +70,7 @@ pub struct Summary {
 /// A run in progress.
 pub(crate) struct Trainer<'a> {
     inputs: &'a TrainInputs<'a>,
-    pub(crate) decoder: &'a mut Decoder,
+    pub(crate) replicas: Replicas,
     optimizer: Optimizer,
     average: Option<Average>,
     schedule: LearningRate,
@@ -86,20 +88,20 @@ impl<'a> Trainer<'a> {
     /// The state before the first step, or of the last checkpoint.
     pub(crate) fn start(
         inputs: &'a TrainInputs<'a>,
-        decoder: &'a mut Decoder,
+        mut replicas: Replicas,
         examples: &Examples,
         total_steps: u64,
     ) -> Result<Self> {
         let config = inputs.config;
         fs::create_dir_all(inputs.output)?;
         let held_out = match &config.evaluation {
-            Some(evaluation) => Some(HeldOutData::open(inputs, evaluation, decoder)?),
+            Some(evaluation) => Some(HeldOutData::open(inputs, evaluation, &replicas.first)?),
             None => None,
         };
-        let parameters = decoder.parameters_mut();
+        let parameters = replicas.first.parameters_mut();
         let average = |decay| Average::new(decay, parameters.iter().map(|(_, parameter)| &**parameter));
         let identity = identity::of_run(inputs, examples)?;
-        let last = checkpoint::load_last(&checkpoints(inputs), &identity, inputs.device)?;
+        let last = checkpoint::load_last(&checkpoints(inputs), &identity, &inputs.devices[0].0)?;
         let Progress { step, metrics_bytes, .. } =
             last.as_ref().map(|last| last.state.progress.clone()).unwrap_or_default();
         let mut trainer = Trainer {
@@ -121,7 +123,7 @@ impl<'a> Trainer<'a> {
             last_loss: None,
             seconds: Breakdown::default(),
             last_saved: None,
-            decoder,
+            replicas,
         };
         if let Some(last) = last {
             trainer.restore(&last)?;
@@ -145,7 +147,7 @@ impl<'a> Trainer<'a> {
 
     /// Sets what learns to the values of a checkpoint's file.
     fn put_trained(&mut self, from: &Checkpoint, file: &str) -> Result<()> {
-        let mut parameters = self.decoder.parameters_mut();
+        let mut parameters = self.replicas.first.parameters_mut();
         let mut values: Vec<_> =
             parameters.iter().map(|(name, value)| (name.clone(), (**value).clone().inner())).collect();
         from.fill(file, values.iter_mut().map(|(name, value)| (name.clone(), value)))?;
@@ -157,51 +159,51 @@ impl<'a> Trainer<'a> {
 
     /// Of what learns, in order.
     fn names(&mut self) -> Vec<String> {
-        self.decoder.parameters_mut().into_iter().map(|(name, _)| name).collect()
+        self.replicas.first.parameters_mut().into_iter().map(|(name, _)| name).collect()
     }
 
     /// Forward and backward over every micro-batch, one update, and what is due after it; the loop `waited` so many seconds
     /// for them.
-    pub(crate) fn take_step(&mut self, batches: &[Batch], waited: f64) -> Result<()> {
+    pub(crate) fn take_step(&mut self, batches: Vec<Batch>, waited: f64) -> Result<()> {
         let began = Instant::now();
-        let step = self.progress.step;
         let labelled: usize = batches.iter().map(|batch| batch.targets.len()).sum();
         let loss = self.loss();
-        let task = StepTask {
-            loss: &loss,
+        let step = Arc::new(Step {
+            dropout_seeds: (0..batches.len()).map(|index| self.dropout_seed(index)).collect(),
+            batches,
+            loss,
             checkpointing: self.checkpointing(),
-            dropout_seeds: &|index| self.dropout_seed(index),
             divide_by: as_f64(labelled),
-        };
-        let mut sum = gradients::of_step(self.decoder, batches, &task, self.inputs.workers)?;
+        });
+        let mut sum = self.replicas.sum(&step)?;
         let mut found = NotFinite {
             cross_entropy_sum: sum.cross_entropy,
             divergence_sum: sum.divergence,
             gradient_norm: None,
         };
         if !sum.loss.is_finite() {
-            return self.refuse(batches, &found);
+            return self.refuse(&step.batches, &found);
         }
         self.seconds.add(&sum.seconds);
         let updating = Instant::now();
         let gradient_norm = clip_global_norm(&mut sum.gradients, self.inputs.config.clip_norm);
         if !gradient_norm.is_finite() {
             found.gradient_norm = Some(gradient_norm);
-            return self.refuse(batches, &found);
+            return self.refuse(&step.batches, &found);
         }
-        let learning_rate = self.schedule.at(step);
-        self.optimizer.step(learning_rate, &mut self.decoder.parameters_mut(), sum.gradients);
+        let learning_rate = self.schedule.at(self.progress.step);
+        self.optimizer.step(learning_rate, &mut self.replicas.first.parameters_mut(), sum.gradients);
         if let Some(average) = &mut self.average {
-            let parameters = self.decoder.parameters_mut();
-            average.add(step + 1, parameters.iter().map(|(_, parameter)| &**parameter));
+            let parameters = self.replicas.first.parameters_mut();
+            average.add(self.progress.step + 1, parameters.iter().map(|(_, parameter)| &**parameter));
         }
         lap(&mut self.seconds.update, updating);
 
-        let tokens = batches.iter().map(Batch::tokens).sum::<usize>();
+        let tokens = step.batches.iter().map(Batch::tokens).sum::<usize>();
         let seconds = waited + began.elapsed().as_secs_f64();
         self.seconds.read += waited;
         let metrics = StepMetrics {
-            step: step + 1,
+            step: self.progress.step + 1,
             loss: sum.loss / as_f64(labelled),
             cross_entropy: sum.cross_entropy / as_f64(labelled),
             divergence: (loss.alpha > 0.0).then_some(sum.divergence / as_f64(labelled)),
@@ -212,7 +214,7 @@ impl<'a> Trainer<'a> {
             labelled_tokens: labelled,
             tokens_per_second: as_f64(tokens) / seconds,
             stall_share: waited / seconds,
-            memory_bytes: softshard_model::used_bytes(self.inputs.device),
+            memory_bytes: softshard_model::used_bytes(&self.inputs.devices[0].0),
         };
         self.progress.step += 1;
         self.tokens += tokens as u64;
@@ -245,7 +247,11 @@ impl<'a> Trainer<'a> {
 
     /// Streamed layers cannot stay for the backward pass.
     fn checkpointing(&self) -> Checkpointing {
-        if self.decoder.is_streamed() { Checkpointing::Layer } else { self.inputs.config.checkpointing }
+        if self.replicas.first.is_streamed() {
+            Checkpointing::Layer
+        } else {
+            self.inputs.config.checkpointing
+        }
     }
 
     /// Different for every micro-batch of the run, and the same when it is run again.
@@ -312,7 +318,7 @@ impl<'a> Trainer<'a> {
 
     /// The model that is evaluated and written: of the averages, if there are.
     fn exported(&self) -> Decoder {
-        let mut decoder = self.decoder.clone();
+        let mut decoder = self.replicas.first.clone();
         if let Some(average) = &self.average {
             for ((_, parameter), value) in decoder.parameters_mut().into_iter().zip(&average.values) {
                 *parameter = value.clone();
@@ -327,7 +333,7 @@ impl<'a> Trainer<'a> {
         }
         self.progress.metrics_bytes = self.metrics.sync(self.progress.step)?;
         let names = self.names();
-        let parameters = self.decoder.parameters_mut().into_iter();
+        let parameters = self.replicas.first.parameters_mut().into_iter();
         let trainable = parameters.map(|(name, value)| (name, value.clone().inner())).collect();
         let mut files = vec![(TRAINABLE, trainable), (MOMENTS, self.optimizer.tensors(&names))];
         if let Some(average) = &self.average {
@@ -345,11 +351,12 @@ impl<'a> Trainer<'a> {
         self.checkpoint()?;
         let exported_step = self.exported_step();
         if exported_step != self.progress.step {
-            let best = checkpoint::load_step(&checkpoints(self.inputs), exported_step, self.inputs.device)?;
+            let first = &self.inputs.devices[0].0;
+            let best = checkpoint::load_step(&checkpoints(self.inputs), exported_step, first)?;
             self.put_trained(&best, if best.has_averages() { AVERAGES } else { TRAINABLE })?;
             self.average = None;
         }
-        let trained_parameters = self.decoder.trainable_count();
+        let trained_parameters = self.replicas.first.trainable_count();
         let decoder = self.exported();
         let output = if self.inputs.config.lora.is_some() {
             let output = self.inputs.output.join("adapter");

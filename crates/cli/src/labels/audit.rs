@@ -13,8 +13,9 @@ use softshard_teacher::{AuditInputs, ColumnAudit, audit as audit_labels};
 use super::{count, number, print_json};
 use crate::{
     arguments::Audit,
-    commands::workers,
-    device, progress,
+    device,
+    devices::workers,
+    progress,
     recipe::{Recipe, RecipeError},
     table::aligned,
 };

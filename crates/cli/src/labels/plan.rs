@@ -7,10 +7,7 @@ use softshard_teacher::{Estimate, EstimateInputs, SelectionEstimate, estimate};
 
 use super::{count, float, percent, print_json};
 use crate::{
-    arguments::Plan,
-    commands::{tokenizer_for, workers},
-    device, progress,
-    recipe::Recipe,
+    arguments::Plan, commands::tokenizer_for, device, devices::workers, progress, recipe::Recipe,
     table::aligned,
 };
 
