@@ -7,17 +7,17 @@ use anyhow::Result;
 use burn::tensor::{Device, Distribution, FloatDType, Tensor};
 use serde_json::json;
 
-use crate::Bench;
-use crate::table::{Outcome, Row, heading};
+use crate::peers::number;
+use crate::table::{Outcome, Row};
+use crate::{Bench, labelling, speed, student};
 
 /// Left by this part for those that follow.
 pub(crate) const MATRIX: &str = "matrix.json";
-const GIB: f64 = (1u64 << 30) as f64;
+pub(crate) const GIB: f64 = (1u64 << 30) as f64;
 /// Of the largest result: it is rounded to bf16's 8 significant bits, the sums are of f32.
 const PRODUCT: f32 = 1e-2;
 
 pub(crate) fn run(bench: &Bench, device: &Device) -> Result<bool> {
-    heading();
     let fusion = if cfg!(feature = "fusion") { "on" } else { "off" };
     Row::new("device", name(bench)).ours(format!("kernel fusion {fusion}")).say(Outcome::Measured);
     let right = product_is_right(device)?;
@@ -92,10 +92,31 @@ fn matrix_peak(bench: &Bench, device: &Device) -> Result<()> {
     Ok(())
 }
 
-/// Memory that the device's allocator holds; it does not shrink, so after a pass this is the peak.
+/// Bytes that the device's allocator holds; they do not shrink, so after a pass these are the most there were.
+pub(crate) fn reserved_bytes(device: &Device) -> Option<f64> {
+    Some(device.memory_pool_usage()?.bytes_reserved as f64)
+}
+
+/// [`reserved_bytes`] in words.
 pub(crate) fn memory(device: &Device) -> String {
-    match device.memory_pool_usage() {
-        Some(pools) => format!("{:.1} GiB", pools.bytes_reserved as f64 / GIB),
+    match reserved_bytes(device) {
+        Some(bytes) => format!("{:.1} GiB", bytes / GIB),
         None => "memory not reported".to_owned(),
+    }
+}
+
+/// The card's matrix peak in TFLOP/s: the better of our product and the peers'. 0 where nothing was measured.
+pub(crate) fn matrix_peak_tflops(bench: &Bench) -> f64 {
+    let own = bench.read(MATRIX).map_or(0.0, |own| number(&own, "tflops"));
+    let theirs = |name: &&str| bench.read(name).map_or(0.0, |found| number(&found, "matrix_tflops"));
+    [labelling::PEERS, student::PEERS, speed::PEERS].iter().map(theirs).fold(own, f64::max)
+}
+
+/// A share of the matrix peak, in words; without a peak there is none.
+pub(crate) fn share_of_peak(flops: f64, seconds: f64, peak_tflops: f64) -> String {
+    if peak_tflops > 0.0 {
+        format!("{:.0} %", 100.0 * flops / seconds / 1e12 / peak_tflops)
+    } else {
+        "unknown part".to_owned()
     }
 }

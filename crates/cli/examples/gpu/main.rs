@@ -4,10 +4,15 @@
 //! exit code is 0 only if every check held, and 4 if there is no such device.
 
 mod card;
+mod flops;
 mod head;
+mod labelling;
+mod made_up;
 mod parity;
+mod peers;
 mod shapes;
 mod speed;
+mod student;
 mod table;
 
 #[path = "../../src/device.rs"]
@@ -18,6 +23,7 @@ use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use burn::tensor::Device;
 use clap::{Parser, ValueEnum};
 
 use table::{Outcome, Row};
@@ -42,15 +48,24 @@ struct Options {
     /// A Python that may have torch and transformers
     #[arg(long, default_value = "python3")]
     python: String,
-    /// What measures transformers
-    #[arg(long, default_value = "tests/gpu/transformers_forward.py")]
-    peer: PathBuf,
+    /// The folder with what measures transformers and PEFT, and with the lengths of Dolly
+    #[arg(long, default_value = "tests/gpu")]
+    peers: PathBuf,
     /// Minutes for everything
     #[arg(long, default_value_t = 9.5)]
     minutes: f64,
+    /// These parts alone, with commas between them
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Part>,
+    /// Where a model of 15 GB is written for as long as this runs, in memory at best; the temporary folder if it is not given
+    #[arg(long)]
+    scratch: Option<PathBuf>,
     /// Only this part, in this process
     #[arg(long, requires = "results")]
     part: Option<Part>,
+    /// The part begins the table
+    #[arg(long)]
+    first: bool,
     /// Where parts leave what later ones need
     #[arg(long)]
     results: Option<PathBuf>,
@@ -59,27 +74,36 @@ struct Options {
     seconds: f64,
 }
 
-/// In the order in which they run.
+/// In the order in which they run: what must be known first, and what was measured before last.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
 enum Part {
     Card,
     Head,
     Parity,
-    Transformers,
+    Weights,
+    LabelPeers,
+    Labels,
+    StudentPeers,
+    Student,
+    ForwardPeers,
     Small,
     Large,
 }
 
 impl Part {
-    /// Its share of the time.
+    /// Its share of the time. What is not used is there for those that follow.
     fn share(self) -> f64 {
         match self {
-            Self::Card => 0.10,
-            Self::Head => 0.08,
-            Self::Parity => 0.31,
-            Self::Transformers => 0.17,
-            Self::Small => 0.16,
-            Self::Large => 0.18,
+            Self::Card => 0.05,
+            Self::Head => 0.04,
+            Self::Parity => 0.15,
+            Self::Weights => 0.05,
+            Self::LabelPeers => 0.12,
+            Self::Labels => 0.14,
+            Self::StudentPeers => 0.12,
+            Self::Student => 0.30,
+            Self::ForwardPeers => 0.01,
+            Self::Small | Self::Large => 0.01,
         }
     }
 
@@ -88,15 +112,28 @@ impl Part {
             Self::Card => "device",
             Self::Head => "head",
             Self::Parity => "parity",
-            Self::Transformers => "transformers",
+            Self::Weights => "weights",
+            Self::LabelPeers => "labelling, transformers",
+            Self::Labels => "labelling",
+            Self::StudentPeers => "student, PEFT",
+            Self::Student => "student",
+            Self::ForwardPeers => "transformers",
             Self::Small => shapes::SMALL.name,
             Self::Large => shapes::LARGE.name,
         }
     }
 
-    /// Whether its failure is one of ours. The peer may be absent, or too old.
+    /// Whether its failure is one of ours. A peer may be absent, or too old.
     fn counts(self) -> bool {
-        self != Self::Transformers
+        !matches!(self, Self::LabelPeers | Self::StudentPeers | Self::ForwardPeers)
+    }
+
+    /// Seconds below which it is not begun; of those that may be left out.
+    fn least_seconds(self) -> f64 {
+        match self {
+            Self::ForwardPeers | Self::Small | Self::Large => 20.0,
+            _ => 0.0,
+        }
     }
 }
 
@@ -113,8 +150,19 @@ impl Bench {
         self.until.saturating_duration_since(Instant::now()).as_secs_f64()
     }
 
+    /// A file or folder that a part leaves for those that follow.
     fn result(&self, name: &str) -> PathBuf {
         self.results.join(name)
+    }
+
+    /// The folder of the model.
+    fn model(&self) -> PathBuf {
+        self.options.scratch.as_ref().unwrap_or(&self.results).join("model")
+    }
+
+    /// JSON that was left there.
+    fn read(&self, name: &str) -> Option<serde_json::Value> {
+        serde_json::from_str(&std::fs::read_to_string(self.result(name)).ok()?).ok()
     }
 }
 
@@ -131,9 +179,19 @@ fn one(part: Part, options: Options) -> ExitCode {
     let results = options.results.clone().expect("clap asks for it");
     let until = Instant::now() + Duration::from_secs_f64(options.seconds * OWN_SHARE);
     let bench = Bench { options, results, until };
-    if part == Part::Transformers {
-        return code(speed::transformers(&bench));
-    }
+    let run: PartOf = match part {
+        Part::Weights => return alone(&bench, made_up::weights),
+        Part::LabelPeers => return alone(&bench, labelling::peers),
+        Part::StudentPeers => return alone(&bench, student::peers),
+        Part::ForwardPeers => return alone(&bench, speed::peers),
+        Part::Card => card::run,
+        Part::Head => head::run,
+        Part::Parity => parity::run,
+        Part::Labels => labelling::run,
+        Part::Student => student::run,
+        Part::Small => |bench, device| speed::run(bench, device, &shapes::SMALL),
+        Part::Large => |bench, device| speed::run(bench, device, &shapes::LARGE),
+    };
     let device = match device::open(&bench.options.device) {
         Ok(device) => device,
         Err(error) => {
@@ -141,14 +199,17 @@ fn one(part: Part, options: Options) -> ExitCode {
             return ExitCode::from(NO_DEVICE);
         }
     };
-    code(match part {
-        Part::Card => card::run(&bench, &device),
-        Part::Head => head::run(&bench, &device),
-        Part::Parity => parity::run(&bench, &device),
-        Part::Small => speed::run(&bench, &device, &shapes::SMALL),
-        Part::Large => speed::run(&bench, &device, &shapes::LARGE),
-        Part::Transformers => unreachable!("it opens no device"),
-    })
+    alone(&bench, |bench| run(bench, &device))
+}
+
+/// A part that computes on the device: whether all of it was well.
+type PartOf = fn(&Bench, &Device) -> anyhow::Result<bool>;
+
+fn alone(bench: &Bench, run: impl FnOnce(&Bench) -> anyhow::Result<bool>) -> ExitCode {
+    if bench.options.first {
+        table::heading();
+    }
+    code(run(bench))
 }
 
 fn code(all_well: anyhow::Result<bool>) -> ExitCode {
@@ -166,22 +227,30 @@ fn code(all_well: anyhow::Result<bool>) -> ExitCode {
 fn all(options: &Options) -> ExitCode {
     let start = Instant::now();
     let end = start + Duration::from_secs_f64(options.minutes * 60.0);
-    let folder = match tempfile::tempdir() {
-        Ok(folder) => folder,
+    let places = [std::env::temp_dir(), options.scratch.clone().unwrap_or_else(std::env::temp_dir)];
+    let folders = match places.iter().map(tempfile::tempdir_in).collect::<Result<Vec<_>, _>>() {
+        Ok(folders) => folders,
         Err(error) => {
             eprintln!("error: no temporary folder: {error}");
             return ExitCode::from(FAILED);
         }
     };
+    let (results, scratch) = (folders[0].path(), folders[1].path());
     let mut failed = false;
-    let parts = Part::value_variants();
+    let chosen = |part: &&Part| options.only.is_empty() || options.only.contains(part);
+    let parts: Vec<Part> = Part::value_variants().iter().filter(chosen).copied().collect();
+    let shares = |parts: &[Part]| parts.iter().map(|part| part.share()).sum::<f64>();
     for (index, &part) in parts.iter().enumerate() {
-        let later: f64 = parts[index + 1..].iter().map(|part| part.share()).sum();
         let left = end.saturating_duration_since(Instant::now()).as_secs_f64();
         // What the parts before did not use is this part's.
+        let later = shares(&parts[index + 1..]) / shares(&parts);
         let seconds = (left - later * options.minutes * 60.0).max(1.0);
+        if seconds < part.least_seconds() && !options.quick {
+            Row::new(part.name(), "the part").ours("no time left").say(Outcome::Skipped);
+            continue;
+        }
         eprintln!("── {} (at most {seconds:.0} s) ──", part.name());
-        let problem = match child(part, options, folder.path(), seconds) {
+        let problem = match child(part, options, [results, scratch], seconds, index == 0) {
             Ok(Some(status)) if status.success() => continue,
             Ok(Some(status)) if status.code() == Some(i32::from(NO_DEVICE)) => {
                 return ExitCode::from(NO_DEVICE);
@@ -198,15 +267,22 @@ fn all(options: &Options) -> ExitCode {
 }
 
 /// How the part ended; `None` if its time was over.
-fn child(part: Part, options: &Options, results: &Path, seconds: f64) -> std::io::Result<Option<ExitStatus>> {
+fn child(
+    part: Part,
+    options: &Options,
+    [results, scratch]: [&Path; 2],
+    seconds: f64,
+    is_first: bool,
+) -> std::io::Result<Option<ExitStatus>> {
     let name = part.to_possible_value().expect("no part is hidden");
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["--part", name.get_name(), "--device", &options.device, "--python", &options.python]);
-    command.arg("--golden").arg(&options.golden).arg("--peer").arg(&options.peer);
-    command.arg("--results").arg(results).args(["--seconds", &format!("{seconds:.1}")]);
-    if options.quick {
-        command.arg("--quick");
-    }
+    command.arg("--golden").arg(&options.golden).arg("--peers").arg(&options.peers);
+    command.arg("--results").arg(results).arg("--scratch").arg(scratch);
+    command.args(["--seconds", &format!("{seconds:.1}")]);
+    command.args(
+        [("--quick", options.quick), ("--first", is_first)].iter().filter(|flag| flag.1).map(|flag| flag.0),
+    );
     if part == Part::Parity {
         // Many small products of many shapes: the first good kernel will do.
         command.env("CUBECL_AUTOTUNE_LEVEL", "minimal");

@@ -1,6 +1,6 @@
 //! The shapes that are measured: those of public models, with random weights.
 //!
-//! Legend: B batch, T tokens, V vocabulary, D model width, L layers, H heads, E head width.
+//! Legend: B batch, T tokens.
 
 use serde_json::{Value, json};
 
@@ -68,14 +68,4 @@ impl Shape {
     pub(crate) fn key(&self, [batch, tokens]: [usize; 2]) -> String {
         format!("{} B={batch} T={tokens}", self.name)
     }
-}
-
-/// Multiplications and additions of one forward pass without the head: 2 for each token and parameter of the layers, and
-/// `2 · B · L · H · E · T²` for the causal half of the attention.
-pub(crate) fn forward_flops(config: &Value, body_parameters: usize, [batch, tokens]: [usize; 2]) -> f64 {
-    let number = |key: &str| config[key].as_f64().unwrap_or(0.0);
-    let (batch, tokens) = (batch as f64, tokens as f64);
-    // H · E = D for these shapes.
-    let attention = 2.0 * batch * number("num_hidden_layers") * number("hidden_size") * tokens * tokens;
-    2.0 * body_parameters as f64 * batch * tokens + attention
 }

@@ -11,6 +11,8 @@ pub(crate) enum Outcome {
     Failed,
     /// A measurement, which cannot fail.
     Measured,
+    /// A measurement with an aim, and whether it was reached: a matter of speed, not of being right.
+    Aim(bool),
     /// Left out: there is no time, or nothing to compare with.
     Skipped,
 }
@@ -66,6 +68,8 @@ impl Row {
             Outcome::Ok => "ok",
             Outcome::Failed => "**FAILED**",
             Outcome::Measured => "",
+            Outcome::Aim(true) => "aim met",
+            Outcome::Aim(false) => "aim missed",
             Outcome::Skipped => "not run",
         };
         let cells =
@@ -78,7 +82,7 @@ impl Row {
 /// A cell has one line, and no bar of its own.
 fn one_line(text: &str) -> String {
     let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "/");
-    match line.char_indices().nth(160) {
+    match line.char_indices().nth(240) {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line,
     }
