@@ -179,8 +179,7 @@ fn train(bench: &Bench, device: &Device, variant: &Variant) -> Result<Trained> {
         tokenizer_folder: &config.model,
         tokenizer: &made_up::tokenizer(vocabulary)?,
         output: &output,
-        device,
-        workers: 1,
+        devices: &[(device.clone(), 1)],
         stop: &AtomicBool::new(false),
     })?;
     device.sync()?;
