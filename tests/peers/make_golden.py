@@ -168,6 +168,43 @@ CASES = [
     {"name": "alpha_2_normalise", "alpha": 2.0, "temperature": 1.0, "normalise": True},
     {"name": "alpha_0.5_temperature_2", "alpha": 0.5, "temperature": 2.0, "normalise": False},
 ]
+# Beside these, forward KL with a bucket; all other pairs, reverse KL without the tail excepted, which has no minimum at agreement.
+DIVERGENCES = [
+    "forward_kl",
+    "reverse_kl",
+    {"kind": "jsd", "beta": 0.5},
+    {"kind": "skew_kl", "lambda": 0.1},
+    "tvd",
+]
+TAILS = ["bucket", "renormalise", "drop", "uniform"]
+
+
+def variant(divergence: object, tail: str, **other: object) -> dict:
+    words = divergence if isinstance(divergence, str) else divergence["kind"]
+    case = {"alpha": 0.5, "temperature": 1.0, "normalise": False, "by_entropy": False} | other
+    name = " ".join([words, tail, *(f"{key} {value}" for key, value in other.items())])
+    return {"name": name, "divergence": divergence, "tail": tail, **case}
+
+
+VARIANTS = [
+    *(
+        variant(divergence, tail)
+        for divergence in DIVERGENCES
+        for tail in TAILS
+        if (divergence, tail) not in [("forward_kl", "bucket"), ("reverse_kl", "drop")]
+    ),
+    *(variant(divergence, "bucket", temperature=2.0) for divergence in DIVERGENCES[1:]),
+    *(variant("forward_kl", tail, temperature=2.0) for tail in TAILS[1:]),
+    variant("forward_kl", "bucket", by_entropy=True),
+    variant("forward_kl", "bucket", by_entropy=True, normalise=True),
+    variant("reverse_kl", "uniform", alpha=2.0, temperature=2.0, normalise=True, by_entropy=True),
+]
+VARIANT_FORMULA = (
+    "as kd.expected.json, with D for KL and, by_entropy, alpha times the teacher's entropy of the position for alpha; D = sum of f over "
+    "events (p, q): the kept tokens, and with tail = bucket all others as one; renormalise scales both sides to one over the kept "
+    "ones; uniform has each other token with p = p_tail / their number; f: forward_kl p log(p/q), reverse_kl q log(q/p), jsd "
+    "beta p log(p/m) + (1 - beta) q log(q/m) with m = beta p + (1 - beta) q, skew_kl p log(p/(lambda p + (1 - lambda) q)), tvd |p - q|/2"
+)
 LOSS_FORMULA = (
     "loss = (w_ce * sum CE + w_kl * T^2 * sum KL) / labelled positions; w_ce = 1, w_kl = alpha, both divided by "
     "1 + alpha if normalise; CE = -log q_1(gold); KL = sum over kept i of p_i (log p_i - log q_i) + "
@@ -195,13 +232,48 @@ def make_labels(teacher: torch.nn.Module, seed: int) -> list[dict]:
     return batch
 
 
+def terms(divergence: object, log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+    """f of VARIANT_FORMULA of each event."""
+    p, q = log_p.exp(), log_q.exp()
+    match divergence:
+        case "forward_kl":
+            return p * (log_p - log_q)
+        case "reverse_kl":
+            return q * (log_q - log_p)
+        case {"kind": "jsd", "beta": beta}:
+            log_m = (beta * p + (1 - beta) * q).log()
+            return beta * p * (log_p - log_m) + (1 - beta) * q * (log_q - log_m)
+        case {"kind": "skew_kl", "lambda": skew}:
+            return p * (log_p - (skew * p + (1 - skew) * q).log())
+        case "tvd":
+            return (p - q).abs() / 2
+    raise ValueError(divergence)
+
+
+def distance(case: dict, log_p: torch.Tensor, log_p_tail: torch.Tensor, kept: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+    """D of one position."""
+    divergence, tail = case.get("divergence", "forward_kl"), case.get("tail", "bucket")
+    cut = torch.ones_like(log_q, dtype=torch.bool)
+    cut[kept] = False
+    log_q_kept = log_q[kept]
+    match tail:
+        case "renormalise":
+            return terms(divergence, log_p - log_p.logsumexp(0), log_q_kept - log_q_kept.logsumexp(0)).sum()
+        case "drop":
+            return terms(divergence, log_p, log_q_kept).sum()
+        case "uniform":
+            each = log_p_tail - torch.log(cut.sum())
+            return terms(divergence, log_p, log_q_kept).sum() + terms(divergence, each, log_q[cut]).sum()
+    return terms(divergence, log_p, log_q_kept).sum() + terms(divergence, log_p_tail, log_q[cut].logsumexp(0))
+
+
 def distillation_loss(model: torch.nn.Module, batch: list[dict], case: dict) -> tuple[torch.Tensor, float, float]:
-    """LOSS_FORMULA, densely over the vocabulary; a right-padded batch, f32 forward, f64 loss."""
+    """LOSS_FORMULA or VARIANT_FORMULA, densely over the vocabulary; a right-padded batch, f32 forward, f64 loss."""
     tokens = max(len(s["input_ids"]) for s in batch)
     ids = torch.tensor([s["input_ids"] + [0] * (tokens - len(s["input_ids"])) for s in batch])
     mask = torch.tensor([[1] * len(s["input_ids"]) + [0] * (tokens - len(s["input_ids"])) for s in batch])
     all_logits = model(input_ids=ids, attention_mask=mask).logits.double()
-    temperature, cross_entropy, kl, labelled = case["temperature"], 0.0, 0.0, 0
+    temperature, cross_entropy, kl, labelled, by_entropy = case["temperature"], 0.0, 0.0, 0, 0.0
     for logits, sequence in zip(all_logits, batch):
         start = 0
         for i, position in enumerate(sequence["positions"]):
@@ -216,12 +288,16 @@ def distillation_loss(model: torch.nn.Module, batch: list[dict], case: dict) -> 
                 log_p_tail = torch.log(1.0 - log_p.exp().sum())
             row = logits[position - 1]
             log_q = log_softmax(row / temperature, dim=0)
-            cut = torch.ones_like(log_q, dtype=torch.bool)
-            cut[kept] = False
-            log_q_tail = log_q[cut].logsumexp(0)
-            kl = kl + (log_p.exp() * (log_p - log_q[kept])).sum() + log_p_tail.exp() * (log_p_tail - log_q_tail)
-            cross_entropy = cross_entropy - log_softmax(row, dim=0)[sequence["input_ids"][position]]
+            distance_here = distance(case, log_p, log_p_tail, kept, log_q)
+            cross_entropy_here = -log_softmax(row, dim=0)[sequence["input_ids"][position]]
+            kl = kl + distance_here
+            cross_entropy = cross_entropy + cross_entropy_here
             labelled += 1
+            alpha = case["alpha"] * sequence["entropy"][i]
+            divisor = 1.0 + alpha if case["normalise"] else 1.0
+            by_entropy = by_entropy + (cross_entropy_here + alpha * temperature**2 * distance_here) / divisor
+    if case.get("by_entropy"):
+        return by_entropy / labelled, cross_entropy.item(), kl.item()
     divisor = 1.0 + case["alpha"] if case["normalise"] else 1.0
     loss = (cross_entropy + case["alpha"] * temperature**2 * kl) / divisor / labelled
     return loss, cross_entropy.item(), kl.item()
@@ -302,6 +378,13 @@ def make_distillation(base: torch.nn.Module, out: Path) -> None:
     save_file(gradients, out / "kd.gradients.safetensors")
     curve = train(student, batch, CASES[1])
     save_file({name: p.detach().contiguous() for name, p in trainable(student)}, out / "kd.trained.safetensors")
+    start = load_file(out / "lora" / "adapter_model.safetensors")
+    curves = []
+    for case in VARIANTS:
+        for name, parameter in trainable(student):
+            parameter.data = start[name].clone()
+        curves.append({**case, "losses": train(student, batch, case)["losses"]})
+    write_json(out / "kd.variants.json", {"formula": VARIANT_FORMULA, "variants": curves})
     write_json(
         out / "kd.expected.json",
         {

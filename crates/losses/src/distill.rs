@@ -75,7 +75,12 @@ impl DistillLoss {
         Self { alpha, divergence, tail, temperature: 1.0, normalise: false, rows_per_chunk }
     }
 
-    /// Whether drawn entries of labels estimate this loss without bias, see [`Divergence`].
+    /// Whether drawn entries of labels estimate this loss without bias: only the forward KL with a bucket.
+    ///
+    /// Draws p̂ are right on average, so what is linear in p is: the gradient of the forward KL (arXiv 2503.16870). The other divergences
+    /// are not linear in p, so E D(p̂, q) ≠ D(p, q), and the reverse KL is infinite wherever a token was not drawn; scaled to one over the
+    /// drawn tokens, the student's side would not be linear in what was drawn. They read the exact entries of labels alone
+    /// ([`Targets::of_exact`]).
     pub fn reads_draws(&self) -> bool {
         (self.divergence, self.tail) == JUDGE
     }

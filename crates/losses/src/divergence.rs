@@ -14,13 +14,9 @@ use serde::{
     },
 };
 
-/// How far the student's distribution q is from the teacher's p, as a sum over the events that [`Tail`] leaves.
+/// How far the student's distribution q is from the teacher's p, as a sum over events: see `tail`.
 ///
 /// In a recipe a string, `"reverse_kl"`, or a table where there is a number, `{ kind = "jsd", beta = 0.5 }`.
-///
-/// Only the forward KL is linear in p, up to a term without q. So only its gradient from drawn tokens, whose p̂ is right on average, is
-/// right on average too (arXiv 2503.16870). The others are not, by Jensen's inequality, and the reverse KL is infinite wherever a
-/// token was not drawn: they read the exact entries of labels alone ([`Targets::of_exact`](crate::Targets::of_exact)).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(remote = "Self", tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 #[schemars(transform = or_name)]

@@ -118,7 +118,7 @@ impl Targets {
     }
 
     /// Targets at temperature 1 of the exact entries alone: drawn ones are part of the mass beyond them. For divergences that draws
-    /// cannot estimate, see [`Divergence`](crate::Divergence).
+    /// cannot estimate, see [`DistillLoss::reads_draws`](crate::DistillLoss::reads_draws).
     ///
     /// # Panics
     /// If the lengths disagree, or there are drawn entries but no exact ones.

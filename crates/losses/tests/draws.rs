@@ -1,7 +1,7 @@
 //! Draws against the distribution that they are drawn from: no bias, and less variance than independent draws.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use softshard_losses::{DistillLoss, Keep, RowLabels, StoredLabels, Targets, select};
+use softshard_losses::{DistillLoss, Divergence, Keep, RowLabels, StoredLabels, Targets, select};
 
 /// Standard errors; one estimate in 16,000 lies further off, and all seeds are fixed.
 const CONFIDENCE: f64 = 4.0;
@@ -184,4 +184,37 @@ fn the_mean_loss_is_that_of_the_full_distribution() {
             assert!((found - expected).abs() < 2e-3, "{keep:?}: expected {expected}, found {found}");
         }
     }
+}
+
+/// The exact entries of a hybrid are a top k: the draws are part of what is beyond them.
+#[test]
+fn without_its_draws_a_hybrid_is_a_top_k() {
+    let rows = |keep| {
+        let row = select(&logits(), 3, keep, 0.4, &[]).unwrap();
+        let counts = vec![i32::try_from(row.token_ids.len()).unwrap(); 2];
+        let twice = |values: &[f32]| [values, values].concat();
+        let (log_probs, sample_counts) = (twice(&row.log_probs), [&row.sample_counts[..]; 2].concat());
+        let token_ids = [&row.token_ids[..]; 2].concat();
+        let stored = StoredLabels {
+            counts: &counts,
+            token_ids: &token_ids,
+            log_probs: &log_probs,
+            sample_counts: &sample_counts,
+            tail_log_mass: &[row.tail_log_mass; 2],
+            entropy: &[row.entropy; 2],
+        };
+        Targets::of_exact(vec![3, 3], &stored)
+    };
+    assert_eq!(rows(Keep::TopKSampled { k: 4, draws: 9 }), rows(Keep::TopK { k: 4 }));
+}
+
+#[test]
+#[should_panic(expected = "only the forward KL with a bucket can be estimated from draws")]
+fn draws_are_for_the_forward_kl() {
+    let row = select(&logits(), 3, Keep::Sampled { draws: 9 }, 0.4, &[]).unwrap();
+    let device = Device::flex().autodiff();
+    let hidden = Tensor::<2>::ones([1, 2], &device).require_grad();
+    let head = Tensor::<2>::ones([VOCABULARY, 2], &device);
+    let loss = DistillLoss { divergence: Divergence::Tvd, ..DistillLoss::forward_kl(1.0, 1) };
+    loss.compute(hidden, head, &targets(&row), 1.0);
 }

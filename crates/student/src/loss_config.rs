@@ -257,4 +257,47 @@ mod tests {
         assert!(error.to_string().contains("lost"), "{error}");
         assert!(Alpha::Constant(-1.0).check().expect_err("negative").contains("found -1"));
     }
+
+    fn loss(text: &str) -> LossConfig {
+        serde_json::from_str(text).expect("a loss")
+    }
+
+    #[test]
+    fn a_loss_that_is_least_elsewhere_is_refused() {
+        let check = |text: &str| loss(text).check("student");
+        let refused = check(r#"{"divergence": "reverse_kl", "tail": "drop"}"#).expect_err("no minimum at p");
+        assert!(refused.starts_with("`student.loss.tail`: expected \"bucket\""), "{refused}");
+        let refused = check(r#"{"divergence": {"kind": "jsd", "beta": 1.0}}"#).expect_err("no mixture");
+        let expected = "`student.loss.divergence`: expected a beta above 0 and below 1, found 1";
+        assert_eq!(refused, expected);
+        let refused = check(r#"{"temperature": 0.0}"#).expect_err("no temperature");
+        assert_eq!(refused, "`student.loss.temperature`: expected a number above 0, found 0");
+        for tail in ["bucket", "renormalise", "uniform"] {
+            assert_eq!(check(&format!(r#"{{"divergence": "reverse_kl", "tail": "{tail}"}}"#)), Ok(()));
+        }
+        assert_eq!(check(r#"{"divergence": "tvd", "tail": "drop"}"#), Ok(()));
+    }
+
+    #[test]
+    fn draws_estimate_the_forward_kl_alone() {
+        let (sampled, hybrid) =
+            (Selection::Sampled { draws: 50 }, Selection::TopKSampled { k: 8, draws: 20 });
+        let plain = loss("{}");
+        assert!(plain.check_selection(&sampled).is_ok() && plain.reads_draws());
+        for (text, key) in [
+            (r#"{"divergence": "reverse_kl"}"#, "`student.loss.divergence`: expected forward_kl"),
+            (
+                r#"{"divergence": {"kind": "jsd", "beta": 0.5}}"#,
+                "`student.loss.divergence`: expected forward_kl",
+            ),
+            (r#"{"tail": "renormalise"}"#, "`student.loss.tail`: expected bucket"),
+        ] {
+            let error = loss(text).check_selection(&sampled).expect_err(text).to_string();
+            assert!(error.contains(key) && error.contains("sampled, 50 draws"), "{error}");
+            // Its exact tokens serve.
+            assert!(loss(text).check_selection(&hybrid).is_ok() && !loss(text).reads_draws());
+        }
+        let unweighted = LossConfig { alpha: Alpha::Constant(0.0), divergence: Divergence::Tvd, ..plain };
+        assert!(unweighted.check_selection(&sampled).is_ok());
+    }
 }

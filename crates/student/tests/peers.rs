@@ -9,7 +9,7 @@ use std::{
 use burn::tensor::{Device, Tensor};
 use safetensors::SafeTensors;
 use serde::Deserialize;
-use softshard_losses::{DistillLoss, LossValue, Targets, at_temperature};
+use softshard_losses::{DistillLoss, Divergence, LossValue, Tail, Targets, at_temperature};
 use softshard_model::{Arrangement, Decoder, Trainable};
 use softshard_student::{LearningRate, Optimizer, OptimizerKind, Schedule, clip_global_norm};
 
@@ -34,18 +34,38 @@ struct Labelled {
     log_probs: Vec<f32>,
     log_sum_exp: Vec<f32>,
     tail_log_mass: Vec<f32>,
+    entropy: Vec<f32>,
     log_partition_t2: Vec<f32>,
 }
 
+/// A loss.
 #[derive(Deserialize)]
 struct Case {
     name: String,
     alpha: f64,
+    #[serde(default)]
+    divergence: Divergence,
+    #[serde(default)]
+    tail: Tail,
     temperature: f64,
     normalise: bool,
-    loss: f64,
-    cross_entropy_sum: f64,
-    kl_sum: f64,
+    #[serde(default)]
+    by_entropy: bool,
+    /// Of the first step, or of all.
+    #[serde(flatten)]
+    values: Values,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Values {
+    First { loss: f64, cross_entropy_sum: f64, kl_sum: f64 },
+    All { losses: Vec<f64> },
+}
+
+#[derive(Deserialize)]
+struct Variants {
+    variants: Vec<Case>,
 }
 
 #[derive(Deserialize)]
@@ -97,7 +117,7 @@ fn loss_of(decoder: &Decoder, sequences: &[Labelled], case: &Case) -> LossValue 
         };
         let (counts, token_ids) = (one.counts.clone(), one.token_ids.clone());
         let divergence_offset = vec![0.0; gold.len()];
-        let alpha_factors = vec![1.0; gold.len()];
+        let alpha_factors = if case.by_entropy { one.entropy.clone() } else { vec![1.0; gold.len()] };
         targets.append(Targets {
             gold,
             counts,
@@ -110,8 +130,8 @@ fn loss_of(decoder: &Decoder, sequences: &[Labelled], case: &Case) -> LossValue 
     }
     let ids: Vec<&[i32]> = sequences.iter().map(|one| one.input_ids.as_slice()).collect();
     let positions: Vec<&[i32]> = sequences.iter().map(|one| one.positions.as_slice()).collect();
-    let Case { alpha, temperature, normalise, .. } = *case;
-    let loss = DistillLoss { temperature, normalise, ..DistillLoss::forward_kl(alpha, 5) };
+    let Case { alpha, divergence, tail, temperature, normalise, .. } = *case;
+    let loss = DistillLoss { alpha, divergence, tail, temperature, normalise, rows_per_chunk: 5 };
     #[expect(clippy::cast_precision_loss, reason = "a handful of tokens")]
     let labelled = targets.len() as f64;
     loss.compute(
@@ -151,9 +171,12 @@ fn losses_and_gradients_are_those_of_pytorch() {
     for case in &golden.cases {
         let mut decoder = student();
         let value = loss_of(&decoder, &golden.sequences, case);
+        let Values::First { loss, cross_entropy_sum, kl_sum } = case.values else {
+            panic!("{}: values of one step", case.name)
+        };
         for (part, found, expected) in [
-            ("loss", scalar(&value.loss), case.loss),
-            ("cross-entropy", value.cross_entropy_sum, case.cross_entropy_sum),
+            ("loss", scalar(&value.loss), loss),
+            ("cross-entropy", value.cross_entropy_sum, cross_entropy_sum),
         ] {
             assert!(
                 (found / expected - 1.0).abs() < LOSS,
@@ -163,11 +186,11 @@ fn losses_and_gradients_are_those_of_pytorch() {
         }
         if case.alpha > 0.0 {
             assert!(
-                (value.divergence_sum / case.kl_sum - 1.0).abs() < LOSS,
+                (value.divergence_sum / kl_sum - 1.0).abs() < LOSS,
                 "{}: {} {}",
                 case.name,
                 value.divergence_sum,
-                case.kl_sum
+                kl_sum
             );
         }
         let found = value.loss.backward();
@@ -181,11 +204,9 @@ fn losses_and_gradients_are_those_of_pytorch() {
     }
 }
 
-#[test]
-fn twenty_steps_are_those_of_pytorch() {
-    let (golden, trained) = (expected(), tensors("kd.trained.safetensors"));
+/// Trains as PyTorch did: the decoder, and losses and gradient norms before each step.
+fn trained(golden: &Golden, case: &Case) -> (Decoder, Vec<[f64; 2]>) {
     let training = &golden.training;
-    let case = golden.cases.iter().find(|case| case.name == training.case).expect("the case is there");
     let schedule = LearningRate {
         schedule: Schedule::Cosine,
         peak: training.learning_rate,
@@ -197,27 +218,56 @@ fn twenty_steps_are_those_of_pytorch() {
     let mut decoder = student();
     let mut optimizer =
         Optimizer::new(OptimizerKind::Adamw, training.weight_decay, &decoder.parameters_mut());
-    let close = |found: f64, expected: f64| (found / expected - 1.0).abs() < LOSS;
+    let mut curve = Vec::new();
     for step in 0..training.steps {
-        let index = usize::try_from(step).expect("a small step");
         let value = loss_of(&decoder, &golden.sequences, case);
         let loss = scalar(&value.loss);
-        assert!(close(loss, training.losses[index]), "step {step}: {loss} {}", training.losses[index]);
         let found = value.loss.backward();
         let mut parameters = decoder.parameters_mut();
         let mut gradients: Vec<Tensor<2>> =
             parameters.iter().map(|(_, parameter)| parameter.grad(&found).expect("a gradient")).collect();
         let norm = clip_global_norm(&mut gradients, training.max_gradient_norm);
-        assert!(
-            close(norm, training.gradient_norms[index]),
-            "step {step}: {norm} {}",
-            training.gradient_norms[index]
-        );
         optimizer.step(schedule.at(step), &mut parameters, gradients);
+        curve.push([loss, norm]);
+    }
+    (decoder, curve)
+}
+
+fn close(found: f64, expected: f64) -> bool {
+    (found / expected - 1.0).abs() < LOSS
+}
+
+#[test]
+fn twenty_steps_are_those_of_pytorch() {
+    let (golden, weights) = (expected(), tensors("kd.trained.safetensors"));
+    let training = &golden.training;
+    let case = golden.cases.iter().find(|case| case.name == training.case).expect("the case is there");
+    let (mut decoder, curve) = trained(&golden, case);
+    for (step, [loss, norm]) in curve.into_iter().enumerate() {
+        assert!(close(loss, training.losses[step]), "step {step}: {loss} {}", training.losses[step]);
+        let expected = training.gradient_norms[step];
+        assert!(close(norm, expected), "step {step}: {norm} {expected}");
     }
     let loss = scalar(&loss_of(&decoder, &golden.sequences, case).loss);
     assert!(close(loss, training.final_loss), "final: {loss} {}", training.final_loss);
     for (name, parameter) in decoder.parameters_mut() {
-        assert_close(&name, parameter.clone().inner(), &trained[&name]);
+        assert_close(&name, parameter.clone().inner(), &weights[&name]);
+    }
+}
+
+/// Every divergence with every tail, other temperatures, and alpha by entropy.
+#[test]
+fn twenty_steps_of_each_variant_are_those_of_pytorch() {
+    let golden = expected();
+    let variants = fs::read(self::golden("kd.variants.json")).expect("golden values");
+    let Variants { variants } = serde_json::from_slice(&variants).expect("JSON");
+    assert!(variants.len() > 20);
+    for case in &variants {
+        let Values::All { losses } = &case.values else { panic!("{}: values of all steps", case.name) };
+        let (_, curve) = trained(&golden, case);
+        assert_eq!(curve.len(), losses.len());
+        for (step, ([loss, _], expected)) in curve.into_iter().zip(losses).enumerate() {
+            assert!(close(loss, *expected), "{} step {step}: {loss} {expected}", case.name);
+        }
     }
 }
