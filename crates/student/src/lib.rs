@@ -16,10 +16,12 @@ mod loss_config;
 mod metrics;
 mod muon;
 mod optimizer;
+mod order;
 mod pass;
 mod run;
 mod schedule;
 mod steps;
+mod targets;
 mod trainer;
 
 pub use checkpoint::Best;

@@ -24,17 +24,17 @@ pub fn run(inputs: &TrainInputs) -> Result<Summary> {
     let config = inputs.config;
     let examples = Examples::open(inputs.data, inputs.objective, &config.loss)?;
     let mut decoder = first_weights(config, &inputs.device.clone().autodiff())?;
-    examples.check_fit(inputs.data, inputs, &decoder)?;
+    examples.check_fit(inputs, &decoder)?;
 
     let steps = Steps::new(config, &examples);
     let mut trainer = Trainer::start(inputs, &mut decoder, &examples, steps.len())?;
-    let began = Instant::now();
     thread::scope(|scope| -> Result<()> {
         let vocabulary = trainer.decoder.config().vocab_size;
-        let batches = prefetch(scope, &examples, &steps, trainer.progress.step, vocabulary);
+        let mut batches = prefetch(scope, &examples, &steps, trainer.progress.step, vocabulary);
+        let began = Instant::now();
         while !trainer.out_of_patience() {
             let waited = Instant::now();
-            let Ok(step) = batches.recv() else { return Ok(()) };
+            let Some(step) = batches.next() else { break };
             let waited = waited.elapsed().as_secs_f64();
             if inputs.stop.load(Ordering::Relaxed) {
                 trainer.checkpoint()?;
@@ -50,10 +50,10 @@ pub fn run(inputs: &TrainInputs) -> Result<Summary> {
             }
             trainer.take_step(&step?, waited)?;
         }
+        lap(&mut trainer.seconds.total, began);
         Ok(())
     })?;
-    lap(&mut trainer.seconds.total, began);
-    trainer.finish(examples.token_counts().len())
+    trainer.finish(examples.len())
 }
 
 /// The model to train: all its weights, or adapters over frozen ones.
