@@ -131,6 +131,7 @@ impl Recipe {
             resolve(&mut train.model);
             let folders = train.mixture.iter_mut().map(|mixed| &mut mixed.labels);
             folders.filter(|folder| remote(folder).is_none()).for_each(resolve);
+            train.evaluation.iter_mut().filter_map(|evaluation| evaluation.data.as_mut()).for_each(resolve);
         }
         if let Some(teacher) = &mut self.teacher {
             resolve(&mut teacher.model);

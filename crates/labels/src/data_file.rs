@@ -47,7 +47,9 @@ impl DataFile {
             .map_err(|_| Error::bad("file", "a size below the address space", "a larger one"))?;
         let map = match bytes {
             0 => Some(Map::default()),
-            _ if memory_map && !NEVER_MAP.load(Ordering::Relaxed) && is_local(&file) => Some(Map::open(&file)?),
+            _ if memory_map && !NEVER_MAP.load(Ordering::Relaxed) && is_local(&file) => {
+                Some(Map::open(&file)?)
+            }
             _ => None,
         };
         Ok(Self { path: path.to_owned(), bytes, handle: Some(file), map })
@@ -169,12 +171,16 @@ impl Map {
         Ok(Self { bytes: Bytes::from_owner(Mapped(whole.clone())), whole: Some(whole) })
     }
 
-    #[expect(unsafe_code, reason = "to give pages back is the same as to read them again only for maps of files")]
+    #[expect(
+        unsafe_code,
+        reason = "to give pages back is the same as to read them again only for maps of files"
+    )]
     fn forget(&self, range: Range<usize>) {
         let Some(map) = &self.whole else { return };
         // SAFETY: the map is of a file and nobody writes through it, so a page that is read again has the file's bytes, as before.
-        let given_back =
-            unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+        let given_back = unsafe {
+            map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+        };
         // Advice: without it memory is in use until the system wants it.
         drop(given_back);
     }

@@ -69,3 +69,84 @@ impl Batch {
         self.input_ids.iter().map(Vec::len).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Tensor};
+    use softshard_losses::DistillLoss;
+    use softshard_model::{Decoder, DecoderConfig, LoraConfig, Trainable};
+
+    use super::*;
+    use crate::{config::Checkpointing, pass::Pass};
+
+    const SHAPE: &str = r#"{
+      "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 60, "hidden_size": 32, "intermediate_size": 48,
+      "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_act": "silu", "rope_theta": 10000.0,
+      "max_position_embeddings": 512, "initializer_range": 0.2, "rms_norm_eps": 1e-5, "tie_word_embeddings": false
+    }"#;
+    /// Of the norm; f32 sums in another order.
+    const OTHER_ORDER: f32 = 1e-5;
+
+    fn decoder(lora: bool) -> Decoder {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(folder.path().join("config.json"), SHAPE).expect("the shape is written");
+        let config = DecoderConfig::load(folder.path()).expect("a shape");
+        let mut decoder = Decoder::random(config, 1, &Device::flex().autodiff());
+        if lora {
+            let lora = r#"{ "r": 4, "alpha": 8.0, "dropout": 0.0, "target_modules": ["q_proj", "down_proj"] }"#;
+            let lora: LoraConfig = serde_json::from_str(lora).expect("a good section");
+            decoder.attach_lora(&lora, 1).expect("the matrices are there");
+            // Factors that are not 0, so that all have gradients.
+            for (_, factor) in decoder.parameters_mut() {
+                *factor = factor.clone() + 0.02;
+            }
+            decoder.train(Trainable::Adapter);
+        } else {
+            decoder.train(Trainable::Model);
+        }
+        decoder
+    }
+
+    /// Lengths from 2 to beyond a tile of attention, labelled now and then.
+    fn batch(arrangement: Arrangement) -> Batch {
+        let example = |length: i32| {
+            let input_ids: Vec<i32> = (0..length).map(|at| (at * at + 7 * length) % 60).collect();
+            let positions: Vec<i32> = (1..length).filter(|at| at % 3 != 0).collect();
+            let rows = positions.len();
+            let kept = i32::try_from(rows).expect("a few");
+            let targets = Targets {
+                gold: positions.iter().map(|at| (at * at + 7 * length) % 60).collect(),
+                counts: vec![2; rows],
+                token_ids: (0..kept).flat_map(|row| [row % 60, (row + 9) % 60]).collect(),
+                log_probs: [-0.5, -1.5].repeat(rows),
+                tail_log_mass: vec![-1.777; rows],
+                ..Targets::without_teacher(vec![0; rows])
+            };
+            Example { input_ids, positions, targets }
+        };
+        Batch::new([40, 2, 270, 17, 33].map(example), arrangement)
+    }
+
+    #[test]
+    fn packed_sequences_have_the_loss_and_the_gradients_of_padded_ones() {
+        let loss = DistillLoss { alpha: 0.7, temperature: 1.0, normalise: false, rows_per_chunk: 64 };
+        for lora in [false, true] {
+            let decoder = decoder(lora);
+            let pass = |arrangement, checkpointing| {
+                Pass::over(&batch(arrangement), &decoder, checkpointing, 0, &loss, 100.0).expect("resident")
+            };
+            let padded = pass(Arrangement::Padded, Checkpointing::None);
+            for checkpointing in [Checkpointing::None, Checkpointing::Layer] {
+                let packed = pass(Arrangement::Packed, checkpointing);
+                let (one, other) = (packed.cross_entropy, padded.cross_entropy);
+                assert!((one - other).abs() <= f64::from(OTHER_ORDER) * other, "{one} and {other}");
+                assert_eq!(packed.gradients.len(), padded.gradients.len());
+                for (index, (packed, padded)) in packed.gradients.iter().zip(&padded.gradients).enumerate() {
+                    let norm = |tensor: Tensor<2>| tensor.powf_scalar(2.0).sum().sqrt().into_scalar::<f32>();
+                    let (far, size) = (norm(packed.clone() - padded.clone()), norm(padded.clone()));
+                    assert!(size > 0.0 && far <= OTHER_ORDER * size, "parameter {index}: {far} of {size}");
+                }
+            }
+        }
+    }
+}

@@ -32,10 +32,14 @@ impl HeldOutData {
     pub(crate) fn open(inputs: &TrainInputs, config: &EvaluationConfig, decoder: &Decoder) -> Result<Self> {
         let data = match &config.data {
             Some(folder) => vec![Mixed::once(folder.clone())],
-            None => inputs.data.iter().map(|mixed| Mixed::once(mixed.labels.with_file_name("valid"))).collect(),
+            None => {
+                inputs.data.iter().map(|mixed| Mixed::once(mixed.labels.with_file_name("valid"))).collect()
+            }
         };
-        let alpha = Alpha::Constant(if inputs.objective.reads_labels(&inputs.config.loss) { 1.0 } else { 0.0 });
-        let examples = Examples::open(&data, inputs.objective, &LossConfig { alpha, ..LossConfig::default() })?;
+        let alpha =
+            Alpha::Constant(if inputs.objective.reads_labels(&inputs.config.loss) { 1.0 } else { 0.0 });
+        let examples =
+            Examples::open(&data, inputs.objective, &LossConfig { alpha, ..LossConfig::default() })?;
         examples.check_fit(inputs, decoder)?;
         let place = || {
             let folders = data.iter().map(|mixed| format!("`{}`", mixed.labels.display()));
