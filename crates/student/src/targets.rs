@@ -16,8 +16,11 @@ pub(crate) fn supervised(sequence: &Sequence) -> Example {
 
 /// The labels; `partition` is the stored one of the loss's temperature, none at T = 1.
 pub(crate) fn distilled(labels: SequenceLabels, partition: Option<usize>, loss: &LossConfig) -> Example {
-    let targets =
-        if loss.alpha.is_zero() { Targets::without_teacher(labels.gold()) } else { taught(&labels, partition, loss) };
+    let targets = if loss.alpha.is_zero() {
+        Targets::without_teacher(labels.gold())
+    } else {
+        taught(&labels, partition, loss)
+    };
     Example { input_ids: labels.input_ids, positions: labels.positions, targets }
 }
 
@@ -82,7 +85,9 @@ mod tests {
             entropy: vec![0.75, 0.5],
             ..SequenceLabels::default()
         };
-        let of = |alpha| for_every_token(distilled(labels.clone(), None, &LossConfig { alpha, ..LossConfig::default() }));
+        let of = |alpha| {
+            for_every_token(distilled(labels.clone(), None, &LossConfig { alpha, ..LossConfig::default() }))
+        };
         let Example { input_ids, positions, targets } = of(Alpha::Constant(0.5));
         assert_eq!((input_ids, positions), (vec![5, 6, 7, 8], vec![1, 2, 3]));
         assert_eq!(targets.gold, [6, 7, 8]);
