@@ -5,13 +5,13 @@ use std::{path::Path, sync::atomic::AtomicBool};
 use anyhow::Result;
 use softshard_evaluate::EvaluateInputs;
 use softshard_prepare::{Tokenizer, demo};
-use softshard_student::{Objective, TrainConfig, TrainInputs};
+use softshard_student::{Alpha, LossConfig, Mixed, Objective, TrainConfig, TrainInputs};
 
 use crate::{
     arguments::{Arguments, Command, DemoData, Model, Stage},
     cluster, device, devices,
     progress::grouped,
-    recipe::{Recipe, RecipeError},
+    recipe::Recipe,
     teacher_labels::teacher_labels,
 };
 
@@ -56,24 +56,24 @@ fn prepare(stage: &Stage, stop: &AtomicBool) -> Result<()> {
 fn finetune(stage: &Stage, stop: &AtomicBool) -> Result<()> {
     let recipe = Recipe::load(&stage.recipe, &stage.overrides)?;
     let config = Recipe::section(recipe.finetune.as_ref(), "finetune", "finetune")?;
-    if config.objective == Some(Objective::Distill) {
-        let message = "recipe: `finetune.objective`: expected \"supervised\", found \"distill\"\nhint: that is `train-student`";
-        return Err(RecipeError(message.to_owned()).into());
-    }
-    let data = recipe.output.sequences.join("train");
-    train(&recipe, stage, stop, ("finetune", config, Objective::Supervised), &data, &recipe.output.teacher)
+    let objective = config.objective.unwrap_or(Objective::Supervised);
+    // A teacher has no teacher: without this `pretrain` would ask for labels.
+    let loss = LossConfig { alpha: Alpha::Constant(0.0), ..config.loss.clone() };
+    let config = &TrainConfig { loss, ..config.clone() };
+    let data = [Mixed::once(recipe.output.sequences.join("train"))];
+    train(&recipe, stage, stop, ("finetune", config, objective), &data, &recipe.output.teacher)
 }
 
 fn train_student(stage: &Stage, stop: &AtomicBool) -> Result<()> {
     let recipe = Recipe::load(&stage.recipe, &stage.overrides)?;
     let config = Recipe::section(recipe.student.as_ref(), "student", "train-student")?;
     let objective = config.objective.unwrap_or(Objective::Distill);
-    let data = match objective {
-        Objective::Distill => recipe.labels_folder("train-student")?.join("train"),
-        Objective::Pretrain if !config.loss.alpha.is_zero() => {
-            recipe.labels_folder("train-student")?.join("train")
-        }
-        Objective::Supervised | Objective::Pretrain => recipe.output.sequences.join("train"),
+    let data = if !config.mixture.is_empty() {
+        config.mixture.clone()
+    } else if objective.reads_labels(&config.loss) {
+        vec![Mixed::once(recipe.labels_folder("train-student")?.join("train"))]
+    } else {
+        vec![Mixed::once(recipe.output.sequences.join("train"))]
     };
     train(&recipe, stage, stop, ("train-student", config, objective), &data, &recipe.output.student)
 }
@@ -84,7 +84,7 @@ fn train(
     stage: &Stage,
     stop: &AtomicBool,
     (name, config, objective): (&'static str, &softshard_student::TrainConfig, Objective),
-    data: &Path,
+    data: &[Mixed],
     output: &Path,
 ) -> Result<()> {
     let devices = devices::open(&stage.device)?;
@@ -97,6 +97,7 @@ fn train(
         objective,
         stage: name,
         data,
+        template: recipe.data.template_name(),
         tokenizer_folder,
         tokenizer: &tokenizer,
         output,

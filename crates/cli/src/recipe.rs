@@ -127,7 +127,12 @@ impl Recipe {
         let resolve = |path: &mut PathBuf| *path = absolute(base, path);
         self.data.instructions.iter_mut().chain(&mut self.data.text).for_each(resolve);
         resolve(&mut self.tokenizer.path);
-        self.finetune.iter_mut().chain(&mut self.student).map(|train| &mut train.model).for_each(resolve);
+        for train in self.finetune.iter_mut().chain(&mut self.student) {
+            resolve(&mut train.model);
+            let folders = train.mixture.iter_mut().map(|mixed| &mut mixed.labels);
+            folders.filter(|folder| remote(folder).is_none()).for_each(resolve);
+            train.evaluation.iter_mut().filter_map(|evaluation| evaluation.data.as_mut()).for_each(resolve);
+        }
         if let Some(teacher) = &mut self.teacher {
             resolve(&mut teacher.model);
             teacher.adapter.iter_mut().for_each(resolve);
@@ -160,19 +165,50 @@ impl Recipe {
         if let Some(place) = remote(&self.output.labels) {
             Place::parse(place).map_err(|problem| format!("`output.labels`: {problem}"))?;
         }
+        self.check_objectives()?;
         self.check_labels_fit()
+    }
+
+    /// Refuses objectives and mixtures that their stage has no data for.
+    fn check_objectives(&self) -> Result<(), String> {
+        if let Some(finetune) = &self.finetune {
+            if finetune.objective == Some(Objective::Distill) {
+                let expected =
+                    "`finetune.objective`: expected \"supervised\" or \"pretrain\", found \"distill\"";
+                return Err(format!("{expected}\nhint: that is `train-student`"));
+            }
+            if !finetune.mixture.is_empty() {
+                let expected =
+                    "`finetune.mixture`: expected none, as `finetune` learns from the recipe's own sequences";
+                return Err(expected.to_owned());
+            }
+        }
+        let Some(student) = &self.student else { return Ok(()) };
+        let Some(mixed) = student.mixture.first() else { return Ok(()) };
+        if !student.objective.unwrap_or(Objective::Distill).reads_labels(&student.loss) {
+            return Err(format!(
+                "`student.mixture`: expected none, as the objective learns from the recipe's own sequences, found `{}`\n\
+                 hint: `objective = \"distill\"` with `alpha = 0` learns the gold tokens of label datasets",
+                mixed.labels.display()
+            ));
+        }
+        match student.mixture.iter().find_map(|mixed| remote(&mixed.labels)) {
+            None => Ok(()),
+            Some(place) => Err(format!("`student.mixture`: {}", not_local(place))),
+        }
     }
 
     /// Refuses a student that cannot learn from the labels that this recipe makes. Without a teacher it makes none.
     fn check_labels_fit(&self) -> Result<(), String> {
         let (Some(student), Some(_)) = (&self.student, &self.teacher) else { return Ok(()) };
         let (LossConfig { alpha, temperature, .. }, labels) = (&student.loss, &self.labels);
-        let reads_labels = student.objective != Some(Objective::Supervised) && !alpha.is_zero();
-        if reads_labels {
+        let objective = student.objective.unwrap_or(Objective::Distill);
+        let reads_own = objective.reads_labels(&student.loss) && student.mixture.is_empty();
+        if reads_own {
             student.loss.check_selection(&labels.selection).map_err(|error| error.to_string())?;
         }
         #[expect(clippy::float_cmp, reason = "1 is written, not computed")]
-        if !reads_labels || *temperature == 1.0 {
+        if !reads_own || alpha.is_zero() || *temperature == 1.0 {
             return Ok(());
         }
         let key = "`student.loss.temperature`";
@@ -256,10 +292,14 @@ fn remote(path: &Path) -> Option<&str> {
 pub(crate) fn local(text: &str) -> Result<PathBuf, String> {
     match remote(Path::new(text)) {
         None => Ok(text.into()),
-        Some(place) => Err(format!(
-            "expected a folder of this machine\nhint: copy the labels here: `aws s3 cp --recursive {place} labels`"
-        )),
+        Some(place) => Err(not_local(place)),
     }
+}
+
+fn not_local(place: &str) -> String {
+    format!(
+        "expected a folder of this machine\nhint: copy the labels here: `aws s3 cp --recursive {place} labels`"
+    )
 }
 
 /// `path` from `base`, without `.` and `..`, so that messages are short to read.
@@ -399,6 +439,29 @@ dir = "run"
         let error = recipe.labels_folder("train-student").expect_err("not on the disk").to_string();
         assert!(error.contains("aws s3 cp --recursive s3://bucket/prefix labels"), "{error}");
         assert!(local("s3://bucket").is_err() && local("s3/bucket").is_ok());
+    }
+
+    #[test]
+    fn a_mixture_is_for_a_student_that_reads_labels() {
+        let mixture = r#"student.mixture=[{ labels = "a/train" }, { labels = "/b/train", weight = 0.5 }]"#;
+        let recipe = load(RECIPE, &[mixture]).expect("a good recipe");
+        let mixture_of = recipe.student.expect("the section is there").mixture;
+        assert!(mixture_of[0].labels.is_absolute() && mixture_of[0].labels.ends_with("a/train"));
+        assert_eq!((mixture_of[0].weight, mixture_of[1].weight), (1.0, 0.5));
+        assert_eq!(mixture_of[1].labels, Path::new("/b/train"));
+
+        let refused =
+            |overrides: &[&str]| load(RECIPE, overrides).expect_err("no labels are read").to_string();
+        let error = refused(&[mixture, "student.objective=supervised"]);
+        assert!(error.contains("`student.mixture`: expected none"), "{error}");
+        refused(&[mixture, "student.objective=pretrain", "student.loss.alpha=0"]);
+        load(RECIPE, &[mixture, "student.objective=pretrain"]).expect("it reads labels");
+        let error = refused(&[r#"student.mixture=[{ labels = "s3://bucket/train" }]"#]);
+        assert!(error.contains("aws s3 cp --recursive s3://bucket/train labels"), "{error}");
+        let error = refused(&[r#"student.mixture=[{ labels = "a", weight = 0.0 }]"#]);
+        assert!(error.contains("expected a weight above 0"), "{error}");
+        let error = refused(&[r#"finetune={ model = "m", objective = "distill" }"#]);
+        assert!(error.contains("hint: that is `train-student`"), "{error}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! - `bench_labels make OUT TOKENS SELECTION BITS` labels made-up sequences, `SELECTION` as JSON: `{"kind":"top_k","k":64}`
 //! - `bench_labels rewrite FROM OUT SELECTION BITS [TIMES]` writes a dataset of exact top-k labels in another way
 //! - `bench_labels measure DATASET` reads it in the ways there are
+//! - `bench_labels open DATASET` opens it and reads it twice in a random order, and says what that takes and holds
 //! - `bench_labels export DATASET OUT` writes its columns as raw arrays
 //!
 //! Each prints a line of JSON. Times are CPU seconds of the threads that worked, where other programs disturb least.
@@ -24,7 +25,7 @@ const PASSES: u32 = 8;
 const SECONDS: f64 = 1.0;
 const RANDOM_READS: usize = 200;
 const USAGE: &str = "make OUT TOKENS SELECTION BITS | rewrite FROM OUT SELECTION BITS [TIMES] | measure DATASET | \
-                     export DATASET OUT";
+                     open DATASET | export DATASET OUT";
 
 type Report = BTreeMap<&'static str, f64>;
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -52,6 +53,7 @@ fn main() -> Outcome<()> {
             write(out, plan, dataset.iter().map(|labels| Ok(narrowed(labels?, &selection))), times)?
         }
         ["measure", dataset] => measure(&LabelDataset::open(dataset)?)?,
+        ["open", dataset] => open(Path::new(dataset))?,
         ["export", dataset, out] => export(&LabelDataset::open(dataset)?, Path::new(out))?,
         _ => return Err(format!("expected {USAGE}").into()),
     };
@@ -135,7 +137,7 @@ fn measure(dataset: &LabelDataset) -> Outcome<Report> {
             sizes += f64::from(u32::try_from(decoded_bytes(&decoded, row))?);
         }
     }
-    report.insert("anonymous_megabytes", anonymous_megabytes());
+    report.insert("anonymous_megabytes", megabytes("RssAnon:"));
     drop(decoded);
     report.extend(random_reads(dataset)?);
 
@@ -158,6 +160,33 @@ fn measure(dataset: &LabelDataset) -> Outcome<Report> {
         Ok(0.0)
     })?;
     report.insert("memcpy_tokens_per_cpu_second", labelled / cpu);
+    Ok(report)
+}
+
+/// Time and memory of a reader as a student uses it.
+fn open(dataset: &Path) -> Outcome<Report> {
+    let (cpu, began) = (process_cpu_seconds(), Instant::now());
+    let dataset = LabelDataset::open(dataset)?;
+    let mut report = Report::from([
+        ("open_seconds", began.elapsed().as_secs_f64()),
+        ("open_cpu_seconds", process_cpu_seconds() - cpu),
+        ("opened_anonymous_megabytes", megabytes("RssAnon:")),
+        ("opened_mapped_megabytes", megabytes("RssFile:")),
+        ("rows", f64::from(u32::try_from(dataset.len())?)),
+        ("row_groups", f64::from(u32::try_from(dataset.groups())?)),
+    ]);
+    let mut order: Vec<usize> = (0..dataset.len()).collect();
+    order.sort_by_key(|row| u64::try_from(*row).map_or(0, |row| row.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
+    let (cpu, began, mut tokens) = (cpu_seconds(), Instant::now(), 0.0);
+    for _ in 0..2 {
+        for &row in &order {
+            tokens += f64::from(u32::try_from(dataset.read(row)?.positions.len())?);
+        }
+    }
+    report.insert("random_labelled_tokens_per_second", tokens / began.elapsed().as_secs_f64());
+    report.insert("random_labelled_tokens_per_cpu_second", tokens / (cpu_seconds() - cpu));
+    report.insert("read_anonymous_megabytes", megabytes("RssAnon:"));
+    report.insert("read_mapped_megabytes", megabytes("RssFile:"));
     Ok(report)
 }
 
@@ -280,11 +309,11 @@ fn scheduled(path: &str) -> f64 {
     text.split(' ').next().and_then(|nanoseconds| nanoseconds.parse().ok()).unwrap_or(f64::NAN) / 1e9
 }
 
-/// Memory of this process that is no file: the index, and what decoding needs.
-fn anonymous_megabytes() -> f64 {
+/// Memory of this process: `RssAnon:` is no file, as the index and what decoding needs; `RssFile:` are pages of files.
+fn megabytes(of: &str) -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let anonymous = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap_or_default();
-    anonymous.trim().trim_end_matches(" kB").parse().unwrap_or(f64::NAN) / 1e3
+    let found = status.lines().find_map(|line| line.strip_prefix(of)).unwrap_or_default();
+    found.trim().trim_end_matches(" kB").parse().unwrap_or(f64::NAN) / 1e3
 }
 
 /// An exact dataset is exact in all columns.

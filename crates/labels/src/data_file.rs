@@ -5,6 +5,7 @@
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
@@ -34,8 +35,8 @@ pub(crate) struct DataFile {
     bytes: usize,
     /// Open until [`DataFile::release`].
     handle: Option<fs_err::File>,
-    /// Mapped read-only; the bytes keep the file open.
-    map: Option<Bytes>,
+    /// Mapped read-only; the map keeps the file open.
+    map: Option<Map>,
 }
 
 impl DataFile {
@@ -45,8 +46,10 @@ impl DataFile {
         let bytes = usize::try_from(file.metadata()?.len())
             .map_err(|_| Error::bad("file", "a size below the address space", "a larger one"))?;
         let map = match bytes {
-            0 => Some(Bytes::new()),
-            _ if memory_map && !NEVER_MAP.load(Ordering::Relaxed) && is_local(&file) => Some(map(&file)?),
+            0 => Some(Map::default()),
+            _ if memory_map && !NEVER_MAP.load(Ordering::Relaxed) && is_local(&file) => {
+                Some(Map::open(&file)?)
+            }
             _ => None,
         };
         Ok(Self { path: path.to_owned(), bytes, handle: Some(file), map })
@@ -71,7 +74,7 @@ impl DataFile {
     /// Bytes of a range, which lies within the file.
     pub(crate) fn range(&self, range: Range<usize>) -> Result<Bytes, Error> {
         if let Some(map) = &self.map {
-            return Ok(map.slice(range));
+            return Ok(map.bytes.slice(range));
         }
         let mut bytes = vec![0; range.len()];
         match &self.handle {
@@ -79,6 +82,14 @@ impl DataFile {
             None => self.read(&fs_err::File::open(&self.path)?, range.start, &mut bytes)?,
         }
         Ok(bytes.into())
+    }
+
+    /// The pages of a range need not count as memory in use any more: they come back when they are read again. So what a
+    /// process holds does not grow with the files that it has read.
+    pub(crate) fn forget(&self, range: Range<usize>) {
+        if let Some(map) = &self.map {
+            map.forget(range);
+        }
     }
 
     fn read(&self, file: &fs_err::File, start: usize, into: &mut [u8]) -> Result<(), Error> {
@@ -129,16 +140,50 @@ impl DataFile {
     }
 }
 
-#[expect(unsafe_code, reason = "a memory map cannot be opened without")]
-fn map(file: &fs_err::File) -> Result<Bytes, Error> {
-    // SAFETY: a shard never changes in place. Writers give a file its name when it is complete and synced, and replace
-    // or remove it by name only, which leaves the mapped inode as it is. Nothing here holds a reference to the bytes
-    // as anything but `u8`, for which every value is valid; decoded values are copied out and checked.
-    let map = unsafe { memmap2::Mmap::map(file.file()) }.map_err(|error| {
-        let path = file.path().display();
-        std::io::Error::new(error.kind(), format!("failed to map file `{path}`: {error}"))
-    })?;
-    Ok(Bytes::from_owner(map))
+/// A file in memory.
+#[derive(Debug, Default)]
+struct Map {
+    bytes: Bytes,
+    /// What the bytes are of; none for an empty file.
+    whole: Option<Arc<memmap2::Mmap>>,
+}
+
+/// Lets [`Bytes`] and [`Map`] share one.
+struct Mapped(Arc<memmap2::Mmap>);
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Map {
+    #[expect(unsafe_code, reason = "a memory map cannot be opened without")]
+    fn open(file: &fs_err::File) -> Result<Self, Error> {
+        // SAFETY: a shard never changes in place. Writers give a file its name when it is complete and synced, and replace
+        // or remove it by name only, which leaves the mapped inode as it is. Nothing here holds a reference to the bytes
+        // as anything but `u8`, for which every value is valid; decoded values are copied out and checked.
+        let map = unsafe { memmap2::Mmap::map(file.file()) }.map_err(|error| {
+            let path = file.path().display();
+            std::io::Error::new(error.kind(), format!("failed to map file `{path}`: {error}"))
+        })?;
+        let whole = Arc::new(map);
+        Ok(Self { bytes: Bytes::from_owner(Mapped(whole.clone())), whole: Some(whole) })
+    }
+
+    #[expect(
+        unsafe_code,
+        reason = "to give pages back is the same as to read them again only for maps of files"
+    )]
+    fn forget(&self, range: Range<usize>) {
+        let Some(map) = &self.whole else { return };
+        // SAFETY: the map is of a file and nobody writes through it, so a page that is read again has the file's bytes, as before.
+        let given_back = unsafe {
+            map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+        };
+        // Advice: without it memory is in use until the system wants it.
+        drop(given_back);
+    }
 }
 
 /// Whether a file lies on a file system of this machine alone. On all others (NFS, SMB, FUSE, Lustre, GPFS, CephFS, 9p, and

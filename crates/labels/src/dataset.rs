@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::error::quoted;
 use crate::groups::{LabelGroup, RowSize, row_sizes};
@@ -22,9 +22,9 @@ const RECENT_GROUPS: usize = 4;
 
 /// A finished label dataset.
 ///
-/// Memory: 85 to 115 bytes a sequence for the index, about 6 KB a row group for the footers, and 16 decoded row groups. So a
-/// million sequences of 100 labelled tokens take 150 MB. Shards on local file systems are memory-mapped, others are read
-/// row group by row group.
+/// Memory: 28 bytes a sequence for the index, about 6 KB a row group for the footers, and 16 decoded row groups; 30 to 60 bytes more
+/// a sequence from the first search by key on. Shards on local file systems are memory-mapped, and pages are given back when
+/// they were decoded; others are read row group by row group.
 /// Reading takes `&self` and may be done from many threads.
 #[derive(Debug)]
 pub struct LabelDataset {
@@ -35,9 +35,9 @@ pub struct LabelDataset {
     label_limits: LabelLimits,
     shards: Vec<ShardReader>,
     rows: Vec<Row>,
-    by_key: HashMap<SequenceKey, usize>,
-    /// The first row of each row group.
-    group_starts: Vec<usize>,
+    /// Made by the first search.
+    by_key: OnceLock<HashMap<SequenceKey, usize>>,
+    groups: Vec<GroupPlace>,
     cache: Mutex<Cache>,
 }
 
@@ -52,11 +52,28 @@ struct Cache {
 /// Shard and row group.
 type GroupId = (usize, usize);
 
+/// Key and sizes of a row, in few bytes: there are millions.
 #[derive(Clone, Copy, Debug)]
 struct Row {
-    size: RowSize,
-    group: GroupId,
-    row: usize,
+    key: SequenceKey,
+    input_tokens: u32,
+    labelled_tokens: u32,
+    /// Among the row groups of all shards.
+    group: u32,
+}
+
+impl Row {
+    fn counts(&self) -> (usize, usize) {
+        let count = |count| usize::try_from(count).expect("32 bits fit an address");
+        (count(self.input_tokens), count(self.labelled_tokens))
+    }
+}
+
+/// A row group of a shard.
+#[derive(Clone, Copy, Debug)]
+struct GroupPlace {
+    id: GroupId,
+    first_row: usize,
 }
 
 impl LabelDataset {
@@ -83,23 +100,27 @@ impl LabelDataset {
         let opened = parallel::map(manifest.shards.len(), |index| {
             let record = &manifest.shards[index];
             let shard = ShardReader::open(&dir.join("data").join(&record.file), record, &schema, &limits)?;
-            let rows = index_shard(&shard, index, record)?;
-            Ok((shard, rows))
+            let groups = index_shard(&shard, record)?;
+            Ok((shard, groups))
         })
         .map_err(|error| error.within(quoted(&dir)))?;
 
         let mut shards = Vec::with_capacity(opened.len());
-        for (shard, shard_rows) in opened {
+        let mut groups = Vec::new();
+        for (index, (shard, of_shard)) in opened.into_iter().enumerate() {
             shards.push(shard);
-            rows.extend(shard_rows);
-        }
-        let mut by_key = HashMap::with_capacity(rows.len());
-        for (index, row) in rows.iter().enumerate() {
-            by_key.entry(row.size.key).or_insert(index);
+            for (group, sizes) in of_shard.into_iter().enumerate() {
+                let number = narrow("row groups", groups.len())?;
+                groups.push(GroupPlace { id: (index, group), first_row: rows.len() });
+                for RowSize { key, input_tokens, labelled_tokens } in sizes {
+                    let [input_tokens, labelled_tokens] =
+                        [narrow("tokens", input_tokens)?, narrow("tokens", labelled_tokens)?];
+                    rows.push(Row { key, input_tokens, labelled_tokens, group: number });
+                }
+            }
         }
         let (manifest_blake3, label_limits) =
             (blake3::hash(&bytes).to_hex().to_string(), manifest.plan.limits());
-        let group_starts = (0..rows.len()).filter(|row| rows[*row].row == 0).collect();
         Ok(Self {
             dir,
             manifest,
@@ -108,8 +129,8 @@ impl LabelDataset {
             label_limits,
             shards,
             rows,
-            by_key,
-            group_starts,
+            by_key: OnceLock::new(),
+            groups,
             cache: Mutex::default(),
         })
     }
@@ -136,7 +157,7 @@ impl LabelDataset {
 
     /// Keys of the rows, in stored order.
     pub fn keys(&self) -> impl ExactSizeIterator<Item = SequenceKey> + '_ {
-        self.rows.iter().map(|row| row.size.key)
+        self.rows.iter().map(|row| row.key)
     }
 
     /// Key of a row.
@@ -144,7 +165,7 @@ impl LabelDataset {
     /// # Panics
     /// If there is no such row.
     pub fn key(&self, row: usize) -> SequenceKey {
-        self.rows[row].size.key
+        self.rows[row].key
     }
 
     /// Tokens of a row's sequence, and how many of them are labelled; from the index, without decoding.
@@ -152,13 +173,19 @@ impl LabelDataset {
     /// # Panics
     /// If there is no such row.
     pub fn token_counts(&self, row: usize) -> (usize, usize) {
-        let size = self.rows[row].size;
-        (size.input_tokens, size.labelled_tokens)
+        self.rows[row].counts()
     }
 
     /// Row of a sequence: the first, if it was labelled twice. Labels of equal sequences are equal.
     pub fn find(&self, key: &SequenceKey) -> Option<usize> {
-        self.by_key.get(key).copied()
+        let by_key = self.by_key.get_or_init(|| {
+            let mut by_key = HashMap::with_capacity(self.rows.len());
+            for (index, row) in self.rows.iter().enumerate() {
+                by_key.entry(row.key).or_insert(index);
+            }
+            by_key
+        });
+        by_key.get(key).copied()
     }
 
     /// Labels of a sequence.
@@ -179,19 +206,20 @@ impl LabelDataset {
     /// # Panics
     /// If there is no such row.
     pub fn read(&self, row: usize) -> Result<SequenceLabels, Error> {
-        let Row { group, row: within, .. } = self.rows[row];
+        let (group, within) = self.place_of(row);
         if let Some(decoded) = self.group(group)? {
             return Ok(decoded.labels(within));
         }
         let (mut inputs, mut labelled) = (0, 0);
         for earlier in &self.rows[row - within..row] {
-            inputs += earlier.size.input_tokens;
-            labelled += earlier.size.labelled_tokens;
+            let (input_tokens, labelled_tokens) = earlier.counts();
+            inputs += input_tokens;
+            labelled += labelled_tokens;
         }
-        let RowSize { key, input_tokens, labelled_tokens } = self.rows[row].size;
+        let (input_tokens, labelled_tokens) = self.token_counts(row);
         let place = RowPlace {
             row: within,
-            key,
+            key: self.key(row),
             inputs: inputs..inputs + input_tokens,
             labelled: labelled..labelled + labelled_tokens,
         };
@@ -204,7 +232,7 @@ impl LabelDataset {
         let mut group = LabelGroup::default();
         let mut decoded = None;
         (0..self.len()).map(move |row| {
-            let Row { group: id, row: within, .. } = self.rows[row];
+            let (id, within) = self.place_of(row);
             if decoded != Some(id) {
                 decoded = None;
                 self.decode(id, &mut group)?;
@@ -219,9 +247,16 @@ impl LabelDataset {
         &self.shards
     }
 
+    /// Its row group, and its place there.
+    fn place_of(&self, row: usize) -> (GroupId, usize) {
+        let group = usize::try_from(self.rows[row].group).expect("32 bits fit an address");
+        let GroupPlace { id, first_row } = self.groups[group];
+        (id, row - first_row)
+    }
+
     /// Number of row groups: what [`LabelDataset::decode_group`] decodes.
     pub fn groups(&self) -> usize {
-        self.group_starts.len()
+        self.groups.len()
     }
 
     /// Rows of a row group.
@@ -229,8 +264,8 @@ impl LabelDataset {
     /// # Panics
     /// If there is no such row group.
     pub fn group_rows(&self, group: usize) -> Range<usize> {
-        let end = self.group_starts.get(group + 1).copied().unwrap_or(self.rows.len());
-        self.group_starts[group]..end
+        let end = self.groups.get(group + 1).map_or(self.rows.len(), |next| next.first_row);
+        self.groups[group].first_row..end
     }
 
     /// Decodes and checks a row group into memory that is used again: the fast way through a dataset, without a copy
@@ -242,7 +277,7 @@ impl LabelDataset {
     /// # Panics
     /// If there is no such row group.
     pub fn decode_group(&self, group: usize, into: &mut LabelGroup) -> Result<(), Error> {
-        self.decode(self.rows[self.group_starts[group]].group, into)
+        self.decode(self.groups[group].id, into)
     }
 
     /// Decodes a row group past the cache.
@@ -290,19 +325,20 @@ fn index_of(manifest: &Path, rows: u64) -> Result<Vec<Row>, Error> {
     if reserved { Ok(index) } else { Err(Error::bad(quoted(manifest), "rows that fit the memory", rows)) }
 }
 
-/// Keys and sizes of a shard's rows, checked against the manifest.
-fn index_shard(shard: &ShardReader, index: usize, record: &ShardRecord) -> Result<Vec<Row>, Error> {
-    let mut rows = Vec::new();
-    for group in 0..shard.groups() {
-        let sizes = row_sizes(shard, group)?.into_iter().enumerate();
-        rows.extend(sizes.map(|(row, size)| Row { size, group: (index, group), row }));
-    }
-    let sum = |of: fn(&RowSize) -> usize| rows.iter().map(|row| of(&row.size)).sum::<usize>();
+/// Keys and sizes of the rows of each row group of a shard, checked against the manifest.
+fn index_shard(shard: &ShardReader, record: &ShardRecord) -> Result<Vec<Vec<RowSize>>, Error> {
+    let groups = (0..shard.groups()).map(|group| row_sizes(shard, group)).collect::<Result<Vec<_>, _>>()?;
+    let sum = |of: fn(&RowSize) -> usize| groups.iter().flatten().map(of).sum::<usize>();
     let found = [sum(|size| size.input_tokens), sum(|size| size.labelled_tokens)];
     let expected = [record.input_tokens, record.labelled_tokens];
     if found.map(u64::try_from) != expected.map(Ok) {
         let place = format!("shard `{}` input and labelled tokens", record.file);
         return Err(Error::bad(place, format_args!("{expected:?}"), format_args!("{found:?}")));
     }
-    Ok(rows)
+    Ok(groups)
+}
+
+/// A number of the index.
+fn narrow(what: &str, count: usize) -> Result<u32, Error> {
+    u32::try_from(count).map_err(|_| Error::bad(what, "fewer than 2^32", count))
 }

@@ -72,6 +72,10 @@ impl ShardReader {
         let mut reader = Self::from_file(file, record, schema, limits).map_err(within)?;
         // The footer is that of the file which was hashed; it says what the row groups must be.
         reader.file.release();
+        // A map is of that file too.
+        for group in &mut reader.groups {
+            *group.verified.get_mut() = reader.file.is_mapped();
+        }
         Ok(reader)
     }
 
@@ -168,16 +172,16 @@ impl ShardReader {
         Ok(())
     }
 
-    /// Decodes a row group: `decode` gets a decoder and the column chunks. Its bytes are hashed before: once if they are
-    /// mapped, otherwise each time that they are read.
+    /// Decodes a row group: `decode` gets a decoder and the column chunks. Its bytes were hashed before: once if they are
+    /// mapped, otherwise each time that they are read. Mapped pages are given back.
     pub(crate) fn decode<T>(
         &self,
         index: usize,
         decode: impl FnOnce(&mut PageDecoder, &[Chunk<'_>]) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        self.group_bytes(index)
-            .and_then(|bytes| self.decode_bytes(index, &bytes, decode))
-            .map_err(|error| self.within(index, error))
+        let decoded = self.group_bytes(index).and_then(|bytes| self.decode_bytes(index, &bytes, decode));
+        self.file.forget(self.groups[index].range.clone());
+        decoded.map_err(|error| self.within(index, error))
     }
 
     /// The bytes of a row group, whose hash is right.

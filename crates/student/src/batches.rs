@@ -1,44 +1,16 @@
-//! Which sequences share a micro-batch, and the micro-batch itself.
+//! One micro-batch, and the sequences that it is made of.
 
 use anyhow::Result;
-use rand::{SeedableRng, seq::SliceRandom};
-use rand_chacha::ChaCha8Rng;
 use softshard_losses::Targets;
-use softshard_model::batches_by_length;
+use softshard_model::Arrangement;
 
 use crate::examples::Examples;
-
-/// Sequences of this many micro-batches are sorted by length together: enough to keep the padding low, few enough to
-/// keep the order random.
-const BATCHES_PER_BUCKET: usize = 50;
-
-/// The micro-batches of one epoch as indices into the dataset: shuffled by seed and epoch, of like lengths, none over
-/// `max_tokens` with its padding (a single longer sequence stands alone).
-pub(crate) fn plan(lengths: &[usize], max_tokens: usize, seed: u64, epoch: u32) -> Vec<Vec<usize>> {
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    random.set_stream(u64::from(epoch));
-    let mut order: Vec<usize> = (0..lengths.len()).collect();
-    order.shuffle(&mut random);
-
-    let mean = lengths.iter().sum::<usize>().div_ceil(lengths.len().max(1)).max(1);
-    let bucket = (max_tokens / mean).max(1) * BATCHES_PER_BUCKET;
-    let mut batches = Vec::new();
-    for bucket in order.chunks(bucket) {
-        let bucket_lengths: Vec<usize> = bucket.iter().map(|&index| lengths[index]).collect();
-        let by_length = batches_by_length(&bucket_lengths, max_tokens);
-        batches.extend(
-            by_length.into_iter().map(|batch| batch.into_iter().map(|at| bucket[at]).collect::<Vec<_>>()),
-        );
-    }
-    batches.shuffle(&mut random);
-    batches
-}
 
 /// One sequence with what its loss compares with.
 pub(crate) struct Example {
     /// The whole sequence, L tokens.
     pub(crate) input_ids: Vec<i32>,
-    /// Labelled positions, ascending, each in 1..L.
+    /// Scored positions, ascending, each in 1..L.
     pub(crate) positions: Vec<i32>,
     /// One row per position.
     pub(crate) targets: Targets,
@@ -48,13 +20,16 @@ pub(crate) struct Example {
 pub(crate) struct Batch {
     pub(crate) input_ids: Vec<Vec<i32>>,
     pub(crate) positions: Vec<Vec<i32>>,
-    /// One row per labelled token, sequence by sequence.
+    /// One row per scored token, sequence by sequence.
     pub(crate) targets: Targets,
+    /// How the sequences lie.
+    pub(crate) arrangement: Arrangement,
 }
 
 impl Batch {
-    pub(crate) fn new(examples: impl IntoIterator<Item = Example>) -> Self {
-        let mut batch = Batch { input_ids: Vec::new(), positions: Vec::new(), targets: Targets::default() };
+    pub(crate) fn new(examples: impl IntoIterator<Item = Example>, arrangement: Arrangement) -> Self {
+        let mut batch =
+            Batch { input_ids: Vec::new(), positions: Vec::new(), targets: Targets::default(), arrangement };
         for example in examples {
             batch.input_ids.push(example.input_ids);
             batch.positions.push(example.positions);
@@ -67,16 +42,21 @@ impl Batch {
     ///
     /// # Errors
     /// A row that does not decode or breaks the format's rules.
-    pub(crate) fn read(examples: &Examples, indices: &[usize], vocabulary: usize) -> Result<Self> {
-        let read = |&index: &usize| {
+    pub(crate) fn read(
+        examples: &Examples,
+        indices: &[u32],
+        arrangement: Arrangement,
+        vocabulary: usize,
+    ) -> Result<Self> {
+        let read = |&index: &u32| {
             let mut example = examples.read(index)?;
             example.targets.fold_ids_from(vocabulary);
             Ok(example)
         };
-        Ok(Batch::new(indices.iter().map(read).collect::<Result<Vec<_>>>()?))
+        Ok(Batch::new(indices.iter().map(read).collect::<Result<Vec<_>>>()?, arrangement))
     }
 
-    /// Token ids and labelled positions of each sequence.
+    /// Token ids and scored positions of each sequence.
     pub(crate) fn rows(&self) -> (Vec<&[i32]>, Vec<&[i32]>) {
         fn slices(rows: &[Vec<i32>]) -> Vec<&[i32]> {
             rows.iter().map(Vec::as_slice).collect()
@@ -92,26 +72,84 @@ impl Batch {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use burn::tensor::{Device, Tensor};
+    use softshard_losses::DistillLoss;
+    use softshard_model::{Decoder, DecoderConfig, LoraConfig, Trainable};
 
-    #[test]
-    fn every_sequence_is_in_one_batch_and_no_batch_is_over_the_budget() {
-        let lengths: Vec<usize> = (0..1000).map(|index| 5 + index * 7 % 60).collect();
-        let batches = plan(&lengths, 512, 3, 0);
-        let mut seen: Vec<usize> = batches.iter().flatten().copied().collect();
-        seen.sort_unstable();
-        assert_eq!(seen, (0..1000).collect::<Vec<_>>());
-        let padded = |batch: &Vec<usize>| batch.len() * batch.iter().map(|&i| lengths[i]).max().unwrap_or(0);
-        assert!(batches.iter().all(|batch| padded(batch) <= 512));
-        let (padded, real) = (batches.iter().map(padded).sum::<usize>(), lengths.iter().sum::<usize>());
-        assert!(padded * 100 <= real * 105, "padding over 5 %: {padded} for {real} tokens");
+    use super::*;
+    use crate::{config::Checkpointing, pass::Pass};
+
+    const SHAPE: &str = r#"{
+      "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 60, "hidden_size": 32, "intermediate_size": 48,
+      "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_act": "silu", "rope_theta": 10000.0,
+      "max_position_embeddings": 512, "initializer_range": 0.2, "rms_norm_eps": 1e-5, "tie_word_embeddings": false
+    }"#;
+    /// Of the norm; f32 sums in another order.
+    const OTHER_ORDER: f32 = 1e-5;
+
+    fn decoder(lora: bool) -> Decoder {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(folder.path().join("config.json"), SHAPE).expect("the shape is written");
+        let config = DecoderConfig::load(folder.path()).expect("a shape");
+        let mut decoder = Decoder::random(config, 1, &Device::flex().autodiff());
+        if lora {
+            let lora =
+                r#"{ "r": 4, "alpha": 8.0, "dropout": 0.0, "target_modules": ["q_proj", "down_proj"] }"#;
+            let lora: LoraConfig = serde_json::from_str(lora).expect("a good section");
+            decoder.attach_lora(&lora, 1).expect("the matrices are there");
+            // Factors that are not 0, so that all have gradients.
+            for (_, factor) in decoder.parameters_mut() {
+                *factor = factor.clone() + 0.02;
+            }
+            decoder.train(Trainable::Adapter);
+        } else {
+            decoder.train(Trainable::Model);
+        }
+        decoder
+    }
+
+    /// Lengths from 2 to beyond a tile of attention, labelled now and then.
+    fn batch(arrangement: Arrangement) -> Batch {
+        let example = |length: i32| {
+            let input_ids: Vec<i32> = (0..length).map(|at| (at * at + 7 * length) % 60).collect();
+            let positions: Vec<i32> = (1..length).filter(|at| at % 3 != 0).collect();
+            let rows = positions.len();
+            let kept = i32::try_from(rows).expect("a few");
+            let targets = Targets {
+                gold: positions.iter().map(|at| (at * at + 7 * length) % 60).collect(),
+                counts: vec![2; rows],
+                token_ids: (0..kept).flat_map(|row| [row % 60, (row + 9) % 60]).collect(),
+                log_probs: [-0.5, -1.5].repeat(rows),
+                tail_log_mass: vec![-1.777; rows],
+                alpha_factors: vec![1.0; rows],
+                ..Targets::without_teacher(vec![0; rows])
+            };
+            Example { input_ids, positions, targets }
+        };
+        Batch::new([40, 2, 270, 17, 33].map(example), arrangement)
     }
 
     #[test]
-    fn order_depends_on_seed_and_epoch_only() {
-        let lengths: Vec<usize> = (0..100).map(|index| 5 + index % 9).collect();
-        assert_eq!(plan(&lengths, 64, 1, 0), plan(&lengths, 64, 1, 0));
-        assert_ne!(plan(&lengths, 64, 1, 0), plan(&lengths, 64, 1, 1));
-        assert_ne!(plan(&lengths, 64, 1, 0), plan(&lengths, 64, 2, 0));
+    fn packed_sequences_have_the_loss_and_the_gradients_of_padded_ones() {
+        let loss = DistillLoss::forward_kl(0.7, 64);
+        for lora in [false, true] {
+            let decoder = decoder(lora);
+            let pass = |arrangement, checkpointing| {
+                Pass::over(&batch(arrangement), &decoder, checkpointing, 0, &loss, 100.0).expect("resident")
+            };
+            let padded = pass(Arrangement::Padded, Checkpointing::None);
+            for checkpointing in [Checkpointing::None, Checkpointing::Layer] {
+                let packed = pass(Arrangement::Packed, checkpointing);
+                for (one, other) in [(packed.loss, padded.loss), (packed.divergence, padded.divergence)] {
+                    assert!((one - other).abs() <= f64::from(OTHER_ORDER) * other, "{one} and {other}");
+                }
+                assert_eq!(packed.gradients.len(), padded.gradients.len());
+                for (index, (packed, padded)) in packed.gradients.iter().zip(&padded.gradients).enumerate() {
+                    let norm = |tensor: Tensor<2>| tensor.powf_scalar(2.0).sum().sqrt().into_scalar::<f32>();
+                    let (far, size) = (norm(packed.clone() - padded.clone()), norm(padded.clone()));
+                    assert!(size > 0.0 && far <= OTHER_ORDER * size, "parameter {index}: {far} of {size}");
+                }
+            }
+        }
     }
 }

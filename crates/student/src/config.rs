@@ -33,7 +33,7 @@ pub struct TrainConfig {
     pub objective: Option<Objective>,
     /// Train low-rank adapters and leave the base frozen; without this section all weights are trained.
     pub lora: Option<LoraConfig>,
-    /// Weights of the loss; only read by the `distill` objective.
+    /// Weights of the loss; not read by `supervised`, nor by `finetune`, where alpha is 0.
     #[serde(default)]
     pub loss: LossConfig,
     /// Several label datasets instead of the recipe's own; empty: `output.labels` alone.
@@ -76,7 +76,7 @@ pub struct TrainConfig {
     /// No sequence sees another, and the loss is the same.
     #[serde(default)]
     pub packing: bool,
-    /// Tokens of one micro-batch, padding included.
+    /// Tokens of one micro-batch, padding included. A longer sequence is a micro-batch of its own.
     #[serde(default = "default_max_tokens_per_batch")]
     pub max_tokens_per_batch: usize,
     /// Micro-batches whose gradients are summed before a step.
@@ -133,6 +133,17 @@ pub enum Objective {
     /// Every token, answers or not: from the sequences if alpha is 0; else from label shards, with the teacher's distribution
     /// where there are labels.
     Pretrain,
+}
+
+impl Objective {
+    /// Whether it learns from label shards; else from sequences.
+    pub fn reads_labels(self, loss: &LossConfig) -> bool {
+        match self {
+            Objective::Distill => true,
+            Objective::Supervised => false,
+            Objective::Pretrain => !loss.alpha.is_zero(),
+        }
+    }
 }
 
 /// What turns gradients into steps.
@@ -217,6 +228,13 @@ pub enum Export {
     Best,
     /// The last one.
     Last,
+}
+
+impl Mixed {
+    /// A dataset of its own: once in each epoch.
+    pub fn once(folder: PathBuf) -> Self {
+        Mixed { labels: folder, weight: default_weight() }
+    }
 }
 
 impl TrainConfig {

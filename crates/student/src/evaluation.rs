@@ -1,7 +1,5 @@
 //! How good the student is on held-out data, during a run.
 
-use std::path::Path;
-
 use anyhow::Result;
 use rayon::prelude::*;
 use softshard_labels::Error;
@@ -10,17 +8,17 @@ use softshard_model::{Arrangement, Decoder, batches_by_length};
 
 use crate::{
     batches::Batch,
-    config::{EvaluationConfig, Metric, Objective},
+    config::{EvaluationConfig, Metric, Mixed, Objective},
     examples::Examples,
     inputs::TrainInputs,
-    loss_config::LossConfig,
+    loss_config::{Alpha, LossConfig},
     metrics::HeldOut,
 };
 
 /// Held-out data, opened once.
 pub(crate) struct HeldOutData {
     examples: Examples,
-    batches: Vec<Vec<usize>>,
+    batches: Vec<Vec<u32>>,
     loss: DistillLoss,
     has_teacher: bool,
     workers: usize,
@@ -32,26 +30,36 @@ impl HeldOutData {
     /// # Errors
     /// Data that is missing, damaged, empty, of another tokenizer or over the model's context, or without what `best_by` needs.
     pub(crate) fn open(inputs: &TrainInputs, config: &EvaluationConfig, decoder: &Decoder) -> Result<Self> {
-        let beside = inputs.data.parent().unwrap_or(Path::new("")).join("valid");
-        let folder = config.data.as_deref().unwrap_or(&beside);
-        let examples = Examples::open(folder, inputs.objective, &LossConfig::default())?;
-        examples.check_fit(folder, inputs, decoder)?;
-        let place = || format!("`{}`", folder.display());
+        let data = match &config.data {
+            Some(folder) => vec![Mixed::once(folder.clone())],
+            None => {
+                inputs.data.iter().map(|mixed| Mixed::once(mixed.labels.with_file_name("valid"))).collect()
+            }
+        };
+        let alpha =
+            Alpha::Constant(if inputs.objective.reads_labels(&inputs.config.loss) { 1.0 } else { 0.0 });
+        let examples =
+            Examples::open(&data, inputs.objective, &LossConfig { alpha, ..LossConfig::default() })?;
+        examples.check_fit(inputs, decoder)?;
+        let place = || {
+            let folders = data.iter().map(|mixed| format!("`{}`", mixed.labels.display()));
+            folders.collect::<Vec<_>>().join(", ")
+        };
         let has_teacher = inputs.objective != Objective::Supervised && examples.has_teacher();
         if config.best_by == Metric::Kl && !has_teacher {
             let found = "\"kl\", and data without a teacher";
             return Err(Error::bad("`evaluation.best_by`", "\"nll\" or \"ece\"", found).into());
         }
-        let mut lengths: Vec<usize> = examples.token_counts().iter().map(|&(tokens, _)| tokens).collect();
-        if config.max_sequences > 0 {
-            lengths.truncate(config.max_sequences);
-        }
+        let most = if config.max_sequences > 0 { config.max_sequences } else { usize::MAX };
+        let rows: Vec<u32> = examples.rows().take(most).collect();
+        let lengths: Vec<usize> = rows.iter().map(|&row| examples.length(row)).collect();
         if lengths.is_empty() {
             let hint = "set `data.split` and prepare again, or remove `evaluation`";
             return Err(Error::bad(place(), "held-out sequences", "none").hint(hint).into());
         }
         // No gradient is kept: batches of the training's size are small enough.
-        let batches = batches_by_length(&lengths, inputs.config.max_tokens_per_batch);
+        let batches = batches_by_length(&lengths, inputs.config.max_tokens_per_batch).into_iter();
+        let batches = batches.map(|batch| batch.into_iter().map(|at| rows[at]).collect()).collect();
         let loss = DistillLoss::forward_kl(1.0, inputs.config.rows_per_chunk);
         Ok(HeldOutData { examples, batches, loss, has_teacher, workers: inputs.workers() })
     }
@@ -63,10 +71,10 @@ impl HeldOutData {
     pub(crate) fn look(&self, decoder: &Decoder, step: u64) -> Result<HeldOut> {
         let decoder = decoder.frozen();
         let vocabulary = decoder.config().vocab_size;
-        let look = |batch: &Vec<usize>| -> Result<_> {
-            let batch = Batch::read(&self.examples, batch, vocabulary)?;
+        let look = |batch: &Vec<u32>| -> Result<_> {
+            let batch = Batch::read(&self.examples, batch, Arrangement::Ragged, vocabulary)?;
             let (sequences, positions) = batch.rows();
-            let hidden = decoder.hidden_before(&sequences, &positions, Arrangement::Ragged)?;
+            let hidden = decoder.hidden_before(&sequences, &positions, batch.arrangement)?;
             Ok(self.loss.evaluate(hidden, decoder.head(), &batch.targets))
         };
         let (mut cross_entropy, mut kl) = (0.0, 0.0);

@@ -1,138 +1,261 @@
-//! Where a run's examples come from: label shards for distillation, sequences for supervised training.
+//! Where a run's examples come from: label shards or sequences, one dataset or several with weights.
 
-use std::path::Path;
+use std::{ops::Range, path::Path};
 
 use anyhow::{Context, Result};
+use rand::{SeedableRng, seq::SliceRandom};
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Value, json};
 use softshard_labels::{
-    Error, LabelDataset, LabelPlan, Sequence, SequenceDataset, SequenceLabels, Tokenizer,
+    Error, LabelDataset, LabelPlan, OptionalColumn, Sequence, SequenceDataset, Tokenizer,
 };
-use softshard_losses::{StoredLabels, Targets, at_temperature};
-
 use softshard_model::Decoder;
 
-use crate::{batches::Example, config::Objective, inputs::TrainInputs, loss_config::LossConfig};
+use crate::{
+    batches::Example,
+    config::{Mixed, Objective},
+    inputs::TrainInputs,
+    loss_config::LossConfig,
+    targets::{distilled, for_every_token, supervised},
+};
 
 /// The data of one run, read by index.
-pub(crate) enum Examples {
+pub(crate) struct Examples {
+    /// In the order of the recipe.
+    parts: Vec<Part>,
+    /// Says how labels are read.
+    loss: LossConfig,
+    /// Every token is scored, whatever the loss mask.
+    every_token: bool,
+}
+
+/// One dataset.
+struct Part {
+    /// As it stands in messages.
+    place: String,
+    data: Data,
+    /// Passes over it in one epoch.
+    weight: f64,
+    /// Index of its first sequence among those of all datasets.
+    first: u32,
+}
+
+enum Data {
     /// Mapped label shards: gold tokens and the teacher's distribution.
     Labels {
-        /// The dataset.
         dataset: Box<LabelDataset>,
         /// Which of the stored log-partitions belongs to the loss's temperature; none at T = 1.
         partition: Option<usize>,
-        /// Says how they are read.
-        loss: Box<LossConfig>,
     },
     /// Gold tokens only.
-    Sequences {
-        /// All sequences of the split.
-        sequences: Vec<Sequence>,
-        /// Hash of the dataset's manifest.
-        manifest_blake3: String,
-        /// What the token ids mean.
-        tokenizer: Tokenizer,
-    },
+    Sequences { dataset: Box<SequenceDataset>, sequences: Vec<Sequence> },
 }
 
 impl Examples {
-    /// Opens and verifies the dataset in `folder` that `objective` learns from.
+    /// Opens and verifies the datasets that `objective` learns from with `loss`.
     ///
     /// # Errors
-    /// A missing or damaged dataset, a temperature whose partition was not stored, or draws that say nothing to the loss.
-    pub(crate) fn open(folder: &Path, objective: Objective, loss: &LossConfig) -> Result<Self> {
-        match objective {
-            Objective::Supervised => {
-                let dataset = SequenceDataset::open(folder)?;
-                Ok(Examples::Sequences {
-                    sequences: dataset.read_all()?,
-                    manifest_blake3: dataset.manifest_blake3().to_string(),
-                    tokenizer: dataset.manifest().info.tokenizer.clone(),
-                })
-            }
-            // Every token of a sequence is scored: see `reading`.
-            Objective::Distill | Objective::Pretrain => {
-                let dataset = Box::new(LabelDataset::open(folder)?);
-                let plan = &dataset.manifest().plan;
-                let place = || format!("label dataset `{}`", folder.display());
-                loss.check_selection(&plan.selection).with_context(place)?;
-                let partition = partition_of(loss.temperature, plan).with_context(place)?;
-                Ok(Examples::Labels { dataset, partition, loss: Box::new(loss.clone()) })
-            }
+    /// A missing or damaged dataset, or one without what the loss needs: the partition of its temperature, entropies, draws that say
+    /// something to it.
+    pub(crate) fn open(data: &[Mixed], objective: Objective, loss: &LossConfig) -> Result<Self> {
+        let mut parts: Vec<Part> = Vec::with_capacity(data.len());
+        for Mixed { labels: folder, weight } in data {
+            let place = format!("`{}`", folder.display());
+            let first = parts.last().map_or(Some(0), |last| last.first.checked_add(last.len()));
+            let data = Data::open(folder, objective, loss)?;
+            let fits =
+                u32::try_from(data.len()).ok().zip(first).and_then(|(len, first)| first.checked_add(len));
+            let first = first
+                .filter(|_| fits.is_some())
+                .ok_or_else(|| Error::bad(&place, "fewer than 2^32 sequences in all datasets", data.len()))?;
+            parts.push(Part { place, data, weight: *weight, first });
         }
+        let every_token = objective == Objective::Pretrain;
+        Ok(Examples { parts, loss: loss.clone(), every_token })
     }
 
-    /// Refuses data of `folder` that this model cannot read.
+    /// Refuses data that a run cannot learn from: of another tokenizer or template, or over the model's context.
     ///
     /// # Errors
-    /// Another tokenizer, or sequences over the model's context.
-    pub(crate) fn check_fit(
-        &self,
-        folder: &Path,
-        inputs: &TrainInputs,
-        decoder: &Decoder,
-    ) -> Result<(), Error> {
-        let (data, model) = (format!("`{}`", folder.display()), &inputs.config.model);
-        inputs.tokenizer.expect_same(self.tokenizer(), &data)?;
+    /// Names the dataset, what was expected and what was found.
+    pub(crate) fn check_fit(&self, inputs: &TrainInputs, decoder: &Decoder) -> Result<(), Error> {
+        let model = &inputs.config.model;
         inputs.tokenizer.expect_fits(model, decoder.config().vocab_size)?;
-        let (longest, limit) = (self.longest(), decoder.config().max_position_embeddings);
-        if longest > limit {
-            let expected =
-                format!("sequences of at most the {limit} positions of model `{}`", model.display());
-            return Err(Error::bad(data, expected, longest).hint("set `data.max_tokens` and prepare again"));
+        let limit = decoder.config().max_position_embeddings;
+        for Part { place, data, .. } in &self.parts {
+            inputs.tokenizer.expect_same(data.tokenizer(), place)?;
+            if data.template() != inputs.template {
+                let expected = format!("the recipe's prompt template `{}`", inputs.template);
+                let found = format!("`{}`", data.template());
+                if self.parts.len() == 1 {
+                    let hint = "set `data.template` to the one of this data, or make the data again";
+                    return Err(Error::bad(place, expected, found).hint(hint));
+                }
+                // Of several datasets each has the prompts that someone chose for it.
+                tracing::warn!("{place}: expected {expected}, found {found}");
+            }
+            let longest = (0..data.len()).map(|row| data.length(row)).max().unwrap_or(0);
+            if longest > limit {
+                let expected =
+                    format!("sequences of at most the {limit} positions of model `{}`", model.display());
+                let found = format!("one of {longest} tokens");
+                return Err(
+                    Error::bad(place, expected, found).hint("set `data.max_tokens` and prepare again")
+                );
+            }
         }
         Ok(())
     }
 
     /// Whether there are a teacher's distributions.
     pub(crate) fn has_teacher(&self) -> bool {
-        matches!(self, Examples::Labels { .. })
+        self.parts.iter().all(|part| matches!(part.data, Data::Labels { .. }))
     }
 
-    /// What the token ids mean.
-    pub(crate) fn tokenizer(&self) -> &Tokenizer {
-        match self {
-            Examples::Labels { dataset, .. } => &dataset.manifest().plan.tokenizer,
-            Examples::Sequences { tokenizer, .. } => tokenizer,
-        }
-    }
-
-    /// Identifies the data to a checkpoint.
-    pub(crate) fn manifest_blake3(&self) -> String {
-        match self {
-            Examples::Labels { dataset, .. } => dataset.manifest_blake3().to_string(),
-            Examples::Sequences { manifest_blake3, .. } => manifest_blake3.clone(),
-        }
-    }
-
-    /// Tokens and labelled tokens of every sequence.
-    pub(crate) fn token_counts(&self) -> Vec<(usize, usize)> {
-        match self {
-            Examples::Labels { dataset, .. } => {
-                (0..dataset.len()).map(|index| dataset.token_counts(index)).collect()
-            }
-            Examples::Sequences { sequences, .. } => sequences
-                .iter()
-                .map(|sequence| (sequence.input_ids.len(), sequence.positions.len()))
+    /// Identifies the data to a checkpoint: the hash of the one manifest, or those of all with their weights.
+    pub(crate) fn identity(&self) -> Value {
+        #[expect(clippy::float_cmp, reason = "1 is written, not computed")]
+        match &self.parts[..] {
+            [part] if part.weight == 1.0 => json!(part.data.manifest_blake3()),
+            // By number, so that a difference is named by its key.
+            parts => (0..)
+                .zip(parts)
+                .map(|(number, Part { data, weight, .. }): (u32, _)| {
+                    (number.to_string(), json!({ "blake3": data.manifest_blake3(), "weight": weight }))
+                })
                 .collect(),
         }
     }
 
-    /// Tokens of the longest sequence.
-    pub(crate) fn longest(&self) -> usize {
-        self.token_counts().into_iter().map(|(tokens, _)| tokens).max().unwrap_or(0)
+    /// Sequences of all datasets.
+    pub(crate) fn len(&self) -> usize {
+        self.rows().len()
     }
 
-    /// Sequence `index`, with its targets at the temperature of the loss.
+    /// All of them, in the order of the datasets.
+    pub(crate) fn rows(&self) -> Range<u32> {
+        0..self.parts.last().map_or(0, |last| last.first + last.len())
+    }
+
+    /// Tokens of a sequence.
+    pub(crate) fn length(&self, index: u32) -> usize {
+        let (part, row) = self.place_of(index);
+        part.data.length(row)
+    }
+
+    /// The sequences of an epoch, in no particular order; more often than once where a weight is above 1.
+    ///
+    /// A dataset is an endless row of passes, each in another order, and an epoch takes the next `weight` passes of it: with
+    /// a weight of a half, two epochs see every sequence once.
+    pub(crate) fn epoch(&self, seed: u64, epoch: u32) -> Vec<u32> {
+        let mut rows = Vec::new();
+        for (number, part) in (0u64..).zip(&self.parts) {
+            let len = u64::from(part.len());
+            let Range { start, end } = part.share(epoch);
+            let mut at = start;
+            while at < end {
+                let (pass, from) = (at / len, at % len);
+                let to = (from + (end - at)).min(len);
+                let mut of_pass: Vec<u32> = (part.first..part.first + part.len()).collect();
+                if to - from < len {
+                    let mut random = ChaCha8Rng::seed_from_u64(seed);
+                    // Streams below 2^32 are for the order of the epochs.
+                    random.set_stream(((number + 1) << 32) | (pass & u64::from(u32::MAX)));
+                    of_pass.shuffle(&mut random);
+                }
+                let index = |at: u64| usize::try_from(at).expect("a place in a vector");
+                rows.extend_from_slice(&of_pass[index(from)..index(to)]);
+                at += to - from;
+            }
+        }
+        rows
+    }
+
+    /// A sequence, with its targets at the temperature of the loss.
     ///
     /// # Errors
     /// A row that does not decode or breaks the format's rules.
-    pub(crate) fn read(&self, index: usize) -> Result<Example> {
+    pub(crate) fn read(&self, index: u32) -> Result<Example> {
+        let (part, row) = self.place_of(index);
+        let example = match &part.data {
+            Data::Labels { dataset, partition } => distilled(dataset.read(row)?, *partition, &self.loss),
+            Data::Sequences { sequences, .. } => supervised(&sequences[row]),
+        };
+        Ok(if self.every_token { for_every_token(example) } else { example })
+    }
+
+    fn place_of(&self, index: u32) -> (&Part, usize) {
+        let part = &self.parts[self.parts.partition_point(|part| part.first <= index) - 1];
+        (part, usize::try_from(index - part.first).expect("32 bits fit an address"))
+    }
+}
+
+impl Part {
+    fn len(&self) -> u32 {
+        u32::try_from(self.data.len()).expect("checked at open")
+    }
+
+    /// Which of its passes' sequences, counted over all epochs, an epoch takes.
+    fn share(&self, epoch: u32) -> Range<u64> {
+        share(self.weight, self.len(), epoch)
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "weights are above 0; casts saturate"
+)]
+fn share(weight: f64, len: u32, epoch: u32) -> Range<u64> {
+    let until = |epochs: f64| (weight * epochs * f64::from(len)).round() as u64;
+    until(f64::from(epoch))..until(f64::from(epoch) + 1.0)
+}
+
+impl Data {
+    fn open(folder: &Path, objective: Objective, loss: &LossConfig) -> Result<Self> {
+        if !objective.reads_labels(loss) {
+            let dataset = Box::new(SequenceDataset::open(folder)?);
+            let sequences = dataset.read_all()?;
+            return Ok(Data::Sequences { dataset, sequences });
+        }
+        let dataset = Box::new(LabelDataset::open(folder)?);
+        let partition = needs(loss, &dataset.manifest().plan)
+            .with_context(|| format!("label dataset `{}`", folder.display()))?;
+        Ok(Data::Labels { dataset, partition })
+    }
+
+    fn len(&self) -> usize {
         match self {
-            Examples::Labels { dataset, partition, loss } => {
-                let labels = dataset.read(index)?;
-                Ok(distilled(labels, *partition, loss))
-            }
-            Examples::Sequences { sequences, .. } => Ok(supervised(&sequences[index])),
+            Data::Labels { dataset, .. } => dataset.len(),
+            Data::Sequences { sequences, .. } => sequences.len(),
+        }
+    }
+
+    fn length(&self, row: usize) -> usize {
+        match self {
+            Data::Labels { dataset, .. } => dataset.token_counts(row).0,
+            Data::Sequences { sequences, .. } => sequences[row].input_ids.len(),
+        }
+    }
+
+    fn tokenizer(&self) -> &Tokenizer {
+        match self {
+            Data::Labels { dataset, .. } => &dataset.manifest().plan.tokenizer,
+            Data::Sequences { dataset, .. } => &dataset.manifest().info.tokenizer,
+        }
+    }
+
+    fn template(&self) -> &str {
+        match self {
+            Data::Labels { dataset, .. } => &dataset.manifest().plan.template,
+            Data::Sequences { dataset, .. } => &dataset.manifest().info.template,
+        }
+    }
+
+    fn manifest_blake3(&self) -> &str {
+        match self {
+            Data::Labels { dataset, .. } => dataset.manifest_blake3(),
+            Data::Sequences { dataset, .. } => dataset.manifest_blake3(),
         }
     }
 }
@@ -142,8 +265,18 @@ pub fn same_temperature(stored: f32, temperature: f64) -> bool {
     (f64::from(stored) - temperature).abs() < 1e-6
 }
 
-/// The column of log-partitions that makes `temperature` exact.
-fn partition_of(temperature: f64, plan: &LabelPlan) -> Result<Option<usize>, Error> {
+/// The column of log-partitions that makes the loss's temperature exact; refuses labels without what the loss needs.
+fn needs(loss: &LossConfig, plan: &LabelPlan) -> Result<Option<usize>, Error> {
+    if loss.alpha.is_zero() {
+        return Ok(None);
+    }
+    loss.check_selection(&plan.selection)?;
+    if loss.alpha.is_by_entropy() && plan.omit.contains(&OptionalColumn::Entropy) {
+        let expected = "labels with the column entropy, as alpha is by entropy";
+        let hint = "label again without \"entropy\" in `labels.omit`, or give alpha a number";
+        return Err(Error::bad("`student.loss.alpha`", expected, "none").hint(hint));
+    }
+    let temperature = loss.temperature;
     #[expect(clippy::float_cmp, reason = "1 is written, not computed")]
     if temperature == 1.0 {
         return Ok(None);
@@ -165,34 +298,21 @@ fn partition_of(temperature: f64, plan: &LabelPlan) -> Result<Option<usize>, Err
     }
 }
 
-fn supervised(sequence: &Sequence) -> Example {
-    Example {
-        input_ids: sequence.input_ids.clone(),
-        positions: sequence.positions.clone(),
-        targets: Targets::without_teacher(sequence.gold()),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn distilled(labels: SequenceLabels, partition: Option<usize>, loss: &LossConfig) -> Example {
-    let stored = StoredLabels {
-        counts: &labels.counts,
-        token_ids: &labels.token_ids,
-        log_probs: &labels.log_probs,
-        sample_counts: &labels.sample_counts,
-        tail_log_mass: &labels.tail_log_mass,
-        entropy: &labels.entropy,
-    };
-    let read = if loss.reads_draws() { Targets::of } else { Targets::of_exact };
-    let mut targets = read(labels.gold(), &stored);
-    if loss.alpha.is_by_entropy() {
-        // An entropy of zero may be stored as a rounded one below.
-        targets.alpha_factors = labels.entropy.iter().map(|entropy| entropy.max(0.0)).collect();
+    #[test]
+    fn shares_follow_each_other_and_add_up_to_the_weight() {
+        for (weight, epochs, passes) in [(0.5, 4, 2), (2.5, 2, 5), (0.1, 10, 1), (1.0, 3, 3), (0.29, 100, 29)]
+        {
+            let mut at = 0;
+            for epoch in 0..epochs {
+                let Range { start, end } = share(weight, 37, epoch);
+                assert_eq!(start, at);
+                at = end;
+            }
+            assert_eq!(at, passes * 37, "weight {weight}");
+        }
     }
-    // At temperature 1 as stored: the tail is exact, also where the log-probabilities were rounded.
-    if let Some(index) = partition {
-        let SequenceLabels { counts, log_probs, log_sum_exp, log_partitions, .. } = &labels;
-        (targets.log_probs, targets.tail_log_mass) =
-            at_temperature(counts, log_probs, log_sum_exp, &log_partitions[index], loss.temperature);
-    }
-    Example { input_ids: labels.input_ids, positions: labels.positions, targets }
 }

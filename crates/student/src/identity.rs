@@ -33,7 +33,7 @@ pub(crate) fn of_run(inputs: &TrainInputs, examples: &Examples) -> Result<Value>
     Ok(json!({
         "config": without_places(serde_json::to_value(config)?),
         "objective": inputs.objective,
-        "data_manifest_blake3": examples.manifest_blake3(),
+        "data_manifest_blake3": examples.identity(),
         "model_blake3": weights,
     }))
 }

@@ -5,7 +5,7 @@ use std::{path::Path, sync::atomic::AtomicBool};
 use burn::tensor::Device;
 use softshard_labels::Tokenizer;
 
-use crate::config::{Objective, TrainConfig};
+use crate::config::{Mixed, Objective, TrainConfig};
 
 /// What a run reads and where it writes.
 pub struct TrainInputs<'a> {
@@ -15,8 +15,10 @@ pub struct TrainInputs<'a> {
     pub objective: Objective,
     /// Name of the stage in logs and progress.
     pub stage: &'static str,
-    /// Label dataset (`distill`) or sequence dataset (`supervised`).
-    pub data: &'a Path,
+    /// Label datasets, or the one sequence dataset, as [`Objective::reads_labels`] says; one at least.
+    pub data: &'a [Mixed],
+    /// Name of the recipe's prompt template; a dataset of another one is refused, among several it is said.
+    pub template: &'a str,
     /// Folder with the tokenizer's files, copied beside a whole model.
     pub tokenizer_folder: &'a Path,
     /// Fingerprint of that tokenizer; data of another one is refused.

@@ -16,11 +16,13 @@ mod loss_config;
 mod metrics;
 mod muon;
 mod optimizer;
+mod order;
 mod pass;
 mod replicas;
 mod run;
 mod schedule;
 mod steps;
+mod targets;
 mod trainer;
 
 pub use checkpoint::Best;

@@ -141,7 +141,7 @@ pub enum AlphaRule {
         /// Steps of the last one.
         decay_steps: u64,
     },
-    /// For each token `scale` times the teacher's entropy there, in nats: little where the teacher is sure.
+    /// For each token `scale` times the teacher's entropy there, in nats, as stored: at temperature 1. Little where the teacher is sure.
     Entropy {
         /// Weight at an entropy of one nat.
         scale: f64,

@@ -5,7 +5,7 @@ use std::time::Instant;
 use burn::tensor::Tensor;
 use serde::Serialize;
 use softshard_losses::DistillLoss;
-use softshard_model::{Arrangement, Decoder};
+use softshard_model::Decoder;
 
 use crate::{batches::Batch, config::Checkpointing};
 
@@ -86,7 +86,7 @@ impl Pass {
             *parameter = Tensor::from_inner(parameter.clone().inner()).require_grad();
         }
         let (sequences, positions) = batch.rows();
-        let hidden = decoder.hidden_before(&sequences, &positions, Arrangement::Padded)?;
+        let hidden = decoder.hidden_before(&sequences, &positions, batch.arrangement)?;
         let began = lap(&mut seconds.forward, began);
 
         let value = loss.compute(hidden, decoder.head(), &batch.targets, divide_by);
@@ -112,7 +112,7 @@ impl Pass {
         let mut began = Instant::now();
         let (sequences, positions) = batch.rows();
         let (gradients, sums) =
-            decoder.backward_by_layer(&sequences, &positions, Arrangement::Padded, |hidden, head| {
+            decoder.backward_by_layer(&sequences, &positions, batch.arrangement, |hidden, head| {
                 began = lap(&mut seconds.forward, began);
                 let value = loss.compute(hidden, head, &batch.targets, divide_by);
                 began = lap(&mut seconds.head, began);

@@ -28,20 +28,20 @@ pub fn run(inputs: &TrainInputs) -> Result<Summary> {
     let config = inputs.config;
     let examples = Examples::open(inputs.data, inputs.objective, &config.loss)?;
     let decoder = first_weights(config, &inputs.devices[0].0)?;
-    examples.check_fit(inputs.data, inputs, &decoder)?;
+    examples.check_fit(inputs, &decoder)?;
     let copied = config.clone();
     let load = move |device: &Device| first_weights(&copied, device);
     let replicas = Replicas::new(decoder, inputs.devices, config.accumulate_batches, load);
 
     let steps = Steps::new(config, &examples);
     let mut trainer = Trainer::start(inputs, replicas, &examples, steps.len())?;
-    let began = Instant::now();
     thread::scope(|scope| -> Result<()> {
         let vocabulary = trainer.replicas.first.config().vocab_size;
-        let batches = prefetch(scope, &examples, &steps, trainer.progress.step, vocabulary);
+        let mut batches = prefetch(scope, &examples, &steps, trainer.progress.step, vocabulary);
+        let began = Instant::now();
         while !trainer.out_of_patience() {
             let waited = Instant::now();
-            let Ok(step) = batches.recv() else { return Ok(()) };
+            let Some(step) = batches.next() else { break };
             let waited = waited.elapsed().as_secs_f64();
             if inputs.stop.load(Ordering::Relaxed) {
                 trainer.checkpoint()?;
@@ -57,10 +57,10 @@ pub fn run(inputs: &TrainInputs) -> Result<Summary> {
             }
             trainer.take_step(step?, waited)?;
         }
+        lap(&mut trainer.seconds.total, began);
         Ok(())
     })?;
-    lap(&mut trainer.seconds.total, began);
-    trainer.finish(examples.token_counts().len())
+    trainer.finish(examples.len())
 }
 
 /// The model to train: all its weights, or adapters over frozen ones.

@@ -4,56 +4,90 @@ use std::{sync::mpsc, thread};
 
 use anyhow::Result;
 
-use crate::{
-    batches::{self, Batch},
-    config::TrainConfig,
-    examples::Examples,
-};
+use crate::{batches::Batch, config::TrainConfig, examples::Examples, order::Order};
 
-/// Steps that the reader may be ahead of the device.
+/// Tokens that the reader may be ahead of the device, one step at least: bounds what is in memory, some 0.5 KB a token for
+/// 64 entries of a distribution.
+const PREFETCHED_TOKENS: usize = 1 << 16;
+/// Steps that it may be ahead at most.
 const PREFETCHED_STEPS: usize = 4;
 
-/// Every step of the run as the micro-batches it sums over.
-pub(crate) struct Steps(Vec<Vec<Vec<usize>>>);
+/// The steps of a run. The micro-batches of an epoch are planned when it comes.
+pub(crate) struct Steps {
+    order: Order,
+    seed: u64,
+    accumulate_batches: usize,
+    prefetched: usize,
+    /// The first step behind each epoch.
+    ends: Vec<u64>,
+}
 
 impl Steps {
     pub(crate) fn new(config: &TrainConfig, examples: &Examples) -> Self {
-        let lengths: Vec<usize> = examples.token_counts().iter().map(|&(tokens, _)| tokens).collect();
-        let limit = usize::try_from(config.max_steps).ok().filter(|&limit| limit > 0).unwrap_or(usize::MAX);
-        let mut steps = Vec::new();
+        let accumulate_batches = config.accumulate_batches;
+        let step_tokens = config.max_tokens_per_batch.saturating_mul(accumulate_batches).max(1);
+        let mut steps = Steps {
+            order: Order::of(config),
+            seed: config.seed,
+            accumulate_batches,
+            prefetched: (PREFETCHED_TOKENS / step_tokens).clamp(1, PREFETCHED_STEPS),
+            ends: Vec::new(),
+        };
+        let limit = if config.max_steps == 0 { u64::MAX } else { config.max_steps };
         for epoch in 0..config.epochs {
-            let batches = batches::plan(&lengths, config.max_tokens_per_batch, config.seed, epoch);
-            steps.extend(batches.chunks(config.accumulate_batches).map(<[_]>::to_vec));
-            if steps.len() >= limit {
+            let of_epoch = steps.batches(examples, epoch).len().div_ceil(accumulate_batches) as u64;
+            steps.ends.push((steps.len() + of_epoch).min(limit));
+            if steps.len() == limit {
                 break;
             }
         }
-        steps.truncate(limit);
-        Steps(steps)
+        steps
     }
 
     pub(crate) fn len(&self) -> u64 {
-        self.0.len() as u64
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    fn batches(&self, examples: &Examples, epoch: u32) -> Vec<Vec<u32>> {
+        let rows = examples.epoch(self.seed, epoch);
+        self.order.batches(rows, |row| examples.length(row), epoch)
+    }
+
+    /// Gives the micro-batches of each step from `first` on to `take`, until it wants no more.
+    fn each_from(&self, examples: &Examples, first: u64, mut take: impl FnMut(&[Vec<u32>]) -> bool) {
+        let mut start = 0;
+        for (epoch, &end) in (0..).zip(&self.ends) {
+            if first < end {
+                let batches = self.batches(examples, epoch);
+                let skipped = usize::try_from(first.saturating_sub(start)).expect("a place in an epoch");
+                let planned = usize::try_from(end - start).expect("a place in an epoch");
+                let steps = batches.chunks(self.accumulate_batches).take(planned);
+                for step in steps.skip(skipped) {
+                    if !take(step) {
+                        return;
+                    }
+                }
+            }
+            start = end;
+        }
     }
 }
 
-/// Reads and collates the steps from `first` on, on a thread of its own.
+/// Reads and collates the steps from `first` on, on a thread of its own. Waits for the first one, so that what comes after
+/// is the loop's own time.
 pub(crate) fn prefetch<'scope>(
     scope: &'scope thread::Scope<'scope, '_>,
     examples: &'scope Examples,
     steps: &'scope Steps,
     first: u64,
     vocabulary: usize,
-) -> mpsc::Receiver<Result<Vec<Batch>>> {
-    let (sender, receiver) = mpsc::sync_channel(PREFETCHED_STEPS);
+) -> impl Iterator<Item = Result<Vec<Batch>>> + use<> {
+    let (sender, receiver) = mpsc::sync_channel(steps.prefetched);
     scope.spawn(move || {
-        let skipped = usize::try_from(first).unwrap_or(usize::MAX);
-        for step in steps.0.iter().skip(skipped) {
-            let read = |batch: &Vec<usize>| Batch::read(examples, batch, vocabulary);
-            if sender.send(step.iter().map(read).collect()).is_err() {
-                return; // the loop ended early
-            }
-        }
+        let arrangement = steps.order.arrangement();
+        let read = |batch: &Vec<u32>| Batch::read(examples, batch, arrangement, vocabulary);
+        // A send fails when the loop ended early.
+        steps.each_from(examples, first, |step| sender.send(step.iter().map(read).collect()).is_ok());
     });
-    receiver
+    receiver.recv().ok().into_iter().chain(receiver)
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use burn::tensor::Device;
 use serde_json::{Value, json};
 use softshard_model::DecoderConfig;
-use softshard_student::{Objective, TrainConfig, TrainInputs};
+use softshard_student::{Mixed, Objective, TrainConfig, TrainInputs};
 
 use crate::flops::Flops;
 use crate::peers::{Peer, number};
@@ -175,7 +175,8 @@ fn train(bench: &Bench, device: &Device, variant: &Variant) -> Result<Trained> {
         config: &config,
         objective: Objective::Distill,
         stage: "train-student",
-        data: &bench.result(LABELS),
+        data: &[Mixed { labels: bench.result(LABELS), weight: 1.0 }],
+        template: "none",
         tokenizer_folder: &config.model,
         tokenizer: &made_up::tokenizer(vocabulary)?,
         output: &output,

@@ -291,3 +291,47 @@ fn another_reader_sees_the_same() {
     assert_eq!(names[5], "token_ids.list.element");
     assert_eq!(names[11], "log_partition_t1_5.list.element");
 }
+
+/// Bytes of the files below `dir` that are in this process's memory.
+#[cfg(target_os = "linux")]
+fn mapped_bytes(dir: &std::path::Path) -> Option<usize> {
+    let maps = fs_err::read_to_string("/proc/self/smaps").unwrap();
+    let (mut ours, mut sum) = (false, None);
+    for line in maps.lines() {
+        match line.strip_prefix("Rss:") {
+            Some(size) if ours => {
+                let kilobytes: usize = size.trim().trim_end_matches(" kB").parse().unwrap();
+                sum = Some(sum.unwrap_or(0) + 1024 * kilobytes);
+            }
+            None if line.ends_with(".parquet") => ours = line.contains(dir.to_str().unwrap()),
+            None if !line.contains(": ") => ours = false,
+            _ => {}
+        }
+    }
+    sum
+}
+
+/// Covers the memory of a reader: what it has read of the files is given back, whether row groups or rows were asked for.
+#[cfg(target_os = "linux")]
+#[test]
+fn mapped_pages_are_given_back() {
+    let plan = plan(vec![[0, 400], [400, 800]], TOP_4);
+    let dir = tempfile::tempdir().unwrap();
+    let manifest = write_dataset(dir.path(), &plan);
+    let bytes: u64 = manifest.shards.iter().map(|shard| shard.bytes).sum();
+    assert!(bytes > 200_000, "{bytes}");
+    let dataset = LabelDataset::open(dir.path()).unwrap();
+    let Some(opened) = mapped_bytes(dir.path()) else { return }; // not on a local disk
+    // A footer, and the neighbours that the system maps with a page.
+    let little = 2 * 128 * 1024;
+    assert!(opened <= little, "{opened} of {bytes}");
+    let mut group = LabelGroup::default();
+    for index in 0..dataset.groups() {
+        dataset.decode_group(index, &mut group).unwrap();
+    }
+    assert!(mapped_bytes(dir.path()) <= Some(little));
+    for row in (0..800).step_by(7) {
+        dataset.read(row).unwrap();
+    }
+    assert!(mapped_bytes(dir.path()) <= Some(little));
+}
