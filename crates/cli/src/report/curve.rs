@@ -196,7 +196,8 @@ mod tests {
     fn ticks_stand_at_whole_steps() {
         let names = |last| step_ticks(last).into_iter().map(|(_, name)| name).collect::<Vec<_>>();
         assert_eq!(names(3.0), ["0", "1", "2", "3"]);
-        assert_eq!(names(12.0), ["0", "5", "10"]);
+        assert_eq!(names(12.0), ["0", "2", "4", "6", "8", "10", "12"]);
+        assert_eq!(names(15.0), ["0", "5", "10", "15"]);
         assert_eq!(names(1_500.0), ["0", "250", "500", "750", "1,000", "1,250", "1,500"]);
     }
 }
