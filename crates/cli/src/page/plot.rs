@@ -62,6 +62,19 @@ impl Canvas {
         ));
     }
 
+    /// From here to [`Canvas::unclip`] what lies outside the frame is not drawn.
+    pub(crate) fn clip(&mut self, frame: Frame) {
+        let Frame { left, right, top, bottom } = frame;
+        let (width, height) = (right - left, bottom - top);
+        self.add(format_args!(
+            r#"<svg class="clip" x="{left}" y="{top}" width="{width}" height="{height}" viewBox="{left} {top} {width} {height}">"#
+        ));
+    }
+
+    pub(crate) fn unclip(&mut self) {
+        self.add(format_args!("</svg>"));
+    }
+
     pub(crate) fn text(&mut self, class: &str, [x, y]: [f64; 2], text: &str) {
         self.add(format_args!(r#"<text class="{class}" x="{x:.1}" y="{y:.1}">{}</text>"#, escape(text)));
     }

@@ -9,10 +9,8 @@ use crate::{
 const HEIGHT: f64 = 270.0;
 /// Points of a line; a longer one is drawn as the least and the most of so many parts.
 const POINTS: usize = 500;
-/// The smooth line remembers this part of the run.
-const REMEMBERED: f64 = 0.03;
-/// Values outside these shares do not make a plot higher: a first loss, a gradient that exploded.
-const SEEN: [f64; 2] = [0.01, 0.99];
+/// A smooth line is a mean over this part of the run.
+const SMOOTHED: f64 = 0.04;
 
 /// What is drawn of one training.
 pub(super) struct Curve<'a> {
@@ -31,6 +29,10 @@ pub(super) struct Axes<'a> {
     pub(super) unit: &'a str,
     /// Whether 0 is the least value.
     pub(super) from_zero: bool,
+    /// Share of the values that fits below the top: those of the first steps do not make all others flat.
+    pub(super) seen: f64,
+    /// Whether values are a schedule's, which need no smooth line.
+    pub(super) is_exact: bool,
     pub(super) show: fn(f64, usize) -> String,
 }
 
@@ -43,25 +45,24 @@ pub(super) fn plot(curves: &[Curve], axes: &Axes, says: &str) -> String {
     }
     let mut canvas = Canvas::new(WIDTH, HEIGHT);
     let frame = Frame { left: LEFT, right: WIDTH - RIGHT, top: TOP, bottom: HEIGHT - BOTTOM };
-    let ([low, high], rows) = ticks_around(range(curves, axes.from_zero), 5.0, axes.show);
+    let ([low, high], rows) = ticks_around(range(curves, axes), 5.0, axes.show);
     frame.rows(&mut canvas, &rows);
     canvas.text("name", [0.0, 12.0], axes.unit);
-    let [first, last] = [0.0, last_step.max(1.0)];
-    let at = |&(step, value): &(f64, f64)| {
-        let share = |value: f64, [low, high]: [f64; 2]| ((value - low) / (high - low)).clamp(0.0, 1.0);
-        [frame.x(share(step, [first, last])), frame.y(share(value, [low, high]))]
-    };
+    let last = last_step.max(1.0);
+    let at = |&(step, value): &(f64, f64)| [frame.x(step / last), frame.y((value - low) / (high - low))];
+    canvas.clip(frame);
     // All pale lines lie below all others.
-    for curve in curves {
+    for curve in curves.iter().filter(|_| !axes.is_exact) {
         canvas.path(&format!("raw {}", curve.class), thinned(curve.steps).iter().map(at), curve.name);
     }
     for curve in curves {
-        let smooth = smoothed(curve.steps);
+        let smooth = if axes.is_exact { curve.steps.to_vec() } else { smoothed(curve.steps) };
         canvas.path(&format!("smooth {}", curve.class), every(&smooth).map(at), curve.name);
-        if curve.points.len() > 1 && curve.steps.is_empty() {
+        if curve.steps.is_empty() {
             canvas.path(&format!("between {}", curve.class), curve.points.iter().map(at), curve.name);
         }
     }
+    canvas.unclip();
     for curve in curves {
         for point @ (step, value) in curve.points {
             let value = (axes.show)(*value, 4);
@@ -73,24 +74,20 @@ pub(super) fn plot(curves: &[Curve], axes: &Axes, says: &str) -> String {
     canvas.finish(says)
 }
 
-/// Least and most of what is drawn, without what is rare.
-fn range(curves: &[Curve], from_zero: bool) -> [f64; 2] {
+/// Least and most of what is drawn, without the rare values at the top.
+fn range(curves: &[Curve], axes: &Axes) -> [f64; 2] {
     let mut seen = Vec::new();
     for curve in curves {
         let mut values: Vec<f64> = curve.steps.iter().map(|(_, value)| *value).collect();
         values.sort_by(f64::total_cmp);
-        let last = length(&values) - 1.0;
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "an index of the values"
-        )]
-        seen.extend(SEEN.iter().filter_map(|share| values.get((share * last).round() as usize)));
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index of the values")]
+        let most = (axes.seen * (length(&values) - 1.0)).round() as usize;
+        seen.extend([0, most].iter().filter_map(|index| values.get(*index)));
         seen.extend(curve.points.iter().map(|(_, value)| *value));
     }
     let least = seen.iter().copied().fold(f64::INFINITY, f64::min);
     let most = seen.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let low = if from_zero { least.min(0.0) } else { least };
+    let low = if axes.from_zero { least.min(0.0) } else { least };
     if most > low {
         return [low, most];
     }
@@ -103,16 +100,19 @@ fn length<T>(values: &[T]) -> f64 {
     float(u64::try_from(values.len()).expect("a length fits 64 bits"))
 }
 
-/// A mean that forgets, over as many steps as are a small part of the run; its first values are those that there are.
+/// Of each step the mean over a part of the run around it, as much before it as there is at the start: so it does not lag.
 pub(super) fn smoothed(values: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    let keep = 1.0 - 1.0 / (REMEMBERED * length(values)).max(1.0);
-    let (mut sum, mut weight) = (0.0, 0.0);
-    let smooth = |&(step, value): &(f64, f64)| {
-        sum = keep * sum + value;
-        weight = keep * weight + 1.0;
-        (step, sum / weight)
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of the length")]
+    let half = (0.5 * SMOOTHED * length(values)).round() as usize;
+    let mut sums = vec![0.0];
+    for (_, value) in values {
+        sums.push(sums[sums.len() - 1] + value);
+    }
+    let mean = |(index, &(step, _)): (usize, &(f64, f64))| {
+        let (first, end) = (index - half.min(index), (index + half.min(index) + 1).min(values.len()));
+        (step, (sums[end] - sums[first]) / length(&values[first..end]))
     };
-    values.iter().map(smooth).collect()
+    values.iter().enumerate().map(mean).collect()
 }
 
 /// Some of the points, the last one among them.
@@ -151,17 +151,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_smooth_line_ends_near_its_last_values_and_forgets_its_first() {
+    fn a_smooth_line_does_not_lag() {
         let falling: Vec<(f64, f64)> =
-            (1..=1000).map(|step| (f64::from(step), if step < 10 { 100.0 } else { 2.0 })).collect();
+            (1..=1000).map(|step| (f64::from(step), if step <= 10 { 100.0 } else { 2.0 })).collect();
         let smooth = smoothed(&falling);
-        assert!(
-            (smooth[0].1 - 100.0).abs() < 1e-9 && (smooth[999].1 - 2.0).abs() < 1e-9,
-            "{:?}",
-            smooth[999]
-        );
-        let few = smoothed(&falling[..20]);
-        assert_eq!(few, falling[..20], "a short run is drawn as it is");
+        assert_eq!(smooth[..5], falling[..5]);
+        assert!((smooth[40].1 - 2.0).abs() < 1e-9 && (smooth[999].1 - 2.0).abs() < 1e-9, "{:?}", smooth[40]);
+        let saw: Vec<(f64, f64)> = (0..1000).map(|step| (f64::from(step), f64::from(step % 2))).collect();
+        assert!(smoothed(&saw)[100..].iter().all(|(_, value)| (value - 0.5).abs() < 0.03));
+        assert_eq!(smoothed(&saw[..10]), saw[..10], "a short run is drawn as it is");
         assert_eq!(every(&smooth).last(), smooth.last());
         assert!(every(&smooth).count() <= POINTS);
     }
@@ -180,16 +178,19 @@ mod tests {
         let steps: Vec<(f64, f64)> =
             (0..1000).map(|step| (f64::from(step), 2.0)).chain([(1000.0, 1e6)]).collect();
         let curve = |points| Curve { name: "a", class: "c0".to_owned(), steps: &steps, points };
-        assert_eq!(range(&[curve(&[])], false), [1.8, 2.2]);
-        assert_eq!(range(&[curve(&[(1.0, 3.0)])], true), [0.0, 3.0]);
-        let axes = Axes { unit: "nats", from_zero: false, show: |value, digits| format!("{value:.digits$}") };
-        let svg = plot(&[curve(&[(500.0, 2.1)])], &axes, "Loss");
+        let axes = |from_zero| {
+            let show = |value, digits| format!("{value:.digits$}");
+            Axes { unit: "nats", from_zero, seen: 0.95, is_exact: false, show }
+        };
+        assert_eq!(range(&[curve(&[])], &axes(false)), [1.8, 2.2]);
+        assert_eq!(range(&[curve(&[(1.0, 3.0)])], &axes(true)), [0.0, 3.0]);
+        let svg = plot(&[curve(&[(500.0, 2.1)])], &axes(false), "Loss");
         for part in
             [r#"class="raw c0""#, r#"class="smooth c0""#, "a after step 500: 2.1000", ">1,000<", ">nats<"]
         {
             assert!(svg.contains(part), "expected {part} in\n{svg}");
         }
-        assert_eq!(plot(&[], &axes, "Loss"), "");
+        assert_eq!(plot(&[], &axes(false), "Loss"), "");
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(super) fn of(output: &Path, trainings: &[Training], evaluations: &[[String; 
         evaluations_table(evaluations),
         curves(trainings),
     ];
-    let foot = "<code>tensorboard --logdir DIR</code> shows the same curves while a training runs.";
+    let foot = "<code>tensorboard --logdir</code> with the folder of the run shows the same curves while a training runs.";
     let sentence = format!("{}.", counts.join(", "));
     page::of("Report", &escape(page::name_of(output)), &sentence, &body.concat(), foot)
 }
@@ -146,7 +146,9 @@ struct Plot {
     axes: Axes<'static>,
 }
 
-const NATS: Axes = Axes { unit: "nats", from_zero: false, show: plain };
+const NATS: Axes = Axes { unit: "nats", from_zero: false, seen: 0.95, is_exact: false, show: plain };
+const MEASURED: Axes = Axes { unit: "", from_zero: true, seen: 0.995, is_exact: false, show: plain };
+const SCHEDULED: Axes = Axes { seen: 1.0, is_exact: true, ..MEASURED };
 
 const PLOTS: [Plot; 8] = [
     Plot {
@@ -177,8 +179,8 @@ const PLOTS: [Plot; 8] = [
         points: "ece",
         axes: Axes {
             unit: "percent",
-            from_zero: true,
             show: |share, digits| plain(100.0 * share, digits.saturating_sub(2)),
+            ..MEASURED
         },
     },
     Plot {
@@ -186,28 +188,28 @@ const PLOTS: [Plot; 8] = [
         caption: "As the schedule gives it.",
         steps: "learning_rate",
         points: "",
-        axes: Axes { unit: "", from_zero: true, show: scientific },
+        axes: Axes { show: scientific, ..SCHEDULED },
     },
     Plot {
         title: "Gradient norm",
         caption: "Over all that is trained, before it is clipped.",
         steps: "gradient_norm",
         points: "",
-        axes: Axes { unit: "", from_zero: true, show: plain },
+        axes: MEASURED,
     },
     Plot {
         title: "Speed",
         caption: "Tokens without padding, with the time in which the loop waited for them.",
         steps: "tokens_per_second",
         points: "",
-        axes: Axes { unit: "tokens/s", from_zero: true, show: |value, _| thousands(value) },
+        axes: Axes { unit: "tokens/s", show: |value, _| thousands(value), ..MEASURED },
     },
     Plot {
         title: "Alpha",
         caption: "Weight of the divergence in the loss.",
         steps: "alpha",
         points: "",
-        axes: Axes { unit: "", from_zero: true, show: plain },
+        axes: SCHEDULED,
     },
 ];
 
