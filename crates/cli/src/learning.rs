@@ -59,11 +59,11 @@ impl Learning {
         self.memory_bytes.map(|bytes| memory(crate::labels::float(bytes)))
     }
 
-    /// `held out at 100: NLL 2.311, KL 0.402`.
+    /// `NLL 2.311, KL 0.402 after step 100`, on held-out data.
     pub(crate) fn held_out(&self) -> Option<String> {
         let (step, nll) = self.valid_step.zip(self.valid_nll)?;
         let kl = self.valid_kl.map_or_else(String::new, |kl| format!(", KL {}", nats(kl)));
-        Some(format!("held out at {step}: NLL {}{kl}", nats(nll)))
+        Some(format!("NLL {}{kl} after step {step}", nats(nll)))
     }
 }
 
@@ -134,9 +134,9 @@ mod tests {
         assert_eq!((said.memory().as_deref(), said.held_out()), (Some("3.2 GB"), None));
         said.record_u64("valid_step", 100);
         said.record_f64("valid_nll", 12.345);
-        assert_eq!(said.held_out().as_deref(), Some("held out at 100: NLL 12.35"));
+        assert_eq!(said.held_out().as_deref(), Some("NLL 12.35 after step 100"));
         said.record_f64("valid_kl", 0.4);
-        assert_eq!(said.held_out().as_deref(), Some("held out at 100: NLL 12.35, KL 0.400"));
+        assert_eq!(said.held_out().as_deref(), Some("NLL 12.35, KL 0.400 after step 100"));
     }
 
     #[test]

@@ -246,8 +246,8 @@ impl Current {
     /// What stands above the total on a terminal.
     fn rows(&self, fields: &Fields, now: Instant) -> Vec<(String, String)> {
         if fields.learning.is_said() {
-            let held_out = fields.learning.held_out().map_or_else(String::new, |text| format!("  {text}"));
-            return vec![(String::new(), format!("{}{held_out}", fields.learning))];
+            let held_out = fields.learning.held_out().map(|held_out| ("held out".to_owned(), held_out));
+            return [(String::new(), fields.learning.to_string())].into_iter().chain(held_out).collect();
         }
         // With one worker the total says it all.
         let workers = self.workers.iter().filter(|_| self.workers.len() > 1);
@@ -304,7 +304,7 @@ impl Current {
             let _ = write!(line, "  {}", fields.learning);
         }
         if let Some(held_out) = fields.learning.held_out() {
-            let _ = write!(line, "  ({held_out})");
+            let _ = write!(line, "  (held out: {held_out})");
         }
         if self.workers.len() > 1 && done < total {
             let speeds: Vec<String> =
@@ -430,7 +430,7 @@ mod tests {
             last.learning.record_f64("valid_nll", 2.75);
         });
         let expected = "teacher-labels 20/100 steps  2,500 tokens/s  3.2 GB  ETA 80s  loss 2.500  lr 1.00e-5  \
-                        (held out at 10: NLL 2.750)";
+                        (held out: NLL 2.750 after step 10)";
         assert_eq!(line.expect("it is due"), expected);
     }
 

@@ -96,7 +96,6 @@ impl Told<'_> {
             ("update", share(seconds.update)),
             ("evaluate", share(seconds.evaluate)),
             ("write", share(seconds.write)),
-            ("wait", share(seconds.read)),
         ];
         let parts: Vec<String> =
             parts.iter().map(|(name, share)| format!("{name} {:.0} %", 100.0 * share)).collect();
@@ -150,7 +149,7 @@ train-student: 1,500 steps over 60 sequences, 12,288 of 134,105,856 parameters t
   loss     2.413 nats per labelled token in the last step
   speed    2,000 tokens/s, 1,200,000 tokens in all; waiting for data 0.1 % of the time
   memory   3.2 GB at most
-  time     10.0 min: forward 32 %, head 11 %, backward 42 %, update 8 %, evaluate 5 %, write 2 %, wait 0 %
+  time     10.0 min: forward 32 %, head 11 %, backward 42 %, update 8 %, evaluate 5 %, write 2 %
 ";
         assert_eq!(told(&summary).to_string(), expected);
     }
