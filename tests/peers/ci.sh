@@ -53,6 +53,7 @@ max_steps = 60
 max_tokens_per_batch = 256
 checkpoint_every_steps = 4
 lora = { r = 4, alpha = 8.0, target_modules = ["q_proj"] }
+evaluation = { every_steps = 10 }
 TOML
 student=("$softshard" train-student "$world/recipe.toml")
 for lines in 6 21; do
