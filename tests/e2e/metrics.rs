@@ -1,4 +1,5 @@
-//! Metrics of labelling: what is recorded, and that labels do not wait for a disk that takes none.
+//! Metrics of labelling and training: what is recorded, and that no run waits for a disk that takes none. What TensorBoard reads:
+//! tests/peers/check_metrics.py.
 
 use std::{fs, os::unix::fs::symlink};
 
@@ -50,4 +51,57 @@ fn labels_go_on_without_metrics() {
         );
     }
     assert!(world.path("run/labels/train/manifest.json").exists());
+}
+
+#[test]
+fn steps_are_recorded_where_tensorboard_looks() {
+    let world = World::small_labelled();
+    let prometheus = "output.prometheus=softshard.prom";
+    let training = world.run("train-student", &[prometheus]).succeeded();
+    let lines = world.curve("student");
+    for (index, line) in lines.iter().enumerate() {
+        assert_eq!((line["split"].as_str(), line["step"].as_u64()), (Some("train"), Some(index as u64 + 1)));
+        for scalar in ["loss", "cross_entropy", "divergence", "alpha", "learning_rate", "gradient_norm"] {
+            assert!(line[scalar].is_f64(), "{scalar}: {line}");
+        }
+    }
+    let files = |folder: &str| fs::read_dir(world.path(folder)).expect("events are there").count();
+    assert_eq!(files("run/student/tensorboard"), 1);
+    let text = fs::read_to_string(world.path("softshard.prom")).expect("the text file is there");
+    let gauge = r#"softshard_done{run="student",stage="train-student",split="train"}"#;
+    assert!(text.contains(&format!("{gauge} {}", lines.len())) && text.contains("softshard_loss{"), "{text}");
+    for part in ["  loss     ", "  speed    ", "waiting for data ", "  time     "] {
+        assert!(training.stdout.contains(part), "{}", training.stdout);
+    }
+    // The report's page, of this training and those before.
+    let page = world.path("report.html");
+    let mut report = world.stage("report", &[]);
+    let said = softshard_e2e::run(report.arg("--html").arg(&page)).succeeded();
+    assert!(said.stdout.starts_with("curves: student, teacher\npage: "), "{}", said.stdout);
+    let page = fs::read_to_string(page).expect("a page");
+    assert!(page.contains("<b>Divergence from the teacher.</b>") && page.contains("</span>student</th>"));
+    // Nothing else is asked for, and nothing was evaluated.
+    world.run("report", &[]).failed(3, &["expected evaluations, found none"]);
+    // One plain line, of the last step.
+    for part in [" tokens/s  ", "  loss ", "  CE ", "  KL ", "  alpha 0.5  lr "] {
+        assert!(training.stderr.contains(part), "{}", training.stderr);
+    }
+}
+
+#[test]
+fn a_training_that_cannot_start_leaves_no_metrics() {
+    let world = World::small_labelled();
+    fs::remove_file(world.path("run/labels/train/manifest.json")).expect("removed");
+    world.run("train-student", &[]).failed(3, &["manifest.json"]);
+    assert!(!world.path("run/student/tensorboard").exists());
+}
+
+#[test]
+fn a_training_goes_on_without_metrics() {
+    let world = World::small_labelled();
+    fs::create_dir_all(world.path("run/student")).expect("a folder is made");
+    fs::write(world.path("run/student/tensorboard"), "no folder").expect("written");
+    let said = world.run("train-student", &[]).succeeded();
+    assert_eq!(said.stderr.matches("the run goes on without this file").count(), 1, "{}", said.stderr);
+    assert!(world.path("run/student/adapter").exists());
 }

@@ -1,8 +1,12 @@
 #!/usr/bin/env python3
-"""check_metrics.py METRICS_DIR NAME PROMETHEUS_FILE SHARDS: what labelling recorded is read by those it is written for.
+"""What a run recorded is read by those it is written for.
 
-JSON lines, TensorBoard's own EventAccumulator and the parser of prometheus_client must all hold the same numbers: records of
-the shards of `train`, up to the last of SHARDS, whatever interruptions there were. Exits with 1 and a line that says what differs.
+    check_metrics.py METRICS_DIR NAME PROMETHEUS_FILE SHARDS    of labelling
+    check_metrics.py OUTPUT_DIR STEPS                           of a training
+
+JSON lines, TensorBoard's own EventAccumulator and the parser of prometheus_client must all hold the same numbers, whatever
+interruptions there were: records of the shards of `train` up to the last of SHARDS, or each of STEPS once. Exits with 1 and a
+line that says what differs.
 """
 
 import json
@@ -18,7 +22,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 EXPECTED = {"tokens", "labelled_tokens", "tokens_per_second", "mean_entropy_nats", "retained_mass", "padding", "bytes"}
 
 
+OF_STEPS = {"loss", "cross_entropy", "alpha", "learning_rate", "gradient_norm", "tokens", "labelled_tokens", "tokens_per_second"}
+
+
 def main() -> None:
+    if len(sys.argv) == 3:
+        return check_training(Path(sys.argv[1]), int(sys.argv[2]))
     folder, name, prometheus = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
     lines = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
     series = of_lines(lines, int(sys.argv[4]))
@@ -30,6 +39,21 @@ def main() -> None:
         assert np.float32(value) == expected or math.isnan(value), (split, scalar, value, expected)
     files = len(list((folder / "tensorboard" / name).iterdir()))
     print(f"{len(lines)} lines of {name}.jsonl are {len(series)} series in {files} event files, the last values in {prometheus.name}")
+
+
+def check_training(folder: Path, steps: int) -> None:
+    series = defaultdict(list)
+    for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()):
+        assert line["split"] != "train" or OF_STEPS <= line.keys(), f"expected {OF_STEPS}, found {line}"
+        for scalar in line.keys() - {"split", "step"}:
+            series[f"{line['split']}/{scalar}"].append((line["step"], np.float32(line[scalar])))
+    found = [step for step, _ in series["train/loss"]]
+    assert found == list(range(1, steps + 1)), f"expected each of {steps} steps, found {found}"
+    read = of_tensorboard(folder / "tensorboard")
+    for tag in series.keys() | read.keys():
+        assert series.get(tag) == read.get(tag), f"{tag}: expected {series.get(tag)}, found {read.get(tag)}"
+    files = len(list((folder / "tensorboard").iterdir()))
+    print(f"{steps} steps are {len(series)} series in {files} event files: {', '.join(sorted(series))}")
 
 
 def of_lines(lines: list[dict], shards: int) -> dict[str, list[tuple[int, float]]]:

@@ -44,6 +44,27 @@ printf '{"time":17' >>"$world/run/metrics/teacher-labels.jsonl"
 shards=$(ls "$world"/run/labels/train/data | wc -l)
 "$python" tests/peers/check_metrics.py "$world/run/metrics" teacher-labels "$world/softshard.prom" "$shards"
 
+# Metrics of a training that is killed behind a checkpoint, and again, and goes on.
+cat >>"$world/recipe.toml" <<TOML
+[student]
+model = "$tiny_llama"
+epochs = 200
+max_steps = 60
+max_tokens_per_batch = 256
+checkpoint_every_steps = 4
+lora = { r = 4, alpha = 8.0, target_modules = ["q_proj"] }
+evaluation = { every_steps = 10 }
+TOML
+student=("$softshard" train-student "$world/recipe.toml")
+for lines in 6 21; do
+    "${student[@]}" >/dev/null 2>&1 &
+    while kill -0 $! 2>/dev/null && (($(cat "$world/run/student/metrics.jsonl" 2>/dev/null | wc -l) < lines)); do sleep 0.01; done
+    kill -KILL $! 2>/dev/null || true
+    wait $! || true
+done
+"${student[@]}" >/dev/null
+"$python" tests/peers/check_metrics.py "$world/run/student" 60
+
 # Manifests for Kubernetes, of all tasks and of some, with and without GPUs: of labels that nobody began.
 rm -rf "$world/run/labels"
 manifests=(--engine kubernetes --image registry.example/softshard:1 --claim "runs:$world")

@@ -68,8 +68,8 @@ pub(crate) enum Command {
     TrainStudent(Stage),
     /// Answers of a trained model and their scores: evaluations/NAME.json
     Evaluate(Stage),
-    /// All evaluations of a recipe's output as one table
-    Report(Stage),
+    /// All evaluations of a recipe's output as one table, and the curves of its trainings as a page
+    Report(Report),
     /// Add an adapter to the weights of its base: a model folder that needs no adapter
     Merge(crate::merge::Merge),
     /// Print a published schema: of the shards, of their manifests, plans and commits, of recipes
@@ -221,6 +221,19 @@ pub(crate) struct Diff {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Arguments of `report`.
+#[derive(Args)]
+pub(crate) struct Report {
+    /// The run's recipe (TOML)
+    pub(crate) recipe: PathBuf,
+    /// Override one value of the recipe by its path, such as output.dir=other
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// Write tables and the curves of all trainings as one page, which needs no other file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
 }
 
 /// Arguments of `labels finalize`.

@@ -10,9 +10,11 @@ use softshard_student::{Alpha, LossConfig, Mixed, Objective, TrainConfig, TrainI
 use crate::{
     arguments::{Arguments, Command, DemoData, Model, Stage},
     cluster, device, devices,
-    progress::grouped,
+    metrics::Recorder,
     recipe::Recipe,
+    report::report,
     teacher_labels::teacher_labels,
+    training_summary::Told,
 };
 
 /// Runs the command.
@@ -29,7 +31,7 @@ pub(crate) fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         Command::Resume(jobs) => cluster::resume(jobs),
         Command::TrainStudent(stage) => train_student(stage, stop),
         Command::Evaluate(stage) => evaluate(stage, stop),
-        Command::Report(stage) => report(stage),
+        Command::Report(options) => report(options),
         Command::Merge(options) => crate::merge::merge(options, stop),
         Command::Schema(options) => crate::schema::run(options),
         Command::Labels(command) => crate::labels::run(command, stop),
@@ -92,6 +94,7 @@ fn train(
     // The recipe names the folder, or the tokenizer.json in it.
     let path = &recipe.tokenizer.path;
     let tokenizer_folder = if path.is_file() { path.parent().unwrap_or(path) } else { path };
+    let metrics = Recorder::start(recipe.output.training_metrics(output));
     let summary = softshard_student::run(&TrainInputs {
         config,
         objective,
@@ -104,38 +107,12 @@ fn train(
         devices: &devices,
         stop,
     })?;
+    drop(metrics);
     recipe.write_beside(output)?;
-    let softshard_student::Summary {
-        steps, sequences, trained_parameters, parameters, tokens, seconds, ..
-    } = &summary;
-    println!(
-        "{name}: {steps} steps over {sequences} sequences, {} of {} parameters trained",
-        grouped(*trained_parameters as f64),
-        grouped(*parameters as f64)
-    );
-    if let Some(loss) = summary.last_loss {
-        println!(
-            "  {} tokens, {} tokens/s, last loss {loss:.4} nats per labelled token",
-            grouped(*tokens as f64),
-            grouped(*tokens as f64 / seconds.total)
-        );
-        println!(
-            "  seconds: {:.1} in all; read {:.1}, update {:.1}, write {:.1}; over all workers forward {:.1}, head {:.1}, backward {:.1}",
-            seconds.total,
-            seconds.read,
-            seconds.update,
-            seconds.write,
-            seconds.forward,
-            seconds.head,
-            seconds.backward
-        );
-    }
-    if let (Some(best), Some(evaluation)) = (summary.best, &config.evaluation) {
-        let metric = format!("{:?}", evaluation.best_by).to_lowercase();
-        let early = if *steps < summary.planned_steps { ", where the run ended early" } else { "" };
-        println!("  best {metric} on held-out data: {:.4} after step {}{early}", best.value, best.step);
-        println!("  weights of step {} are written", summary.exported_step);
-    }
+    let best_by = config.evaluation.as_ref().map(|evaluation| evaluation.best_by);
+    let peaks = devices.iter().filter_map(|(device, _)| softshard_model::peak_bytes(device));
+    let peak_bytes = peaks.max();
+    print!("{}", Told { name, summary: &summary, best_by, peak_bytes });
     println!("{}: {}", if config.lora.is_some() { "adapter" } else { "model" }, summary.output.display());
     Ok(())
 }
@@ -161,12 +138,6 @@ fn evaluate(stage: &Stage, stop: &AtomicBool) -> Result<()> {
         stop,
     })?;
     println!("{evaluation}");
-    Ok(())
-}
-
-fn report(stage: &Stage) -> Result<()> {
-    let recipe = Recipe::load(&stage.recipe, &stage.overrides)?;
-    println!("{}", softshard_evaluate::table(&recipe.output.evaluations)?);
     Ok(())
 }
 

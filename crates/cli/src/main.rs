@@ -21,16 +21,20 @@ mod exit;
 mod inspect;
 mod labelling_summary;
 mod labels;
+mod learning;
 mod logging;
 mod map_fault;
 mod merge;
 mod metrics;
 mod model;
+mod page;
 mod progress;
 mod recipe;
+mod report;
 mod schema;
 mod table;
 mod teacher_labels;
+mod training_summary;
 
 use std::{
     process::ExitCode,

@@ -1,7 +1,7 @@
 //! Progress events of the stages, drawn: bars on a terminal, a plain line every few seconds elsewhere.
 //!
 //! A stage emits `tracing` events with target [`TARGET`] and the fields `stage`, `done`, `total`, `unit`, `tokens` and,
-//! in training, `loss`. In labelling they also say `split`, `worker`, `shards_done`, `shards_total`, `shards_failed` and
+//! in training, those of [`Learning`]. In labelling they also say `split`, `worker`, `shards_done`, `shards_total`, `shards_failed` and
 //! `retries`: several workers have a line each. All counts are of the whole stage. The library crates know nothing of terminals.
 
 use std::{
@@ -22,13 +22,15 @@ use tracing_subscriber::{
     layer::{Context, Layer},
 };
 
+use crate::learning::Learning;
+
 /// Target of progress events.
 pub(crate) const TARGET: &str = "softshard::progress";
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
 /// A worker's speed is that of this time, so that one that hangs is seen.
 const RECENTLY: Duration = Duration::from_secs(30);
 const STYLE: &str = "{prefix:>14} {wide_bar} {pos}/{len} {msg}";
-const WORKER_STYLE: &str = "{prefix:>14} {msg}";
+const ROW_STYLE: &str = "{prefix:>14} {msg}";
 
 /// What is drawn now.
 static DRAWN: Mutex<Option<Drawn>> = Mutex::new(None);
@@ -37,30 +39,30 @@ static DRAWN: Mutex<Option<Drawn>> = Mutex::new(None);
 struct Drawn {
     all: MultiProgress,
     total: ProgressBar,
-    workers: Vec<ProgressBar>,
+    /// Above the total: of each worker, or of what is learnt.
+    rows: Vec<ProgressBar>,
+    rows_stay: bool,
 }
 
 impl Drawn {
     fn new(stage: &str) -> Self {
         let all = MultiProgress::new();
         let total = all.add(line(STYLE, stage.to_owned()));
-        Drawn { all, total, workers: Vec::new() }
+        Drawn { all, total, rows: Vec::new(), rows_stay: false }
     }
 
-    fn draw(&mut self, fields: &Fields, message: &str, workers: &BTreeMap<u64, Worker>, now: Instant) {
+    fn draw(&mut self, fields: &Fields, message: &str, rows: Vec<(String, String)>) {
+        while self.rows.len() < rows.len() {
+            self.rows.push(self.all.insert_before(&self.total, line(ROW_STYLE, String::new())));
+        }
+        for (line, (prefix, message)) in self.rows.iter().zip(rows) {
+            line.set_prefix(prefix);
+            line.set_message(message);
+        }
+        self.rows_stay = fields.learning.is_said();
         self.total.set_length(fields.total);
         self.total.set_position(fields.done);
         self.total.set_message(message.to_owned());
-        // With one worker the total says it all.
-        if workers.len() > 1 {
-            while self.workers.len() < workers.len() {
-                self.workers.push(self.all.insert_before(&self.total, line(WORKER_STYLE, String::new())));
-            }
-            for (line, (index, worker)) in self.workers.iter().zip(workers) {
-                line.set_prefix(format!("worker {index}"));
-                line.set_message(format!("{} tokens/s", grouped(worker.speed(now))));
-            }
-        }
     }
 }
 
@@ -76,7 +78,8 @@ fn drawn<R>(use_it: impl FnOnce(&mut Option<Drawn>) -> R) -> R {
 /// Leaves the total as it stands, before the last words of the process.
 pub(crate) fn leave() {
     if let Some(lines) = drawn(Option::take) {
-        lines.workers.iter().for_each(ProgressBar::finish_and_clear);
+        let end = if lines.rows_stay { ProgressBar::abandon } else { ProgressBar::finish_and_clear };
+        lines.rows.iter().for_each(end);
         lines.total.abandon();
     }
 }
@@ -107,7 +110,7 @@ struct Fields {
     done: u64,
     total: u64,
     tokens: u64,
-    loss: Option<f64>,
+    learning: Learning,
     worker: u64,
     shards_done: u64,
     shards_total: u64,
@@ -126,15 +129,13 @@ impl Visit for Fields {
             "shards_total" => &mut self.shards_total,
             "shards_failed" => &mut self.shards_failed,
             "retries" => &mut self.retries,
-            _ => return,
+            name => return self.learning.record_u64(name, value),
         };
         *place = value;
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        if field.name() == "loss" {
-            self.loss = Some(value);
-        }
+        self.learning.record_f64(field.name(), value);
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
@@ -142,7 +143,7 @@ impl Visit for Fields {
             "stage" => value.clone_into(&mut self.stage),
             "split" => self.split = Some(value.to_owned()),
             "unit" => value.clone_into(&mut self.unit),
-            _ => {}
+            name => self.learning.record_str(name, value),
         }
     }
 
@@ -207,10 +208,10 @@ impl<S: Subscriber> Layer<S> for Bars {
         let Some(current) = current.as_mut() else { return };
         current.count(&fields, now);
         if on_terminal {
-            let message = current.message(&fields, now);
+            let (message, rows) = (current.message(&fields, now), current.rows(&fields, now));
             drawn(|drawn| {
                 if let Some(lines) = drawn {
-                    lines.draw(&fields, &message, &current.workers, now);
+                    lines.draw(&fields, &message, rows);
                 }
             });
             if fields.done >= fields.total {
@@ -242,6 +243,20 @@ impl Current {
         self.tokens = self.tokens.max(fields.tokens);
     }
 
+    /// What stands above the total on a terminal.
+    fn rows(&self, fields: &Fields, now: Instant) -> Vec<(String, String)> {
+        if fields.learning.is_said() {
+            let held_out = fields.learning.held_out().map(|held_out| ("held out".to_owned(), held_out));
+            return [(String::new(), fields.learning.to_string())].into_iter().chain(held_out).collect();
+        }
+        // With one worker the total says it all.
+        let workers = self.workers.iter().filter(|_| self.workers.len() > 1);
+        let row = |(index, worker): (&u64, &Worker)| {
+            (format!("worker {index}"), format!("{} tokens/s", grouped(worker.speed(now))))
+        };
+        workers.map(row).collect()
+    }
+
     /// `sequences  12,346 tokens/s  3/10 shards  ETA 5m`.
     fn message(&self, fields: &Fields, now: Instant) -> String {
         let mut message = fields.unit.clone();
@@ -252,8 +267,8 @@ impl Current {
             let speed = tokens as f64 / seconds.max(1e-3);
             let _ = write!(message, "  {} tokens/s", grouped(speed)); // a string takes everything
         }
-        if let Some(loss) = fields.loss {
-            let _ = write!(message, "  loss {loss:.4}");
+        if let Some(memory) = fields.learning.memory() {
+            let _ = write!(message, "  {memory}");
         }
         // The last ones are committed after the last batch, when nothing is drawn any more.
         if fields.shards_total > 0
@@ -285,6 +300,12 @@ impl Current {
         self.last_line = now;
         let Fields { stage, done, total, .. } = fields;
         let mut line = format!("{stage:>14} {done}/{total} {}", self.message(fields, now));
+        if fields.learning.is_said() {
+            let _ = write!(line, "  {}", fields.learning);
+        }
+        if let Some(held_out) = fields.learning.held_out() {
+            let _ = write!(line, "  (held out: {held_out})");
+        }
         if self.workers.len() > 1 && done < total {
             let speeds: Vec<String> =
                 self.workers.values().map(|worker| grouped(worker.speed(now))).collect();
@@ -395,6 +416,22 @@ mod tests {
         let hangs = [&both[..], &[(1_000, 1, 21, 6_300), (1_010, 1, 22, 16_300)]].concat();
         let line = after(&hangs, |_| ()).expect("it is due");
         assert!(line.ends_with("(workers: 1, 10 tokens/s)"), "{line}");
+    }
+
+    #[test]
+    fn a_training_says_what_it_learns() {
+        let line = after(&[(20, 0, 20, 50_000)], |last| {
+            last.shards_total = 0;
+            last.unit = "steps".to_owned();
+            last.learning.record_f64("loss", 2.5);
+            last.learning.record_f64("learning_rate", 1e-5);
+            last.learning.record_u64("memory_bytes", 3_210_000_000);
+            last.learning.record_u64("valid_step", 10);
+            last.learning.record_f64("valid_nll", 2.75);
+        });
+        let expected = "teacher-labels 20/100 steps  2,500 tokens/s  3.2 GB  ETA 80s  loss 2.500  lr 1.00e-5  \
+                        (held out: NLL 2.750 after step 10)";
+        assert_eq!(line.expect("it is due"), expected);
     }
 
     #[test]

@@ -69,21 +69,34 @@ pub(crate) struct OutputConfig {
     #[serde(default = "default_evaluations")]
     pub(crate) evaluations: PathBuf,
     /// Text file for the textfile collector of Prometheus' node_exporter, `NAME.prom`, from the recipe's folder; kept up to
-    /// date while labels are made.
+    /// date while labels are made and models are trained.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) prometheus: Option<PathBuf>,
 }
 
 impl OutputConfig {
-    /// Where the metrics of a stage are written; every task has files of its own.
-    pub(crate) fn metrics(&self, stage: &str, part: Option<Part>) -> Places {
+    /// Where the metrics of labelling are written; every task has files of its own.
+    pub(crate) fn labelling_metrics(&self, stage: &str, part: Option<Part>) -> Places {
         let task = part.map_or_else(String::new, |Part { task, of }| format!("-{task:05}-of-{of:05}"));
         let mut prometheus = self.prometheus.clone();
         if let Some(path) = prometheus.as_mut().filter(|_| !task.is_empty()) {
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             path.set_file_name(format!("{name}{task}.prom"));
         }
-        Places { folder: self.dir.join("metrics"), name: format!("{stage}{task}"), prometheus }
+        let (folder, name) = (self.dir.join("metrics"), format!("{stage}{task}"));
+        let (lines, tensorboard) =
+            (Some(folder.join(format!("{name}.jsonl"))), folder.join("tensorboard").join(&name));
+        Places { name, lines, tensorboard, prometheus }
+    }
+
+    /// Where those of a training into `output` are written, beside the lines that it writes itself.
+    pub(crate) fn training_metrics(&self, output: &Path) -> Places {
+        Places {
+            name: output.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            lines: None,
+            tensorboard: output.join("tensorboard"),
+            prometheus: self.prometheus.clone(),
+        }
     }
 }
 
@@ -399,12 +412,16 @@ dir = "run"
     #[test]
     fn every_task_has_metrics_of_its_own() {
         let recipe = load(RECIPE, &["output.prometheus=softshard.prom"]).expect("a good recipe");
-        let alone = recipe.output.metrics("teacher-labels", None);
-        assert!(alone.folder.ends_with("run/metrics") && alone.name == "teacher-labels");
+        let alone = recipe.output.labelling_metrics("teacher-labels", None);
+        assert!(alone.lines.expect("lines").ends_with("run/metrics/teacher-labels.jsonl"));
+        assert!(alone.tensorboard.ends_with("run/metrics/tensorboard/teacher-labels"));
         let folder = alone.prometheus.expect("named").parent().expect("a folder").to_owned();
-        let task = recipe.output.metrics("teacher-labels", Some(Part { task: 3, of: 8 }));
+        let task = recipe.output.labelling_metrics("teacher-labels", Some(Part { task: 3, of: 8 }));
         assert_eq!(task.name, "teacher-labels-00003-of-00008");
         assert_eq!(task.prometheus, Some(folder.join("softshard-00003-of-00008.prom")));
+        let training = recipe.output.training_metrics(&recipe.output.student);
+        assert!(training.lines.is_none() && training.tensorboard.ends_with("run/student/tensorboard"));
+        assert_eq!((training.name.as_str(), training.prometheus.is_some()), ("student", true));
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub(crate) fn teacher_labels(options: &TeacherLabels, stop: &AtomicBool) -> Resu
     let held_out = recipe.output.sequences.join("valid");
     let mut teacher = Teacher::new(config, &devices);
     let labels = recipe.labels_output(if part.is_some() { Writers::Many } else { Writers::One })?;
-    let metrics = Recorder::start(recipe.output.metrics("teacher-labels", part));
+    let metrics = Recorder::start(recipe.output.labelling_metrics("teacher-labels", part));
     for split in ["train", "valid"] {
         let sequences = recipe.output.sequences.join(split);
         if split == "valid" && !sequences.exists() {

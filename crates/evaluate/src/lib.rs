@@ -11,4 +11,4 @@ mod table;
 
 pub use config::EvaluateConfig;
 pub use run::{AnswerScores, Breakdown, EvaluateInputs, Evaluation, HeldOutScores, run};
-pub use table::table;
+pub use table::{HEADER, rows, table};

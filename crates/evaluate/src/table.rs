@@ -2,7 +2,7 @@
 
 use std::{
     fmt::{self, Display, Formatter},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result};
@@ -11,14 +11,28 @@ use softshard_labels::Error;
 
 use crate::Evaluation;
 
-const HEADER: [&str; 8] =
+/// What the columns of [`rows`] are.
+pub const HEADER: [&str; 8] =
     ["model", "parameters", "ROUGE-L", "faithful", "facts right", "NLL", "ECE", "KL to teacher"];
 
-/// All evaluations in `folder`, one row each, by name.
+/// All evaluations in `folder`, one line each, by name.
 ///
 /// # Errors
 /// No evaluation in the folder, or one that cannot be read.
 pub fn table(folder: &Path) -> Result<String> {
+    let rows = rows(folder)?;
+    if rows.is_empty() {
+        let place = format!("`{}`", folder.display());
+        return Err(Error::bad(place, "evaluations", "none").hint("run `softshard evaluate` first").into());
+    }
+    Ok(aligned(&[vec![HEADER.map(str::to_owned)], rows].concat()))
+}
+
+/// The cells of all evaluations in `folder`, by name; none where there is no such folder.
+///
+/// # Errors
+/// An evaluation that cannot be read.
+pub fn rows(folder: &Path) -> Result<Vec<[String; 8]>> {
     let mut files = Vec::new();
     if folder.exists() {
         for entry in fs::read_dir(folder)? {
@@ -28,18 +42,13 @@ pub fn table(folder: &Path) -> Result<String> {
             }
         }
     }
-    if files.is_empty() {
-        let place = format!("`{}`", folder.display());
-        return Err(Error::bad(place, "evaluations", "none").hint("run `softshard evaluate` first").into());
-    }
     files.sort();
-    let mut rows = vec![HEADER.map(str::to_owned)];
-    for path in files {
+    let row = |path: PathBuf| -> Result<[String; 8]> {
         let evaluation: Evaluation = serde_json::from_slice(&fs::read(&path)?)
             .with_context(|| format!("evaluation `{}`", path.display()))?;
-        rows.push(cells(&evaluation));
-    }
-    Ok(aligned(&rows))
+        Ok(cells(&evaluation))
+    };
+    files.into_iter().map(row).collect()
 }
 
 fn cells(evaluation: &Evaluation) -> [String; 8] {

@@ -52,15 +52,15 @@ fn per_token(stats: &LabelStats, bytes: u64) -> f64 {
     float(bytes) / float(stats.labelled_tokens.max(1))
 }
 
-fn percent(share: f64) -> String {
+pub(crate) fn percent(share: f64) -> String {
     format!("{:.2} %", 100.0 * share)
 }
 
-fn number(count: usize) -> String {
+pub(crate) fn number(count: usize) -> String {
     self::count(u64::try_from(count).expect("a count fits 64 bits"))
 }
 
-fn count(count: u64) -> String {
+pub(crate) fn count(count: u64) -> String {
     grouped(float(count))
 }
 

@@ -1,54 +1,28 @@
 //! The page of `softshard labels stats --html`: one file without scripts, which needs nothing beside it.
 
-use std::{
-    fmt::Write,
-    path::{Component, Path},
-};
+use std::{fmt::Write, path::Path};
 
 use softshard_labels::{Calibration, LabelDataset, LabelPlan, LabelStats, OptionalColumn, Selection, Spread};
 
 use super::{
     count, float, number, per_token, percent,
-    plot::{Row, Spacing, bars, escape, histogram, reliability},
+    plot::{Row, Spacing, bars, histogram, reliability},
 };
-
-const STYLE: &str = include_str!("page.css");
-/// Folders of a path that name a dataset: `demo/labels/train`.
-const NAMED_BY: usize = 3;
+use crate::page::{self, escape, figure};
 
 /// The page.
 pub(super) fn of(dataset: &LabelDataset, name: &Path, stats: &LabelStats) -> String {
-    let (manifest, name) = (dataset.manifest(), escape(name_of(name)));
-    let mut page = format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
-         <title>{name}: teacher labels</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
-         <header>\n<p>Teacher labels</p>\n<h1>{name}</h1>\n<p>{}</p>\n</header>\n",
-        escape(sentence(&manifest.plan))
-    );
-    page += &key_figures(stats);
-    page += &column_bars(stats);
-    page += &plots(stats, &manifest.plan);
-    page += &spreads(stats, &manifest.plan);
-    page += &facts(dataset, stats);
-    page += &format!(
-        "<footer>Made by softshard {}. `softshard labels verify` checks that the files are those of the manifest.</footer>\n</body>\n</html>\n",
-        env!("CARGO_PKG_VERSION")
-    )
-    .replace("`softshard labels verify`", "<code>softshard labels verify</code>");
-    page
-}
-
-/// The last folders of a path.
-fn name_of(dir: &Path) -> String {
-    let dir = fs_err::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
-    let folders = dir.components().filter_map(|component| match component {
-        Component::Normal(name) => Some(name.to_string_lossy().into_owned()),
-        _ => None,
-    });
-    let folders: Vec<String> = folders.collect();
-    folders[folders.len().saturating_sub(NAMED_BY)..].join("/")
+    let plan = &dataset.manifest().plan;
+    let body = [
+        key_figures(stats),
+        column_bars(stats),
+        plots(stats, plan),
+        spreads(stats, plan),
+        facts(dataset, stats),
+    ];
+    let foot = "<code>softshard labels verify</code> checks that the files are those of the manifest.";
+    let name = escape(page::name_of(name));
+    page::of("Teacher labels", &name, &escape(sentence(plan)), &body.concat(), foot)
 }
 
 /// What the labels are.
@@ -105,10 +79,6 @@ fn key_figures(stats: &LabelStats) -> String {
         format!("<div><dt>{name}</dt><dd>{value} <small>{unit}</small></dd></div>\n")
     };
     format!("<dl class=\"figures\">\n{}</dl>\n", figures.iter().map(figure).collect::<String>())
-}
-
-fn figure(class: &str, title: &str, caption: &str, svg: &str) -> String {
-    format!("<figure{class}>\n<figcaption><b>{title}.</b> {caption}</figcaption>\n{svg}</figure>\n")
 }
 
 fn column_bars(stats: &LabelStats) -> String {

@@ -3,6 +3,9 @@
 //! A stage emits events with target [`TARGET`] and the fields `stage`, `split`, `step`, and scalars of any name; between
 //! [`Recorder::start`] and its drop they are written by a thread of their own, so that no disk holds a stage up. What cannot be
 //! written is said once and then left: metrics are not worth a run.
+//!
+//! An event with `mark = "start"` says from which step on a run goes, and one with `mark = "checkpoint"` returns when all that
+//! was said before is written: so a killed run that goes on from its checkpoint leaves each step once.
 
 mod lines;
 mod prometheus;
@@ -43,10 +46,12 @@ const TICK: Duration = Duration::from_secs(1);
 /// Where the metrics of a run go.
 #[derive(Clone)]
 pub(crate) struct Places {
-    /// Folder of metrics.
-    pub(crate) folder: PathBuf,
-    /// Name of the run below it: `NAME.jsonl`, and `tensorboard/NAME/`.
+    /// Name of the run.
     pub(crate) name: String,
+    /// File of JSON lines, where the stage writes none itself.
+    pub(crate) lines: Option<PathBuf>,
+    /// Folder of TensorBoard's event files.
+    pub(crate) tensorboard: PathBuf,
     /// The text file for Prometheus.
     pub(crate) prometheus: Option<PathBuf>,
 }
@@ -55,9 +60,16 @@ pub(crate) struct Places {
 static OPEN: Mutex<Option<Open>> = Mutex::new(None);
 
 struct Open {
-    sender: Sender<Record>,
+    sender: Sender<Message>,
     /// Whether progress is recorded as well.
     wants_progress: bool,
+}
+
+/// What the thread is told.
+enum Message {
+    Record(Record),
+    /// Answered when all that was said before is written.
+    Checkpoint(Sender<()>),
 }
 
 /// Records what events say until it is dropped.
@@ -94,10 +106,17 @@ impl<S: Subscriber> Layer<S> for Metrics {
             _ => return,
         };
         let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(open) = open.as_ref().filter(|open| open.wants_progress || !is_progress) {
-            let mut record = Record { time: now(), is_progress, ..Record::default() };
-            event.record(&mut record);
-            let _ = open.sender.send(record); // the thread ends after this sender only
+        let Some(at_work) = open.as_ref().filter(|open| open.wants_progress || !is_progress) else { return };
+        let mut record = Record { time: now(), is_progress, ..Record::default() };
+        event.record(&mut record);
+        // The thread ends after this sender only.
+        if record.mark == Some(Mark::Checkpoint) {
+            let (written, answer) = mpsc::channel();
+            let _ = at_work.sender.send(Message::Checkpoint(written));
+            drop(open);
+            let _ = answer.recv();
+        } else {
+            let _ = at_work.sender.send(Message::Record(record));
         }
     }
 }
@@ -106,12 +125,22 @@ fn now() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
+/// What an event without scalars says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mark {
+    /// The run goes on from this step.
+    Start,
+    /// The steps so far are there to stay.
+    Checkpoint,
+}
+
 /// What an event said.
 #[derive(Clone, Debug, Default)]
 struct Record {
     /// Seconds since the epoch.
     time: f64,
     is_progress: bool,
+    mark: Option<Mark>,
     stage: String,
     split: Option<String>,
     step: u64,
@@ -142,6 +171,13 @@ impl Visit for Record {
         match field.name() {
             "stage" => value.clone_into(&mut self.stage),
             "split" => self.split = Some(value.to_owned()),
+            "mark" => {
+                self.mark = match value {
+                    "start" => Some(Mark::Start),
+                    "checkpoint" => Some(Mark::Checkpoint),
+                    _ => None,
+                }
+            }
             _ => {}
         }
     }
@@ -169,22 +205,24 @@ struct Recording {
 
 impl Recording {
     fn start(places: &Places) -> Self {
-        let Places { folder, name, prometheus } = places;
-        let lines = folder.join(format!("{name}.jsonl"));
-        let tensorboard = folder.join("tensorboard").join(name);
+        let Places { name, lines, tensorboard, prometheus } = places;
         Recording {
             run: name.clone(),
-            lines: said(Lines::append_to(&lines)),
-            tensorboard: said(EventFile::create(&tensorboard, now())),
+            lines: lines.as_deref().and_then(|lines| said(Lines::append_to(lines))),
+            tensorboard: Some(EventFile::new(tensorboard)),
             prometheus: prometheus.as_deref().map(TextFile::new),
         }
     }
 
     /// Takes records until there are no more.
-    fn run(mut self, records: &Receiver<Record>) {
+    fn run(mut self, records: &Receiver<Message>) {
         loop {
             match records.recv_timeout(TICK) {
-                Ok(record) => self.take(&record),
+                Ok(Message::Record(record)) => self.take(&record),
+                Ok(Message::Checkpoint(answer)) => {
+                    keep(&mut self.tensorboard, EventFile::sync);
+                    let _ = answer.send(()); // nobody waits for it if the run was stopped meanwhile
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -194,6 +232,10 @@ impl Recording {
     }
 
     fn take(&mut self, record: &Record) {
+        if record.mark == Some(Mark::Start) {
+            keep(&mut self.tensorboard, |file| file.write_start(record.time, record.step));
+            return;
+        }
         if let Some(file) = &mut self.prometheus {
             gauge(file, &self.run, record);
         }
@@ -265,17 +307,21 @@ mod tests {
     fn events_reach_all_files_and_resumed_runs_go_on() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let places = Places {
-            folder: folder.path().join("metrics"),
             name: "teacher-labels".to_owned(),
+            lines: Some(folder.path().join("metrics/teacher-labels.jsonl")),
+            tensorboard: folder.path().join("metrics/tensorboard/teacher-labels"),
             prometheus: Some(folder.path().join("softshard.prom")),
         };
         recorded(&places, || shard(1, 0.5));
-        let lines = places.folder.join("teacher-labels.jsonl");
+        let lines = folder.path().join("metrics/teacher-labels.jsonl");
         let first = fs::read_to_string(&lines).expect("lines");
         fs::write(&lines, format!("{first}{{\"time\":1")).expect("torn");
         recorded(&places, || {
             tracing::info!(target: progress::TARGET, stage = "teacher-labels", split = "train", done = 7, worker = 1, worker_tokens = 5);
             shard(2, f64::NAN);
+            tracing::info!(target: TARGET, stage = "teacher-labels", mark = "checkpoint", step = 2_u64);
+            let written = fs::read_to_string(&lines).expect("lines");
+            assert!(written.contains(r#""step":2,"#), "written before the checkpoint is: {written}");
         });
 
         let read = fs::read_to_string(&lines).expect("lines");
@@ -289,8 +335,7 @@ mod tests {
             read.lines().zip(ends).all(|(line, end)| line.starts_with("{\"time\":") && line.ends_with(end)),
             "{read}"
         );
-        let events =
-            fs::read_dir(places.folder.join("tensorboard/teacher-labels")).expect("a folder").count();
+        let events = fs::read_dir(&places.tensorboard).expect("a folder").count();
         assert_eq!(events, 2);
         let text = fs::read_to_string(folder.path().join("softshard.prom")).expect("the text file");
         let labels = r#"{run="teacher-labels",stage="teacher-labels",split="train"}"#;
@@ -304,11 +349,13 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_written_is_done_without() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let places = Places { folder: folder.path().to_owned(), name: "run".to_owned(), prometheus: None };
-        fs::write(folder.path().join("tensorboard"), "a file, not a folder").expect("written");
+        let (name, tensorboard) = ("run".to_owned(), folder.path().join("tensorboard"));
+        fs::write(&tensorboard, "a file, not a folder").expect("written");
+        let lines = Some(folder.path().join("run.jsonl"));
+        let places = Places { name, lines, tensorboard, prometheus: None };
         let mut recording = Recording::start(&places);
-        assert!(recording.tensorboard.is_none() && recording.lines.is_some());
         recording.take(&Record::default());
+        assert!(recording.tensorboard.is_none() && recording.lines.is_some());
         let text = fs::read_to_string(folder.path().join("run.jsonl")).expect("lines");
         assert_eq!(text.lines().count(), 1);
         let mut full = Some(());
