@@ -29,6 +29,7 @@ const SPEED: f64 = 1.0;
 const MEMORY: f64 = 0.5;
 const STREAMED_BYTES: f64 = 8e9;
 const NAME: &str = "student";
+const STREAMED: &str = "streamed, layers computed again";
 
 /// `[sequences, tokens]` of a step.
 fn batch(quick: bool) -> [usize; 2] {
@@ -64,7 +65,7 @@ fn described(one: &Value) -> String {
 }
 
 /// A way to hold the base and what the backward pass needs.
-struct Variant {
+pub(crate) struct Variant {
     name: &'static str,
     /// Beside the shared keys of the recipe's section.
     keys: fn() -> Value,
@@ -74,9 +75,25 @@ struct Variant {
 }
 
 /// Least memory first: what the allocator holds is then the most that this one needed.
-const VARIANTS: [Variant; 5] = [
+pub(crate) const RESIDENT: &[Variant] = &[
     Variant {
-        name: "streamed, layers computed again",
+        name: "bf16, layers computed again",
+        keys: || json!({ "checkpointing": "layer" }),
+        peers: &["best, checkpointing", "best, checkpointing, Liger"],
+        steps: WARM + 5,
+    },
+    Variant {
+        name: "bf16, all kept",
+        keys: || json!({ "checkpointing": "none" }),
+        peers: &["best", "best, Liger"],
+        steps: WARM + 5,
+    },
+];
+
+/// As above, for bases that take less.
+pub(crate) const SMALL: &[Variant] = &[
+    Variant {
+        name: STREAMED,
         keys: || json!({ "residency": "streamed", "checkpointing": "layer" }),
         peers: &[],
         steps: WARM + 2,
@@ -93,22 +110,10 @@ const VARIANTS: [Variant; 5] = [
         peers: &[],
         steps: WARM + 3,
     },
-    Variant {
-        name: "bf16, layers computed again",
-        keys: || json!({ "checkpointing": "layer" }),
-        peers: &["best, checkpointing", "best, checkpointing, Liger"],
-        steps: WARM + 5,
-    },
-    Variant {
-        name: "bf16, all kept",
-        keys: || json!({ "checkpointing": "none" }),
-        peers: &["best", "best, Liger"],
-        steps: WARM + 5,
-    },
 ];
 
 /// Trains a few steps in every way.
-pub(crate) fn run(bench: &Bench, device: &Device) -> Result<bool> {
+pub(crate) fn run(bench: &Bench, device: &Device, variants: &[Variant]) -> Result<bool> {
     let model = bench.model();
     if !(model.exists() && bench.result(LABELS).join("manifest.json").exists()) {
         return Ok(Row::new(NAME, "the part")
@@ -120,7 +125,7 @@ pub(crate) fn run(bench: &Bench, device: &Device) -> Result<bool> {
     let flops = Flops::forward(&config, &vec![[tokens, tokens - 1]; sequences]).step();
     let peer = bench.read(PEERS).unwrap_or_default();
     let mut well = true;
-    for variant in &VARIANTS {
+    for variant in variants {
         let what = format!("{}, {sequences} x {tokens} tokens", variant.name);
         if bench.seconds_left() <= 0.0 {
             well &= Row::new(NAME, what).ours("no time left").say(Outcome::Skipped);
@@ -246,7 +251,7 @@ fn report(
                 .say(Outcome::Aim(ratio <= MEMORY));
         }
     }
-    if let (true, Some(bytes)) = (variant.name.starts_with("streamed"), bytes) {
+    if let (true, Some(bytes)) = (variant.name == STREAMED, bytes) {
         Row::new(NAME, "its memory, streamed")
             .ours(format!("{:.2} GB", *bytes as f64 / 1e9))
             .against(format!("aim: under {:.0} GB", STREAMED_BYTES / 1e9))
