@@ -5,7 +5,7 @@
 # make schemas  the published schemas made again from the types
 # make bench   ratios against PyTorch on this machine, and label layouts of ours and of others
 # make selections   what each selection of labels costs and gives: the tables and plots of docs/selections.md
-# make gpu     a GPU against the CPU, and its speed: one table, in less than ten minutes (docs/gpu.md)
+# make gpu     a GPU against the CPU, and its speed beside PyTorch: one table, in less than ten minutes (docs/gpu.md)
 # make kernels  our GPU kernels on lavapipe, against the CPU (Debian: mesa-vulkan-drivers)
 # make peers   golden files made again with PyTorch, and our files read by it
 .PHONY: build demo test lint schemas teacher-labels train-student bench selections kernels peers check-cuda gpu gpu-program

@@ -38,4 +38,4 @@ fi
 # NVRTC is opened by name; a toolkit's folder is not always among those that the loader knows.
 export LD_LIBRARY_PATH="${CUDA_PATH:-/usr/local/cuda}/lib64${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 # The program keeps to less; this ends it if it does not.
-timeout --kill-after=5 590 "$program" --scratch "$model" "$@"
+timeout --kill-after=5 570 "$program" --scratch "$model" "$@"

@@ -9,6 +9,7 @@ import argparse
 import gc
 import json
 import os
+import resource
 import sys
 import threading
 import time
@@ -87,9 +88,11 @@ class Bench:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
 
-    def peak_gib(self):
-        """Most memory that the allocator held since `forget_peak`; 0 on a CPU."""
-        return torch.cuda.max_memory_reserved(self.device) / 2**30 if self.device.type == "cuda" else 0.0
+    def peak_bytes(self):
+        """Most memory that the allocator held since `forget_peak`; on a CPU, that the process ever had."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_reserved(self.device)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def measure(self, key, action):
         """Keeps what `action` returns, or why it could not."""
@@ -97,7 +100,7 @@ class Bench:
         try:
             if self.seconds_left() <= 0:
                 raise TimeoutError("no time left")
-            measured = {**action(), "gib": self.peak_gib()}
+            measured = {**action(), "bytes": self.peak_bytes()}
         except (RuntimeError, TimeoutError) as error:
             # As text: the error itself holds the tensors of every frame.
             measured = {"problem": (str(error).splitlines() or [repr(error)])[0]}

@@ -66,3 +66,10 @@ for adapter in "$golden"/lora-tiny-*; do
     "$python" tests/peers/check_merged.py "$base" "$adapter" "$world/merged"
     rm -rf "$world/merged"
 done
+
+# What `make gpu` measures beside us, in small and on the CPU: every way of transformers and PEFT has a speed.
+table=$("$(dirname "$softshard")/examples/gpu" --device cpu --quick --python "$python" \
+    --only card,weights,label-peers,labels,student-peers,student,small-student)
+for way in 'usual, batches of 8: ' 'best, batches of ' '| usual | ' '| best, checkpointing | ' '| best | '; do
+    grep -F -- "$way" <<<"$table" | grep 'tokens/s' >/dev/null || { echo "peers.sh: no speed of '$way' in:"$'\n'"$table" >&2; exit 1; }
+done

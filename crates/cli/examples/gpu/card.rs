@@ -13,7 +13,7 @@ use crate::{Bench, labelling, speed, student};
 
 /// Left by this part for those that follow.
 pub(crate) const MATRIX: &str = "matrix.json";
-pub(crate) const GIB: f64 = (1u64 << 30) as f64;
+const GIB: f64 = (1u64 << 30) as f64;
 /// Of the largest result: it is rounded to bf16's 8 significant bits, the sums are of f32.
 const PRODUCT: f32 = 1e-2;
 
@@ -92,17 +92,16 @@ fn matrix_peak(bench: &Bench, device: &Device) -> Result<()> {
     Ok(())
 }
 
-/// Bytes that the device's allocator holds; they do not shrink, so after a pass these are the most there were.
-pub(crate) fn reserved_bytes(device: &Device) -> Option<f64> {
-    Some(device.memory_pool_usage()?.bytes_reserved as f64)
-}
-
-/// [`reserved_bytes`] in words.
+/// The most memory so far, of which Burn's allocator says what it holds: that does not shrink unless it is asked to.
 pub(crate) fn memory(device: &Device) -> String {
-    match reserved_bytes(device) {
-        Some(bytes) => format!("{:.1} GiB", bytes / GIB),
+    match softshard_model::peak_bytes(device) {
+        Some(bytes) => gib(bytes),
         None => "memory not reported".to_owned(),
     }
+}
+
+pub(crate) fn gib(bytes: u64) -> String {
+    format!("{:.1} GiB", bytes as f64 / GIB)
 }
 
 /// The card's matrix peak in TFLOP/s: the better of our product and the peers'. 0 where nothing was measured.

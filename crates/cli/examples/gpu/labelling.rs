@@ -1,6 +1,6 @@
 //! Whole labelling by the engine of `teacher-labels`, from a model folder to committed shards, of sequences as long as Dolly's.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use softshard_model::DecoderConfig;
 use softshard_teacher::{LabelsConfig, Summary, Teacher, TeacherConfig, TeacherInputs};
 
 use crate::flops::Flops;
-use crate::peers::{Peer, number};
+use crate::peers::{Peer, gib, number};
 use crate::table::{Outcome, Row};
 use crate::{Bench, card, made_up, shapes, student};
 
@@ -49,16 +49,25 @@ pub(crate) fn peers(bench: &Bench) -> Result<bool> {
 /// One of the peer's ways in words.
 fn described(found: &Value, way: &str) -> String {
     let one = &found["results"][way];
-    if let Some(problem) = one["problem"].as_str() {
-        return format!("{way}: {problem}");
+    if !one["labelled_tokens_per_second"].is_f64() {
+        return format!("{way}: {}", one["problem"].as_str().unwrap_or("not run"));
     }
     format!(
-        "{way}, {}: {:.0} labelled tokens/s, {:.1} GiB, padding {:.1} %",
-        one["batches"].as_str().unwrap_or("not run"),
+        "{way}, {}: {:.0} labelled tokens/s, {}, padding {:.1} %",
+        one["batches"].as_str().unwrap_or_default(),
         number(one, "labelled_tokens_per_second"),
-        number(one, "gib"),
+        gib(one),
         100.0 * number(one, "padding")
     )
+}
+
+/// What both runs label.
+struct Data {
+    config: DecoderConfig,
+    lengths: Vec<[usize; 2]>,
+    warm: Vec<[usize; 2]>,
+    /// Sequence datasets: of `warm`, of the student, and of as many of `lengths` as there is time for.
+    folders: [PathBuf; 3],
 }
 
 /// Labels with the default of `max_tokens_per_batch`, and with more.
@@ -67,14 +76,19 @@ pub(crate) fn run(bench: &Bench, device: &Device) -> Result<bool> {
     if !model.exists() {
         return Ok(Row::new(NAME, "the part").ours("no weights were written").say(Outcome::Failed));
     }
-    let config = DecoderConfig::load(&model)?;
-    let all = made_up::dolly(bench)?;
-    let warm: Vec<[usize; 2]> = all.iter().copied().step_by(WARM_EVERY).collect();
-    let folders = ["warm", "student", "timed"].map(|name| bench.result(&format!("sequences-{name}")));
-    made_up::write_sequences(&folders[0], &warm, config.vocab_size)?;
-    made_up::write_sequences(&folders[1], &student::lengths(bench.options.quick), config.vocab_size)?;
-    let peer = bench.read(PEERS).unwrap_or_default();
-    let devices = [(device.clone(), 1)];
+    let lengths = made_up::dolly(bench)?;
+    let data = Data {
+        config: DecoderConfig::load(&model)?,
+        warm: lengths.iter().copied().step_by(WARM_EVERY).collect(),
+        lengths,
+        folders: ["warm", "student", "timed"].map(|name| bench.result(&format!("sequences-{name}"))),
+    };
+    made_up::write_sequences(&data.folders[0], &data.warm, data.config.vocab_size)?;
+    made_up::write_sequences(
+        &data.folders[1],
+        &student::lengths(bench.options.quick),
+        data.config.vocab_size,
+    )?;
     let mut well = true;
     let mut taken = 0.0;
     for budget in [None, Some(if bench.options.quick { 2048 } else { 32_768 })] {
@@ -84,35 +98,40 @@ pub(crate) fn run(bench: &Bench, device: &Device) -> Result<bool> {
             continue;
         }
         let began = Instant::now();
-        let teacher: TeacherConfig = serde_json::from_value(
-            json!({ "model": model, "precision": "bf16", "max_tokens_per_batch": budget }),
-        )?;
-        let mut labelling =
-            Labelling { bench, config: &config, teacher: Teacher::new(&teacher, &devices), budget };
-        let warming = Instant::now();
-        let loaded = labelling.label(&folders[0], "warm")?.seconds.load;
-        let warmed = warming.elapsed().as_secs_f64() - loaded;
-        if budget.is_none() {
-            labelling.label(&folders[1], student::LABELS)?;
-        }
-        let lengths = &all[..labelling.fitting(&all)];
-        made_up::write_sequences(&folders[2], lengths, config.vocab_size)?;
-        let summary = labelling.label(&folders[2], "timed")?;
-        Row::new(NAME, "before it")
-            .ours(format!(
-                "hashed and loaded in {loaded:.1} s, first {} sequences in {warmed:.1} s",
-                warm.len()
-            ))
-            .say(Outcome::Measured);
-        well &= report(&labelling, lengths, &summary, device, &peer);
+        well &= with_budget(bench, device, &data, budget)?;
         taken = began.elapsed().as_secs_f64();
     }
     Ok(well)
 }
 
+/// Loads the teacher, labels some sequences, and then against the clock.
+fn with_budget(bench: &Bench, device: &Device, data: &Data, budget: Option<usize>) -> Result<bool> {
+    let teacher: TeacherConfig = serde_json::from_value(
+        json!({ "model": bench.model(), "precision": "bf16", "max_tokens_per_batch": budget }),
+    )?;
+    let devices = [(device.clone(), 1)];
+    let teacher = Teacher::new(&teacher, &devices);
+    let mut labelling = Labelling { bench, device, config: &data.config, teacher, budget };
+    let began = Instant::now();
+    let loaded = labelling.label(&data.folders[0], "warm")?.seconds.load;
+    let warmed = began.elapsed().as_secs_f64() - loaded;
+    if budget.is_none() {
+        labelling.label(&data.folders[1], student::LABELS)?;
+    }
+    let lengths = &data.lengths[..labelling.fitting(&data.lengths)];
+    made_up::write_sequences(&data.folders[2], lengths, data.config.vocab_size)?;
+    let summary = labelling.label(&data.folders[2], "timed")?;
+    let warm = data.warm.len();
+    Row::new(NAME, "before it")
+        .ours(format!("hashed and loaded in {loaded:.1} s, first {warm} sequences in {warmed:.1} s"))
+        .say(Outcome::Measured);
+    Ok(labelling.report(lengths, &summary))
+}
+
 /// A teacher at work.
 struct Labelling<'a> {
     bench: &'a Bench,
+    device: &'a Device,
     config: &'a DecoderConfig,
     teacher: Teacher<'a>,
     budget: Option<usize>,
@@ -125,6 +144,8 @@ impl Labelling<'_> {
             Some(budget) => format!("{name}-{budget}"),
             None => name.to_owned(),
         };
+        // A run has threads, and with them pools of its own: those of the run before are of no use.
+        self.device.memory_cleanup();
         let labels = LabelsConfig { sequences_per_shard: SEQUENCES_PER_SHARD, ..LabelsConfig::default() };
         softshard_teacher::run(
             &mut self.teacher,
@@ -147,72 +168,79 @@ impl Labelling<'_> {
         let share = if peak > 0.0 { self.bench.seconds_left() / seconds } else { 1.0 };
         ((all.len() as f64 * share) as usize).clamp(WARM_EVERY.min(all.len()), all.len())
     }
-}
 
-/// The rows of one run.
-fn report(
-    labelling: &Labelling,
-    lengths: &[[usize; 2]],
-    summary: &Summary,
-    device: &Device,
-    peer: &Value,
-) -> bool {
-    let Summary { seconds, tokens, labelled_tokens, padded_tokens, .. } = summary;
-    let per_second = *labelled_tokens as f64 / seconds.labelling;
-    let batches =
-        labelling.budget.map_or("the default's tokens".to_owned(), |budget| format!("{budget} tokens"));
-    let what = format!(
-        "{} sequences of Dolly's lengths, {tokens} tokens, {labelled_tokens} labelled; top 64; {batches} a batch",
-        summary.sequences
-    );
-    for (way, aim) in [("usual", OF_USUAL), ("best", OF_BEST)] {
-        let row = Row::new(NAME, &what)
-            .ours(format!("{per_second:.0} labelled tokens/s, {}", card::memory(device)))
-            .against(described(peer, way));
-        match peer["results"][way]["labelled_tokens_per_second"].as_f64() {
-            Some(theirs) => row.ratio(per_second / theirs).say(Outcome::Aim(per_second >= aim * theirs)),
-            None => row.say(Outcome::Measured),
-        };
+    /// The rows of one run; whether its shards are what they must be.
+    fn report(&self, lengths: &[[usize; 2]], summary: &Summary) -> bool {
+        self.beside_peers(summary);
+        self.where_time_goes(&Flops::forward(self.config, lengths), summary);
+        let Summary { labelled_tokens, shards, new_bytes, entropy, .. } = summary;
+        let expected: usize = lengths.iter().map(|one| one[1]).sum();
+        let entropy = entropy / expected as f64;
+        Row::new(NAME, "shards that were committed")
+            .ours(format!("{shards} shards, {new_bytes} bytes, mean entropy {entropy:.3} nats"))
+            .against("every labelled token, finite")
+            .say(Outcome::of(*labelled_tokens == expected as u64 && entropy.is_finite()))
     }
-    let peak = card::matrix_peak_tflops(labelling.bench);
-    let flops = Flops::forward(labelling.config, lengths);
-    let share = flops.all() / seconds.labelling / 1e12 / peak;
-    let per_token = |flops: f64| flops / *labelled_tokens as f64 / 1e9;
-    Row::new(NAME, format!("share of the matrix peak of {peak:.4} TFLOP/s"))
-        .ours(format!(
-            "{} of {:.6e} FLOP; for a labelled token {:.4} GFLOP of layers, {:.4} of attention, {:.4} of the head",
-            card::share_of_peak(flops.all(), seconds.labelling, peak),
-            flops.all(),
-            per_token(flops.layers),
-            per_token(flops.attention),
-            per_token(flops.head)
-        ))
-        .against(format!("aim: {:.0} %", 100.0 * OF_PEAK))
-        .ratio(share / OF_PEAK)
-        .say(Outcome::Aim(share >= OF_PEAK));
-    let part = |seconds_of: f64, flops: f64| {
-        let of_time = 100.0 * seconds_of / seconds.labelling;
-        format!("{of_time:.1} % at {} of the peak", card::share_of_peak(flops, seconds_of, peak))
-    };
-    Row::new(NAME, format!("where its {:.2} s go", seconds.labelling))
-        .ours(format!(
-            "layers {}; head {}; device idle {:.1} %. Beside it: reading {:.2} s, encoding {:.2} s, committing {:.2} s; attention pads {:.1} %",
-            part(seconds.forward, flops.body()),
-            part(seconds.head, flops.head),
-            100.0 * (1.0 - seconds.busy_share),
-            seconds.read,
-            seconds.write,
-            seconds.commit,
-            100.0 * (1.0 - *tokens as f64 / (*padded_tokens).max(1) as f64)
-        ))
-        .say(Outcome::Measured);
-    let all_labelled = usize::try_from(*labelled_tokens).ok() == Some(lengths.iter().map(|one| one[1]).sum());
-    let entropy = summary.entropy / (*labelled_tokens).max(1) as f64;
-    Row::new(NAME, "shards that were committed")
-        .ours(format!(
-            "{} shards, {} bytes, mean entropy {entropy:.3} nats",
-            summary.shards, summary.new_bytes
-        ))
-        .against("every labelled token, finite")
-        .say(Outcome::of(all_labelled && entropy.is_finite()))
+
+    fn beside_peers(&self, summary: &Summary) {
+        let Summary { seconds, sequences, tokens, labelled_tokens, .. } = summary;
+        let per_second = *labelled_tokens as f64 / seconds.labelling;
+        let batches =
+            self.budget.map_or("the default's tokens".to_owned(), |budget| format!("{budget} tokens"));
+        let row = || {
+            let what = format!(
+                "{sequences} sequences of Dolly's lengths, {tokens} tokens, {labelled_tokens} labelled; top 64; {batches} a batch"
+            );
+            let memory = card::memory(self.device);
+            Row::new(NAME, what).ours(format!("{per_second:.0} labelled tokens/s, {memory}"))
+        };
+        let peer = self.bench.read(PEERS).unwrap_or_default();
+        let mut alone = true;
+        for (way, aim) in [("usual", OF_USUAL), ("best", OF_BEST)] {
+            if let Some(theirs) = peer["results"][way]["labelled_tokens_per_second"].as_f64() {
+                let ratio = per_second / theirs;
+                row().against(described(&peer, way)).ratio(ratio).say(Outcome::Aim(ratio >= aim));
+                alone = false;
+            }
+        }
+        if alone {
+            row().against("no peer was measured").say(Outcome::Measured);
+        }
+    }
+
+    fn where_time_goes(&self, flops: &Flops, summary: &Summary) {
+        let Summary { seconds, tokens, labelled_tokens, padded_tokens, .. } = summary;
+        let peak = card::matrix_peak_tflops(self.bench);
+        let share = flops.all() / seconds.labelling / 1e12 / peak;
+        let per_token = |flops: f64| flops / *labelled_tokens as f64 / 1e9;
+        Row::new(NAME, format!("share of the matrix peak of {peak:.4} TFLOP/s"))
+            .ours(format!(
+                "{} of {:.6e} FLOP; for a labelled token {:.4} GFLOP of layers, {:.4} of attention, {:.4} of the head",
+                card::share_of_peak(flops.all(), seconds.labelling, peak),
+                flops.all(),
+                per_token(flops.layers),
+                per_token(flops.attention),
+                per_token(flops.head)
+            ))
+            .against(format!("aim: {:.0} %", 100.0 * OF_PEAK))
+            .ratio(share / OF_PEAK)
+            .say(Outcome::Aim(share >= OF_PEAK));
+        let part = |part_seconds: f64, flops: f64| {
+            let of_time = 100.0 * part_seconds / seconds.labelling;
+            format!("{of_time:.1} % at {} of the peak", card::share_of_peak(flops, part_seconds, peak))
+        };
+        let padding = 1.0 - *tokens as f64 / (*padded_tokens).max(1) as f64;
+        Row::new(NAME, format!("where its {:.2} s go", seconds.labelling))
+            .ours(format!(
+                "layers {}; head {}; device idle {:.1} %. Beside it: reading {:.2} s, encoding {:.2} s, committing {:.2} s; attention pads {:.1} %",
+                part(seconds.forward, flops.body()),
+                part(seconds.head, flops.head),
+                100.0 * (1.0 - seconds.busy_share),
+                seconds.read,
+                seconds.write,
+                seconds.commit,
+                100.0 * padding
+            ))
+            .say(Outcome::Measured);
+    }
 }

@@ -52,7 +52,7 @@ struct Options {
     #[arg(long, default_value = "tests/gpu")]
     peers: PathBuf,
     /// Minutes for everything
-    #[arg(long, default_value_t = 9.5)]
+    #[arg(long, default_value_t = 9.0)]
     minutes: f64,
     /// These parts alone, with commas between them
     #[arg(long, value_delimiter = ',')]
@@ -85,6 +85,7 @@ enum Part {
     Labels,
     StudentPeers,
     Student,
+    SmallStudent,
     ForwardPeers,
     Small,
     Large,
@@ -101,7 +102,8 @@ impl Part {
             Self::LabelPeers => 0.12,
             Self::Labels => 0.14,
             Self::StudentPeers => 0.12,
-            Self::Student => 0.30,
+            Self::Student => 0.15,
+            Self::SmallStudent => 0.15,
             Self::ForwardPeers => 0.01,
             Self::Small | Self::Large => 0.01,
         }
@@ -117,6 +119,7 @@ impl Part {
             Self::Labels => "labelling",
             Self::StudentPeers => "student, PEFT",
             Self::Student => "student",
+            Self::SmallStudent => "student, less memory",
             Self::ForwardPeers => "transformers",
             Self::Small => shapes::SMALL.name,
             Self::Large => shapes::LARGE.name,
@@ -188,7 +191,8 @@ fn one(part: Part, options: Options) -> ExitCode {
         Part::Head => head::run,
         Part::Parity => parity::run,
         Part::Labels => labelling::run,
-        Part::Student => student::run,
+        Part::Student => |bench, device| student::run(bench, device, student::RESIDENT),
+        Part::SmallStudent => |bench, device| student::run(bench, device, student::SMALL),
         Part::Small => |bench, device| speed::run(bench, device, &shapes::SMALL),
         Part::Large => |bench, device| speed::run(bench, device, &shapes::LARGE),
     };

@@ -6,8 +6,8 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::Bench;
 use crate::table::{Outcome, Row};
+use crate::{Bench, card};
 
 /// The exit code with which a peer says that something it needs is not there.
 const ABSENT: i32 = 77;
@@ -73,4 +73,9 @@ fn row_of_late(script: &str) {
 /// A number of an object, 0 where it is not there.
 pub(crate) fn number(value: &Value, key: &str) -> f64 {
     value[key].as_f64().unwrap_or(0.0)
+}
+
+/// The most memory that a peer held.
+pub(crate) fn gib(one: &Value) -> String {
+    card::gib(one["bytes"].as_u64().unwrap_or(0))
 }

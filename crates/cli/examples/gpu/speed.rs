@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use softshard_model::{Decoder, DecoderConfig, Precision};
 
 use crate::flops::Flops;
-use crate::peers::{Peer, number};
+use crate::peers::{Peer, gib};
 use crate::shapes::{LARGE, SMALL, Shape};
 use crate::table::{Outcome, Row};
 use crate::{Bench, card};
@@ -73,9 +73,9 @@ pub(crate) fn run(bench: &Bench, device: &Device, shape: &Shape) -> Result<bool>
         ));
         let peers = &peer["results"][shape.key(batch)];
         let row = match peers["tokens_per_second"].as_f64() {
-            Some(theirs) => row
-                .against(format!("{theirs:.0} tokens/s, {:.1} GiB", number(peers, "gib")))
-                .ratio(tokens_per_second / theirs),
+            Some(theirs) => {
+                row.against(format!("{theirs:.0} tokens/s, {}", gib(peers))).ratio(tokens_per_second / theirs)
+            }
             None => row.against(peers["problem"].as_str().unwrap_or_default()),
         };
         finite &= row.say(if measured.finite { Outcome::Measured } else { Outcome::Failed });

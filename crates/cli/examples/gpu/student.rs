@@ -12,7 +12,7 @@ use softshard_model::DecoderConfig;
 use softshard_student::{Mixed, Objective, TrainConfig, TrainInputs};
 
 use crate::flops::Flops;
-use crate::peers::{Peer, number};
+use crate::peers::{Peer, gib, number};
 use crate::table::{Outcome, Row};
 use crate::{Bench, card, made_up, shapes};
 
@@ -29,6 +29,7 @@ const SPEED: f64 = 1.0;
 const MEMORY: f64 = 0.5;
 const STREAMED_BYTES: f64 = 8e9;
 const NAME: &str = "student";
+const STREAMED: &str = "streamed, layers computed again";
 
 /// `[sequences, tokens]` of a step.
 fn batch(quick: bool) -> [usize; 2] {
@@ -60,11 +61,11 @@ pub(crate) fn peers(bench: &Bench) -> Result<bool> {
 }
 
 fn described(one: &Value) -> String {
-    format!("{:.0} tokens/s, {:.1} GiB", number(one, "tokens_per_second"), number(one, "gib"))
+    format!("{:.0} tokens/s, {}", number(one, "tokens_per_second"), gib(one))
 }
 
 /// A way to hold the base and what the backward pass needs.
-struct Variant {
+pub(crate) struct Variant {
     name: &'static str,
     /// Beside the shared keys of the recipe's section.
     keys: fn() -> Value,
@@ -74,9 +75,25 @@ struct Variant {
 }
 
 /// Least memory first: what the allocator holds is then the most that this one needed.
-const VARIANTS: [Variant; 5] = [
+pub(crate) const RESIDENT: &[Variant] = &[
     Variant {
-        name: "streamed, layers computed again",
+        name: "bf16, layers computed again",
+        keys: || json!({ "checkpointing": "layer" }),
+        peers: &["best, checkpointing", "best, checkpointing, Liger"],
+        steps: WARM + 5,
+    },
+    Variant {
+        name: "bf16, all kept",
+        keys: || json!({ "checkpointing": "none" }),
+        peers: &["best", "best, Liger"],
+        steps: WARM + 5,
+    },
+];
+
+/// As above, for bases that take less.
+pub(crate) const SMALL: &[Variant] = &[
+    Variant {
+        name: STREAMED,
         keys: || json!({ "residency": "streamed", "checkpointing": "layer" }),
         peers: &[],
         steps: WARM + 2,
@@ -93,22 +110,10 @@ const VARIANTS: [Variant; 5] = [
         peers: &[],
         steps: WARM + 3,
     },
-    Variant {
-        name: "bf16, layers computed again",
-        keys: || json!({ "checkpointing": "layer" }),
-        peers: &["best, checkpointing", "best, checkpointing, Liger"],
-        steps: WARM + 5,
-    },
-    Variant {
-        name: "bf16, all kept",
-        keys: || json!({ "checkpointing": "none" }),
-        peers: &["best", "best, Liger"],
-        steps: WARM + 5,
-    },
 ];
 
 /// Trains a few steps in every way.
-pub(crate) fn run(bench: &Bench, device: &Device) -> Result<bool> {
+pub(crate) fn run(bench: &Bench, device: &Device, variants: &[Variant]) -> Result<bool> {
     let model = bench.model();
     if !(model.exists() && bench.result(LABELS).join("manifest.json").exists()) {
         return Ok(Row::new(NAME, "the part")
@@ -120,7 +125,7 @@ pub(crate) fn run(bench: &Bench, device: &Device) -> Result<bool> {
     let flops = Flops::forward(&config, &vec![[tokens, tokens - 1]; sequences]).step();
     let peer = bench.read(PEERS).unwrap_or_default();
     let mut well = true;
-    for variant in &VARIANTS {
+    for variant in variants {
         let what = format!("{}, {sequences} x {tokens} tokens", variant.name);
         if bench.seconds_left() <= 0.0 {
             well &= Row::new(NAME, what).ours("no time left").say(Outcome::Skipped);
@@ -150,8 +155,8 @@ struct Trained {
     start_seconds: f64,
     first_step_seconds: f64,
     losses: [f64; 2],
-    /// The most that the allocator held, where it says.
-    bytes: Option<f64>,
+    /// The most that there were, where the device says.
+    bytes: Option<u64>,
 }
 
 fn train(bench: &Bench, device: &Device, variant: &Variant) -> Result<Trained> {
@@ -184,10 +189,11 @@ fn train(bench: &Bench, device: &Device, variant: &Variant) -> Result<Trained> {
         stop: &AtomicBool::new(false),
     })?;
     device.sync()?;
-    let bytes = card::reserved_bytes(device);
+    let bytes = softshard_model::peak_bytes(device);
     let took = began.elapsed().as_secs_f64();
     let lines = fs::read_to_string(output.join("metrics.jsonl"))?;
-    let lines: Vec<Value> = lines.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let mut lines: Vec<Value> = lines.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    lines.retain(|line| line["split"] == "train");
     ensure!(lines.len() == variant.steps, "expected {} steps, found {}", variant.steps, lines.len());
     let seconds = |line: &Value| number(line, "tokens") / number(line, "tokens_per_second");
     let timed = &lines[WARM..];
@@ -215,8 +221,7 @@ fn report(
     let peak = card::matrix_peak_tflops(bench);
     let share = card::share_of_peak(flops_per_token * tokens_per_second, 1.0, peak);
     let finite = losses.iter().all(|loss| loss.is_finite());
-    let memory =
-        bytes.map_or("memory not reported".to_owned(), |bytes| format!("{:.1} GiB", bytes / card::GIB));
+    let memory = bytes.map_or("memory not reported".to_owned(), card::gib);
     let ours = format!(
         "{tokens_per_second:.0} tokens/s, {share} of the matrix peak, {memory}; loss {:.4} to {:.4}; begun in {start_seconds:.1} s, first step {first_step_seconds:.1} s",
         losses[0], losses[1]
@@ -239,20 +244,20 @@ fn report(
             .ratio(ratio)
             .say(Outcome::Aim(ratio >= SPEED));
         if let Some(bytes) = bytes {
-            let ratio = bytes / card::GIB / number(one, "gib");
+            let ratio = *bytes as f64 / number(one, "bytes");
             Row::new(NAME, format!("its memory, {}", variant.name))
                 .ours(&memory)
-                .against(format!("{way}: {:.1} GiB, aim: half", number(one, "gib")))
+                .against(format!("{way}: {}, aim: half", gib(one)))
                 .ratio(ratio)
                 .say(Outcome::Aim(ratio <= MEMORY));
         }
     }
-    if let (true, Some(bytes)) = (variant.name.starts_with("streamed"), bytes) {
+    if let (true, Some(bytes)) = (variant.name == STREAMED, bytes) {
         Row::new(NAME, "its memory, streamed")
-            .ours(format!("{:.2} GB", bytes / 1e9))
+            .ours(format!("{:.2} GB", *bytes as f64 / 1e9))
             .against(format!("aim: under {:.0} GB", STREAMED_BYTES / 1e9))
-            .ratio(bytes / STREAMED_BYTES)
-            .say(Outcome::Aim(*bytes < STREAMED_BYTES));
+            .ratio(*bytes as f64 / STREAMED_BYTES)
+            .say(Outcome::Aim((*bytes as f64) < STREAMED_BYTES));
     }
     true
 }
