@@ -39,6 +39,32 @@ fn alpha_zero_is_supervised_training_on_the_same_tokens() {
 }
 
 #[test]
+fn losses_are_chosen_in_the_recipe() {
+    let world = World::labelled();
+    let train = |name: &str, overrides: &[&str]| {
+        let output = format!("output.student={name}");
+        world.run("train-student", &[&[output.as_str(), "student.max_steps=4"], overrides].concat())
+    };
+    let jsd = r#"student.loss.divergence={ kind = "jsd", beta = 0.5 }"#;
+    let by_entropy = r#"student.loss.alpha={ kind = "entropy", scale = 0.5 }"#;
+    for (name, overrides) in [
+        ("reverse", &["student.loss.divergence=reverse_kl", "student.loss.tail=uniform"][..]),
+        ("jsd", &[jsd, "student.loss.temperature=2.0", by_entropy]),
+        ("tvd", &["student.loss.divergence=tvd", "student.loss.tail=drop", "student.loss.normalise=true"]),
+    ] {
+        train(name, overrides).succeeded();
+        let divergence = |line: &serde_json::Value| line["divergence"].as_f64().expect("a number");
+        let curve = world.curve(name);
+        assert!(curve.iter().all(|line| divergence(line) > 0.0), "{name}: {curve:?}");
+    }
+    train("bad", &["student.loss.divergence=reverse_kl", "student.loss.tail=drop"]).failed(
+        2,
+        &["`student.loss.tail`: expected \"bucket\", \"renormalise\" or \"uniform\" for the reverse KL"],
+    );
+    train("bad", &["student.loss.divergence=jsd"]).failed(2, &["missing field `beta`"]);
+}
+
+#[test]
 fn top_p_keeps_what_it_needs_and_no_more() {
     let world = World::with_teacher();
     let selection = r#"labels.selection={ kind = "top_p", p = 0.9, k = 64 }"#;
@@ -75,6 +101,17 @@ fn drawn_labels_teach_as_full_ones_do() {
             3,
             &["`student.loss.temperature`", "expected 1, as the labels were drawn at it, found 2", "top_k"],
         );
+    // Draws estimate the forward KL alone; of a hybrid the exact tokens serve the others.
+    let reverse = ["student.loss.divergence=reverse_kl", "student.max_steps=2"];
+    world
+        .run("train-student", &[&reverse[..], &["output.labels=sampled", "output.student=draws"]].concat())
+        .failed(
+            3,
+            &["`student.loss.divergence`: expected forward_kl for labels of the selection sampled, 50"],
+        );
+    world
+        .run("train-student", &[&reverse[..], &["output.labels=hybrid", "output.student=exact"]].concat())
+        .succeeded();
     let inspected = softshard_e2e::softshard(&[
         "labels",
         "inspect",

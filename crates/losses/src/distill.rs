@@ -9,13 +9,14 @@
 
 use std::ops::Range;
 
-use burn::tensor::{DType, FloatDType, IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData};
 
 use crate::{
     chunk::{Kept, TargetChunks},
     divergence::{Divergence, Tail},
     split::Split,
     targets::Targets,
+    wide::add_at,
 };
 
 /// What held-out rows are judged by.
@@ -96,7 +97,8 @@ impl DistillLoss {
     ///
     /// The gradient by `hidden` (and by `head`, if autodiff tracks it) is computed here, chunk by chunk, and hung on
     /// the loss as `s - detach(s) + loss` with `s = Σ hidden · d_hidden`. So autodiff keeps `[N, D]` of it (and
-    /// `[V, D]` for a trained head), never `[N, V]`. Memory on top: about four times the logits of one chunk.
+    /// `[V, D]` for a trained head), never `[N, V]`. Memory on top: at most about twice the logits of one chunk on the
+    /// CPU, four times on other devices or with a uniform tail.
     ///
     /// A non-finite logit makes the loss non-finite: look before the optimizer steps.
     ///
@@ -297,7 +299,7 @@ impl DistillLoss {
                 (cross_entropy, values, d_logits + student.gradient(ce_weight.clone()))
             }
         };
-        let d_logits = d_logits.scatter(1, gold, -ce_weight, IndexingUpdateOp::Add);
+        let d_logits = add_at(d_logits, gold, -ce_weight);
         (Tensor::cat(vec![cross_entropy, values], 1), d_logits)
     }
 

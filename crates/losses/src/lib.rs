@@ -42,6 +42,7 @@ mod passes;
 mod select;
 mod split;
 mod targets;
+mod wide;
 
 pub use distill::{DistillLoss, Evaluation, LossValue};
 pub use divergence::{Divergence, Tail};

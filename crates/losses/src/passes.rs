@@ -152,6 +152,56 @@ pub(crate) fn exponentiate(logits: &[f32], largest: f32, exponentials: &mut Vec<
     widest(Pass(logits, largest, exponentials));
 }
 
+/// The largest number; NaN counts for nothing, and -inf is the largest of none.
+pub(crate) fn largest(values: &[f32]) -> f32 {
+    struct Pass<'a>(&'a [f32]);
+    impl NullaryFnOnce for Pass<'_> {
+        type Output = f32;
+
+        #[inline(always)]
+        fn call(self) -> f32 {
+            let (blocks, rest) = self.0.as_chunks::<BLOCK>();
+            let largest = rest.iter().copied().fold(f32::NEG_INFINITY, greater);
+            blocks.iter().map(maximum_of_block).fold(largest, greater)
+        }
+    }
+    widest(Pass(values))
+}
+
+/// Replaces each logit by exp(z - largest), and returns their sum.
+pub(crate) fn exponentiate_in_place(logits: &mut [f32], largest: f32) -> f64 {
+    struct Pass<'a>(&'a mut [f32], f32);
+    impl NullaryFnOnce for Pass<'_> {
+        type Output = f64;
+
+        #[inline(always)]
+        fn call(self) -> f64 {
+            let Self(logits, largest) = self;
+            let (blocks, rest) = logits.as_chunks_mut::<BLOCK>();
+            let mut total = [0.0_f64; LANES];
+            for block in blocks {
+                let mut e_sums = [0.0_f32; LANES];
+                for logits in block.as_chunks_mut::<LANES>().0 {
+                    for lane in 0..LANES {
+                        logits[lane] = exp_non_positive(logits[lane] - largest);
+                        e_sums[lane] += logits[lane];
+                    }
+                }
+                for lane in 0..LANES {
+                    total[lane] += f64::from(e_sums[lane]);
+                }
+            }
+            let mut sum = total.iter().sum::<f64>();
+            for logit in rest {
+                *logit = exp_non_positive(*logit - largest);
+                sum += f64::from(*logit);
+            }
+            sum
+        }
+    }
+    widest(Pass(logits, largest))
+}
+
 /// The sum in f64.
 pub(crate) fn sum_f64(values: &[f32]) -> f64 {
     struct Pass<'a>(&'a [f32]);
@@ -273,6 +323,12 @@ mod tests {
             let mut total = [0.0; LANES];
             logits.chunks(BLOCK).for_each(|block| add_scaled(&mut total, &padded(block), 0.0, 0.5));
             assert_eq!(partition(&logits, 0.0, 0.5).to_bits(), total.iter().sum::<f64>().to_bits());
+            let (mut each, mut in_place) = (Vec::new(), logits.clone());
+            exponentiate(&logits, 0.0, &mut each);
+            let sum = exponentiate_in_place(&mut in_place, 0.0);
+            assert_eq!(in_place, each);
+            let expected: f64 = each.iter().copied().map(f64::from).sum();
+            assert!((sum / expected - 1.0).abs() < 1e-6, "{sum} {expected}");
         }
     }
 
@@ -282,6 +338,7 @@ mod tests {
         (values[70], values[130], values[199]) = (5.0, f32::NAN, 7.0);
         let mut maxima = Vec::new();
         assert_eq!(block_maxima(&values, &mut maxima), 7.0);
+        assert_eq!((largest(&values), largest(&[])), (7.0, f32::NEG_INFINITY));
         let naive = |block: &[f32]| block.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         assert_eq!(maxima, values.chunks(BLOCK).map(naive).collect::<Vec<_>>());
     }

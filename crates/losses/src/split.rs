@@ -2,11 +2,12 @@
 //!
 //! Legend: C rows of the chunk, K the most entries of any of its rows, V vocabulary, E named events (see [`Kept`]).
 
-use burn::tensor::{IndexingUpdateOp, Tensor};
+use burn::tensor::Tensor;
 
 use crate::{
     chunk::{Kept, ZERO},
     divergence::{Divergence, Tail},
+    wide::{add_at, exponentials, scale_rows},
 };
 
 /// The rest is summed relative to its own largest logit, so its mass is exact however small it is: no `1 - Σ q`.
@@ -43,9 +44,7 @@ impl Split {
     /// # Shapes
     /// `logits` `[C, V]`.
     pub(crate) fn whole(logits: Tensor<2>) -> Self {
-        let largest = logits.clone().max_dim(1);
-        let rest = (logits - largest.clone()).exp();
-        let rest_sum = rest.clone().sum_dim(1);
+        let [rest, largest, rest_sum] = exponentials(logits);
         let (rest_shift, log_total) = (largest.zeros_like(), rest_sum.clone().log());
         let (kept, rest_logits, rest_logits_sum) = (None, None, None);
         Self { rest, rest_sum, rest_shift, kept, largest, log_total, rest_logits, rest_logits_sum }
@@ -60,12 +59,10 @@ impl Split {
         let removed = teacher.present.clone() * ZERO;
         let kept_sum = sum.is_some().then(|| (kept.clone() * teacher.present.clone()).sum_dim(1));
         let kept = kept + (teacher.present.clone() - 1.0) * -ZERO;
-        let logits = logits.scatter(1, teacher.ids.clone(), removed, IndexingUpdateOp::Add);
-        let rest_largest = logits.clone().max_dim(1);
-        let rest_logits = logits - rest_largest.clone();
-        let kept_logits = needs_logits.then(|| rest_logits.clone());
-        let rest = rest_logits.exp();
-        let rest_sum = rest.clone().sum_dim(1);
+        let logits = add_at(logits, teacher.ids.clone(), removed);
+        let rest_logits = needs_logits.then(|| logits.clone());
+        let [rest, rest_largest, rest_sum] = exponentials(logits);
+        let rest_logits = rest_logits.map(|logits| logits - rest_largest.clone());
         let largest = rest_largest.clone().max_pair(kept.clone().max_dim(1));
         let rest_shift = rest_largest - largest.clone();
         let kept = kept - largest.clone();
@@ -81,7 +78,7 @@ impl Split {
             kept: Some(kept),
             largest,
             log_total,
-            rest_logits: kept_logits,
+            rest_logits,
             rest_logits_sum,
         }
     }
@@ -189,7 +186,7 @@ impl Split {
     /// `weight` `[C, 1]`.
     pub(crate) fn gradient(self, weight: Tensor<2>) -> Tensor<2> {
         debug_assert!(self.kept.is_none(), "a split with a teacher has a divergence to derive");
-        self.rest * (weight / self.rest_sum)
+        scale_rows(self.rest, weight / self.rest_sum)
     }
 
     /// Gradient by the logits of `ce_weight · log partition + weight · D`, `[C, V]`. With g the pulls and G their sum, that of D is
@@ -217,7 +214,7 @@ impl Split {
         if let Some(pull) = bucket_pull {
             rest_weight = rest_weight + pull * weight.clone() / self.rest_sum;
         }
-        let mut gradient = self.rest * rest_weight;
+        let mut gradient = scale_rows(self.rest, rest_weight);
         if let Some(pulls) = other_pulls {
             let pulls = pulls * weight;
             if pulls.dims() != gradient.dims() {
@@ -225,7 +222,7 @@ impl Split {
             }
             gradient = gradient + pulls;
         }
-        gradient.scatter(1, teacher.ids.clone(), kept, IndexingUpdateOp::Add)
+        add_at(gradient, teacher.ids.clone(), kept)
     }
 
     /// Logits of the kept tokens, relative to the largest of all, very low for padding, `[C, K]`.

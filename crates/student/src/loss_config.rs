@@ -86,9 +86,9 @@ impl LossConfig {
         let hint = "draws estimate no other loss without bias (docs/losses.md): label with top_k, top_p or top_k_sampled";
         let of = format!("for labels of the selection {selection}");
         let (place, expected, found) = if self.divergence == Divergence::ForwardKl {
-            ("tail", "bucket", format!("{:?}", self.tail))
+            ("tail", "bucket", serde_json::json!(self.tail))
         } else {
-            ("divergence", "forward_kl", format!("{:?}", self.divergence))
+            ("divergence", "forward_kl", serde_json::json!(self.divergence))
         };
         let place = format!("`student.loss.{place}`");
         Err(softshard_labels::Error::bad(place, format!("{expected} {of}"), found).hint(hint))
