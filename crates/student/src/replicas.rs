@@ -155,6 +155,16 @@ impl Other {
     }
 }
 
+impl Drop for Other {
+    /// Nothing computes any more when a run has ended.
+    fn drop(&mut self) {
+        (self.orders, self.passes) = (channel().0, channel().1);
+        if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
+            tracing::debug!("the thread of a device had panicked when the run ended");
+        }
+    }
+}
+
 /// Computes what is ordered until there are no more orders. The gradients go to the device `home`.
 fn work(
     mut own: Option<Decoder>,
