@@ -14,6 +14,8 @@ use sha2::{Digest, Sha256};
 use crate::error::HINT_DAMAGED;
 use crate::{Error, durable};
 
+/// Linux maps pages that are in its cache beside the one that is read: up to so many bytes.
+const NEIGHBOURS: usize = 1 << 16;
 /// Bytes that are hashed at a time.
 const PIECE: usize = 1 << 20;
 
@@ -177,9 +179,10 @@ impl Map {
     )]
     fn forget(&self, range: Range<usize>) {
         let Some(map) = &self.whole else { return };
+        let (start, end) = (range.start.saturating_sub(NEIGHBOURS), map.len().min(range.end + NEIGHBOURS));
         // SAFETY: the map is of a file and nobody writes through it, so a page that is read again has the file's bytes, as before.
         let given_back = unsafe {
-            map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+            map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start)
         };
         // Advice: without it memory is in use until the system wants it.
         drop(given_back);

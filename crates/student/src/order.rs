@@ -43,9 +43,10 @@ impl Order {
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
         random.set_stream(u64::from(epoch));
         rows.shuffle(&mut random);
-        let mut batches = match self.packing {
-            true => packed(&rows, length, self.max_tokens),
-            false => of_like_lengths(&rows, length, self.max_tokens),
+        let mut batches = if self.packing {
+            packed(&rows, length, self.max_tokens)
+        } else {
+            of_like_lengths(&rows, length, self.max_tokens)
         };
         batches.shuffle(&mut random);
         batches

@@ -315,11 +315,12 @@ fn mapped_bytes(dir: &std::path::Path) -> Option<usize> {
 #[cfg(target_os = "linux")]
 #[test]
 fn mapped_pages_are_given_back() {
-    let plan = plan(vec![[0, 400], [400, 800]], TOP_4);
+    let mut plan = plan(vec![[0, 4000], [4000, 8000]], TOP_4);
+    plan.row_group_tokens = LabelPlan::DEFAULT_ROW_GROUP_TOKENS;
     let dir = tempfile::tempdir().unwrap();
     let manifest = write_dataset(dir.path(), &plan);
     let bytes: u64 = manifest.shards.iter().map(|shard| shard.bytes).sum();
-    assert!(bytes > 200_000, "{bytes}");
+    assert!(bytes > 1_000_000, "{bytes}");
     let dataset = LabelDataset::open(dir.path()).unwrap();
     let Some(opened) = mapped_bytes(dir.path()) else { return }; // not on a local disk
     // A footer, and the neighbours that the system maps with a page.
@@ -330,7 +331,7 @@ fn mapped_pages_are_given_back() {
         dataset.decode_group(index, &mut group).unwrap();
     }
     assert!(mapped_bytes(dir.path()) <= Some(little));
-    for row in (0..800).step_by(7) {
+    for row in (0..8000).step_by(501) {
         dataset.read(row).unwrap();
     }
     assert!(mapped_bytes(dir.path()) <= Some(little));
