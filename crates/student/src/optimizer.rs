@@ -22,6 +22,7 @@ pub struct Optimizer {
 }
 
 /// What is remembered of the gradients of a parameter.
+#[expect(clippy::large_enum_variant, reason = "nearly all are of the larger variant")]
 enum Moments {
     AdamW { first: Tensor<2>, second: Tensor<2> },
     Muon { momentum: Tensor<2> },
