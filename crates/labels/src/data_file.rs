@@ -181,9 +181,8 @@ impl Map {
         let Some(map) = &self.whole else { return };
         let (start, end) = (range.start.saturating_sub(NEIGHBOURS), map.len().min(range.end + NEIGHBOURS));
         // SAFETY: the map is of a file and nobody writes through it, so a page that is read again has the file's bytes, as before.
-        let given_back = unsafe {
-            map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start)
-        };
+        let given_back =
+            unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start) };
         // Advice: without it memory is in use until the system wants it.
         drop(given_back);
     }
