@@ -32,6 +32,7 @@ mod families;
 mod files;
 mod footprint;
 mod forward;
+mod fused;
 mod generate;
 mod header;
 mod layer;
