@@ -6,6 +6,8 @@
 //! Legend: B batch, K key heads, G query heads for each of them, T queries of a tile, S keys, E head width, N rows, I inputs, R rank.
 
 mod kernels;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
