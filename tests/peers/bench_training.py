@@ -54,7 +54,7 @@ def train(softshard: Path, recipe: Path, checkpointing: bool, budget: int) -> Me
     ]
     before = cpu_seconds()
     out, peak = run(softshard, "train-student", recipe, *(f"--set={setting}" for setting in settings))
-    tokens = number(r"([\d,]+) tokens,", out)
+    tokens = number(r"([\d,]+) tokens in all", out)
     return Measured(number(r"([\d,]+) tokens/s", out), tokens / (cpu_seconds() - before), "", peak)
 
 
