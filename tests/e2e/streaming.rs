@@ -1,5 +1,5 @@
 //! Models larger than the memory: layers streamed from their files give the bytes of a resident run, under a cap on memory
-//! below which that run fails; and quantised ones take less.
+//! below which that run fails; and quantised ones take less. And a plan of a run's memory says what is then measured.
 
 use std::{
     fs,
@@ -25,6 +25,8 @@ struct Shape {
 
 /// 40 layers of 8.9 MB in 32 bits: 354 MB, in a file of half that size.
 const LARGE: Shape = Shape { layers: 40, width: 384, inner: 1536, heads: 6 };
+/// 107 MB in 32 bits.
+const MEDIUM: Shape = Shape { layers: 12, width: 384, inner: 1536, heads: 6 };
 /// What a run takes with next to no model.
 const SMALL: Shape = Shape { layers: 1, width: 64, inner: 128, heads: 2 };
 const VOCABULARY: u64 = 400;
@@ -351,4 +353,66 @@ fn a_quantised_teacher_says_so_and_takes_less_memory() {
         softshard(&["labels", "diff", &folder("f32"), &folder(&format!("bits-{bits}"))])
             .failed(3, &["plan keys that differ: 1"]);
     }
+}
+
+/// A number of megabytes behind `name` in what a run said.
+#[track_caller]
+fn megabytes(name: &str, said: &str) -> f64 {
+    let line = said.lines().find_map(|line| line.trim_start().strip_prefix(name));
+    let number = line.and_then(|line| line.trim().strip_suffix(" MB")?.replace(',', "").parse().ok());
+    number.unwrap_or_else(|| panic!("expected `{name} <number> MB` in:\n{said}"))
+}
+
+/// Covers `train-student --plan`: before anything is loaded it says, within 15 %, what the run then takes, whatever is kept in memory
+/// and wherever.
+#[test]
+fn a_plan_says_how_much_memory_a_run_takes() {
+    const WITHIN: f64 = 0.15;
+    let world = world();
+    MEDIUM.write(&world.path("medium"));
+    SMALL.write(&world.path("small"));
+    let data = ["data.limit=40", "output.dir=memory"];
+    world.run("prepare", &data).succeeded();
+    world.run("teacher-labels", &[&data[..], &["teacher.model=small"]].concat()).succeeded();
+    let recipe = fs::read_to_string(world.path("recipe.toml")).expect("the recipe is there");
+    let whole: Vec<&str> = recipe.lines().filter(|line| !line.starts_with("lora =")).collect();
+    fs::write(world.path("whole.toml"), whole.join("\n")).expect("a recipe is written");
+
+    let common = ["student.model=medium", "student.max_tokens_per_batch=1024"];
+    let layer = "student.checkpointing=layer";
+    let cases: [(&str, &str, &[&str]); 10] = [
+        ("resident", "recipe.toml", &[]),
+        ("by layer", "recipe.toml", &[layer]),
+        ("streamed", "recipe.toml", &["student.residency=streamed"]),
+        ("8 bits", "recipe.toml", &["student.quantise=8"]),
+        ("4 bits by layer", "recipe.toml", &["student.quantise=4", layer]),
+        ("bf16", "recipe.toml", &["student.precision=bf16"]),
+        ("two at a time", "recipe.toml", &["student.accumulate_batches=2"]),
+        ("packed", "recipe.toml", &["student.packing=true"]),
+        ("whole model", "whole.toml", &[]),
+        ("whole model by layer, of three", "whole.toml", &[layer, "student.accumulate_batches=3"]),
+    ];
+    let mut wrong = Vec::new();
+    for (name, recipe, settings) in cases {
+        let output = format!("output.student=student-{}", name.replace([' ', ','], "-"));
+        let settings = [&data[..], &common, &[output.as_str()], settings].concat();
+        let run = |more: &[&str]| {
+            let mut command = softshard_e2e::command(&["train-student"]);
+            command.arg(world.path(recipe)).args(more).env("RAYON_NUM_THREADS", "2");
+            settings.iter().for_each(|setting| drop(command.args(["--set", setting])));
+            measured(command)
+        };
+        let (said, of_plan) = run(&["--plan"]);
+        let plan = said.succeeded().stdout;
+        let (said, peak) = run(&[]);
+        said.succeeded();
+        let (expected, found) = (megabytes("expected peak", &plan), peak as f64 / 1e6);
+        let off = expected / found - 1.0;
+        println!("{name}: expected {expected} MB, found {found:.1} MB: {:+.1} %\n{plan}", 100.0 * off);
+        assert!((of_plan as f64) < 64e6, "{name}: a plan loads nothing, and held {}", mib(of_plan));
+        if off.abs() > WITHIN {
+            wrong.push(format!("{name}: expected {expected} MB, found {found:.1} MB"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }

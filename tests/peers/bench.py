@@ -1,9 +1,8 @@
-"""Forward passes and the student's step against transformers and PEFT on one machine: bench.py SOFTSHARD [--quick|--forward].
+"""Forward passes against transformers on one machine: bench.py SOFTSHARD [--quick].
 
-Prints Markdown tables; labelling is in bench_labelling.py. Needs `cargo build --workspace --examples`. Same random-weight models, same
-sequences, same threads, f32, one process after the other. The student step is LoRA r=8 on q_proj and v_proj with the top-k loss
-and its bucket; `usual` is what bench_student.py says it is. The first table, the only one with --forward, is of forward passes alone:
-`body` and `head` are what bench_forward.py says they are, the fastest pass of two rounds, ours and theirs in turn.
+Prints a Markdown table; labelling is in bench_labelling.py, the student's step in bench_training.py. Needs `cargo build --workspace
+--examples`. Same random-weight models, same threads, f32, one process after the other: `body` and `head` are what bench_forward.py says
+they are, the fastest pass of two rounds, ours and theirs in turn.
 """
 
 import argparse
@@ -18,26 +17,6 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 FORWARD_SHAPES = ["8x256", "4x512"]
-RECIPE = """
-[data]
-instructions = "data/instructions.jsonl"
-template = "none"
-[tokenizer]
-path = "data/tokenizer"
-[teacher]
-model = "{model}"
-max_tokens_per_batch = 2048
-[labels]
-selection = {{ kind = "top_k", k = 64 }}
-[student]
-model = "{model}"
-max_steps = {steps}
-max_tokens_per_batch = {step_tokens}
-accumulate_batches = 2
-lora = {{ r = 8, alpha = 32.0, dropout = 0.1, target_modules = ["q_proj", "v_proj"] }}
-[output]
-dir = "{output}"
-"""
 
 
 def run(*command: object) -> tuple[str, int]:
@@ -93,37 +72,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("softshard", type=Path)
     parser.add_argument("--quick", action="store_true", help="the tiny model only")
-    parser.add_argument("--forward", action="store_true", help="forward passes alone")
     arguments = parser.parse_args()
-    softshard, python = arguments.softshard.resolve(), sys.executable
     with tempfile.TemporaryDirectory() as folder:
-        bench_forward(softshard, Path(folder), ["tiny"] if arguments.quick else ["110m", "qwen2.5-0.5b"])
-    if arguments.forward:
-        return
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        world = Path(folder)
-        for shape, sequences, steps in [("tiny", 2000, 40), ("110m", 100, 6)][: 1 if arguments.quick else 2]:
-            # A data folder for each size, so that every side reads all of it.
-            run(softshard, "demo-data", world / "data", "--rows", sequences, "--vocab-size", 768)
-            model, output = world / f"model-{shape}", world / f"run-{shape}"
-            run(python, HERE / "make_model.py", "--shape", shape, model)
-            recipe = world / f"{shape}.toml"
-            recipe.write_text(RECIPE.format(model=model, steps=steps, step_tokens=272, output=output))
-            run(softshard, "prepare", recipe)
-
-            run(softshard, "teacher-labels", recipe)
-            ours, memory = run(softshard, "train-student", recipe)
-            mine = number(r"([\d,]+) tokens/s", ours)
-            out, _ = run(python, HERE / "bench_student.py", model, output / "labels/train", "--steps", steps)
-            peer = json.loads(out)
-            theirs = peer["input_tokens_per_second"]
-            rows.append(("student step", shape, "usual", mine, theirs, memory, peer["peak_rss_mib"]))
-    print("| what | model | peer | ours, tokens/s | peer, tokens/s | ratio | our peak MiB | peer's peak MiB |")
-    print("|---|---|---|---|---|---|---|---|")
-    for what, shape, variant, mine, theirs, memory, peer_memory in rows:
-        ratio = f"{mine / theirs:.2f}"
-        print(f"| {what} | {shape} | {variant} | {mine:,.0f} | {theirs:,.0f} | {ratio} | {memory:,} | {peer_memory:,} |")
+        bench_forward(arguments.softshard.resolve(), Path(folder), ["tiny"] if arguments.quick else ["110m", "qwen2.5-0.5b"])
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ pub(crate) enum Command {
     /// Submit again what is missing of the labels, as storage says, with the options of the submission before
     Resume(Box<Jobs>),
     /// Stage 2: a student learns from label shards, without the teacher: adapter/ or model/
-    TrainStudent(Stage),
+    TrainStudent(TrainStudent),
     /// Answers of a trained model and their scores: evaluations/NAME.json
     Evaluate(Stage),
     /// All evaluations of a recipe's output as one table, and the curves of its trainings as a page
@@ -104,6 +104,17 @@ pub(crate) struct Stage {
     /// Where tensors live: cpu, or cuda:0; to label and to train several, as cuda:0,1, or all with cuda
     #[arg(long, default_value = "cpu")]
     pub(crate) device: String,
+}
+
+/// Arguments of `train-student`.
+#[derive(Args)]
+pub(crate) struct TrainStudent {
+    /// The run
+    #[command(flatten)]
+    pub(crate) stage: Stage,
+    /// Print how much memory the run will take at most, part by part, and stop before anything is loaded
+    #[arg(long)]
+    pub(crate) plan: bool,
 }
 
 /// Arguments of `teacher-labels`.

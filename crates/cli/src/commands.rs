@@ -5,14 +5,15 @@ use std::{path::Path, sync::atomic::AtomicBool};
 use anyhow::Result;
 use softshard_evaluate::EvaluateInputs;
 use softshard_prepare::{Tokenizer, demo};
-use softshard_student::{Alpha, LossConfig, Mixed, Objective, TrainConfig, TrainInputs};
+use softshard_student::{Alpha, LossConfig, MemoryPlan, Mixed, Objective, TrainConfig, TrainInputs};
 
 use crate::{
-    arguments::{Arguments, Command, DemoData, Model, Stage},
+    arguments::{Arguments, Command, DemoData, Model, Stage, TrainStudent},
     cluster, device, devices,
     metrics::Recorder,
     recipe::Recipe,
     report::report,
+    table::aligned,
     teacher_labels::teacher_labels,
     training_summary::Told,
 };
@@ -29,7 +30,7 @@ pub(crate) fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         Command::TeacherLabels(options) => teacher_labels(options, stop),
         Command::Submit(jobs) => cluster::submit(jobs),
         Command::Resume(jobs) => cluster::resume(jobs),
-        Command::TrainStudent(stage) => train_student(stage, stop),
+        Command::TrainStudent(options) => train_student(options, stop),
         Command::Evaluate(stage) => evaluate(stage, stop),
         Command::Report(options) => report(options),
         Command::Merge(options) => crate::merge::merge(options, stop),
@@ -63,10 +64,12 @@ fn finetune(stage: &Stage, stop: &AtomicBool) -> Result<()> {
     let loss = LossConfig { alpha: Alpha::Constant(0.0), ..config.loss.clone() };
     let config = &TrainConfig { loss, ..config.clone() };
     let data = [Mixed::once(recipe.output.sequences.join("train"))];
-    train(&recipe, stage, stop, ("finetune", config, objective), &data, &recipe.output.teacher)
+    let run = ("finetune", config, objective);
+    train(&recipe, stage, stop, run, &data, &recipe.output.teacher, false)
 }
 
-fn train_student(stage: &Stage, stop: &AtomicBool) -> Result<()> {
+fn train_student(options: &TrainStudent, stop: &AtomicBool) -> Result<()> {
+    let stage = &options.stage;
     let recipe = Recipe::load(&stage.recipe, &stage.overrides)?;
     let config = Recipe::section(recipe.student.as_ref(), "student", "train-student")?;
     let objective = config.objective.unwrap_or(Objective::Distill);
@@ -77,7 +80,8 @@ fn train_student(stage: &Stage, stop: &AtomicBool) -> Result<()> {
     } else {
         vec![Mixed::once(recipe.output.sequences.join("train"))]
     };
-    train(&recipe, stage, stop, ("train-student", config, objective), &data, &recipe.output.student)
+    let run = ("train-student", config, objective);
+    train(&recipe, stage, stop, run, &data, &recipe.output.student, options.plan)
 }
 
 /// The training loop, for either model.
@@ -88,14 +92,14 @@ fn train(
     (name, config, objective): (&'static str, &softshard_student::TrainConfig, Objective),
     data: &[Mixed],
     output: &Path,
+    plan_only: bool,
 ) -> Result<()> {
     let devices = devices::open(&stage.device)?;
     let tokenizer = tokenizer_for(recipe, &config.model)?;
     // The recipe names the folder, or the tokenizer.json in it.
     let path = &recipe.tokenizer.path;
     let tokenizer_folder = if path.is_file() { path.parent().unwrap_or(path) } else { path };
-    let metrics = Recorder::start(recipe.output.training_metrics(output));
-    let summary = softshard_student::run(&TrainInputs {
+    let inputs = TrainInputs {
         config,
         objective,
         stage: name,
@@ -106,7 +110,13 @@ fn train(
         output,
         devices: &devices,
         stop,
-    })?;
+    };
+    if plan_only {
+        print!("{}", memory_table(&MemoryPlan::of(&inputs)?));
+        return Ok(());
+    }
+    let metrics = Recorder::start(recipe.output.training_metrics(output));
+    let summary = softshard_student::run(&inputs)?;
     drop(metrics);
     recipe.write_beside(output)?;
     let best_by = config.evaluation.as_ref().map(|evaluation| evaluation.best_by);
@@ -115,6 +125,16 @@ fn train(
     print!("{}", Told { name, summary: &summary, best_by, peak_bytes });
     println!("{}: {}", if config.lora.is_some() { "adapter" } else { "model" }, summary.output.display());
     Ok(())
+}
+
+/// What a run will hold in memory at most.
+fn memory_table(plan: &MemoryPlan) -> String {
+    let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
+    let mut rows: Vec<Vec<String>> =
+        plan.parts.iter().map(|part| vec![part.name.clone(), megabytes(part.bytes)]).collect();
+    rows.push(vec!["expected peak".to_owned(), megabytes(plan.bytes())]);
+    let note = "label shards are mapped: the system takes their pages back when it needs them, so they are not counted";
+    format!("{}{note}\n", aligned(&rows))
 }
 
 fn evaluate(stage: &Stage, stop: &AtomicBool) -> Result<()> {

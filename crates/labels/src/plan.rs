@@ -45,6 +45,15 @@ pub enum Selection {
 }
 
 impl Selection {
+    /// Entries that a position has at most.
+    pub fn most_entries(&self) -> u32 {
+        match *self {
+            Self::TopK { k } | Self::TopP { k, .. } => k,
+            Self::Sampled { draws } => draws,
+            Self::TopKSampled { k, draws } => k.saturating_add(draws),
+        }
+    }
+
     /// Whether entries are drawn, and so have counts.
     pub fn draws(&self) -> Option<u32> {
         match *self {

@@ -7,6 +7,7 @@ use burn::tensor::{DType, Device, Int, Tensor, activation};
 
 use crate::cache::Cache;
 use crate::config::{DecoderConfig, FusedQkv};
+use crate::fused;
 use crate::layout::{Layout, Padding, Tile};
 use crate::linear::{Dropout, Linear};
 use crate::norm::Norm;
@@ -52,7 +53,7 @@ pub(crate) struct Context<'a> {
     pub(crate) tiles: Vec<Tile>,
     pub(crate) masks: Masks<'a>,
     pub(crate) dropout_seed: Option<u64>,
-    /// Whether something learns: the same numbers are then computed with a graph and without one.
+    /// Whether something learns: the fused operations are then used, with a graph and without one to the same bits.
     pub(crate) learning: bool,
 }
 
@@ -96,7 +97,7 @@ impl Heads {
 
 impl Attention {
     /// With a cache, its keys and values come before those of `x`, and it then holds both. Scores are in memory for one
-    /// tile of queries at a time; where gradients are needed, autodiff keeps those of all tiles.
+    /// tile of queries at a time, also in the backward pass, which computes them again.
     ///
     /// # Shapes
     /// `x` and the result: `[N, D]`.
@@ -115,9 +116,8 @@ impl Attention {
         let (key, value) = (key.permute([0, 2, 3, 4, 1]), value.permute([0, 2, 3, 1, 4]));
         let tile = |(index, tile): (usize, &Tile)| {
             let query = narrow(&query, 3, &tile.queries);
-            let scores = query.matmul(narrow(&key, 4, &tile.keys));
-            let value = narrow(&value, 3, &tile.keys);
-            softmax_product(scores, context.masks.of(index, tile), value, context.learning)
+            let (key, value) = (narrow(&key, 4, &tile.keys), narrow(&value, 3, &tile.keys));
+            attend(query, key, value, context.masks.of(index, tile), context.learning)
         };
         let mixed = match context.tiles.as_slice() {
             [alone] => tile((0, alone)),
@@ -209,33 +209,26 @@ fn narrow(x: &Tensor<5>, axis: usize, range: &std::ops::Range<usize>) -> Tensor<
     if range.len() == x.dims()[axis] { x.clone() } else { x.clone().narrow(axis, range.start, range.len()) }
 }
 
-/// `softmax(scores + mask) · value`, the softmax in f32.
-///
-/// Where something learns, the sums that divide the exponentials come out of the same product, from a column of ones:
-/// the quotient is taken on `[T, E]` instead of `[T, S]`, and the gradient passes over the scores once. Elsewhere the
-/// backend's own softmax is faster.
+/// `softmax(query · key + mask) · value`, the softmax in f32.
 ///
 /// # Shapes
-/// `scores`: `[B, K, G, T, S]`; `mask`: `[B or 1, 1, 1, T, S]`; `value`: `[B, K, 1, S, E]`; the result:
-/// `[B, K, G, T, E]`.
-fn softmax_product(
-    scores: Tensor<5>,
-    mask: Option<Tensor<5>>,
+/// `query`: `[B, K, G, T, E]`; `key`: `[B, K, 1, E, S]`; `value`: `[B, K, 1, S, E]`; `mask`: `[B or 1, 1, 1, T, S]`; the
+/// result: `[B, K, G, T, E]`.
+fn attend(
+    query: Tensor<5>,
+    key: Tensor<5>,
     value: Tensor<5>,
+    mask: Option<Tensor<5>>,
     learning: bool,
 ) -> Tensor<5> {
-    let dtype = scores.dtype();
-    let mut scores = cast(scores, DType::F32);
+    if learning {
+        let mask = mask.unwrap_or_else(|| fused::nothing_hidden(&query));
+        return fused::attend(query, key, value, mask);
+    }
+    let dtype = query.dtype();
+    let mut scores = cast(query.matmul(key), DType::F32);
     if let Some(mask) = mask {
         scores = scores + mask;
     }
-    if !learning || dtype != DType::F32 {
-        return cast(activation::softmax(scores, 4), dtype).matmul(value);
-    }
-    let width = value.dims()[4];
-    let [batch, heads, _, seen, _] = value.dims();
-    let ones = Tensor::ones([batch, heads, 1, seen, 1], &value.device().without_autodiff());
-    let largest = scores.clone().without_autodiff().max_dim(4);
-    let sums = (scores - largest).exp().matmul(Tensor::cat(vec![value, ones], 4));
-    sums.clone().narrow(4, 0, width) / sums.narrow(4, width, 1)
+    cast(activation::softmax(scores, 4), dtype).matmul(value)
 }

@@ -3,7 +3,7 @@
 use crate::layout::QUERIES_PER_TILE;
 use crate::names::{Parameter, ParameterKind};
 use crate::quantised::Packing;
-use crate::{Bits, DecoderConfig, Precision};
+use crate::{Activation, Bits, DecoderConfig, LoraConfig, Precision};
 
 /// Normalisations are f32 in any case.
 const NORM_BYTES: u64 = 4;
@@ -48,7 +48,6 @@ impl DecoderConfig {
         /// feed-forward part the gate before and after its activation, the other half, their product.
         const SCORES: u64 = 3;
         const INSIDE: u64 = 4;
-        let count = |size: usize| u64::try_from(size).unwrap_or(u64::MAX);
         let bytes = precision.bytes() as u64;
         let width = count(self.hidden_size);
         let heads = count(self.num_attention_heads).saturating_add(2 * count(self.num_key_value_heads));
@@ -59,11 +58,90 @@ impl DecoderConfig {
         attention.max(feed_forward)
     }
 
+    /// What a token takes of a training step while `lora` learns, or the whole model where there is none.
+    pub fn training_bytes_per_token(&self, precision: Precision, lora: Option<&LoraConfig>) -> TrainingBytes {
+        let names = self.names();
+        let f32_bytes = NORM_BYTES;
+        let bytes = precision.bytes() as u64;
+        let (width, inside) = (count(self.hidden_size), count(self.intermediate_size));
+        let heads = count(self.num_attention_heads) * count(self.head_dim);
+        let keys = 2 * count(self.num_key_value_heads) * count(self.head_dim);
+        let learns = |parts: &[&str]| {
+            let one = |parameter: &Parameter| {
+                let module = module_of(parameter);
+                parts.iter().any(|part| module == *part)
+                    && lora.is_none_or(|lora| lora.targets(&format!("{}.0.{module}", names.layers)))
+            };
+            self.parameters_of_layer().iter().filter(|parameter| is_matrix(parameter)).any(one)
+        };
+        let read_by_attention = learns(&[names.query, names.key, names.value, names.query_key_value]);
+        let read_by_feed_forward = learns(&[names.gate, names.up]);
+        // Inputs of what learns, which are f32 for the factors of a LoRA.
+        let inputs = u64::from(read_by_attention) * width
+            + u64::from(learns(&[names.output])) * heads
+            + u64::from(read_by_feed_forward) * width
+            + u64::from(learns(&[names.down])) * inside;
+        let norms = if lora.is_none() { 4 } else { 2 };
+        // A gate and what it meets; else what the steps of the activation read.
+        let halves = match (self.gated, self.activation) {
+            (true, _) => 2,
+            (false, Activation::Relu) => 1,
+            (false, Activation::Silu | Activation::Gelu) => 3,
+            (false, Activation::GeluTanh) => 6,
+        };
+        let kept = bytes * (heads + keys + halves * inside) + f32_bytes * (norms * width + inputs);
+        // Of the inside of the feed-forward part the gradients of both halves and of their product.
+        let casts = if precision == Precision::F32 { 0 } else { 5 * f32_bytes * inside };
+        TrainingBytes {
+            input: bytes * width,
+            kept,
+            passing: bytes * (3 * inside + 3 * width) + casts,
+            scores: 3 * f32_bytes * count(self.num_attention_heads),
+        }
+    }
+
+    /// Numbers that a LoRA adds.
+    pub fn lora_parameter_count(&self, lora: &LoraConfig) -> u64 {
+        let layers = self.names().layers;
+        let learns =
+            |one: &&Parameter| is_matrix(one) && one.name.starts_with(layers) && lora.targets(module_of(one));
+        let numbers = |one: &Parameter| count(lora.r) * count(one.outputs_and_inputs().iter().sum());
+        total(self.parameters().iter().filter(learns).map(numbers))
+    }
+
+    /// Bytes of the largest matrix of a layer in `precision`.
+    pub fn largest_matrix_bytes(&self, precision: Precision) -> u64 {
+        let matrices = self.parameters_of_layer().into_iter().filter(|one| is_matrix(one));
+        matrices.map(|one| dense_bytes(&one, precision)).max().unwrap_or(0)
+    }
+
     /// Bytes of the keys and values that generation keeps for each token.
     pub fn cache_bytes_per_token(&self, precision: Precision) -> u64 {
         let numbers = [2, self.num_hidden_layers, self.num_key_value_heads, self.head_dim, precision.bytes()];
         numbers.into_iter().fold(1, |product, factor| product.saturating_mul(factor as u64))
     }
+}
+
+/// What a token takes of a training step, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TrainingBytes {
+    /// What a layer reads.
+    pub input: u64,
+    /// What the graph of one layer keeps for its gradient, its input included.
+    pub kept: u64,
+    /// What is in memory besides while the gradient of one layer is computed.
+    pub passing: u64,
+    /// Attention's part of that, for each key that a query of a tile sees.
+    pub scores: u64,
+}
+
+/// `self_attn.q_proj` of `self_attn.q_proj.weight`.
+fn module_of(parameter: &Parameter) -> &str {
+    parameter.name.strip_suffix(".weight").unwrap_or(&parameter.name)
+}
+
+fn count(size: usize) -> u64 {
+    u64::try_from(size).unwrap_or(u64::MAX)
 }
 
 fn is_matrix(parameter: &Parameter) -> bool {

@@ -111,7 +111,9 @@ impl Decoder {
     ) -> Context<'a> {
         let (window, device) = (self.config.sliding_window, &self.device);
         let tiles = layout.tiles(window);
-        let masks = if layout.mask_numbers(&tiles) * passes <= MOST_KEPT {
+        let learning = self.trainable != Trainable::Nothing;
+        // A graph keeps them all anyway.
+        let masks = if learning || layout.mask_numbers(&tiles) * passes <= MOST_KEPT {
             Masks::Kept(tiles.iter().map(|tile| layout.mask(tile, window, device)).collect())
         } else {
             Masks::Made { layout, window, device }
@@ -123,7 +125,7 @@ impl Decoder {
             tiles,
             masks,
             dropout_seed: self.dropout_seed,
-            learning: self.trainable != Trainable::Nothing,
+            learning,
         }
     }
 

@@ -7,6 +7,7 @@ use burn::tensor::{Tensor, activation};
 use crate::attention::{Attention, Context, Projections};
 use crate::cache::Cache;
 use crate::config::{Activation, Block};
+use crate::fused;
 use crate::linear::{Dropout, Linear, Weight};
 use crate::names::Names;
 use crate::norm::Norm;
@@ -46,18 +47,18 @@ impl Layer {
                 let normed = self.attention_norm.forward(x.clone());
                 let x = x + self.attention.forward(normed, context, dropout, cache);
                 let normed = self.feed_forward_norm.forward(x.clone());
-                x + self.feed_forward.forward(normed, dropout)
+                x + self.feed_forward.forward(normed, context, dropout)
             }
             Block::Parallel => {
                 let normed = self.attention_norm.forward(x.clone());
                 let attended = self.attention.forward(normed, context, dropout, cache);
                 let normed = self.feed_forward_norm.forward(x.clone());
-                x + attended + self.feed_forward.forward(normed, dropout)
+                x + attended + self.feed_forward.forward(normed, context, dropout)
             }
             Block::PostNorm => {
                 let attended = self.attention.forward(x.clone(), context, dropout, cache);
                 let x = self.attention_norm.forward(x + attended);
-                self.feed_forward_norm.forward(x.clone() + self.feed_forward.forward(x, dropout))
+                self.feed_forward_norm.forward(x.clone() + self.feed_forward.forward(x, context, dropout))
             }
         }
     }
@@ -105,9 +106,13 @@ impl Layer {
 }
 
 impl FeedForward {
-    fn forward(&self, x: Tensor<2>, dropout: &mut Dropout) -> Tensor<2> {
+    fn forward(&self, x: Tensor<2>, context: &Context<'_>, dropout: &mut Dropout) -> Tensor<2> {
         let inner = match &self.gate {
             None => self.activate(self.up.forward(x, dropout)),
+            Some(gate) if context.learning && self.activation == Activation::Silu => {
+                let gate = gate.forward(x.clone(), dropout);
+                fused::gated(gate, self.up.forward(x, dropout))
+            }
             Some(gate) => {
                 let gate = self.activate(gate.forward(x.clone(), dropout));
                 gate * self.up.forward(x, dropout)

@@ -13,7 +13,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 pub(crate) const MASKED: f32 = f32::NEG_INFINITY;
 
 /// Queries of one tile: bounds the scores in memory, and lets columns that nobody sees be skipped.
-pub(crate) const QUERIES_PER_TILE: usize = 256;
+pub const QUERIES_PER_TILE: usize = 256;
 
 /// Which tokens of each row of a batch belong together.
 #[derive(Debug, Clone, PartialEq, Eq)]

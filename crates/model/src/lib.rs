@@ -32,6 +32,7 @@ mod families;
 mod files;
 mod footprint;
 mod forward;
+mod fused;
 mod generate;
 mod header;
 mod layer;
@@ -57,7 +58,8 @@ pub use config::{Activation, Block, DecoderConfig, Family, FusedQkv, NormKind, P
 pub use decoder::{Decoder, Trainable};
 pub use digest::{adapter_blake3, config_blake3, weights_blake3};
 pub use error::Error;
-pub use layout::Layout;
+pub use footprint::TrainingBytes;
+pub use layout::{Layout, QUERIES_PER_TILE};
 pub use memory::{free_bytes, peak_bytes, used_bytes};
 pub use merge::{MergeInputs, Merged, merge};
 pub use precision::Precision;

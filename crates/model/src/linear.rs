@@ -2,10 +2,11 @@
 //!
 //! Legend: N rows (tokens of a batch), I inputs, O outputs, R rank.
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, Tensor};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::fused::{self, DropoutMask};
 use crate::precision::cast;
 use crate::quantised::Quantised;
 
@@ -79,8 +80,12 @@ impl Linear {
             y = y + bias.clone();
         }
         if let Some(lora) = &self.lora {
-            let x = dropout.apply(cast(x, DType::F32), lora.dropout);
-            let low = x.matmul(lora.a.clone().transpose()) * lora.scale;
+            let x = cast(x, DType::F32);
+            let low = match dropout.draw(x.dims(), lora.dropout) {
+                Some(mask) => fused::dropped_product(x, lora.a.clone(), mask),
+                None => x.matmul(lora.a.clone().transpose()),
+            };
+            let low = low * lora.scale;
             y = y + cast(low.matmul(lora.b.clone().transpose()), dtype);
         }
         y
@@ -100,15 +105,15 @@ impl Dropout {
         }))
     }
 
-    /// Zeroes elements with the given probability and scales the others, so that the expectation stays.
-    fn apply(&mut self, x: Tensor<2>, probability: f64) -> Tensor<2> {
-        let Some(random) = self.0.as_mut().filter(|_| probability > 0.0) else { return x };
-        let [rows, width] = x.dims();
+    /// Drops elements with the given probability and scales the others, so that the expectation stays.
+    fn draw(&mut self, [rows, width]: [usize; 2], probability: f64) -> Option<DropoutMask> {
+        let random = self.0.as_mut().filter(|_| probability > 0.0)?;
         let threshold = (probability * f64::from(u32::MAX)) as u32;
-        let kept = (1.0 / (1.0 - probability)) as f32;
-        let mask: Vec<f32> =
-            (0..rows * width).map(|_| if random.next_u32() < threshold { 0.0 } else { kept }).collect();
-        let mask = Tensor::from_data(TensorData::new(mask, [rows, width]), &x.device().without_autodiff());
-        x * mask
+        let byte = |bits: usize| {
+            (0..bits).fold(0u8, |byte, bit| byte | u8::from(random.next_u32() >= threshold) << bit)
+        };
+        let numbers = rows * width;
+        let kept = (0..numbers).step_by(8).map(|first| (numbers - first).min(8)).map(byte).collect();
+        Some(DropoutMask { kept, factor: (1.0 / (1.0 - probability)) as f32 })
     }
 }

@@ -59,6 +59,18 @@ impl LoadOptions {
         }
     }
 
+    /// Whether layers of this model would be read at every pass.
+    ///
+    /// # Errors
+    /// `auto` on a device whose free memory is not known.
+    pub fn is_streamed(&self, config: &DecoderConfig, device: &Device) -> Result<bool, Error> {
+        match (self.quantise, self.residency) {
+            (None, Residency::Streamed) => Ok(true),
+            (None, Residency::Auto) => Ok(matches!(self.choose(config, device)?, LayerWeights::Streamed)),
+            _ => Ok(false),
+        }
+    }
+
     /// How the layers of this model are kept; says what `auto` chose and why.
     pub(crate) fn layer_weights(
         &self,

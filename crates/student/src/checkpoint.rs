@@ -9,6 +9,7 @@
 //! Order, dropout and schedule are functions of seed and step, so no generator state is stored.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
@@ -16,7 +17,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::{Device, Tensor, TensorData};
 use fs_err as fs;
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 use softshard_labels::differences;
 
@@ -242,22 +243,34 @@ fn read(path: &Path, device: &Device) -> Result<Checkpoint> {
     Ok(Checkpoint { state, tensors })
 }
 
+/// A tensor whose bytes are made when they are written: of all of them there is one copy at a time, the file's.
+struct Stored<'a> {
+    tensor: &'a Tensor<2>,
+    shape: [usize; 2],
+}
+
+impl View for Stored<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let values = self.tensor.to_data().try_into_vec::<f32>().expect("what learns is f32");
+        values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into()
+    }
+
+    fn data_len(&self) -> usize {
+        4 * self.shape.iter().product::<usize>()
+    }
+}
+
 fn encode(tensors: &[(String, Tensor<2>)]) -> Result<Vec<u8>> {
-    let mut raw = Vec::with_capacity(tensors.len());
-    for (name, tensor) in tensors {
-        let values =
-            tensor.to_data().try_into_vec::<f32>().map_err(|error| anyhow::anyhow!("`{name}`: {error:?}"))?;
-        raw.push((
-            name,
-            tensor.dims(),
-            values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>(),
-        ));
-    }
-    let mut views = Vec::with_capacity(raw.len());
-    for (name, shape, bytes) in &raw {
-        views.push((*name, TensorView::new(Dtype::F32, shape.to_vec(), bytes)?));
-    }
-    Ok(safetensors::serialize(views, None)?)
+    let stored = |(name, tensor)| (name, Stored { tensor, shape: Tensor::dims(tensor) });
+    Ok(safetensors::serialize(tensors.iter().map(|(name, tensor)| stored((name, tensor))), None)?)
 }
 
 fn decode(bytes: &[u8], device: &Device) -> Result<Tensors> {

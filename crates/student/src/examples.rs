@@ -127,6 +127,19 @@ impl Examples {
         }
     }
 
+    /// Bytes that a token takes of a batch, if all of them are labelled.
+    pub(crate) fn bytes_per_token(&self) -> u64 {
+        const TOKEN: u64 = 4;
+        // Position, gold token, count, tail, offset and factor; of an entry its token and its log-probability.
+        const LABEL: u64 = 24;
+        const ENTRY: u64 = 8;
+        let entries = |part: &Part| match &part.data {
+            Data::Labels { dataset, .. } => dataset.manifest().plan.selection.most_entries(),
+            Data::Sequences { .. } => 0,
+        };
+        TOKEN + LABEL + ENTRY * u64::from(self.parts.iter().map(entries).max().unwrap_or(0))
+    }
+
     /// Sequences of all datasets.
     pub(crate) fn len(&self) -> usize {
         self.rows().len()

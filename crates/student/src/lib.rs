@@ -13,6 +13,7 @@ mod identity;
 mod inputs;
 mod inspection;
 mod loss_config;
+mod memory;
 mod metrics;
 mod muon;
 mod optimizer;
@@ -33,6 +34,7 @@ pub use config::{
 pub use examples::same_temperature;
 pub use inputs::TrainInputs;
 pub use loss_config::{Alpha, AlphaRule, LossConfig};
+pub use memory::{MemoryPlan, Part};
 pub use metrics::HeldOut;
 pub use optimizer::{Optimizer, clip_global_norm};
 pub use pass::Breakdown;

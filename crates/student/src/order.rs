@@ -27,7 +27,7 @@ impl Order {
 
     /// How the sequences of its micro-batches lie.
     pub(crate) fn arrangement(&self) -> Arrangement {
-        if self.packing { Arrangement::Packed } else { Arrangement::Padded }
+        if self.packing { Arrangement::Packed } else { Arrangement::Ragged }
     }
 
     /// The micro-batches of an epoch over `rows`, in an order by seed and epoch. A sequence over the budget stands alone.

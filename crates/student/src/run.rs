@@ -10,6 +10,7 @@ use crate::{
     config::{Init, TrainConfig},
     examples::Examples,
     inputs::TrainInputs,
+    memory::MemoryPlan,
     pass::lap,
     replicas::Replicas,
     steps::{Steps, prefetch},
@@ -27,6 +28,7 @@ use crate::{
 pub fn run(inputs: &TrainInputs) -> Result<Summary> {
     let config = inputs.config;
     let examples = Examples::open(inputs.data, inputs.objective, &config.loss)?;
+    tracing::info!(stage = inputs.stage, "memory: {}", MemoryPlan::over(inputs, &examples)?);
     let decoder = first_weights(config, &inputs.devices[0].0)?;
     examples.check_fit(inputs, &decoder)?;
     let copied = config.clone();

@@ -12,6 +12,12 @@ const PREFETCHED_TOKENS: usize = 1 << 16;
 /// Steps that it may be ahead at most.
 const PREFETCHED_STEPS: usize = 4;
 
+/// Steps that the reader is ahead of the device at most.
+pub(crate) fn prefetched_steps(config: &TrainConfig) -> usize {
+    let step_tokens = config.max_tokens_per_batch.saturating_mul(config.accumulate_batches).max(1);
+    (PREFETCHED_TOKENS / step_tokens).clamp(1, PREFETCHED_STEPS)
+}
+
 /// The steps of a run. The micro-batches of an epoch are planned when it comes.
 pub(crate) struct Steps {
     order: Order,
@@ -25,12 +31,11 @@ pub(crate) struct Steps {
 impl Steps {
     pub(crate) fn new(config: &TrainConfig, examples: &Examples) -> Self {
         let accumulate_batches = config.accumulate_batches;
-        let step_tokens = config.max_tokens_per_batch.saturating_mul(accumulate_batches).max(1);
         let mut steps = Steps {
             order: Order::of(config),
             seed: config.seed,
             accumulate_batches,
-            prefetched: (PREFETCHED_TOKENS / step_tokens).clamp(1, PREFETCHED_STEPS),
+            prefetched: prefetched_steps(config),
             ends: Vec::new(),
         };
         let limit = if config.max_steps == 0 { u64::MAX } else { config.max_steps };

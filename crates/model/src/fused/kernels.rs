@@ -1,0 +1,182 @@
+//! Passes over numbers that the CPU makes in one go, on all cores.
+
+use burn::backend::ops::{ActivationOps, FloatTensorOps};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, Flex, TensorMetadata};
+use burn::tensor::{DType, Shape, TensorData};
+use rayon::prelude::*;
+
+/// Numbers for a thread: enough to be worth waking it.
+const NUMBERS_AT_ONCE: usize = 1 << 14;
+
+/// Passes over numbers, in f32 inside.
+///
+/// The default bodies are tensor operations that every backend has.
+pub(super) trait Kernels: Backend {
+    /// `softmax(scores + mask)` over the last axis.
+    ///
+    /// # Shapes
+    /// `scores` and the result: `[B, K, G, T, S]`; `mask`: `[B or 1, 1, 1, T, S]`, or all ones.
+    fn masked_softmax(scores: FloatTensor<Self>, mask: FloatTensor<Self>) -> FloatTensor<Self> {
+        let masked = Self::float_add(scores, mask);
+        Self::softmax(masked, 4)
+    }
+
+    /// The gradient by the scores, given that by the probabilities: `p · (d - Σ p·d)`.
+    ///
+    /// # Shapes
+    /// All: `[B, K, G, T, S]`.
+    fn softmax_gradient(
+        probabilities: FloatTensor<Self>,
+        d_probabilities: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let products = Self::float_mul(d_probabilities, probabilities.clone());
+        let sums = Self::float_sum_dim(products.clone(), 4);
+        Self::float_sub(products, Self::float_mul(probabilities, sums))
+    }
+
+    /// `silu(gate) · up`.
+    fn gated(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        let sigmoid = Self::sigmoid(gate.clone());
+        Self::float_mul(Self::float_mul(gate, sigmoid), up)
+    }
+
+    /// The gradients by gate and by up.
+    fn gated_gradient(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        d_output: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 2] {
+        let sigmoid = Self::sigmoid(gate.clone());
+        let silu = Self::float_mul(gate, sigmoid.clone());
+        let d_up = Self::float_mul(d_output.clone(), silu.clone());
+        // silu' = σ + silu · (1 - σ)
+        let rest =
+            Self::float_mul(silu, Self::float_sub_scalar(Self::float_neg(sigmoid.clone()), (-1.0).into()));
+        let slope = Self::float_add(sigmoid, rest);
+        [Self::float_mul(Self::float_mul(d_output, up), slope), d_up]
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Kernels for burn::backend::Cube {}
+
+impl Kernels for Flex {
+    fn masked_softmax(scores: FloatTensor<Self>, mask: FloatTensor<Self>) -> FloatTensor<Self> {
+        let (shape, mask) = (scores.shape(), mask.to_contiguous());
+        let tile = shape[3] * shape[4];
+        let mut masked = scores.to_contiguous();
+        drop(scores);
+        let hidden: &[f32] = mask.as_slice().expect("masks are contiguous f32");
+        if hidden.len() > 1 {
+            let tiles_of_mask = hidden.len() / tile;
+            let tiles_of_row = shape[1] * shape[2];
+            let numbers: &mut [f32] = masked.storage_mut();
+            numbers.par_chunks_mut(tile).enumerate().for_each(|(index, scores)| {
+                let row = (index / tiles_of_row) % tiles_of_mask;
+                for (score, hidden) in scores.iter_mut().zip(&hidden[row * tile..]) {
+                    *score += hidden;
+                }
+            });
+        }
+        Self::softmax(masked, 4)
+    }
+
+    fn softmax_gradient(
+        probabilities: FloatTensor<Self>,
+        d_probabilities: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let shape = probabilities.shape();
+        let keys = shape[4].max(1);
+        let (probabilities, d_probabilities) =
+            (probabilities.to_contiguous(), d_probabilities.to_contiguous());
+        let (p, d) = (floats(&probabilities), floats(&d_probabilities));
+        let mut d_scores = vec![0.0f32; p.len()];
+        let some = (NUMBERS_AT_ONCE / keys).max(1) * keys;
+        let chunks = d_scores.par_chunks_mut(some).zip(p.par_chunks(some)).zip(d.par_chunks(some));
+        chunks.for_each(|((d_scores, p), d)| {
+            let rows = d_scores.chunks_mut(keys).zip(p.chunks(keys)).zip(d.chunks(keys));
+            for ((d_scores, p), d) in rows {
+                let sum = dot(p, d);
+                for ((d_score, p), d) in d_scores.iter_mut().zip(p).zip(d) {
+                    *d_score = p * (d - sum);
+                }
+            }
+        });
+        from_f32(d_scores, shape, DType::F32)
+    }
+
+    fn gated(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        let (shape, dtype) = (gate.shape(), gate.dtype());
+        let [gate, up] = [gate, up].map(|x| in_f32(x).to_contiguous());
+        let (gate, up) = (floats(&gate), floats(&up));
+        let mut output = vec![0.0f32; gate.len()];
+        let chunks = output
+            .par_chunks_mut(NUMBERS_AT_ONCE)
+            .zip(gate.par_chunks(NUMBERS_AT_ONCE))
+            .zip(up.par_chunks(NUMBERS_AT_ONCE));
+        chunks.for_each(|((output, gate), up)| {
+            for ((output, &gate), up) in output.iter_mut().zip(gate).zip(up) {
+                *output = gate * sigmoid(gate) * up;
+            }
+        });
+        from_f32(output, shape, dtype)
+    }
+
+    fn gated_gradient(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        d_output: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 2] {
+        let (shape, dtype) = (gate.shape(), gate.dtype());
+        let [gate, up, d_output] = [gate, up, d_output].map(|x| in_f32(x).to_contiguous());
+        let (gate, up, d) = (floats(&gate), floats(&up), floats(&d_output));
+        let (mut d_gate, mut d_up) = (vec![0.0f32; d.len()], vec![0.0f32; d.len()]);
+        let outputs = d_gate.par_chunks_mut(NUMBERS_AT_ONCE).zip(d_up.par_chunks_mut(NUMBERS_AT_ONCE));
+        let inputs = gate.par_chunks(NUMBERS_AT_ONCE).zip(up.par_chunks(NUMBERS_AT_ONCE));
+        outputs.zip(inputs).zip(d.par_chunks(NUMBERS_AT_ONCE)).for_each(
+            |(((d_gate, d_up), (gate, up)), d)| {
+                let outputs = d_gate.iter_mut().zip(d_up);
+                for (((d_gate, d_up), (&gate, up)), d) in outputs.zip(gate.iter().zip(up)).zip(d) {
+                    let sigmoid = sigmoid(gate);
+                    let silu = gate * sigmoid;
+                    *d_up = d * silu;
+                    *d_gate = d * up * (sigmoid + silu * (1.0 - sigmoid));
+                }
+            },
+        );
+        [d_gate, d_up].map(|values| from_f32(values, shape.clone(), dtype))
+    }
+}
+
+fn in_f32(x: FloatTensor<Flex>) -> FloatTensor<Flex> {
+    if x.dtype() == DType::F32 { x } else { Flex::float_cast(x, DType::F32.into()) }
+}
+
+fn from_f32(values: Vec<f32>, shape: Shape, dtype: DType) -> FloatTensor<Flex> {
+    let values = Flex::float_from_data(TensorData::new(values, shape), &Default::default());
+    if dtype == DType::F32 { values } else { Flex::float_cast(values, dtype.into()) }
+}
+
+fn floats(tensor: &FloatTensor<Flex>) -> &[f32] {
+    tensor.as_slice().expect("these were made contiguous f32")
+}
+
+/// Never overflows: the exponential is at most 1.
+fn sigmoid(x: f32) -> f32 {
+    let small = (-x.abs()).exp();
+    if x >= 0.0 { 1.0 / (1.0 + small) } else { small / (1.0 + small) }
+}
+
+/// In eight partial sums, which the compiler keeps in one vector.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0f32; 8];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    for (a, b) in a.iter().zip(b) {
+        for lane in 0..8 {
+            sums[lane] += a[lane] * b[lane];
+        }
+    }
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    sums.iter().sum::<f32>() + rest
+}
