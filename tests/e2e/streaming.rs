@@ -399,7 +399,9 @@ fn a_plan_says_how_much_memory_a_run_takes() {
         let run = |more: &[&str]| {
             let mut command = softshard_e2e::command(&["train-student"]);
             command.arg(world.path(recipe)).args(more).env("RAYON_NUM_THREADS", "2");
-            settings.iter().for_each(|setting| drop(command.args(["--set", setting])));
+            for setting in &settings {
+                command.args(["--set", setting]);
+            }
             measured(command)
         };
         let (said, of_plan) = run(&["--plan"]);

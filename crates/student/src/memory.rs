@@ -50,6 +50,8 @@ struct Sizes {
     longest: u64,
     /// How many are computed at a time.
     at_a_time: u64,
+    /// Tokens of these together: small data does not fill all of them.
+    in_flight: u64,
     /// How many a step has.
     of_step: u64,
 }
@@ -87,16 +89,18 @@ impl MemoryPlan {
             part("average of the weights".into(), F32 * learns);
         }
         let (copies, graph) = (sizes.gradient_sets(), Graph::of(&shape, config, streamed, &sizes));
-        let (gradients, at_a_time) = (copies * F32 * learns, sizes.at_a_time);
+        let gradients = copies * F32 * learns;
+        let together = |bytes: u64| bytes * sizes.in_flight / sizes.tokens.max(1);
+        let (kept, passing) = (together(graph.kept), together(graph.passing));
         // Written between steps, a file of all moments at a time.
         let checkpoint = 2 * F32 * learns;
-        if checkpoint > gradients + at_a_time * (graph.kept + graph.passing) {
+        if checkpoint > gradients + kept + passing {
             part("a checkpoint that is written".into(), checkpoint);
         } else {
             part(format!("gradients, {copies} times"), gradients);
-            let batches = format!("{at_a_time} × {} tokens", sizes.tokens);
-            part(format!("{} of {batches}", graph.name), at_a_time * graph.kept);
-            part(graph.passing_name.into(), at_a_time * graph.passing);
+            let tokens = format!("{} tokens in {} micro-batches", sizes.in_flight, sizes.at_a_time);
+            part(format!("{} of {tokens}", graph.name), kept);
+            part(graph.passing_name.into(), passing);
         }
         // The reader holds one more in its hands, and the loop another.
         let steps = prefetched_steps(config) as u64 + 2;
@@ -150,12 +154,9 @@ impl Sizes {
         let (longest, all) = (lengths().max().unwrap_or(0), lengths().sum::<u64>());
         let workers = if streamed { 1 } else { inputs.workers().max(1) };
         let of_step = inputs.config.accumulate_batches;
-        Self {
-            tokens: longest.max(all.min(inputs.config.max_tokens_per_batch as u64)),
-            longest,
-            at_a_time: of_step.min(workers) as u64,
-            of_step: of_step as u64,
-        }
+        let tokens = longest.max(all.min(inputs.config.max_tokens_per_batch as u64));
+        let at_a_time = of_step.min(workers) as u64;
+        Self { tokens, longest, at_a_time, in_flight: all.min(at_a_time * tokens), of_step: of_step as u64 }
     }
 
     /// Where a step has more micro-batches than are computed at a time, their sum is there beside those under way.
