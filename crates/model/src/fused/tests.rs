@@ -66,9 +66,9 @@ fn a_gate() {
     let (gate, up, weights) = (leaf([300, 70]), leaf([300, 70]), leaf([300, 70]).detach());
     for scale in [1.0, 100.0] {
         let leaves = [&gate, &up];
-        let scaled = gate.clone() * scale;
-        let expected = found(activation::silu(scaled.clone()) * up.clone(), &weights, &leaves);
-        assert_near(&found(gated(scaled, up.clone()), &weights, &leaves), &expected);
+        let scaled = || gate.clone() * scale;
+        let expected = found(activation::silu(scaled()) * up.clone(), &weights, &leaves);
+        assert_near(&found(gated(scaled(), up.clone()), &weights, &leaves), &expected);
     }
 }
 
