@@ -69,7 +69,7 @@ impl DecoderConfig {
         let learns = |parts: &[&str]| {
             let one = |parameter: &Parameter| {
                 let module = module_of(parameter);
-                parts.iter().any(|part| module == *part)
+                parts.contains(&module)
                     && lora.is_none_or(|lora| lora.targets(&format!("{}.0.{module}", names.layers)))
             };
             self.parameters_of_layer().iter().filter(|parameter| is_matrix(parameter)).any(one)
@@ -111,7 +111,7 @@ impl DecoderConfig {
 
     /// Bytes of the largest matrix of a layer in `precision`.
     pub fn largest_matrix_bytes(&self, precision: Precision) -> u64 {
-        let matrices = self.parameters_of_layer().into_iter().filter(|one| is_matrix(one));
+        let matrices = self.parameters_of_layer().into_iter().filter(is_matrix);
         matrices.map(|one| dense_bytes(&one, precision)).max().unwrap_or(0)
     }
 
