@@ -132,7 +132,7 @@ fn what_is_not_finite_stops_the_run_and_is_kept() {
 fn recipes_that_no_run_can_use_are_refused() {
     let world = World::small_labelled();
     let refused = [
-        ("student.lora.r=0", "`student`: `lora.r`: expected at least 1, found 0"),
+        ("student.lora.r=0", "`student`: lora: `r`: expected 1 to 65536, found 0"),
         ("student.loss.alpha=-0.5", "`student.loss.alpha`: expected numbers of at least 0, found -0.5"),
         (
             "student.ema_decay=1.0",

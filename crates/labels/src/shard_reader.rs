@@ -72,10 +72,6 @@ impl ShardReader {
         let mut reader = Self::from_file(file, record, schema, limits).map_err(within)?;
         // The footer is that of the file which was hashed; it says what the row groups must be.
         reader.file.release();
-        // A map is of that file too.
-        for group in &mut reader.groups {
-            *group.verified.get_mut() = reader.file.is_mapped();
-        }
         Ok(reader)
     }
 
@@ -172,7 +168,7 @@ impl ShardReader {
         Ok(())
     }
 
-    /// Decodes a row group: `decode` gets a decoder and the column chunks. Its bytes were hashed before: once if they are
+    /// Decodes a row group: `decode` gets a decoder and the column chunks. Its bytes are hashed before: once if they are
     /// mapped, otherwise each time that they are read. Mapped pages are given back.
     pub(crate) fn decode<T>(
         &self,

@@ -97,9 +97,10 @@ mod tests {
                 r#"{ "r": 4, "alpha": 8.0, "dropout": 0.0, "target_modules": ["q_proj", "down_proj"] }"#;
             let lora: LoraConfig = serde_json::from_str(lora).expect("a good section");
             decoder.attach_lora(&lora, 1).expect("the matrices are there");
+            decoder.train(Trainable::Adapter);
             // Factors that are not 0, so that all have gradients.
             for (_, factor) in decoder.parameters_mut() {
-                *factor = factor.clone() + 0.02;
+                *factor = factor.clone().inner() + 0.02;
             }
             decoder.train(Trainable::Adapter);
         } else {

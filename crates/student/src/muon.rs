@@ -49,12 +49,14 @@ fn orthogonal(matrix: Tensor<2>) -> Tensor<2> {
 #[cfg(test)]
 mod tests {
     use burn::tensor::{Device, TensorData};
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
 
     use super::*;
 
     fn matrix(rows: usize, columns: usize) -> Tensor<2> {
-        let value = |index: usize| f32::from(u16::try_from(index * 7919 % 101).expect("small")) / 50.0 - 1.0;
-        let values: Vec<f32> = (0..rows * columns).map(value).collect();
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        let values: Vec<f32> = (0..rows * columns).map(|_| random.random_range(-1.0..1.0)).collect();
         Tensor::from_data(TensorData::new(values, [rows, columns]), &Device::flex())
     }
 
