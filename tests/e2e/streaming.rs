@@ -364,7 +364,7 @@ fn megabytes(name: &str, said: &str) -> f64 {
 }
 
 /// Covers `train-student --plan`: before anything is loaded it says, within 15 %, what the run then takes, whatever is kept in memory
-/// and wherever.
+/// and wherever. Of micro-batches that are computed at the same time it is a bound: at most a quarter above.
 #[test]
 fn a_plan_says_how_much_memory_a_run_takes() {
     const WITHIN: f64 = 0.15;
@@ -380,7 +380,7 @@ fn a_plan_says_how_much_memory_a_run_takes() {
 
     let common = ["student.model=medium", "student.max_tokens_per_batch=1024"];
     let layer = "student.checkpointing=layer";
-    let cases: [(&str, &str, &[&str]); 10] = [
+    let cases: [(&str, &str, &[&str]); 12] = [
         ("resident", "recipe.toml", &[]),
         ("by layer", "recipe.toml", &[layer]),
         ("streamed", "recipe.toml", &["student.residency=streamed"]),
@@ -389,6 +389,12 @@ fn a_plan_says_how_much_memory_a_run_takes() {
         ("bf16", "recipe.toml", &["student.precision=bf16"]),
         ("two at a time", "recipe.toml", &["student.accumulate_batches=2"]),
         ("packed", "recipe.toml", &["student.packing=true"]),
+        (
+            "looked at",
+            "recipe.toml",
+            &["student.evaluation={ every_steps = 1, data = \"memory/labels/train\" }"],
+        ),
+        ("averaged, by Muon", "whole.toml", &["student.optimizer=muon", "student.ema_decay=0.9"]),
         ("whole model", "whole.toml", &[]),
         ("whole model by layer, of three", "whole.toml", &[layer, "student.accumulate_batches=3"]),
     ];
@@ -412,8 +418,8 @@ fn a_plan_says_how_much_memory_a_run_takes() {
         let off = expected / found - 1.0;
         println!("{name}: expected {expected} MB, found {found:.1} MB: {:+.1} %\n{plan}", 100.0 * off);
         assert!((of_plan as f64) < 64e6, "{name}: a plan loads nothing, and held {}", mib(of_plan));
-        // Micro-batches that are computed at the same time need not be at their most at the same time.
-        let above = if settings.iter().any(|setting| setting.contains("accumulate")) { 0.5 } else { WITHIN };
+        // Micro-batches that are computed at the same time are at their most together, or not.
+        let above = if settings.iter().any(|setting| setting.contains("accumulate")) { 0.25 } else { WITHIN };
         if off < -WITHIN || off > above {
             wrong.push(format!("{name}: expected {expected} MB, found {found:.1} MB"));
         }

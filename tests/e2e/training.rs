@@ -70,6 +70,37 @@ fn evaluations_averages_and_the_best_step_survive_a_kill() {
 }
 
 #[test]
+fn the_average_is_what_is_written_and_held_out_data_is_judged_as_by_evaluate() {
+    let world = World::labelled();
+    let evaluation = "student.evaluation={ every_steps = 100 }";
+    let train = |output: &str, decay: Option<&str>| {
+        let output = format!("output.student={output}");
+        let overrides: Vec<&str> = [evaluation, &output].into_iter().chain(decay).collect();
+        world.run("train-student", &overrides).succeeded();
+    };
+    train("plain", None);
+    train("followed", Some("student.ema_decay=0.0"));
+    train("averaged", Some("student.ema_decay=0.99"));
+    assert!(
+        adapter(&world, "followed") == adapter(&world, "plain"),
+        "an average that forgets is the last step"
+    );
+    assert!(adapter(&world, "averaged") != adapter(&world, "plain"));
+    for output in ["plain", "averaged"] {
+        world.run("evaluate", &[&format!("output.student={output}")]).succeeded();
+        let scores = fs::read(world.path(&format!("run/evaluations/{output}.json"))).expect("an evaluation");
+        let scores: Value = serde_json::from_slice(&scores).expect("JSON");
+        let lines = world.curve(output);
+        let line = lines.iter().find(|line| line["split"] == "valid").expect("an evaluation");
+        for (ours, theirs) in [("nll", "nll"), ("kl", "kl_to_teacher"), ("ece", "ece")] {
+            let [ours, theirs] =
+                [&line[ours], &scores["held_out"][theirs]].map(|value| value.as_f64().expect("a number"));
+            assert!((ours - theirs).abs() < 1e-4 * theirs.abs().max(1.0), "{output}: {line} and {scores}");
+        }
+    }
+}
+
+#[test]
 fn a_run_that_gets_worse_ends_early_and_writes_its_best_step() {
     let world = World::labelled();
     let worse = [
@@ -142,6 +173,14 @@ fn recipes_that_no_run_can_use_are_refused() {
         ("student.evaluation={ every_steps = 0 }", "`student.evaluation.every_steps`: expected at least 1"),
         ("student.keep_checkpoints=0", "`student.keep_checkpoints`: expected at least 1, found 0"),
         ("student.loss.alpha={ kind = \"linear\", first = 1.0 }", "missing field `last`"),
+        (
+            "student.evaluation={ every_steps = 1, data = \"s3://bucket/valid\" }",
+            "`student.evaluation.data`: expected a folder",
+        ),
+        (
+            "finetune.evaluation={ every_steps = 1, best_by = \"kl\" }",
+            "`finetune.evaluation.best_by`: expected \"nll\" or \"ece\"",
+        ),
     ];
     for (override_, part) in refused {
         world.run("train-student", &[override_]).failed(2, &[part]);

@@ -77,7 +77,6 @@ def measure(bench, config, backward, checkpointing):
     model = peft.get_peft_model(model, lora).train()
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.enable_input_require_grads()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     adamw = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=1e-2)
     shape = (bench.jobs["sequences"], bench.jobs["tokens"])

@@ -77,7 +77,7 @@ def beside(softshard: Path, world: Path, shape: str, rows: int) -> None:
         file.write(STUDENT.format(model=model))
     print(f"**{shape}**: {lengths(recipe.with_suffix('') / 'labels/train')}; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n", flush=True)
     sides = {("usual", False): lambda: train_theirs(recipe, model)}
-    best: dict[tuple[str, bool], Measured] = {}
+    best: dict[tuple[str, bool], Measured] = {("usual", False): sides["usual", False]()}
     for checkpointing in (False, True):
         flags = ["--sorted", *(["--checkpointing"] if checkpointing else [])]
         kinds = {

@@ -105,8 +105,11 @@ pub(crate) fn nats(value: f64) -> String {
     }
 }
 
-/// Three decimals at most, and none that are zero.
+/// Three decimals at most and none that are zero; a small value by its exponent.
 fn short(value: f64) -> String {
+    if value != 0.0 && value.abs() < 1e-3 {
+        return format!("{value:.1e}");
+    }
     let text = format!("{value:.3}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }

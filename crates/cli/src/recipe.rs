@@ -12,7 +12,7 @@ use softshard_evaluate::EvaluateConfig;
 use softshard_labels::Output;
 use softshard_prepare::{DataConfig, TokenizerConfig};
 use softshard_share::{Place, S3, Writers};
-use softshard_student::{LossConfig, Objective, TrainConfig, same_temperature};
+use softshard_student::{LossConfig, Metric, Objective, TrainConfig, same_temperature};
 use softshard_teacher::{LabelsConfig, Part, TeacherConfig};
 
 use crate::metrics::Places;
@@ -144,7 +144,8 @@ impl Recipe {
             resolve(&mut train.model);
             let folders = train.mixture.iter_mut().map(|mixed| &mut mixed.labels);
             folders.filter(|folder| remote(folder).is_none()).for_each(resolve);
-            train.evaluation.iter_mut().filter_map(|evaluation| evaluation.data.as_mut()).for_each(resolve);
+            let held_out = train.evaluation.iter_mut().filter_map(|evaluation| evaluation.data.as_mut());
+            held_out.filter(|path| remote(path).is_none()).for_each(resolve);
         }
         if let Some(teacher) = &mut self.teacher {
             resolve(&mut teacher.model);
@@ -194,6 +195,23 @@ impl Recipe {
                 let expected =
                     "`finetune.mixture`: expected none, as `finetune` learns from the recipe's own sequences";
                 return Err(expected.to_owned());
+            }
+        }
+        for (section, train, usual) in [
+            ("finetune", &self.finetune, Objective::Supervised),
+            ("student", &self.student, Objective::Distill),
+        ] {
+            let Some(evaluation) = train.as_ref().and_then(|train| train.evaluation.as_ref()) else {
+                continue;
+            };
+            let objective = train.as_ref().and_then(|train| train.objective).unwrap_or(usual);
+            let reads_labels = train.as_ref().is_some_and(|train| objective.reads_labels(&train.loss));
+            if evaluation.best_by == Metric::Kl && (section == "finetune" || !reads_labels) {
+                let expected = "expected \"nll\" or \"ece\" where there is no teacher, found \"kl\"";
+                return Err(format!("`{section}.evaluation.best_by`: {expected}"));
+            }
+            if let Some(place) = evaluation.data.as_deref().and_then(remote) {
+                return Err(format!("`{section}.evaluation.data`: {}", not_local(place)));
             }
         }
         let Some(student) = &self.student else { return Ok(()) };

@@ -202,17 +202,26 @@ impl Targets {
         let (token_ids, log_probs) =
             (std::mem::take(&mut self.token_ids), std::mem::take(&mut self.log_probs));
         let mut all = token_ids.into_iter().zip(log_probs);
-        for (count, tail) in self.counts.iter_mut().zip(&mut self.tail_log_mass) {
+        let plogp = |mass: f64| if mass > 0.0 { mass * mass.ln() } else { 0.0 };
+        let rows = self.counts.iter_mut().zip(&mut self.tail_log_mass).zip(&mut self.divergence_offset);
+        for ((count, tail), offset) in rows {
             let mut mass = f64::from(*tail).exp();
+            let mut apart = plogp(mass);
             let kept = entries(*count);
             for (id, log_prob) in all.by_ref().take(kept) {
                 if fits(id) {
                     self.token_ids.push(id);
                     self.log_probs.push(log_prob);
                 } else {
-                    mass += f64::from(log_prob).exp();
+                    let one = f64::from(log_prob).exp();
+                    mass += one;
+                    apart += plogp(one);
                     *count -= 1;
                 }
+            }
+            // Entries that were drawn have less entropy as one event.
+            if *offset != 0.0 {
+                *offset += (apart - plogp(mass)) as f32;
             }
             *tail = mass.ln() as f32;
         }

@@ -109,6 +109,12 @@ impl DecoderConfig {
         total(self.parameters().iter().filter(learns).map(numbers))
     }
 
+    /// Numbers in the matrices of all layers.
+    pub fn numbers_in_matrices_of_layers(&self) -> u64 {
+        let matrices = self.parameters_of_layer().into_iter().filter(is_matrix);
+        count(self.num_hidden_layers) * matrices.map(|one| dense_bytes(&one, Precision::F32) / 4).sum::<u64>()
+    }
+
     /// Bytes of the largest matrix of a layer in `precision`.
     pub fn largest_matrix_bytes(&self, precision: Precision) -> u64 {
         let matrices = self.parameters_of_layer().into_iter().filter(is_matrix);

@@ -5,10 +5,14 @@
 use burn::tensor::{DType, Tensor};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 
 use crate::fused::{self, DropoutMask};
 use crate::precision::cast;
 use crate::quantised::Quantised;
+
+/// Bytes of a dropout mask that a thread draws: enough to be worth waking it.
+const BYTES_AT_ONCE: usize = 1 << 11;
 
 /// `y = x · Wᵀ + bias`, and with LoRA `+ scale · (dropout(x) · Aᵀ) · Bᵀ`.
 #[derive(Debug, Clone)]
@@ -109,11 +113,22 @@ impl Dropout {
     fn draw(&mut self, [rows, width]: [usize; 2], probability: f64) -> Option<DropoutMask> {
         let random = self.0.as_mut().filter(|_| probability > 0.0)?;
         let threshold = (probability * f64::from(u32::MAX)) as u32;
-        let byte = |bits: usize| {
-            (0..bits).fold(0u8, |byte, bit| byte | u8::from(random.next_u32() >= threshold) << bit)
-        };
         let numbers = rows * width;
-        let kept = (0..numbers).step_by(8).map(|first| (numbers - first).min(8)).map(byte).collect();
+        let (all, begin) = (&*random, random.get_word_pos());
+        // A word of the stream for each number, so that threads may begin anywhere.
+        let draw = |(index, bytes): (usize, &mut [u8])| {
+            let first = index * BYTES_AT_ONCE * 8;
+            let mut random = all.clone();
+            random.set_word_pos(begin + first as u128);
+            for (byte, number) in bytes.iter_mut().zip((first..).step_by(8)) {
+                let bits = 0..(numbers - number).min(8);
+                *byte = bits.fold(0, |byte, bit| byte | u8::from(random.next_u32() >= threshold) << bit);
+            }
+        };
+        let mut kept = vec![0u8; numbers.div_ceil(8)];
+        kept.par_chunks_mut(BYTES_AT_ONCE).enumerate().for_each(draw);
+        random.set_word_pos(begin + numbers as u128);
+        let kept = kept.into();
         Some(DropoutMask { kept, factor: (1.0 / (1.0 - probability)) as f32 })
     }
 }

@@ -71,7 +71,7 @@ impl Batch {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use burn::tensor::{Device, Tensor};
     use softshard_losses::DistillLoss;
     use softshard_model::{Decoder, DecoderConfig, LoraConfig, Trainable};
@@ -87,7 +87,7 @@ mod tests {
     /// Of the norm; f32 sums in another order.
     const OTHER_ORDER: f32 = 1e-5;
 
-    fn decoder(lora: bool) -> Decoder {
+    pub(crate) fn decoder(lora: bool) -> Decoder {
         let folder = tempfile::tempdir().expect("a temporary folder");
         std::fs::write(folder.path().join("config.json"), SHAPE).expect("the shape is written");
         let config = DecoderConfig::load(folder.path()).expect("a shape");
@@ -110,7 +110,7 @@ mod tests {
     }
 
     /// Lengths from 2 to beyond a tile of attention, labelled now and then.
-    fn batch(arrangement: Arrangement) -> Batch {
+    pub(crate) fn batch(arrangement: Arrangement) -> Batch {
         let example = |length: i32| {
             let input_ids: Vec<i32> = (0..length).map(|at| (at * at + 7 * length) % 60).collect();
             let positions: Vec<i32> = (1..length).filter(|at| at % 3 != 0).collect();

@@ -48,6 +48,12 @@ pub(crate) struct Progress {
     /// Evaluations since then.
     #[serde(default)]
     pub(crate) evaluations_since_best: u64,
+    /// What the best one was the best by.
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub(crate) judged_by: serde_json::Value,
+    /// The evaluation after this step is still to be made.
+    #[serde(default)]
+    pub(crate) evaluation_due: bool,
 }
 
 /// The best evaluation so far.
@@ -144,8 +150,10 @@ pub(crate) fn save(
     }
     fs::rename(&temporary, &finished)?;
     sync_folder(folder)?;
-    let mut all = list(folder)?;
+    // Later ones are damaged: the run went on from one before them.
+    let (mut all, later): (Vec<_>, Vec<_>) = list(folder)?.into_iter().partition(|path| *path <= finished);
     all.truncate(all.len().saturating_sub(keep));
+    all.extend(later);
     for old in all.into_iter().filter(|old| Some(old) != best.as_ref()) {
         fs::remove_dir_all(old)?;
     }
@@ -154,6 +162,11 @@ pub(crate) fn save(
 
 fn place(folder: &Path, step: u64) -> PathBuf {
     folder.join(format!("step-{step:08}"))
+}
+
+/// Whether there is a checkpoint of a step.
+pub(crate) fn is_there(folder: &Path, step: u64) -> bool {
+    place(folder, step).join("state.json").exists()
 }
 
 /// The checkpoint of a step of this run.
@@ -312,7 +325,8 @@ mod tests {
         let weights =
             [("w".to_owned(), tensor(&[1.0, f32::from(u8::try_from(step).expect("a small step"))]))];
         let best = (step > 1).then_some(Best { step: 2, value: 0.5 });
-        let progress = Progress { step, metrics_bytes: 7, best, evaluations_since_best: 0 };
+        let progress =
+            Progress { step, metrics_bytes: 7, best, evaluations_since_best: 0, ..Progress::default() };
         let files = [(TRAINABLE, weights.to_vec())];
         save(folder, &progress, json!({"seed": 1}), &files, 2).expect("a checkpoint is written");
     }

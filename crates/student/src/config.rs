@@ -54,7 +54,7 @@ pub struct TrainConfig {
     /// Peak of the learning rate, reached after the warm-up.
     #[serde(default = "default_learning_rate")]
     pub learning_rate: f64,
-    /// The learning rate at the last step of the schedule.
+    /// The learning rate that the schedule goes to: it would be reached one step after the last.
     #[serde(default = "default_final_learning_rate")]
     pub final_learning_rate: f64,
     /// Steps of linear warm-up from zero.

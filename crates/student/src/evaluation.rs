@@ -1,7 +1,10 @@
 //! How good the student is on held-out data, during a run.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use anyhow::Result;
 use rayon::prelude::*;
+use serde_json::{Value, json};
 use softshard_labels::Error;
 use softshard_losses::{DistillLoss, calibration::Calibration};
 use softshard_model::{Arrangement, Decoder, batches_by_length};
@@ -22,6 +25,8 @@ pub(crate) struct HeldOutData {
     loss: DistillLoss,
     has_teacher: bool,
     workers: usize,
+    /// What makes an evaluation comparable with another one.
+    pub(crate) judged_by: Value,
 }
 
 impl HeldOutData {
@@ -33,7 +38,11 @@ impl HeldOutData {
         let data = match &config.data {
             Some(folder) => vec![Mixed::once(folder.clone())],
             None => {
-                inputs.data.iter().map(|mixed| Mixed::once(mixed.labels.with_file_name("valid"))).collect()
+                let mut beside: Vec<_> =
+                    inputs.data.iter().map(|mixed| mixed.labels.with_file_name("valid")).collect();
+                beside.sort();
+                beside.dedup();
+                beside.into_iter().map(Mixed::once).collect()
             }
         };
         let alpha =
@@ -50,8 +59,10 @@ impl HeldOutData {
             let found = "\"kl\", and data without a teacher";
             return Err(Error::bad("`evaluation.best_by`", "\"nll\" or \"ece\"", found).into());
         }
-        let most = if config.max_sequences > 0 { config.max_sequences } else { usize::MAX };
-        let rows: Vec<u32> = examples.rows().take(most).collect();
+        let all: Vec<u32> = examples.rows().collect();
+        let some = if config.max_sequences > 0 { config.max_sequences.min(all.len()) } else { all.len() };
+        // Spread over all of it: of a mixture each dataset has its share.
+        let rows: Vec<u32> = (0..some).map(|index| all[index * all.len() / some]).collect();
         let lengths: Vec<usize> = rows.iter().map(|&row| examples.length(row)).collect();
         if lengths.is_empty() {
             let hint = "set `data.split` and prepare again, or remove `evaluation`";
@@ -61,31 +72,39 @@ impl HeldOutData {
         let batches = batches_by_length(&lengths, inputs.config.max_tokens_per_batch).into_iter();
         let batches = batches.map(|batch| batch.into_iter().map(|at| rows[at]).collect()).collect();
         let loss = DistillLoss::forward_kl(1.0, inputs.config.rows_per_chunk);
-        Ok(HeldOutData { examples, batches, loss, has_teacher, workers: inputs.workers() })
+        // As many at a time as in training: memory is planned for those.
+        let workers = inputs.workers().min(inputs.config.accumulate_batches);
+        let judged_by = json!({ "best_by": config.best_by, "sequences": some, "data": examples.identity() });
+        Ok(HeldOutData { examples, batches, loss, has_teacher, workers, judged_by })
     }
 
-    /// Looks at all of it after `step` steps, summed in the order of the batches.
+    /// Looks at all of it after `step` steps, summed in the order of the batches; nothing if it was told to stop meanwhile.
     ///
     /// # Errors
     /// Data or streamed weights that cannot be read.
-    pub(crate) fn look(&self, decoder: &Decoder, step: u64) -> Result<HeldOut> {
+    pub(crate) fn look(&self, decoder: &Decoder, step: u64, stop: &AtomicBool) -> Result<Option<HeldOut>> {
         let decoder = decoder.frozen();
         let vocabulary = decoder.config().vocab_size;
         let look = |batch: &Vec<u32>| -> Result<_> {
             let batch = Batch::read(&self.examples, batch, Arrangement::Ragged, vocabulary)?;
             let (sequences, positions) = batch.rows();
             let hidden = decoder.hidden_before(&sequences, &positions, batch.arrangement)?;
-            Ok(self.loss.evaluate(hidden, decoder.head(), &batch.targets))
+            let taught = batch.targets.alpha_factors.iter().filter(|&&factor| factor > 0.0).count();
+            Ok((self.loss.evaluate(hidden, decoder.head(), &batch.targets), taught))
         };
-        let (mut cross_entropy, mut kl) = (0.0, 0.0);
+        let (mut cross_entropy, mut kl, mut taught) = (0.0, 0.0, 0);
         let (mut confidences, mut correct) = (Vec::new(), Vec::new());
         let workers = if decoder.is_streamed() { 1 } else { self.workers };
         for group in self.batches.chunks(workers) {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
             let found: Vec<_> = match group {
                 [alone] => vec![look(alone)?],
                 group => group.par_iter().map(look).collect::<Result<_>>()?,
             };
-            for found in found {
+            for (found, rows) in found {
+                taught += rows;
                 cross_entropy += found.cross_entropy_sum;
                 kl += found.kl_sum;
                 confidences.extend(found.confidences);
@@ -93,10 +112,12 @@ impl HeldOutData {
             }
         }
         #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^53")]
-        let tokens = confidences.len().max(1) as f64;
+        let mean = |sum: f64, tokens: usize| sum / tokens.max(1) as f64;
         let Calibration { ece, accuracy, .. } = Calibration::of(&confidences, &correct);
-        let kl = self.has_teacher.then_some(kl / tokens);
+        // Of the tokens that the teacher labelled.
+        let kl = self.has_teacher.then(|| mean(kl, taught));
         let sequences = self.batches.iter().map(Vec::len).sum();
-        Ok(HeldOut { step, nll: cross_entropy / tokens, kl, ece, accuracy, sequences })
+        let nll = mean(cross_entropy, confidences.len());
+        Ok(Some(HeldOut { step, nll, kl, ece, accuracy, sequences }))
     }
 }

@@ -7,9 +7,9 @@ use fs_err as fs;
 use serde::Serialize;
 use softshard_labels::SequenceKey;
 
-use crate::{batches::Batch, inputs::TrainInputs};
+use crate::{batches::Batch, gradients::Step, inputs::TrainInputs};
 
-/// `not-finite-step-<step>.json`: everything that the step read.
+/// `not-finite-step-<step>.json`: what the step read; values that are not finite are `null`.
 #[derive(Serialize)]
 struct Inspection<'a> {
     stage: &'a str,
@@ -18,6 +18,8 @@ struct Inspection<'a> {
     cross_entropy_sum: String,
     divergence_sum: String,
     gradient_norm: Option<String>,
+    /// Of the distillation term, before the factors.
+    alpha: f64,
     micro_batches: Vec<MicroBatch<'a>>,
 }
 
@@ -29,6 +31,10 @@ struct MicroBatch<'a> {
     token_ids: &'a [i32],
     log_probs: &'a [f32],
     tail_log_mass: &'a [f32],
+    divergence_offset: &'a [f32],
+    /// What alpha is multiplied by at each position.
+    alpha_factors: &'a [f32],
+    dropout_seed: u64,
 }
 
 #[derive(Serialize)]
@@ -39,7 +45,7 @@ struct ReadSequence<'a> {
 }
 
 impl<'a> MicroBatch<'a> {
-    fn of(batch: &'a Batch) -> Self {
+    fn of((batch, &dropout_seed): (&'a Batch, &u64)) -> Self {
         let sequence = |(input_ids, positions): (&'a Vec<i32>, &'a Vec<i32>)| ReadSequence {
             sequence_key: SequenceKey::of(input_ids).to_string(),
             input_ids,
@@ -51,6 +57,9 @@ impl<'a> MicroBatch<'a> {
             token_ids: &batch.targets.token_ids,
             log_probs: &batch.targets.log_probs,
             tail_log_mass: &batch.targets.tail_log_mass,
+            divergence_offset: &batch.targets.divergence_offset,
+            alpha_factors: &batch.targets.alpha_factors,
+            dropout_seed,
         }
     }
 }
@@ -66,14 +75,15 @@ pub(crate) struct NotFinite {
 ///
 /// # Errors
 /// The file cannot be written.
-pub(crate) fn save(inputs: &TrainInputs, step: u64, batches: &[Batch], found: &NotFinite) -> Result<PathBuf> {
+pub(crate) fn save(inputs: &TrainInputs, step: u64, read: &Step, found: &NotFinite) -> Result<PathBuf> {
     let inspection = Inspection {
         stage: inputs.stage,
         step,
         cross_entropy_sum: found.cross_entropy_sum.to_string(),
         divergence_sum: found.divergence_sum.to_string(),
+        alpha: read.loss.alpha,
         gradient_norm: found.gradient_norm.map(|norm| norm.to_string()),
-        micro_batches: batches.iter().map(MicroBatch::of).collect(),
+        micro_batches: read.batches.iter().zip(&read.dropout_seeds).map(MicroBatch::of).collect(),
     };
     let path = inputs.output.join(format!("not-finite-step-{step:08}.json"));
     fs::write(&path, serde_json::to_vec(&inspection)?)?;

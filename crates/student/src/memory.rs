@@ -8,10 +8,11 @@ use std::fmt;
 
 use anyhow::Result;
 use serde::Serialize;
+use softshard_losses::{Divergence, Tail};
 use softshard_model::{DecoderConfig, LoadOptions, Precision};
 
 use crate::{
-    config::{Checkpointing, TrainConfig},
+    config::{Checkpointing, OptimizerKind, TrainConfig},
     examples::Examples,
     inputs::TrainInputs,
     steps::prefetched_steps,
@@ -23,6 +24,8 @@ const F32: u64 = 4;
 const PROGRAM: u64 = 24 << 20;
 /// Tensors of the size of a chunk's logits that are there together: see `DistillLoss::compute`.
 const LOGITS: u64 = 3;
+/// More of them where each token of a uniform tail is an event of its own.
+const LOGITS_OF_EVENTS: u64 = 3;
 /// Of a bf16 matrix on the CPU: its copies in 32 bits, and as the product reads them, bytes a number.
 const CAST: u64 = 6;
 
@@ -54,6 +57,8 @@ struct Sizes {
     in_flight: u64,
     /// How many a step has.
     of_step: u64,
+    /// Tokens of all sequences.
+    all: u64,
 }
 
 impl MemoryPlan {
@@ -84,16 +89,23 @@ impl MemoryPlan {
         if config.lora.is_some() {
             part("adapter".into(), F32 * learns);
         }
-        part("moments of the optimizer".into(), 2 * F32 * learns);
+        let with_one_moment = match config.optimizer {
+            OptimizerKind::Adamw => 0,
+            OptimizerKind::Muon => shape.numbers_in_matrices_of_layers(),
+        };
+        let moments = F32 * (2 * learns - with_one_moment);
+        part("moments of the optimizer".into(), moments);
         if config.ema_decay.is_some() {
             part("average of the weights".into(), F32 * learns);
         }
         let (copies, graph) = (sizes.gradient_sets(), Graph::of(&shape, config, streamed, &sizes));
         let gradients = copies * F32 * learns;
-        let together = |bytes: u64| bytes * sizes.in_flight / sizes.tokens.max(1);
-        let (kept, passing) = (together(graph.kept), together(graph.passing));
+        let tokens = sizes.tokens.max(1);
+        let kept = graph.kept * sizes.in_flight / tokens;
+        // Micro-batches that are computed at the same time are seldom at their most at the same time: of each further one a half.
+        let passing = graph.passing * (sizes.in_flight + tokens) / (2 * tokens);
         // Written between steps, a file of all moments at a time.
-        let checkpoint = 2 * F32 * learns;
+        let checkpoint = moments;
         if checkpoint > gradients + kept + passing {
             part("a checkpoint that is written".into(), checkpoint);
         } else {
@@ -104,7 +116,8 @@ impl MemoryPlan {
         }
         // The reader holds one more in its hands, and the loop another.
         let steps = prefetched_steps(config) as u64 + 2;
-        part("batches read ahead".into(), steps * sizes.of_step * sizes.tokens * examples.bytes_per_token());
+        let tokens = steps.saturating_mul(sizes.of_step).saturating_mul(sizes.tokens).min(steps * sizes.all);
+        part("batches read ahead".into(), tokens.saturating_mul(examples.bytes_per_token()));
         Ok(Self { parts })
     }
 
@@ -155,8 +168,9 @@ impl Sizes {
         let workers = if streamed { 1 } else { inputs.workers().max(1) };
         let of_step = inputs.config.accumulate_batches;
         let tokens = longest.max(all.min(inputs.config.max_tokens_per_batch as u64));
-        let at_a_time = of_step.min(workers) as u64;
-        Self { tokens, longest, at_a_time, in_flight: all.min(at_a_time * tokens), of_step: of_step as u64 }
+        let at_a_time = (of_step.min(workers) as u64).min(all.div_ceil(tokens.max(1)).max(1));
+        let in_flight = all.min(at_a_time.saturating_mul(tokens));
+        Self { tokens, longest, at_a_time, in_flight, of_step: of_step as u64, all }
     }
 
     /// Where a step has more micro-batches than are computed at a time, their sum is there beside those under way.
@@ -188,7 +202,10 @@ impl Graph {
         let (vocabulary, width) = (shape.vocab_size as u64, shape.embedding_size as u64);
         let rows = tokens.min(config.rows_per_chunk as u64);
         let states = 3 * F32 * tokens * width;
-        let head = LOGITS * F32 * rows * vocabulary + states;
+        let loss = &config.loss;
+        let events = loss.tail == Tail::Uniform && loss.divergence != Divergence::ForwardKl;
+        let logits = LOGITS + if events { LOGITS_OF_EVENTS } else { 0 };
+        let head = logits * F32 * rows * vocabulary + states;
         let head = head + casts(vocabulary * width * precision.bytes() as u64);
         let head = if lora.is_none() { head + 3 * F32 * vocabulary * width } else { head };
 

@@ -78,8 +78,10 @@ impl Replicas {
         let workers_of =
             |&(_, workers): &(Device, usize)| if first.is_streamed() { 1 } else { workers.max(1) };
         let workers = devices[..used].iter().map(workers_of).collect();
-        let others = devices[1..used].iter().map(|(device, _)| Other::start(&first, device, load.clone()));
-        Self { others: others.collect(), workers, first }
+        let start = |(device, _): &(Device, usize)| {
+            Other::start(&first, device, device == first.device(), load.clone())
+        };
+        Self { others: devices[1..used].iter().map(start).collect(), workers, first }
     }
 
     /// Forward and backward over every micro-batch of a step.
@@ -126,12 +128,12 @@ impl Other {
     fn start(
         first: &Decoder,
         device: &Device,
+        shares_memory: bool,
         load: impl FnOnce(&Device) -> Result<Decoder> + Send + 'static,
     ) -> Self {
         let (orders, received) = channel();
         // No slot: a device is one result ahead of the sum at most.
         let (found, passes) = sync_channel(0);
-        let shares_memory = device == first.device();
         let (home, device) = (first.device().clone(), device.clone());
         let thread = thread::spawn(move || {
             let own = if shares_memory { Ok(None) } else { load(&device).map(Some) };
@@ -234,7 +236,56 @@ fn deal(batches: usize, workers: &[usize]) -> Vec<(usize, Range<usize>)> {
 
 #[cfg(test)]
 mod tests {
+    use softshard_losses::DistillLoss;
+    use softshard_model::Arrangement;
+
     use super::*;
+    use crate::{
+        batches::tests::{batch, decoder},
+        config::Checkpointing,
+    };
+
+    /// What a GPU beside another one does, on the CPU: weights of its own, and values that come with each step.
+    #[test]
+    fn a_device_with_memory_of_its_own_finds_the_same_gradients() {
+        let first = decoder(true);
+        let device = first.device().clone();
+        let step = Arc::new(Step {
+            batches: (0..3).map(|_| batch(Arrangement::Padded)).collect(),
+            loss: DistillLoss::forward_kl(0.7, 64),
+            checkpointing: Checkpointing::None,
+            dropout_seeds: vec![0, 1, 2],
+            divide_by: 100.0,
+        });
+        let other =
+            |load: fn() -> Result<Decoder>| vec![Other::start(&first, &device, false, move |_| load())];
+        let mut broken = Replicas {
+            others: other(|| Err(anyhow!("no weights"))),
+            workers: vec![1, 1],
+            first: first.clone(),
+        };
+        let error = broken.sum(&step).err().expect("the other device has no weights");
+        assert!(error.to_string().contains("no weights"), "{error}");
+
+        let mut replicas =
+            Replicas { others: other(|| Ok(decoder(true))), workers: vec![1, 1], first: first.clone() };
+        for learnt in [0.0, 0.1] {
+            for (_, parameter) in replicas.first.parameters_mut() {
+                *parameter = Tensor::from_inner(parameter.clone().inner() + learnt).require_grad();
+            }
+            let mut alone = Pass::default();
+            step.passes(&replicas.first, 0..3)
+                .expect("resident")
+                .into_iter()
+                .for_each(|pass| alone.add(pass));
+            let found = replicas.sum(&step).expect("resident");
+            assert_eq!(found.loss.to_bits(), alone.loss.to_bits());
+            assert_eq!(found.gradients.len(), alone.gradients.len());
+            for (found, alone) in found.gradients.into_iter().zip(alone.gradients) {
+                assert_eq!(found.into_data(), alone.into_data());
+            }
+        }
+    }
 
     #[test]
     fn micro_batches_are_dealt_in_their_order() {

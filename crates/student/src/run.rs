@@ -2,7 +2,7 @@
 
 use std::{io, sync::atomic::Ordering, thread, time::Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use burn::tensor::Device;
 use softshard_model::{Decoder, DecoderConfig, Trainable};
 
@@ -36,26 +36,28 @@ pub fn run(inputs: &TrainInputs) -> Result<Summary> {
     let replicas = Replicas::new(decoder, inputs.devices, config.accumulate_batches, load);
 
     let steps = Steps::new(config, &examples);
+    ensure!(
+        steps.len() > 0,
+        "{}: expected at least one step, found none, as no sequence is in any epoch\nhint: raise the weights of `mixture`",
+        inputs.stage
+    );
     let mut trainer = Trainer::start(inputs, replicas, &examples, steps.len())?;
     thread::scope(|scope| -> Result<()> {
         let vocabulary = trainer.replicas.first.config().vocab_size;
         let mut batches = prefetch(scope, &examples, &steps, trainer.progress.step, vocabulary);
         let began = Instant::now();
-        while !trainer.out_of_patience() {
+        loop {
+            if !trainer.after_step()? {
+                return interrupted(&mut trainer);
+            }
+            if trainer.out_of_patience() {
+                break;
+            }
             let waited = Instant::now();
             let Some(step) = batches.next() else { break };
             let waited = waited.elapsed().as_secs_f64();
             if inputs.stop.load(Ordering::Relaxed) {
-                trainer.checkpoint()?;
-                let place = format!(
-                    "{} stopped after step {} with a checkpoint",
-                    inputs.stage, trainer.progress.step
-                );
-                return Err(io::Error::new(
-                    io::ErrorKind::Interrupted,
-                    format!("{place}\nhint: run again to go on"),
-                )
-                .into());
+                return interrupted(&mut trainer);
             }
             trainer.take_step(step?, waited)?;
         }
@@ -63,6 +65,14 @@ pub fn run(inputs: &TrainInputs) -> Result<Summary> {
         Ok(())
     })?;
     trainer.finish(examples.len())
+}
+
+/// A checkpoint, and the error that says so.
+fn interrupted(trainer: &mut Trainer) -> Result<()> {
+    trainer.checkpoint()?;
+    let (stage, step) = (trainer.stage(), trainer.progress.step);
+    let said = format!("{stage} stopped after step {step} with a checkpoint\nhint: run again to go on");
+    Err(io::Error::new(io::ErrorKind::Interrupted, said).into())
 }
 
 /// The model to train: all its weights, or adapters over frozen ones.

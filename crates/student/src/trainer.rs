@@ -1,6 +1,7 @@
 //! The state of a run: steps, evaluations, checkpoints and what it leaves behind.
 
 use std::{
+    fs::TryLockError,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
@@ -17,7 +18,7 @@ use crate::{
     average::Average,
     batches::Batch,
     checkpoint::{self, AVERAGES, Best, Checkpoint, MOMENTS, Progress, TRAINABLE},
-    config::{Checkpointing, Export, Metric, Objective, TrainConfig},
+    config::{Checkpointing, EvaluationConfig, Export, Metric, Objective, TrainConfig},
     evaluation::HeldOutData,
     examples::Examples,
     gradients::Step,
@@ -82,6 +83,8 @@ pub(crate) struct Trainer<'a> {
     last_loss: Option<f64>,
     pub(crate) seconds: Breakdown,
     last_saved: Option<u64>,
+    /// Held as long as the run.
+    _lock: std::fs::File,
 }
 
 impl<'a> Trainer<'a> {
@@ -94,10 +97,12 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self> {
         let config = inputs.config;
         fs::create_dir_all(inputs.output)?;
+        let lock = lock(inputs.output)?;
         let held_out = match &config.evaluation {
             Some(evaluation) => Some(HeldOutData::open(inputs, evaluation, &replicas.first)?),
             None => None,
         };
+        let judged_by = held_out.as_ref().map(|data| data.judged_by.clone()).unwrap_or_default();
         let parameters = replicas.first.parameters_mut();
         let average = |decay| Average::new(decay, parameters.iter().map(|(_, parameter)| &**parameter));
         let identity = identity::of_run(inputs, examples)?;
@@ -110,7 +115,7 @@ impl<'a> Trainer<'a> {
             average: config.ema_decay.map(average),
             schedule: LearningRate::of(config, total_steps),
             held_out,
-            progress: Progress::default(),
+            progress: Progress { judged_by, ..Progress::default() },
             identity,
             metrics: Metrics::open(
                 inputs.output,
@@ -124,6 +129,7 @@ impl<'a> Trainer<'a> {
             seconds: Breakdown::default(),
             last_saved: None,
             replicas,
+            _lock: lock,
         };
         if let Some(last) = last {
             trainer.restore(&last)?;
@@ -142,6 +148,20 @@ impl<'a> Trainer<'a> {
         self.progress = last.state.progress.clone();
         self.optimizer.steps = self.progress.step;
         self.last_saved = Some(self.progress.step);
+        let judged_by = self.held_out.as_ref().map_or(serde_json::Value::Null, |data| data.judged_by.clone());
+        if let Some(best) = self.progress.best {
+            let same = self.progress.judged_by == judged_by;
+            if !same || !checkpoint::is_there(&checkpoints(self.inputs), best.step) {
+                let why = if same { "its checkpoint is gone" } else { "it was judged by something else" };
+                tracing::warn!(
+                    stage = self.inputs.stage,
+                    step = best.step,
+                    "the best step is forgotten: {why}"
+                );
+                (self.progress.best, self.progress.evaluations_since_best) = (None, 0);
+            }
+        }
+        self.progress.judged_by = judged_by;
         Ok(())
     }
 
@@ -155,6 +175,11 @@ impl<'a> Trainer<'a> {
             **parameter = Tensor::from_inner(value).require_grad();
         }
         Ok(())
+    }
+
+    /// The stage's name.
+    pub(crate) fn stage(&self) -> &'static str {
+        self.inputs.stage
     }
 
     /// Of what learns, in order.
@@ -182,14 +207,14 @@ impl<'a> Trainer<'a> {
             gradient_norm: None,
         };
         if !sum.loss.is_finite() {
-            return self.refuse(&step.batches, &found);
+            return self.refuse(&step, &found);
         }
         self.seconds.add(&sum.seconds);
         let updating = Instant::now();
         let gradient_norm = clip_global_norm(&mut sum.gradients, self.inputs.config.clip_norm);
         if !gradient_norm.is_finite() {
             found.gradient_norm = Some(gradient_norm);
-            return self.refuse(&step.batches, &found);
+            return self.refuse(&step, &found);
         }
         let learning_rate = self.schedule.at(self.progress.step);
         self.optimizer.step(learning_rate, &mut self.replicas.first.parameters_mut(), sum.gradients);
@@ -223,14 +248,28 @@ impl<'a> Trainer<'a> {
         let progress = metrics::Progress { total_steps: self.schedule.total_steps, tokens: self.tokens };
         self.metrics.step(&metrics, &progress)?;
         lap(&mut self.seconds.write, writing);
-        let improved = self.evaluate_if_due()?;
+        let step = self.progress.step;
+        let due = |evaluation: &EvaluationConfig| {
+            step.is_multiple_of(evaluation.every_steps) || step == self.schedule.total_steps
+        };
+        self.progress.evaluation_due = self.inputs.config.evaluation.as_ref().is_some_and(due);
+        Ok(())
+    }
+
+    /// What is due after the last step: an evaluation, a checkpoint. Whether it is done: it may be told to stop meanwhile.
+    pub(crate) fn after_step(&mut self) -> Result<bool> {
+        let mut improved = false;
+        if self.progress.evaluation_due {
+            let Some(better) = self.evaluate()? else { return Ok(false) };
+            improved = better;
+        }
         let every = self.inputs.config.checkpoint_every_steps;
         if improved || (every > 0 && self.progress.step.is_multiple_of(every)) {
             let began = Instant::now();
             self.checkpoint()?;
             lap(&mut self.seconds.write, began);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The loss of the next step.
@@ -261,9 +300,9 @@ impl<'a> Trainer<'a> {
     }
 
     /// Keeps the step for inspection and stops before the optimizer uses it.
-    fn refuse(&self, batches: &[Batch], found: &NotFinite) -> Result<()> {
+    fn refuse(&self, read: &Step, found: &NotFinite) -> Result<()> {
         let (stage, step) = (self.inputs.stage, self.progress.step);
-        let kept = inspection::save(self.inputs, step, batches, found)?;
+        let kept = inspection::save(self.inputs, step, read, found)?;
         let what = match found.gradient_norm {
             Some(norm) => format!("gradients, found a norm of {norm}"),
             None => format!(
@@ -272,24 +311,22 @@ impl<'a> Trainer<'a> {
             ),
         };
         bail!(
-            "{stage} step {step}: expected a finite {what}\nhint: the step's sequences and labels are in `{}`; lower \
-             `learning_rate`, or look at the labels; the last checkpoint is intact",
+            "{stage} step {step}: expected a finite {what}\nhint: the step's sequences and labels are in `{}`: look at them, or \
+             train with a lower `learning_rate` into another output; checkpoints of earlier steps are as they were",
             kept.display()
         )
     }
 
-    /// Looks at held-out data every few steps and after the last one; says whether it was never better.
-    fn evaluate_if_due(&mut self) -> Result<bool> {
+    /// Looks at held-out data; says whether it was never better, or nothing if it was told to stop.
+    fn evaluate(&mut self) -> Result<Option<bool>> {
         let (Some(config), Some(held_out)) = (&self.inputs.config.evaluation, &self.held_out) else {
-            return Ok(false);
+            return Ok(Some(false));
         };
-        let step = self.progress.step;
-        if !step.is_multiple_of(config.every_steps) && step != self.schedule.total_steps {
-            return Ok(false);
-        }
-        let began = Instant::now();
-        let found = held_out.look(&self.exported(), step)?;
+        let (began, step) = (Instant::now(), self.progress.step);
+        let Some(found) = held_out.look(&self.exported(), step, self.inputs.stop)? else { return Ok(None) };
         self.metrics.evaluation(&found)?;
+        // What a checkpoint of this step has is no longer all.
+        (self.progress.evaluation_due, self.last_saved) = (false, None);
         let value = match config.best_by {
             Metric::Nll => Some(found.nll),
             Metric::Kl => found.kl,
@@ -307,7 +344,7 @@ impl<'a> Trainer<'a> {
             None => self.progress.evaluations_since_best += 1,
         }
         lap(&mut self.seconds.evaluate, began);
-        Ok(improved.is_some())
+        Ok(Some(improved.is_some()))
     }
 
     /// Whether held-out data has not become better for as long as the recipe's patience.
@@ -400,6 +437,22 @@ fn as_f64(tokens: usize) -> f64 {
 
 fn checkpoints(inputs: &TrainInputs) -> PathBuf {
     inputs.output.join("checkpoints")
+}
+
+/// Two runs in one folder would write over each other.
+fn lock(output: &Path) -> Result<std::fs::File> {
+    let file = fs::File::create(output.join(".lock"))?.into_file();
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => bail!(
+            "`{}`: expected no other run there, found one at work\nhint: wait for its end, or name another output",
+            output.display()
+        ),
+        Err(TryLockError::Error(error)) => {
+            tracing::warn!("`{}` cannot be locked against another run: {error}", output.display());
+        }
+        Ok(()) => {}
+    }
+    Ok(file)
 }
 
 fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {

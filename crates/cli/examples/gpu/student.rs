@@ -163,7 +163,7 @@ fn train(bench: &Bench, device: &Device, variant: &Variant) -> Result<Trained> {
     let [sequences, tokens] = batch(bench.options.quick);
     let mut keys = json!({
         "model": bench.model(), "precision": "bf16", "max_steps": variant.steps, "epochs": 1000,
-        "max_tokens_per_batch": sequences * tokens, "checkpoint_every_steps": 0, "learning_rate": 1e-4,
+        "max_tokens_per_batch": sequences * tokens, "checkpoint_every_steps": 0, "rows_per_chunk": 1024, "learning_rate": 1e-4,
         "lora": { "r": 8, "alpha": 32.0, "dropout": 0.1, "target_modules": ["q_proj", "v_proj"] },
     });
     let own = (variant.keys)();

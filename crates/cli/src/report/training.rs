@@ -25,10 +25,16 @@ pub(super) struct Training {
 
 #[derive(Deserialize)]
 struct Line {
+    /// Not said by runs from before there were evaluations.
+    #[serde(default = "train")]
     split: String,
     step: u32,
     #[serde(flatten)]
     scalars: BTreeMap<String, Value>,
+}
+
+fn train() -> String {
+    "train".to_owned()
 }
 
 impl Training {
@@ -139,7 +145,10 @@ mod tests {
         let student = &trainings[1];
         assert_eq!((student.steps("loss"), student.held_out("ece")), (&[(1.0, 2.5)][..], &[(1.0, 0.5)][..]));
         assert!(student.held_out("nll").is_empty() && student.steps("kl").is_empty());
-        write("out/student", "{\"step\":1}\n");
+        write("out/student", "{\"step\":1,\"loss\":2.5}\n");
+        let before = all(&output, &[]).expect("lines from before there were evaluations");
+        assert_eq!(before[0].steps("loss"), [(1.0, 2.5)]);
+        write("out/student", "{\"split\":\"train\"}\n");
         let error = all(&output, &[]).expect_err("no line of metrics").to_string();
         assert!(
             error.contains("metrics.jsonl` line 1: expected the metrics of a step, found missing field"),

@@ -9,9 +9,9 @@ use rayon::prelude::*;
 /// Numbers for a thread: enough to be worth waking it.
 const NUMBERS_AT_ONCE: usize = 1 << 14;
 
-/// Passes over numbers, in f32 inside.
+/// Passes over numbers, on the CPU in f32 inside.
 ///
-/// The default bodies are tensor operations that every backend has.
+/// The default bodies are tensor operations that every backend has; those of gates are in the type of their inputs.
 pub(super) trait Kernels: Backend {
     /// `softmax(scores + mask)` over the last axis.
     ///
