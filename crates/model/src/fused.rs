@@ -29,21 +29,6 @@ pub(crate) struct DropoutMask {
     pub(crate) factor: f32,
 }
 
-impl DropoutMask {
-    /// `x` with this mask.
-    fn apply<B: Backend>(&self, x: FloatTensor<B>) -> FloatTensor<B> {
-        let shape = x.shape();
-        let factors = |byte: &u8| {
-            let byte = *byte;
-            (0..8).map(move |bit| if byte >> bit & 1 == 1 { self.factor } else { 0.0 })
-        };
-        let mut values: Vec<f32> = self.kept.iter().flat_map(factors).collect();
-        values.truncate(shape.num_elements());
-        let mask = B::float_from_data(TensorData::new(values, shape), &x.device());
-        B::float_mul(x, mask)
-    }
-}
-
 /// `softmax(query · key + mask) · value`, the softmax in f32.
 ///
 /// # Shapes
@@ -81,9 +66,7 @@ trait FusedOps: Backend {
 
     fn gated(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    fn dropped_product(x: FloatTensor<Self>, a: FloatTensor<Self>, mask: DropoutMask) -> FloatTensor<Self> {
-        Self::float_matmul(mask.apply::<Self>(x), Self::float_transpose(a))
-    }
+    fn dropped_product(x: FloatTensor<Self>, a: FloatTensor<Self>, mask: DropoutMask) -> FloatTensor<Self>;
 }
 
 macro_rules! by_kernels {
@@ -102,6 +85,14 @@ macro_rules! by_kernels {
 
             fn gated(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
                 <Self as Kernels>::gated(gate, up)
+            }
+
+            fn dropped_product(
+                x: FloatTensor<Self>,
+                a: FloatTensor<Self>,
+                mask: DropoutMask,
+            ) -> FloatTensor<Self> {
+                Self::float_matmul(Self::dropped(x, &mask), Self::float_transpose(a))
             }
         }
     };
@@ -225,7 +216,7 @@ impl<B: Kernels> Backward<B, 2> for Gated {
 #[derive(Debug)]
 struct DroppedProduct;
 
-impl<B: Backend> Backward<B, 2> for DroppedProduct {
+impl<B: Kernels> Backward<B, 2> for DroppedProduct {
     type State = (FloatTensor<B>, FloatTensor<B>, DropoutMask);
 
     fn backward(self, ops: Ops<Self::State, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
@@ -233,10 +224,10 @@ impl<B: Backend> Backward<B, 2> for DroppedProduct {
         let ([of_x, of_a], (x, a, mask)) = (ops.parents, ops.state);
         if let Some(parent) = of_x {
             let d_x = B::float_matmul(d_output.clone(), a);
-            gradients.register::<B>(parent.id, mask.apply::<B>(d_x));
+            gradients.register::<B>(parent.id, B::dropped(d_x, &mask));
         }
         if let Some(parent) = of_a {
-            let dropped = mask.apply::<B>(x);
+            let dropped = B::dropped(x, &mask);
             gradients.register::<B>(parent.id, B::float_matmul(B::float_transpose(d_output), dropped));
         }
     }

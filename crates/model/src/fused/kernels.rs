@@ -3,8 +3,10 @@
 use burn::backend::ops::{ActivationOps, FloatTensorOps};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex, TensorMetadata};
-use burn::tensor::{DType, Shape, TensorData};
+use burn::tensor::{DType, FloatDType, Shape, Slice, TensorData};
 use rayon::prelude::*;
+
+use super::DropoutMask;
 
 /// Numbers for a thread: enough to be worth waking it.
 const NUMBERS_AT_ONCE: usize = 1 << 14;
@@ -41,6 +43,11 @@ pub(super) trait Kernels: Backend {
         Self::float_mul(Self::float_mul(gate, sigmoid), up)
     }
 
+    /// `x`, f32, with a dropout mask, whose bits become numbers on the device.
+    fn dropped(x: FloatTensor<Self>, mask: &DropoutMask) -> FloatTensor<Self> {
+        dropped_there::<Self>(x, mask)
+    }
+
     /// The gradients by gate and by up.
     fn gated_gradient(
         gate: FloatTensor<Self>,
@@ -56,6 +63,29 @@ pub(super) trait Kernels: Backend {
         let slope = Self::float_add(sigmoid, rest);
         [Self::float_mul(Self::float_mul(d_output, up), slope), d_up]
     }
+}
+
+/// `x` with a mask by tensor operations that every backend has: a bit for each number goes to the device.
+pub(super) fn dropped_there<B: Backend>(x: FloatTensor<B>, mask: &DropoutMask) -> FloatTensor<B> {
+    let (shape, device) = (x.shape(), x.device());
+    let word = |bytes: &[u8]| {
+        let mut four = [0; 4];
+        four[..bytes.len()].copy_from_slice(bytes);
+        i32::from_le_bytes(four)
+    };
+    let words: Vec<i32> = mask.kept.chunks(4).map(word).collect();
+    let (count, numbers) = (words.len(), shape.num_elements());
+    let spread = |values: Vec<i32>, of: [usize; 2]| {
+        let values = B::int_from_data(TensorData::new(values, of), &device);
+        B::int_expand(values, Shape::from([count, 32]))
+    };
+    let bits = B::bitwise_right_shift(spread(words, [count, 1]), spread((0..32).collect(), [1, 32]));
+    let kept = B::int_into_float(B::bitwise_and_scalar(bits, 1.into()), FloatDType::F32);
+    let mut kept = B::float_reshape(kept, Shape::from([count * 32]));
+    if numbers < count * 32 {
+        kept = B::float_slice(kept, &[Slice::from(0..numbers)]);
+    }
+    B::float_mul(B::float_mul_scalar(x, mask.factor.into()), B::float_reshape(kept, shape))
 }
 
 #[cfg(feature = "cuda")]
@@ -104,6 +134,21 @@ impl Kernels for Flex {
             }
         });
         from_f32(d_scores, shape, DType::F32)
+    }
+
+    fn dropped(x: FloatTensor<Self>, mask: &DropoutMask) -> FloatTensor<Self> {
+        let mut dropped = x.to_contiguous();
+        drop(x);
+        let numbers: &mut [f32] = dropped.storage_mut();
+        let chunks = numbers.par_chunks_mut(NUMBERS_AT_ONCE).zip(mask.kept.par_chunks(NUMBERS_AT_ONCE / 8));
+        chunks.for_each(|(numbers, kept)| {
+            for (numbers, kept) in numbers.chunks_mut(8).zip(kept) {
+                for (bit, number) in numbers.iter_mut().enumerate() {
+                    *number *= if kept >> bit & 1 == 1 { mask.factor } else { 0.0 };
+                }
+            }
+        });
+        dropped
     }
 
     fn gated(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {

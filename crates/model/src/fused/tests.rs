@@ -80,7 +80,18 @@ fn dropout_before_a_product() {
     let cells = (0..45).map(|cell| if kept[cell / 8] >> (cell % 8) & 1 == 1 { factor } else { 0.0 });
     let mask = Tensor::<2>::from_data(TensorData::new(cells.collect::<Vec<f32>>(), [5, 9]), &Device::flex());
     let leaves = [&x, &a];
+    let mask_of = mask.clone();
     let expected = found((x.clone() * mask).matmul(a.clone().transpose()), &weights, &leaves);
     let fused = dropped_product(x.clone(), a.clone(), DropoutMask { kept: Arc::clone(&kept), factor });
     assert_near(&found(fused, &weights, &leaves), &expected);
+
+    // As other devices do it.
+    let x = values(x);
+    let tensor = Flex::float_from_data(TensorData::new(x.clone(), [5, 9]), &Default::default());
+    let mask = DropoutMask { kept, factor };
+    let there = kernels::dropped_there::<Flex>(tensor, &mask);
+    let there = there.to_contiguous();
+    let found: &[f32] = there.as_slice().unwrap();
+    let expected: Vec<f32> = x.iter().zip(values(mask_of)).map(|(x, factor)| x * factor).collect();
+    assert_eq!(found, expected);
 }
