@@ -205,6 +205,8 @@ fn a_whole_model_learns_by_muon() {
         .collect();
     assert_eq!(losses.len(), 8);
     assert!(losses[7] < losses[0] - 0.3, "{losses:?}");
+    let first = world.path("muon/checkpoints/step-00000000");
+    assert!(!first.exists(), "there is nothing to keep before the first step");
     let moments =
         fs::read(world.path("muon/checkpoints/step-00000008/moments.safetensors")).expect("moments");
     let header = String::from_utf8_lossy(&moments[..4000.min(moments.len())]).into_owned();

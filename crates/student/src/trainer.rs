@@ -187,8 +187,7 @@ impl<'a> Trainer<'a> {
         self.replicas.first.parameters_mut().into_iter().map(|(name, _)| name).collect()
     }
 
-    /// Forward and backward over every micro-batch, one update, and what is due after it; the loop `waited` so many seconds
-    /// for them.
+    /// Forward and backward over every micro-batch, and one update; the loop `waited` so many seconds for them.
     pub(crate) fn take_step(&mut self, batches: Vec<Batch>, waited: f64) -> Result<()> {
         let began = Instant::now();
         let labelled: usize = batches.iter().map(|batch| batch.targets.len()).sum();
@@ -263,8 +262,8 @@ impl<'a> Trainer<'a> {
             let Some(better) = self.evaluate()? else { return Ok(false) };
             improved = better;
         }
-        let every = self.inputs.config.checkpoint_every_steps;
-        if improved || (every > 0 && self.progress.step.is_multiple_of(every)) {
+        let (every, step) = (self.inputs.config.checkpoint_every_steps, self.progress.step);
+        if improved || (every > 0 && step > 0 && step.is_multiple_of(every)) {
             let began = Instant::now();
             self.checkpoint()?;
             lap(&mut self.seconds.write, began);
