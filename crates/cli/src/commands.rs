@@ -4,15 +4,19 @@ use std::{path::Path, sync::atomic::AtomicBool};
 
 use anyhow::Result;
 use softshard_evaluate::EvaluateInputs;
-use softshard_prepare::{Tokenizer, demo};
+use softshard_prepare::demo;
 use softshard_student::{Alpha, LossConfig, MemoryPlan, Mixed, Objective, TrainConfig, TrainInputs};
 
 use crate::{
-    arguments::{Arguments, Command, DemoData, Model, Stage, TrainStudent},
-    cluster, device, devices,
+    arguments::{Arguments, Command, DemoData, TrainStudent},
+    cluster, device, devices, labels,
+    merge::merge,
     metrics::Recorder,
+    model::{self, Model},
     recipe::Recipe,
     report::report,
+    schema,
+    stage::Stage,
     table::aligned,
     teacher_labels::teacher_labels,
     training_summary::Told,
@@ -33,10 +37,10 @@ pub(crate) fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         Command::TrainStudent(options) => train_student(options, stop),
         Command::Evaluate(stage) => evaluate(stage, stop),
         Command::Report(options) => report(options),
-        Command::Merge(options) => crate::merge::merge(options, stop),
-        Command::Schema(options) => crate::schema::run(options),
-        Command::Labels(command) => crate::labels::run(command, stop),
-        Command::Model(Model::Inspect(options)) => crate::model::inspect(options),
+        Command::Merge(options) => merge(options, stop),
+        Command::Schema(options) => schema::run(options),
+        Command::Labels(command) => labels::run(command, stop),
+        Command::Model(Model::Inspect(options)) => model::inspect(options),
     }
 }
 
@@ -95,7 +99,7 @@ fn train(
     plan_only: bool,
 ) -> Result<()> {
     let devices = devices::open(&stage.device)?;
-    let tokenizer = tokenizer_for(recipe, &config.model)?;
+    let tokenizer = recipe.tokenizer_for(&config.model)?;
     // The recipe names the folder, or the tokenizer.json in it.
     let path = &recipe.tokenizer.path;
     let tokenizer_folder = if path.is_file() { path.parent().unwrap_or(path) } else { path };
@@ -159,20 +163,4 @@ fn evaluate(stage: &Stage, stop: &AtomicBool) -> Result<()> {
     })?;
     println!("{evaluation}");
     Ok(())
-}
-
-/// Fingerprint of the recipe's tokenizer. Where `model` has one of its own, it must give the same ids; templates and special
-/// tokens may differ, as they do between base and instruct models.
-pub(crate) fn tokenizer_for(recipe: &Recipe, model: &Path) -> Result<softshard_labels::Tokenizer> {
-    let tokenizer = Tokenizer::load(&recipe.tokenizer.path)?.fingerprint().clone();
-    if model.join("tokenizer.json").exists() {
-        let own = Tokenizer::load(model)?.fingerprint().clone();
-        let same_ids = softshard_labels::Tokenizer {
-            special_ids: tokenizer.special_ids.clone(),
-            chat_template_blake3: tokenizer.chat_template_blake3.clone(),
-            ..own
-        };
-        tokenizer.expect_same(&same_ids, format_args!("model `{}`", model.display()))?;
-    }
-    Ok(tokenizer)
 }

@@ -4,9 +4,7 @@ use std::{error::Error, io, process::ExitCode};
 
 use softshard_losses::HeadError;
 
-use crate::{
-    arguments::LogFormat, device::DeviceError, progress, recipe::RecipeError, schema::UnknownSchema,
-};
+use crate::{device::DeviceError, logging::LogFormat, progress, recipe::RecipeError, schema::UnknownSchema};
 
 const FAILED: u8 = 1;
 const BAD_RECIPE: u8 = 2;

@@ -4,13 +4,7 @@ use std::fmt::{self, Display};
 
 use softshard_teacher::Summary;
 
-use crate::{
-    labels::{
-        float,
-        plan::{duration, size},
-    },
-    progress::grouped,
-};
+use crate::numbers::{duration, float, grouped, size};
 
 /// A summary for people.
 pub(crate) struct Told<'a> {

@@ -2,6 +2,8 @@
 
 use std::fmt::{self, Display};
 
+use crate::numbers::{float, memory, nats};
+
 /// Scalars of a progress event that only trainings say.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Learning {
@@ -56,7 +58,7 @@ impl Learning {
 
     /// `3.2 GB`.
     pub(crate) fn memory(&self) -> Option<String> {
-        self.memory_bytes.map(|bytes| memory(crate::labels::float(bytes)))
+        self.memory_bytes.map(|bytes| memory(float(bytes)))
     }
 
     /// `NLL 2.311, KL 0.402 after step 100`, on held-out data.
@@ -86,22 +88,6 @@ impl Display for Learning {
             write!(out, "  lr {rate:.2e}")?;
         }
         Ok(())
-    }
-}
-
-/// Bytes in gigabytes, as sizes of GPUs are said.
-pub(crate) fn memory(bytes: f64) -> String {
-    if bytes < 1e9 { format!("{:.0} MB", bytes / 1e6) } else { format!("{:.1} GB", bytes / 1e9) }
-}
-
-/// A loss with the digits that tell two steps apart.
-pub(crate) fn nats(value: f64) -> String {
-    match value.abs() {
-        size if size >= 100.0 => format!("{value:.1}"),
-        size if size >= 10.0 => format!("{value:.2}"),
-        size if size >= 0.1 || size == 0.0 => format!("{value:.3}"),
-        size if size >= 1e-4 => format!("{value:.5}"),
-        _ => format!("{value:.1e}"),
     }
 }
 

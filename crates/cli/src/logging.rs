@@ -2,13 +2,22 @@
 
 use std::io::IsTerminal;
 
+use clap::ValueEnum;
 use tracing_subscriber::{EnvFilter, Layer, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
-    arguments::LogFormat,
     metrics::{self, Metrics},
     progress,
 };
+
+/// How events are written to stderr.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people: bars on a terminal, plain lines elsewhere.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
 
 /// Installs the subscriber; a line that cannot be written is lost, as a complaint about it could not be either. `RUST_LOG` filters as usual; the default is `info`.
 pub(crate) fn start(format: LogFormat) {

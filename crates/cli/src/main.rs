@@ -4,7 +4,7 @@
 
 /// As of the standard library, but that nobody reads on is no panic.
 macro_rules! print {
-    ($($words:tt)*) => { $crate::closed_pipe::print(format_args!($($words)*)) };
+    ($($words:tt)*) => { $crate::stdout::print(format_args!($($words)*)) };
 }
 macro_rules! println {
     () => { print!("\n") };
@@ -12,13 +12,11 @@ macro_rules! println {
 }
 
 mod arguments;
-mod closed_pipe;
 mod cluster;
 mod commands;
 mod device;
 mod devices;
 mod exit;
-mod inspect;
 mod labelling_summary;
 mod labels;
 mod learning;
@@ -27,11 +25,14 @@ mod map_fault;
 mod merge;
 mod metrics;
 mod model;
+mod numbers;
 mod page;
 mod progress;
 mod recipe;
 mod report;
 mod schema;
+mod stage;
+mod stdout;
 mod table;
 mod teacher_labels;
 mod training_summary;
@@ -57,7 +58,9 @@ fn stop() {
 fn main() -> ExitCode {
     let memory_is_kept = softshard_model::keep_freed_memory();
     let arguments = arguments::Arguments::parse();
-    closed_pipe::ends(&arguments.command);
+    if arguments.command.only_prints() {
+        stdout::end_with_its_reader();
+    }
     logging::start(arguments.log_format);
     if !memory_is_kept {
         tracing::debug!("the allocator refused a setting: forward passes are slower");

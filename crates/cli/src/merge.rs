@@ -6,20 +6,20 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use softshard_model::{MergeInputs, Precision};
 
-use crate::progress::{self, grouped};
+use crate::{numbers::grouped, progress};
 
 /// Arguments of `merge`.
 #[derive(Args)]
 pub(crate) struct Merge {
     /// Model folder that the adapter was trained on
-    pub(crate) base: PathBuf,
+    base: PathBuf,
     /// Adapter folder, of ours or of PEFT
-    pub(crate) adapter: PathBuf,
+    adapter: PathBuf,
     /// Model folder to write; it is not there yet, or empty
-    pub(crate) out: PathBuf,
+    out: PathBuf,
     /// Number format of the weights
     #[arg(long, value_enum, default_value_t = Dtype::Keep)]
-    pub(crate) dtype: Dtype,
+    dtype: Dtype,
 }
 
 /// Number format of merged weights.

@@ -1,12 +1,31 @@
 //! `softshard model inspect`: what a model is and what memory it takes, from its `config.json` alone.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use clap::{Args, Subcommand};
 use serde::Serialize;
 use softshard_model::{Bits, DecoderConfig, Family, Positions, Precision, RopeScaling};
 
-use crate::{arguments::InspectModel, labels::print_json, progress::grouped, table::aligned};
+use crate::{numbers::grouped, stdout::print_json, table::aligned};
+
+/// What can be asked of a model.
+#[derive(Subcommand)]
+pub(crate) enum Model {
+    /// Shape, parameters and memory of models from their config.json alone, no weights needed: will it fit, and how?
+    Inspect(InspectModel),
+}
+
+/// Arguments of `model inspect`.
+#[derive(Args)]
+pub(crate) struct InspectModel {
+    /// Model folders, or their config.json under any name
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
 
 /// What is said of a model.
 #[derive(Serialize)]

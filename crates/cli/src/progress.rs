@@ -22,7 +22,7 @@ use tracing_subscriber::{
     layer::{Context, Layer},
 };
 
-use crate::learning::Learning;
+use crate::{learning::Learning, numbers::grouped};
 
 /// Target of progress events.
 pub(crate) const TARGET: &str = "softshard::progress";
@@ -315,19 +315,6 @@ impl Current {
     }
 }
 
-/// `12345.6` as `12,346`.
-pub(crate) fn grouped(value: f64) -> String {
-    let digits = format!("{:.0}", value.max(0.0));
-    let mut text = String::with_capacity(digits.len() * 4 / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 /// Writes log lines above the bars.
 pub(crate) struct AboveBars;
 
@@ -352,13 +339,6 @@ impl MakeWriter<'_> for AboveBars {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn digits_are_grouped_by_three() {
-        let grouped: Vec<_> =
-            [0.0, 12.4, 999.6, 12_345.6, 1_234_567.0].into_iter().map(super::grouped).collect();
-        assert_eq!(grouped, ["0", "12", "1,000", "12,346", "1,234,567"]);
-    }
 
     fn batch(worker: u64, done: u64, tokens: u64) -> Fields {
         Fields {

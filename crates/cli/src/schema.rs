@@ -1,11 +1,23 @@
 //! `softshard schema`: what is published about our files.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use clap::Args;
 use fs_err as fs;
 
-use crate::{arguments, recipe::Recipe};
+use crate::recipe::Recipe;
+
+/// Arguments of `schema`.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Schema {
+    /// Which one, as labels.parquet, labels-manifest, plan or recipe; all are listed where there is no such one
+    name: Option<String>,
+    /// Write all into a folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) all: Option<PathBuf>,
+}
 
 /// A schema that is not there: exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -19,7 +31,7 @@ pub(crate) struct UnknownSchema {
 ///
 /// # Errors
 /// [`UnknownSchema`]; a folder that cannot be written.
-pub(crate) fn run(arguments::Schema { name, all }: &arguments::Schema) -> Result<()> {
+pub(crate) fn run(Schema { name, all }: &Schema) -> Result<()> {
     let schemas = schemas();
     if let Some(folder) = all {
         return write(&schemas, folder);

@@ -3,18 +3,36 @@
 use std::{path::Path, sync::atomic::AtomicBool};
 
 use anyhow::Result;
+use clap::Args;
 use softshard_share::Writers;
 use softshard_teacher::{Part, Teacher, TeacherInputs};
 
 use crate::{
-    arguments::TeacherLabels,
     cluster::Task,
-    commands::tokenizer_for,
     devices,
     labelling_summary::Told,
     metrics::Recorder,
     recipe::{Recipe, RecipeError},
+    stage::{Stage, positive},
 };
+
+/// Arguments of `teacher-labels`.
+#[derive(Args)]
+pub(crate) struct TeacherLabels {
+    /// The run
+    #[command(flatten)]
+    stage: Stage,
+    /// Label only the shards of one of several processes: which one, from 0 on, or `auto` as the scheduler says;
+    /// `labels finalize` ends the dataset
+    #[arg(long, value_name = "I", requires = "of")]
+    task: Option<Task>,
+    /// How many processes there are
+    #[arg(long, value_name = "N", requires = "task", value_parser = positive)]
+    of: Option<usize>,
+    /// Price of a device for an hour, in any currency: what the rest of the corpus will cost is said at the end
+    #[arg(long, value_name = "PRICE")]
+    price_per_hour: Option<f64>,
+}
 
 /// Labels every split that was prepared, or a part of its shards.
 pub(crate) fn teacher_labels(options: &TeacherLabels, stop: &AtomicBool) -> Result<()> {
@@ -37,7 +55,7 @@ pub(crate) fn teacher_labels(options: &TeacherLabels, stop: &AtomicBool) -> Resu
             recipe.output.teacher.display()
         );
     }
-    let tokenizer = tokenizer_for(&recipe, &config.model)?;
+    let tokenizer = recipe.tokenizer_for(&config.model)?;
     let held_out = recipe.output.sequences.join("valid");
     let mut teacher = Teacher::new(config, &devices);
     let labels = recipe.labels_output(if part.is_some() { Writers::Many } else { Writers::One })?;

@@ -4,11 +4,7 @@ use std::fmt::{self, Display};
 
 use softshard_student::{Metric, Summary};
 
-use crate::{
-    labels::{float, plan::duration},
-    learning::{memory, nats},
-    progress::grouped,
-};
+use crate::numbers::{duration, float, grouped, memory, nats};
 
 /// A summary for people.
 pub(crate) struct Told<'a> {

@@ -1,14 +1,23 @@
 //! `softshard labels finalize`: the end of a run of many workers.
 
+use std::path::PathBuf;
+
 use anyhow::{Result, bail};
+use clap::Args;
 use softshard_labels::{Error, LabelWriter, Output};
 
 use super::work::{self, Split, some_of};
-use crate::{
-    arguments::Finalize,
-    progress::{self, grouped},
-    recipe::Recipe,
-};
+use crate::{numbers::grouped, progress, recipe::Recipe};
+
+/// Arguments of `labels finalize`.
+#[derive(Args)]
+pub(crate) struct Finalize {
+    /// The run's recipe (TOML)
+    recipe: PathBuf,
+    /// Override one value of the recipe by its path, such as output.labels=other
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+}
 
 /// What came of the end.
 pub(super) enum Finished {

@@ -10,8 +10,8 @@ use anyhow::{Context, Result};
 use fs_err as fs;
 
 use super::{
-    Engine, Submission,
-    options::{Claim, Files},
+    files::{Engine, Files},
+    options::{Claim, Submission},
     tasks::{LIST, list},
 };
 use crate::recipe::RecipeError;

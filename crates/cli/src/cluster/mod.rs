@@ -3,6 +3,7 @@
 //! Every task is an idempotent worker, and storage alone says what is done: a scheduler may forget, repeat or double its jobs
 //! (docs/cluster.md).
 
+mod files;
 mod finalize;
 mod kubernetes;
 mod options;
@@ -13,64 +14,17 @@ mod work;
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
 
-pub(crate) use finalize::finalize;
+pub(crate) use finalize::{Finalize, finalize};
 pub(crate) use options::Jobs;
 pub(crate) use tasks::Task;
 
 use crate::recipe::{Recipe, RecipeError};
+use files::{Engine, Files};
 use finalize::Finished;
-use options::{Files, Options};
+use options::{Options, Submission};
 use softshard_labels::Output;
 use work::{Split, tasks_with_missing};
-
-/// What runs the tasks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Engine {
-    /// A job array, and jobs that depend on it
-    Slurm,
-    /// Manifests of Indexed Jobs: written, not applied
-    Kubernetes,
-}
-
-impl Engine {
-    /// Folder of its files below `output.dir`.
-    fn folder(self) -> &'static str {
-        match self {
-            Self::Slurm => "slurm",
-            Self::Kubernetes => "kubernetes",
-        }
-    }
-
-    /// The command that starts the student's job of the submission before, or the job itself where none had one.
-    fn student(self, files: &Files, options: &Options) -> Result<String> {
-        let (command, path) = match self {
-            Self::Slurm => ("sbatch ", files.with("-student.sbatch")),
-            Self::Kubernetes => ("kubectl apply --filename=", files.with("-student.yaml")),
-        };
-        if path.exists() {
-            return Ok(format!("{command}{}", path.display()));
-        }
-        let mut words = vec![options.recipe.display().to_string()];
-        words.extend(options.overrides.iter().map(|value| format!("--set={value}")));
-        words.push(format!("--device={}", options.device()));
-        let words: Vec<String> = words.iter().map(|word| slurm::quoted(word)).collect::<Result<_, _>>()?;
-        Ok(format!("softshard train-student {}", words.join(" ")))
-    }
-}
-
-/// All that an engine needs to make jobs of the labelling of one recipe.
-struct Submission<'a> {
-    recipe: &'a Recipe,
-    options: &'a Options,
-    /// Parts that the shards of every split are cut into.
-    of: usize,
-    /// Those of them that have something to do, ascending.
-    tasks: &'a [usize],
-}
 
 /// `softshard submit`.
 ///
@@ -177,8 +131,24 @@ fn all_committed(
     println!("nothing is missing: every shard is there, and the labels are finished");
     lines.iter().for_each(|line| println!("{line}"));
     if options.then_student {
-        let command = jobs.engine.student(&Files::of(recipe, jobs.engine), options)?;
+        let command = student_command(jobs.engine, &Files::of(recipe, jobs.engine), options)?;
         println!("the student's job, where it has not run: {command}");
     }
     Ok(None)
+}
+
+/// The command that starts the student's job of the submission before, or the job itself where none had one.
+fn student_command(engine: Engine, files: &Files, options: &Options) -> Result<String> {
+    let (command, path) = match engine {
+        Engine::Slurm => ("sbatch ", files.with("-student.sbatch")),
+        Engine::Kubernetes => ("kubectl apply --filename=", files.with("-student.yaml")),
+    };
+    if path.exists() {
+        return Ok(format!("{command}{}", path.display()));
+    }
+    let mut words = vec![options.recipe.display().to_string()];
+    words.extend(options.overrides.iter().map(|value| format!("--set={value}")));
+    words.push(format!("--device={}", options.device()));
+    let words: Vec<String> = words.iter().map(|word| slurm::quoted(word)).collect::<Result<_, _>>()?;
+    Ok(format!("softshard train-student {}", words.join(" ")))
 }

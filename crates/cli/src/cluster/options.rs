@@ -7,10 +7,10 @@ use clap::Args;
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
-use super::Engine;
+use super::files::{Engine, Files, replace};
 use crate::{
-    arguments::positive,
     recipe::{Recipe, RecipeError},
+    stage::positive,
 };
 
 /// Arguments of `submit` and of `resume`, which takes from the submission before what is not given.
@@ -86,6 +86,16 @@ pub(super) struct Claim {
     pub(super) name: String,
     /// Absolute.
     pub(super) path: PathBuf,
+}
+
+/// All that an engine needs to make jobs of the labelling of one recipe.
+pub(super) struct Submission<'a> {
+    pub(super) recipe: &'a Recipe,
+    pub(super) options: &'a Options,
+    /// Parts that the shards of every split are cut into.
+    pub(super) of: usize,
+    /// Those of them that have something to do, ascending.
+    pub(super) tasks: &'a [usize],
 }
 
 impl Options {
@@ -211,48 +221,6 @@ impl Options {
     }
 }
 
-/// Files of the jobs, beside the run: `<output.dir>/<engine>/<labels>…`.
-pub(super) struct Files {
-    folder: PathBuf,
-    name: String,
-}
-
-impl Files {
-    /// Of the labels of a recipe: those of another `output.labels` have other names.
-    pub(super) fn of(recipe: &Recipe, engine: Engine) -> Self {
-        let (dir, labels) = (&recipe.output.dir, &recipe.output.labels);
-        let name = labels.file_name().map_or("labels".into(), |name| name.to_string_lossy());
-        // Others may have the same last name.
-        let is_own = labels.parent() == Some(dir);
-        let name = if is_own { name.into_owned() } else { format!("{name}-{}", short_hash(labels)) };
-        Files { folder: dir.join(engine.folder()), name }
-    }
-
-    /// `labels<suffix>`.
-    pub(super) fn with(&self, suffix: &str) -> PathBuf {
-        self.folder.join(format!("{}{suffix}", self.name))
-    }
-
-    /// The recipe that the jobs read.
-    pub(super) fn recipe(&self) -> PathBuf {
-        self.with(".recipe.toml")
-    }
-
-    /// Folder of what the jobs say.
-    pub(super) fn logs(&self) -> PathBuf {
-        self.folder.join("logs")
-    }
-
-    /// Name of the labels.
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn options(&self) -> PathBuf {
-        self.with(".options.json")
-    }
-}
-
 /// Whether Kubernetes takes this as the name of an object.
 pub(super) fn is_name(text: &str) -> bool {
     let is_good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
@@ -269,21 +237,6 @@ fn is_plain_path(text: &str) -> bool {
 /// What an override sets.
 fn key(assignment: &str) -> &str {
     assignment.split_once('=').map_or(assignment, |(key, _)| key).trim()
-}
-
-/// Gives a file this content all at once: jobs may be reading it. The same content is not written again.
-fn replace(path: &Path, text: &str) -> Result<()> {
-    if fs::read_to_string(path).is_ok_and(|found| found == text) {
-        return Ok(());
-    }
-    let beside = path.with_added_extension(std::process::id().to_string());
-    fs::write(&beside, text)?;
-    Ok(fs::rename(&beside, path)?)
-}
-
-/// A few letters that stand for a path in names.
-pub(super) fn short_hash(path: &Path) -> String {
-    blake3::hash(path.as_os_str().as_encoded_bytes()).to_hex()[..8].to_owned()
 }
 
 #[cfg(test)]

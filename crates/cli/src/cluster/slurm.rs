@@ -12,8 +12,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use fs_err as fs;
 
 use super::{
-    Engine, Submission,
-    options::{Files, short_hash},
+    files::{Engine, Files, short_hash},
+    options::Submission,
     tasks::list,
 };
 use crate::recipe::RecipeError;

@@ -6,19 +6,41 @@ use std::{
 };
 
 use anyhow::Result;
+use clap::Args;
 use serde::Serialize;
 use softshard_labels::Error;
 use softshard_teacher::{AuditInputs, ColumnAudit, audit as audit_labels};
 
-use super::{count, number, print_json};
 use crate::{
-    arguments::Audit,
     device,
     devices::workers,
+    numbers::{count, number},
     progress,
     recipe::{Recipe, RecipeError},
+    stage::{Stage, positive},
+    stdout::print_json,
     table::aligned,
 };
+
+/// Arguments of `labels audit`.
+#[derive(Args)]
+pub(crate) struct Audit {
+    /// The run
+    #[command(flatten)]
+    stage: Stage,
+    /// Folder of the labels [default: the recipe's, of every split]
+    #[arg(long, value_name = "DIR")]
+    labels: Option<PathBuf>,
+    /// Labelled positions of each dataset that are scored again
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = positive)]
+    positions: usize,
+    /// Chooses the positions
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
 
 /// What was found in one dataset.
 #[derive(Serialize)]

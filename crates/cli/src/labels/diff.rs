@@ -1,12 +1,26 @@
 //! `softshard labels diff`.
 
-use std::sync::atomic::AtomicBool;
+use std::{path::PathBuf, sync::atomic::AtomicBool};
 
 use anyhow::Result;
+use clap::Args;
 use softshard_labels::{Error, LabelDataset, LabelDiff};
 
-use super::{number, print_json};
-use crate::{arguments::Diff, table::aligned};
+use crate::{numbers::number, recipe::local, stdout::print_json, table::aligned};
+
+/// Arguments of `labels diff`.
+#[derive(Args)]
+pub(crate) struct Diff {
+    /// Folder of labels
+    #[arg(value_parser = local)]
+    left: PathBuf,
+    /// Folder of other labels
+    #[arg(value_parser = local)]
+    right: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
 
 /// Sequences that are named.
 const SHOWN: usize = 10;

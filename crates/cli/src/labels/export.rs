@@ -10,8 +10,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use softshard_labels::{LabelDataset, export_hf, export_jsonl, write_jsonl};
 
-use super::count;
-use crate::progress;
+use crate::{numbers::count, progress};
 
 /// Arguments of `labels export`.
 #[derive(Args)]

@@ -10,8 +10,11 @@ use softshard_labels::{
 };
 use softshard_prepare::Tokenizer;
 
-use super::{count, float, number, percent};
-use crate::{progress, recipe::RecipeError};
+use crate::{
+    numbers::{count, float, number, percent},
+    progress,
+    recipe::RecipeError,
+};
 
 /// Arguments of `labels import`.
 #[derive(Args)]

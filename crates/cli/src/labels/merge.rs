@@ -5,8 +5,10 @@ use std::{path::PathBuf, sync::atomic::AtomicBool};
 use anyhow::Result;
 use clap::Args;
 
-use super::{count, number};
-use crate::progress;
+use crate::{
+    numbers::{count, number},
+    progress,
+};
 
 /// Arguments of `labels merge`.
 #[derive(Args)]

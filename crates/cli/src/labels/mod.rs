@@ -2,11 +2,12 @@
 
 mod audit;
 mod diff;
-pub(crate) mod export;
-pub(crate) mod import;
-pub(crate) mod merge;
+mod export;
+mod import;
+mod inspect;
+mod merge;
 mod page;
-pub(crate) mod plan;
+mod plan;
 mod plot;
 mod stats;
 mod verify;
@@ -14,14 +15,43 @@ mod verify;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
-use serde::Serialize;
-use softshard_labels::LabelStats;
+use clap::Subcommand;
 
-use crate::{
-    arguments::Labels,
-    inspect::inspect,
-    progress::{self, grouped},
-};
+use crate::cluster::{self, Finalize};
+use audit::Audit;
+use diff::Diff;
+use export::Export;
+use import::Import;
+use inspect::Inspect;
+use merge::Merge;
+use plan::Plan;
+use stats::Stats;
+use verify::Dataset;
+
+/// What can be done with labels that are there.
+#[derive(Subcommand)]
+pub(crate) enum Labels {
+    /// Check everything: hashes, schema and every row; names shard, row and column of all that is wrong
+    Verify(Dataset),
+    /// Tokens, bytes per column, entropy, retained mass, and how good the teacher is
+    Stats(Stats),
+    /// One sequence, coloured by the teacher's confidence, and its alternatives
+    Inspect(Inspect),
+    /// Why two datasets are not interchangeable
+    Diff(Diff),
+    /// Before a long run: bytes, hours and retained mass of several selections, from a small sample
+    Plan(Plan),
+    /// Score random positions of finished labels again with the live teacher
+    Audit(Audit),
+    /// Finish labels that many workers made, or say which shards are missing; reads no teacher
+    Finalize(Finalize),
+    /// Join parts of one plan, or labels of different sequences that were made alike
+    Merge(Merge),
+    /// Make labels of what DistillKit, vLLM, OpenAI-compatible servers or others wrote
+    Import(Box<Import>),
+    /// Write labels for Hugging Face trainers, or as JSONL
+    Export(Export),
+}
 
 /// Runs one of the commands.
 ///
@@ -31,40 +61,13 @@ pub(crate) fn run(command: &Labels, stop: &AtomicBool) -> Result<()> {
     match command {
         Labels::Verify(dataset) => verify::verify(dataset, stop),
         Labels::Stats(dataset) => stats::stats(dataset, stop),
-        Labels::Inspect(options) => inspect(options),
+        Labels::Inspect(options) => inspect::inspect(options),
         Labels::Diff(options) => diff::diff(options, stop),
         Labels::Plan(options) => plan::plan(options, stop),
         Labels::Audit(options) => audit::audit(options, stop),
-        Labels::Finalize(options) => crate::cluster::finalize(options),
+        Labels::Finalize(options) => cluster::finalize(options),
         Labels::Merge(options) => merge::merge(options, stop),
         Labels::Import(options) => import::import(options, stop),
         Labels::Export(options) => export::export(options, stop),
     }
-}
-
-pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
-    progress::leave();
-    println!("{}", serde_json::to_string_pretty(value)?);
-    Ok(())
-}
-
-fn per_token(stats: &LabelStats, bytes: u64) -> f64 {
-    float(bytes) / float(stats.labelled_tokens.max(1))
-}
-
-pub(crate) fn percent(share: f64) -> String {
-    format!("{:.2} %", 100.0 * share)
-}
-
-pub(crate) fn number(count: usize) -> String {
-    self::count(u64::try_from(count).expect("a count fits 64 bits"))
-}
-
-pub(crate) fn count(count: u64) -> String {
-    grouped(float(count))
-}
-
-#[expect(clippy::cast_precision_loss, reason = "for people")]
-pub(crate) fn float(count: u64) -> f64 {
-    count as f64
 }

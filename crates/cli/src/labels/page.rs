@@ -4,11 +4,11 @@ use std::{fmt::Write, path::Path};
 
 use softshard_labels::{Calibration, LabelDataset, LabelPlan, LabelStats, OptionalColumn, Selection, Spread};
 
-use super::{
-    count, float, number, per_token, percent,
-    plot::{Row, Spacing, bars, histogram, reliability},
+use super::plot::{Row, Spacing, bars, histogram, reliability};
+use crate::{
+    numbers::{count, float, number, percent},
+    page::{self, escape, figure},
 };
-use crate::page::{self, escape, figure};
 
 /// The page.
 pub(super) fn of(dataset: &LabelDataset, name: &Path, stats: &LabelStats) -> String {
@@ -36,7 +36,7 @@ fn sentence(plan: &LabelPlan) -> String {
 
 /// What a selection keeps, in a sentence.
 fn kept(selection: &Selection) -> String {
-    let of = |count: u32| super::count(count.into());
+    let of = |count: u32| crate::numbers::count(count.into());
     match *selection {
         Selection::TopK { k } => format!("the {} most probable tokens", of(k)),
         Selection::TopP { p, k } => {
@@ -261,4 +261,9 @@ fn mantissa_bits(plan: &LabelPlan) -> String {
 
 fn plural(count: usize, noun: &str) -> String {
     format!("{} {noun}{}", number(count), if count == 1 { "" } else { "s" })
+}
+
+/// Bytes for each labelled token.
+pub(super) fn per_token(stats: &LabelStats, bytes: u64) -> f64 {
+    float(bytes) / float(stats.labelled_tokens.max(1))
 }

@@ -3,13 +3,33 @@
 use std::{path::PathBuf, sync::atomic::AtomicBool};
 
 use anyhow::Result;
+use clap::Args;
 use softshard_teacher::{Estimate, EstimateInputs, SelectionEstimate, estimate};
 
-use super::{count, float, percent, print_json};
 use crate::{
-    arguments::Plan, commands::tokenizer_for, device, devices::workers, progress, recipe::Recipe,
+    device,
+    devices::workers,
+    numbers::{count, duration, grouped, number, percent, size},
+    progress,
+    recipe::Recipe,
+    stage::{Stage, positive},
+    stdout::print_json,
     table::aligned,
 };
+
+/// Arguments of `labels plan`.
+#[derive(Args)]
+pub(crate) struct Plan {
+    /// The run
+    #[command(flatten)]
+    stage: Stage,
+    /// Sequences of the sample; more where they have less than 2,000 labelled tokens
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = positive)]
+    sample: usize,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
 
 /// Prints the estimate.
 pub(super) fn plan(options: &Plan, stop: &AtomicBool) -> Result<()> {
@@ -28,7 +48,7 @@ pub(super) fn plan(options: &Plan, stop: &AtomicBool) -> Result<()> {
         teacher,
         labels: &recipe.labels,
         sequences: &sequences,
-        tokenizer: &tokenizer_for(&recipe, &teacher.model)?,
+        tokenizer: &recipe.tokenizer_for(&teacher.model)?,
         sample: options.sample,
         device: &device,
         workers: workers(&device),
@@ -60,12 +80,12 @@ fn print_estimate(found: &Estimate) {
             count(split.size.sequences),
             count(split.size.tokens),
             count(split.size.labelled_tokens),
-            super::number(split.shards)
+            number(split.shards)
         );
     }
     println!(
         "speed here: {} tokens/s; the whole run: {}",
-        progress::grouped(found.tokens_per_second),
+        grouped(found.tokens_per_second),
         duration(found.total_seconds)
     );
     println!();
@@ -102,37 +122,4 @@ fn row(is_of_recipe: bool, one: &SelectionEstimate) -> Vec<String> {
     ];
     let sizes = one.bytes.iter().chain([&total]).map(|bytes| size(*bytes));
     cells.into_iter().chain(sizes).chain([one.relative_error.map_or("unknown".to_owned(), percent)]).collect()
-}
-
-/// `1,234 B`, `12.3 MB`.
-pub(crate) fn size(bytes: u64) -> String {
-    let units = [(1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")];
-    let unit = units.into_iter().find(|(unit, _)| float(bytes) >= 10.0 * unit);
-    unit.map_or_else(
-        || format!("{} B", count(bytes)),
-        |(unit, name)| format!("{:.1} {name}", float(bytes) / unit),
-    )
-}
-
-/// `12 s`, `3.4 min`, `5.6 hours`.
-pub(crate) fn duration(seconds: f64) -> String {
-    match seconds {
-        seconds if seconds < 120.0 => format!("{seconds:.0} s"),
-        seconds if seconds < 7200.0 => format!("{:.1} min", seconds / 60.0),
-        seconds => format!("{:.1} hours", seconds / 3600.0),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_and_times_are_short() {
-        assert_eq!(
-            [9_999, 10_000, 12_345_678, 30_000_000_000].map(size),
-            ["9,999 B", "10.0 kB", "12.3 MB", "30.0 GB"]
-        );
-        assert_eq!([12.3, 300.0, 36_000.0].map(duration), ["12 s", "5.0 min", "10.0 hours"]);
-    }
 }

@@ -2,9 +2,11 @@
 
 use softshard_labels::{Bin, CalibrationBin};
 
-use super::{count, float, percent};
-use crate::page::plot::{
-    BOTTOM, Canvas, Frame, LEFT, RIGHT, TOP, WIDTH, even, thousands, ticks_beyond, ticks_within,
+use crate::{
+    numbers::{count, float, percent},
+    page::plot::{
+        BOTTOM, Canvas, Frame, LEFT, RIGHT, TOP, WIDTH, even, thousands, ticks_beyond, ticks_within,
+    },
 };
 
 /// Bars that have room for a number each.

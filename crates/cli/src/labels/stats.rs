@@ -1,15 +1,31 @@
 //! `softshard labels stats`.
 
-use std::sync::atomic::AtomicBool;
+use std::{path::PathBuf, sync::atomic::AtomicBool};
 
 use anyhow::Result;
+use clap::Args;
 use softshard_labels::{LabelDataset, LabelStats, Spread};
 
-use super::{count, float, number, page, per_token, percent, print_json};
+use super::{
+    page::{self, per_token},
+    verify::Dataset,
+};
 use crate::{
-    arguments::{Dataset, Stats},
+    numbers::{count, float, number, percent},
+    stdout::print_json,
     table::{aligned, bar},
 };
+
+/// Arguments of `labels stats`.
+#[derive(Args)]
+pub(crate) struct Stats {
+    /// The dataset
+    #[command(flatten)]
+    dataset: Dataset,
+    /// Write them as one page with plots, which needs no other file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+}
 
 /// Cells of the longest bar.
 const BAR: u8 = 32;

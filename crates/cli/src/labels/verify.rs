@@ -1,12 +1,28 @@
 //! `softshard labels verify`.
 
-use std::sync::atomic::AtomicBool;
+use std::{path::PathBuf, sync::atomic::AtomicBool};
 
 use anyhow::Result;
+use clap::Args;
 use softshard_labels::{Error, ReadLimits, verify as verify_labels};
 
-use super::{count, number, print_json};
-use crate::{arguments::Dataset, progress};
+use crate::{
+    numbers::{count, number},
+    progress,
+    recipe::local,
+    stdout::print_json,
+};
+
+/// A label dataset, and how to speak of it.
+#[derive(Args)]
+pub(crate) struct Dataset {
+    /// Folder of the labels, which holds manifest.json
+    #[arg(value_parser = local)]
+    pub(super) dir: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
 
 /// Prints all that is wrong.
 pub(super) fn verify(Dataset { dir, json }: &Dataset, stop: &AtomicBool) -> Result<()> {

@@ -1,9 +1,8 @@
 //! Curves over steps as SVG: a pale line of the values, a smooth one over it, and points of what was measured now and then.
 
 use crate::{
-    labels::float,
+    numbers::{float, grouped},
     page::plot::{BOTTOM, Canvas, Frame, LEFT, RIGHT, TOP, WIDTH, even, ticks_around},
-    progress::grouped,
 };
 
 const HEIGHT: f64 = 270.0;

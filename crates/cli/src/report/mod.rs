@@ -4,11 +4,27 @@ mod curve;
 mod page;
 mod training;
 
+use std::path::PathBuf;
+
 use anyhow::Result;
+use clap::Args;
 use fs_err as fs;
 use softshard_labels::Error;
 
-use crate::{arguments::Report, recipe::Recipe};
+use crate::recipe::Recipe;
+
+/// Arguments of `report`.
+#[derive(Args)]
+pub(crate) struct Report {
+    /// The run's recipe (TOML)
+    recipe: PathBuf,
+    /// Override one value of the recipe by its path, such as output.dir=other
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Write tables and the curves of all trainings as one page, which needs no other file
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
 
 /// Prints the table of evaluations; writes the page where one is asked for.
 pub(crate) fn report(options: &Report) -> Result<()> {

@@ -7,10 +7,8 @@ use super::{
     training::Training,
 };
 use crate::{
-    labels::{number, percent},
-    learning::{memory, nats},
+    numbers::{grouped, memory, nats, number, percent},
     page::{self, escape, figure, plot::thousands},
-    progress::grouped,
 };
 
 /// Colours that the style has.

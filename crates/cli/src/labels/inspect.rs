@@ -1,12 +1,36 @@
 //! `softshard labels inspect`: one sequence as its teacher saw it.
 
-use std::io::{IsTerminal, stdout};
+use std::{
+    io::{IsTerminal, stdout},
+    path::PathBuf,
+};
 
 use anyhow::Result;
+use clap::Args;
 use softshard_labels::{Error, LabelDataset, SequenceKey, SequenceLabels, differences};
 use softshard_prepare::Tokenizer;
 
-use crate::{arguments::Inspect, table::bar};
+use crate::{recipe::local, table::bar};
+
+/// Arguments of `labels inspect`.
+#[derive(Args)]
+pub(crate) struct Inspect {
+    /// Folder of the labels, which holds manifest.json
+    #[arg(value_parser = local)]
+    dir: PathBuf,
+    /// Key of the sequence: 32 hexadecimal digits
+    #[arg(long, value_name = "HEX", conflicts_with = "row")]
+    key: Option<String>,
+    /// Row of the sequence, over all shards
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    row: usize,
+    /// The labels' tokenizer: tokenizer.json or its folder; ids are shown without it
+    #[arg(long, value_name = "PATH")]
+    tokenizer: Option<PathBuf>,
+    /// Alternatives shown at each position
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    top: usize,
+}
 
 const RESET: &str = "\x1b[0m";
 const DIM: &str = "\x1b[2m";
@@ -14,7 +38,7 @@ const DIM: &str = "\x1b[2m";
 const BAR: u8 = 10;
 
 /// Prints the sequence.
-pub(crate) fn inspect(options: &Inspect) -> Result<()> {
+pub(super) fn inspect(options: &Inspect) -> Result<()> {
     let dataset = LabelDataset::open(&options.dir)?;
     let tokenizer = options.tokenizer.as_deref().map(Tokenizer::load).transpose()?;
     if let Some(tokenizer) = &tokenizer {

@@ -1,7 +1,11 @@
 //! One recipe describes one whole run: parsed strictly, checked once, paths made absolute.
 
+mod check;
+mod output;
+mod place;
+
 use std::{
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -9,13 +13,15 @@ use fs_err as fs;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use softshard_evaluate::EvaluateConfig;
-use softshard_labels::Output;
-use softshard_prepare::{DataConfig, TokenizerConfig};
+use softshard_labels::{Output, Tokenizer as Fingerprint};
+use softshard_prepare::{DataConfig, Tokenizer, TokenizerConfig};
 use softshard_share::{Place, S3, Writers};
-use softshard_student::{LossConfig, Metric, Objective, TrainConfig, same_temperature};
-use softshard_teacher::{LabelsConfig, Part, TeacherConfig};
+use softshard_student::TrainConfig;
+use softshard_teacher::{LabelsConfig, TeacherConfig};
 
-use crate::metrics::Places;
+pub(crate) use output::OutputConfig;
+pub(crate) use place::local;
+use place::{absolute, remote};
 
 /// A recipe that cannot be used: exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -44,60 +50,6 @@ pub(crate) struct Recipe {
     pub(crate) evaluate: EvaluateConfig,
     /// Where everything is written.
     pub(crate) output: OutputConfig,
-}
-
-/// Where everything is written. All but `dir` and `prometheus` are below `dir` unless absolute.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct OutputConfig {
-    /// Folder of the run.
-    pub(crate) dir: PathBuf,
-    /// Sequence datasets `train/` and `valid/`.
-    #[serde(default = "default_sequences")]
-    pub(crate) sequences: PathBuf,
-    /// What `finetune` makes.
-    #[serde(default = "default_teacher")]
-    pub(crate) teacher: PathBuf,
-    /// Label datasets `train/` and `valid/`: a folder, or `s3://bucket/prefix` with the credentials of the usual `AWS_*`
-    /// variables.
-    #[serde(default = "default_labels")]
-    pub(crate) labels: PathBuf,
-    /// What `train-student` makes.
-    #[serde(default = "default_student")]
-    pub(crate) student: PathBuf,
-    /// One JSON file for each evaluation.
-    #[serde(default = "default_evaluations")]
-    pub(crate) evaluations: PathBuf,
-    /// Text file for the textfile collector of Prometheus' node_exporter, `NAME.prom`, from the recipe's folder; kept up to
-    /// date while labels are made and models are trained.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) prometheus: Option<PathBuf>,
-}
-
-impl OutputConfig {
-    /// Where the metrics of labelling are written; every task has files of its own.
-    pub(crate) fn labelling_metrics(&self, stage: &str, part: Option<Part>) -> Places {
-        let task = part.map_or_else(String::new, |Part { task, of }| format!("-{task:05}-of-{of:05}"));
-        let mut prometheus = self.prometheus.clone();
-        if let Some(path) = prometheus.as_mut().filter(|_| !task.is_empty()) {
-            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            path.set_file_name(format!("{name}{task}.prom"));
-        }
-        let (folder, name) = (self.dir.join("metrics"), format!("{stage}{task}"));
-        let (lines, tensorboard) =
-            (Some(folder.join(format!("{name}.jsonl"))), folder.join("tensorboard").join(&name));
-        Places { name, lines, tensorboard, prometheus }
-    }
-
-    /// Where those of a training into `output` are written, beside the lines that it writes itself.
-    pub(crate) fn training_metrics(&self, output: &Path) -> Places {
-        Places {
-            name: output.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            lines: None,
-            tensorboard: output.join("tensorboard"),
-            prometheus: self.prometheus.clone(),
-        }
-    }
 }
 
 impl Recipe {
@@ -164,102 +116,6 @@ impl Recipe {
         }
     }
 
-    fn check(&self) -> Result<(), String> {
-        self.data.validate().map_err(|error| error.to_string())?;
-        for (section, train) in [("finetune", &self.finetune), ("student", &self.student)] {
-            if let Some(train) = train {
-                train.check(section)?;
-            }
-        }
-        if let Some(teacher) = &self.teacher {
-            teacher.check()?;
-        }
-        self.evaluate.check()?;
-        self.labels.check()?;
-        if let Some(place) = remote(&self.output.labels) {
-            Place::parse(place).map_err(|problem| format!("`output.labels`: {problem}"))?;
-        }
-        self.check_objectives()?;
-        self.check_labels_fit()
-    }
-
-    /// Refuses objectives and mixtures that their stage has no data for.
-    fn check_objectives(&self) -> Result<(), String> {
-        if let Some(finetune) = &self.finetune {
-            if finetune.objective == Some(Objective::Distill) {
-                let expected =
-                    "`finetune.objective`: expected \"supervised\" or \"pretrain\", found \"distill\"";
-                return Err(format!("{expected}\nhint: that is `train-student`"));
-            }
-            if !finetune.mixture.is_empty() {
-                let expected =
-                    "`finetune.mixture`: expected none, as `finetune` learns from the recipe's own sequences";
-                return Err(expected.to_owned());
-            }
-        }
-        for (section, train, usual) in [
-            ("finetune", &self.finetune, Objective::Supervised),
-            ("student", &self.student, Objective::Distill),
-        ] {
-            let Some(evaluation) = train.as_ref().and_then(|train| train.evaluation.as_ref()) else {
-                continue;
-            };
-            let objective = train.as_ref().and_then(|train| train.objective).unwrap_or(usual);
-            let reads_labels = train.as_ref().is_some_and(|train| objective.reads_labels(&train.loss));
-            if evaluation.best_by == Metric::Kl && (section == "finetune" || !reads_labels) {
-                let expected = "expected \"nll\" or \"ece\" where there is no teacher, found \"kl\"";
-                return Err(format!("`{section}.evaluation.best_by`: {expected}"));
-            }
-            if let Some(place) = evaluation.data.as_deref().and_then(remote) {
-                return Err(format!("`{section}.evaluation.data`: {}", not_local(place)));
-            }
-        }
-        let Some(student) = &self.student else { return Ok(()) };
-        let Some(mixed) = student.mixture.first() else { return Ok(()) };
-        if !student.objective.unwrap_or(Objective::Distill).reads_labels(&student.loss) {
-            return Err(format!(
-                "`student.mixture`: expected none, as the objective learns from the recipe's own sequences, found `{}`\n\
-                 hint: `objective = \"distill\"` with `alpha = 0` learns the gold tokens of label datasets",
-                mixed.labels.display()
-            ));
-        }
-        match student.mixture.iter().find_map(|mixed| remote(&mixed.labels)) {
-            None => Ok(()),
-            Some(place) => Err(format!("`student.mixture`: {}", not_local(place))),
-        }
-    }
-
-    /// Refuses a student that cannot learn from the labels that this recipe makes. Without a teacher it makes none.
-    fn check_labels_fit(&self) -> Result<(), String> {
-        let (Some(student), Some(_)) = (&self.student, &self.teacher) else { return Ok(()) };
-        let (LossConfig { alpha, temperature, .. }, labels) = (&student.loss, &self.labels);
-        let objective = student.objective.unwrap_or(Objective::Distill);
-        let reads_own = objective.reads_labels(&student.loss) && student.mixture.is_empty();
-        if reads_own {
-            student.loss.check_selection(&labels.selection).map_err(|error| error.to_string())?;
-        }
-        #[expect(clippy::float_cmp, reason = "1 is written, not computed")]
-        if !reads_own || alpha.is_zero() || *temperature == 1.0 {
-            return Ok(());
-        }
-        let key = "`student.loss.temperature`";
-        if labels.selection.draws().is_some() {
-            let selection = &labels.selection;
-            return Err(format!(
-                "{key}: expected 1, as `labels.selection` ({selection}) draws at it, found {temperature}\n\
-                 hint: labels of the selection top_k or top_p have other temperatures"
-            ));
-        }
-        if labels.temperatures.iter().any(|stored| same_temperature(*stored, *temperature)) {
-            return Ok(());
-        }
-        let stored = &labels.temperatures;
-        Err(format!(
-            "{key}: expected 1 or one of `labels.temperatures`, {stored:?}, found {temperature}\n\
-             hint: labels that are there already need not be made again where they have it: name it in `labels.temperatures`"
-        ))
-    }
-
     /// Section `[name]`, or an error that says which stage needs it.
     pub(crate) fn section<'a, T>(
         section: Option<&'a T>,
@@ -293,6 +149,25 @@ impl Recipe {
         )))
     }
 
+    /// Fingerprint of the recipe's tokenizer. Where `model` has one of its own, it must give the same ids; templates and special
+    /// tokens may differ, as they do between base and instruct models.
+    ///
+    /// # Errors
+    /// Either cannot be read; they give other ids.
+    pub(crate) fn tokenizer_for(&self, model: &Path) -> anyhow::Result<Fingerprint> {
+        let tokenizer = Tokenizer::load(&self.tokenizer.path)?.fingerprint().clone();
+        if model.join("tokenizer.json").exists() {
+            let own = Tokenizer::load(model)?.fingerprint().clone();
+            let same_ids = Fingerprint {
+                special_ids: tokenizer.special_ids.clone(),
+                chat_template_blake3: tokenizer.chat_template_blake3.clone(),
+                ..own
+            };
+            tokenizer.expect_same(&same_ids, format_args!("model `{}`", model.display()))?;
+        }
+        Ok(tokenizer)
+    }
+
     /// Writes the resolved recipe as `recipe.toml` beside labels, wherever they are.
     ///
     /// # Errors
@@ -309,41 +184,6 @@ impl Recipe {
         fs::create_dir_all(folder)?;
         Ok(fs::write(folder.join("recipe.toml"), toml::to_string_pretty(self)?)?)
     }
-}
-
-/// A path that names a store.
-fn remote(path: &Path) -> Option<&str> {
-    path.to_str().filter(|text| Place::is_one(text))
-}
-
-/// For the parser of the command line: a path of this machine.
-///
-/// # Errors
-/// It names a store.
-pub(crate) fn local(text: &str) -> Result<PathBuf, String> {
-    match remote(Path::new(text)) {
-        None => Ok(text.into()),
-        Some(place) => Err(not_local(place)),
-    }
-}
-
-fn not_local(place: &str) -> String {
-    format!(
-        "expected a folder of this machine\nhint: copy the labels here: `aws s3 cp --recursive {place} labels`"
-    )
-}
-
-/// `path` from `base`, without `.` and `..`, so that messages are short to read.
-fn absolute(base: &Path, path: &Path) -> PathBuf {
-    let mut absolute = PathBuf::new();
-    for component in base.join(path).components() {
-        match component {
-            Component::CurDir => {}
-            Component::ParentDir => drop(absolute.pop()),
-            component => absolute.push(component),
-        }
-    }
-    absolute
 }
 
 /// Sets `a.b.c=value`; the value is TOML, or a string where it is no TOML value.
@@ -363,24 +203,10 @@ fn set(table: &mut toml::Table, assignment: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn default_sequences() -> PathBuf {
-    "sequences".into()
-}
-fn default_teacher() -> PathBuf {
-    "teacher".into()
-}
-fn default_labels() -> PathBuf {
-    "labels".into()
-}
-fn default_student() -> PathBuf {
-    "student".into()
-}
-fn default_evaluations() -> PathBuf {
-    "evaluations".into()
-}
-
 #[cfg(test)]
 mod tests {
+    use softshard_teacher::Part;
+
     use super::*;
 
     const RECIPE: &str = r#"
