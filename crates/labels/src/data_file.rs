@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
+use crate::Error;
 use crate::error::HINT_DAMAGED;
-use crate::{Error, durable};
 
 /// Linux maps pages that are in its cache beside the one that is read: up to so many bytes.
 const NEIGHBOURS: usize = 1 << 16;
@@ -126,7 +126,7 @@ impl DataFile {
             blake3.update(piece);
             sha256.update(piece);
         })?;
-        Ok([blake3.finalize().to_hex().to_string(), durable::hexadecimal(&sha256.finalize())])
+        Ok([blake3.finalize().to_hex().to_string(), hexadecimal(&sha256.finalize())])
     }
 
     /// Reads the file from its start, also where it is mapped: pages that are only hashed need not count as memory in use.
@@ -140,6 +140,11 @@ impl DataFile {
         }
         Ok(())
     }
+}
+
+/// Bytes as lower-case hexadecimal digits.
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A file in memory.

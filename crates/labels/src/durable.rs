@@ -263,8 +263,3 @@ fn machine() -> String {
     hasher.update(namespace.as_os_str().as_encoded_bytes());
     hasher.finalize().to_hex()[..8].to_owned()
 }
-
-/// Bytes as lower-case hexadecimal digits.
-pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}

@@ -15,10 +15,9 @@ use parquet::file::reader::{ChunkReader, Length};
 use parquet::file::writer::SerializedRowGroupWriter;
 
 use crate::data_file::DataFile;
-use crate::error::HINT_DAMAGED;
+use crate::error::{HINT_DAMAGED, failed};
 use crate::pages::{Chunk, PageDecoder, Scratch};
-use crate::shard_schema::ShardSchema;
-use crate::shard_writer::{ROW_GROUP_HASHES, failed};
+use crate::shard_schema::{ROW_GROUP_HASHES, ShardSchema};
 use crate::{Error, ReadLimits, ShardRecord, footer};
 
 thread_local! {

@@ -9,6 +9,8 @@ use parquet::schema::types::TypePtr;
 use crate::plan::partition_column;
 use crate::{LabelLimits, LabelPlan, LabelsManifest, OptionalColumn, SequencesManifest};
 
+/// Key-value with the hashes of the row groups.
+pub(crate) const ROW_GROUP_HASHES: &str = "softshard.row_group_blake3";
 /// Columns that both kinds of shards begin with.
 const COMMON: &str = "required fixed_len_byte_array(16) sequence_key; optional binary source (STRING);";
 /// Index of `source`, the only column that may be null.

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 use parquet::file::writer::SerializedFileWriter;
@@ -13,13 +12,12 @@ use parquet::schema::types::{SchemaDescPtr, SchemaDescriptor};
 use sha2::{Digest, Sha256};
 
 use crate::Error;
-use crate::durable::{TempFile, hexadecimal, write_failed};
+use crate::data_file::hexadecimal;
+use crate::durable::{TempFile, write_failed};
+use crate::error::failed;
 use crate::page_writer::{Column, EncodedColumn, encode};
 use crate::shard_reader::ShardReader;
-use crate::shard_schema::ShardSchema;
-
-/// Key-value with the hashes of the row groups.
-pub(crate) const ROW_GROUP_HASHES: &str = "softshard.row_group_blake3";
+use crate::shard_schema::{ROW_GROUP_HASHES, ShardSchema};
 
 /// A Parquet file that is being written to a temporary name.
 pub(crate) struct ShardFile {
@@ -179,15 +177,4 @@ fn properties(schema: &ShardSchema) -> WriterProperties {
         .set_offset_index_disabled(true)
         .set_key_value_metadata(Some(key_values))
         .build()
-}
-
-/// The I/O error inside of an error of the Parquet writer, which names the path.
-pub(crate) fn failed(error: ParquetError) -> Error {
-    match error {
-        ParquetError::External(inner) => match inner.downcast::<io::Error>() {
-            Ok(error) => Error::Io(*error),
-            Err(inner) => Error::Io(io::Error::other(inner)),
-        },
-        error => Error::Io(io::Error::other(error)),
-    }
 }

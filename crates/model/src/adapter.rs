@@ -1,101 +1,16 @@
 //! LoRA (arXiv 2106.09685) on a decoder, and its files as PEFT lays them out.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use burn::tensor::{Tensor, TensorData};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
 
 use crate::files::{write_json, write_tensors};
 use crate::linear::{Linear, Lora};
-use crate::peft::{AdapterFiles, Named};
+use crate::lora::LoraConfig;
+use crate::peft::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterFiles, Named, factor_name, written_config};
 use crate::{Decoder, Error, Precision, Trainable};
-
-pub(crate) const ADAPTER_CONFIG: &str = "adapter_config.json";
-pub(crate) const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
-/// Stands for every linear map of every layer, as in PEFT.
-const ALL_LINEAR: &str = "all-linear";
-/// A rank beyond any use: larger ones in a file are not believed.
-const MAX_RANK: usize = 1 << 16;
-
-/// A low-rank update `scale · B · A` of some of the linear maps.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct LoraConfig {
-    /// Rank.
-    pub r: usize,
-    /// The scale is `alpha / r`.
-    pub alpha: f64,
-    /// Probability that an input of A is dropped while training.
-    #[serde(default)]
-    pub dropout: f64,
-    /// Ends of module names such as `q_proj` or `layers.0.self_attn.q_proj`, or the one name `all-linear`.
-    pub target_modules: Vec<String>,
-    /// Rank-stabilised (arXiv 2312.03732): the scale is `alpha / √r` instead.
-    #[serde(default)]
-    pub rslora: bool,
-}
-
-impl LoraConfig {
-    /// What the product of the factors is multiplied by.
-    pub fn scale(&self) -> f64 {
-        let rank = self.r as f64;
-        self.alpha / if self.rslora { rank.sqrt() } else { rank }
-    }
-
-    pub(crate) fn targets(&self, module: &str) -> bool {
-        self.target_modules.iter().any(|target| {
-            target == ALL_LINEAR
-                || module
-                    .strip_suffix(target.as_str())
-                    .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-        })
-    }
-
-    /// Refuses targets that name none of a model's linear maps, and a list without any.
-    pub(crate) fn check_targets<'a>(
-        &self,
-        modules: impl Iterator<Item = &'a String> + Clone,
-    ) -> Result<(), String> {
-        for target in &self.target_modules {
-            let one = Self { target_modules: vec![target.clone()], ..self.clone() };
-            if !modules.clone().any(|module| one.targets(module)) {
-                let names: BTreeSet<&str> = modules.filter_map(|module| module.rsplit('.').next()).collect();
-                let names: Vec<&str> = names.into_iter().chain([ALL_LINEAR]).collect();
-                let names = names.join(", ");
-                return Err(format!("`target_modules`: expected some of {names}, found `{target}`"));
-            }
-        }
-        if self.target_modules.is_empty() {
-            return Err("`target_modules`: expected at least one name, found none".into());
-        }
-        Ok(())
-    }
-
-    /// Refuses settings that no model can use.
-    ///
-    /// # Errors
-    /// [`Error::Lora`] naming the field.
-    pub fn check(&self) -> Result<(), Error> {
-        if self.r == 0 || self.r > MAX_RANK {
-            return Err(Error::Lora(format!("`r`: expected 1 to {MAX_RANK}, found {}", self.r)));
-        }
-        if !(0.0..1.0).contains(&self.dropout) {
-            return Err(Error::Lora(format!(
-                "`dropout`: expected at least 0 and less than 1, found {}",
-                self.dropout
-            )));
-        }
-        if !(self.alpha > 0.0 && self.alpha.is_finite()) {
-            return Err(Error::Lora(format!("`alpha`: expected a positive number, found {}", self.alpha)));
-        }
-        Ok(())
-    }
-}
 
 impl Decoder {
     /// Puts a new LoRA on the model, in place of one it may have: A as PEFT draws it, uniform in ±1/√inputs, B zero, so
@@ -138,7 +53,7 @@ impl Decoder {
             (name, shape, tensor.clone())
         });
         write_tensors(&folder.join(ADAPTER_WEIGHTS), tensors)?;
-        write_json(&folder.join(ADAPTER_CONFIG), &self.peft_config(config, base_model))
+        write_json(&folder.join(ADAPTER_CONFIG), &written_config(config, self.config.transposed, base_model))
     }
 
     /// Reads an adapter that PEFT or [`save_adapter`](Self::save_adapter) wrote, in place of one the model may have.
@@ -208,27 +123,6 @@ impl Decoder {
         list
     }
 
-    /// What PEFT reads.
-    fn peft_config(&self, config: &LoraConfig, base_model: &str) -> Value {
-        let all = config.target_modules.iter().any(|target| target == ALL_LINEAR);
-        json!({
-            "base_model_name_or_path": base_model,
-            "bias": "none",
-            "fan_in_fan_out": self.config.transposed,
-            "inference_mode": true,
-            "init_lora_weights": true,
-            "lora_alpha": config.alpha,
-            "lora_dropout": config.dropout,
-            "modules_to_save": null,
-            "peft_type": "LORA",
-            "r": config.r,
-            "target_modules": if all { json!(ALL_LINEAR) } else { json!(config.target_modules) },
-            "task_type": "CAUSAL_LM",
-            "use_dora": false,
-            "use_rslora": config.rslora,
-        })
-    }
-
     /// Makes all factors before any is put on, so that an error changes nothing.
     fn replace_lora(
         &mut self,
@@ -244,81 +138,4 @@ impl Decoder {
         *self = changed;
         Ok(())
     }
-}
-
-pub(crate) fn factor_name(module: &str, factor: char) -> String {
-    format!("base_model.model.{module}.lora_{factor}.weight")
-}
-
-/// The keys of PEFT's configuration that a plain LoRA needs.
-#[derive(Deserialize)]
-struct PeftKeys {
-    peft_type: String,
-    r: usize,
-    lora_alpha: f64,
-    #[serde(default)]
-    lora_dropout: f64,
-    target_modules: Value,
-    #[serde(default)]
-    use_rslora: bool,
-}
-
-pub(crate) fn read_peft_config(keys: &Value, file: &Path) -> Result<LoraConfig, Error> {
-    let peft: PeftKeys =
-        serde_json::from_value(keys.clone()).map_err(|error| Error::config(file, error.to_string()))?;
-    let unsupported = |what: String| {
-        let hint = "plain LoRA without biases, patterns or saved modules is supported";
-        Error::Unsupported { file: file.to_owned(), what, hint }
-    };
-    if peft.peft_type != "LORA" {
-        return Err(unsupported(format!("peft_type \"{}\"", peft.peft_type)));
-    }
-    // Some ways to begin change the base as well: the factors alone do not say what was trained.
-    let begins_plainly = match keys.get("init_lora_weights") {
-        None | Some(Value::Null | Value::Bool(_)) => true,
-        Some(Value::String(way)) => way == "gaussian" || way == "eva",
-        Some(_) => false,
-    };
-    if !begins_plainly {
-        return Err(unsupported(format!("init_lora_weights {}", keys["init_lora_weights"])));
-    }
-    let plain = Map::new();
-    for (key, value) in keys.as_object().unwrap_or(&plain) {
-        let changes_the_sum = matches!(
-            key.as_str(),
-            "use_dora"
-                | "use_qalora"
-                | "use_bdlora"
-                | "alora_invocation_tokens"
-                | "lora_bias"
-                | "modules_to_save"
-                | "rank_pattern"
-                | "alpha_pattern"
-                | "layers_to_transform"
-                | "layer_replication"
-                | "trainable_token_indices"
-                | "target_parameters"
-                | "exclude_modules"
-                | "bias"
-        );
-        let is_off = match value {
-            Value::Null | Value::Bool(false) => true,
-            Value::String(text) => text == "none",
-            Value::Array(list) => list.is_empty(),
-            Value::Object(map) => map.is_empty(),
-            _ => false,
-        };
-        if changes_the_sum && !is_off {
-            return Err(unsupported(format!("{key} {value}")));
-        }
-    }
-    let target_modules = match &peft.target_modules {
-        Value::Array(names) if names.iter().all(Value::is_string) => {
-            names.iter().filter_map(Value::as_str).map(str::to_owned).collect()
-        }
-        Value::String(name) if name == ALL_LINEAR => vec![name.clone()],
-        other => return Err(unsupported(format!("target_modules {other}"))),
-    };
-    let PeftKeys { r, lora_alpha: alpha, lora_dropout: dropout, use_rslora: rslora, .. } = peft;
-    Ok(LoraConfig { r, alpha, dropout, target_modules, rslora })
 }

@@ -1,4 +1,4 @@
-//! A decoder's shape, from Hugging Face's `config.json`.
+//! A decoder's shape, as [`crate::families`] reads it from Hugging Face's `config.json`.
 //!
 //! Families differ by the fields here and by the names of their tensors ([`crate::names`]), nowhere else.
 
@@ -7,8 +7,6 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::Error;
-use crate::families::{self, Keys};
-use crate::files::read_text;
 
 pub(crate) const CONFIG: &str = "config.json";
 
@@ -186,59 +184,8 @@ pub struct DecoderConfig {
 }
 
 impl DecoderConfig {
-    /// Reads `config.json` of a Hugging Face model folder.
-    ///
-    /// # Errors
-    /// The file is missing or does not parse, or it describes a model that this crate does not compute.
-    pub fn load(folder: &Path) -> Result<Self, Error> {
-        let file = folder.join(CONFIG);
-        if !file.exists() {
-            let found = if folder.exists() { "no config.json" } else { "no such folder" }.to_owned();
-            let hint =
-                "a model is a folder with config.json and model.safetensors, as `transformers` saves it";
-            return Err(Error::Folder { kind: "model", folder: folder.to_owned(), found, hint });
-        }
-        Self::read(&file)
-    }
-
-    /// Reads a configuration from a file of any name.
-    ///
-    /// # Errors
-    /// As [`load`](Self::load).
-    pub fn read(file: &Path) -> Result<Self, Error> {
-        let text = read_text(file, MAX_CONFIG_BYTES)?;
-        let value = serde_json::from_str(&text).map_err(|error| Error::config(file, error.to_string()))?;
-        Self::from_value(value, file)
-    }
-
-    /// Checks a configuration given as JSON; `place` is the file that errors name.
-    ///
-    /// # Errors
-    /// A value is missing or out of range, or describes a model that this crate does not compute.
-    pub fn from_value(value: Value, place: &Path) -> Result<Self, Error> {
-        let Value::Object(original) = value else {
-            return Err(Error::config(place, "expected a JSON object"));
-        };
-        let config = families::read(&Keys::new(&original, place))?;
-        config.check(place)?;
-        Ok(config)
-    }
-
-    /// The `config.json` of this model in 32-bit floats, keys that were read but not understood included.
-    pub fn to_value(&self) -> Value {
-        let mut keys = self.original.clone();
-        keys.insert("architectures".into(), vec![families::architecture(self.family)].into());
-        // `dtype` is the name in newer files; one of the two names is enough.
-        let dtype = if keys.contains_key("dtype") { "dtype" } else { "torch_dtype" };
-        keys.insert(dtype.into(), "float32".into());
-        // Both libraries' defaults differ between versions: what this model was computed with is written down.
-        for (key, value) in families::written_out(self) {
-            keys.entry(key).or_insert(value);
-        }
-        Value::Object(keys)
-    }
-
-    fn check(&self, place: &Path) -> Result<(), Error> {
+    /// Refuses sizes and constants that no decoder has; `place` is the file that errors name.
+    pub(crate) fn check(&self, place: &Path) -> Result<(), Error> {
         let sizes = [
             ("vocab_size", self.vocab_size, MAX_SIZE),
             ("hidden_size", self.hidden_size, MAX_SIZE),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
+use crate::peft::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use crate::weights::{INDEX, weight_files};
 use crate::{Error, config};
 

@@ -5,7 +5,11 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use crate::Error;
-use crate::config::{Activation, Block, DecoderConfig, Family, FusedQkv, NormKind, Positions, RopeScaling};
+use crate::config::{
+    Activation, Block, CONFIG, DecoderConfig, Family, FusedQkv, MAX_CONFIG_BYTES, NormKind, Positions,
+    RopeScaling,
+};
+use crate::files::read_text;
 
 /// The window of a Mistral whose file says nothing, as in transformers.
 const MISTRAL_WINDOW: usize = 4096;
@@ -13,7 +17,61 @@ const MISTRAL_WINDOW: usize = 4096;
 const QWEN3_HEAD: usize = 128;
 const SUPPORTED: &str = "supported: llama, mistral, qwen2, qwen3, gpt_neox, opt, gpt2";
 
-pub(crate) fn architecture(family: Family) -> &'static str {
+impl DecoderConfig {
+    /// Reads `config.json` of a Hugging Face model folder.
+    ///
+    /// # Errors
+    /// The file is missing or does not parse, or it describes a model that this crate does not compute.
+    pub fn load(folder: &Path) -> Result<Self, Error> {
+        let file = folder.join(CONFIG);
+        if !file.exists() {
+            let found = if folder.exists() { "no config.json" } else { "no such folder" }.to_owned();
+            let hint =
+                "a model is a folder with config.json and model.safetensors, as `transformers` saves it";
+            return Err(Error::Folder { kind: "model", folder: folder.to_owned(), found, hint });
+        }
+        Self::read(&file)
+    }
+
+    /// Reads a configuration from a file of any name.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn read(file: &Path) -> Result<Self, Error> {
+        let text = read_text(file, MAX_CONFIG_BYTES)?;
+        let value = serde_json::from_str(&text).map_err(|error| Error::config(file, error.to_string()))?;
+        Self::from_value(value, file)
+    }
+
+    /// Checks a configuration given as JSON; `place` is the file that errors name.
+    ///
+    /// # Errors
+    /// A value is missing or out of range, or describes a model that this crate does not compute.
+    pub fn from_value(value: Value, place: &Path) -> Result<Self, Error> {
+        let Value::Object(original) = value else {
+            return Err(Error::config(place, "expected a JSON object"));
+        };
+        let config = read(&Keys::new(&original, place))?;
+        config.check(place)?;
+        Ok(config)
+    }
+
+    /// The `config.json` of this model in 32-bit floats, keys that were read but not understood included.
+    pub fn to_value(&self) -> Value {
+        let mut keys = self.original.clone();
+        keys.insert("architectures".into(), vec![architecture(self.family)].into());
+        // `dtype` is the name in newer files; one of the two names is enough.
+        let dtype = if keys.contains_key("dtype") { "dtype" } else { "torch_dtype" };
+        keys.insert(dtype.into(), "float32".into());
+        // Both libraries' defaults differ between versions: what this model was computed with is written down.
+        for (key, value) in written_out(self) {
+            keys.entry(key).or_insert(value);
+        }
+        Value::Object(keys)
+    }
+}
+
+fn architecture(family: Family) -> &'static str {
     match family {
         Family::Llama => "LlamaForCausalLM",
         Family::Mistral => "MistralForCausalLM",
@@ -26,7 +84,7 @@ pub(crate) fn architecture(family: Family) -> &'static str {
 }
 
 /// The configuration in the file; sizes are checked afterwards.
-pub(crate) fn read(keys: &Keys) -> Result<DecoderConfig, Error> {
+fn read(keys: &Keys) -> Result<DecoderConfig, Error> {
     if keys.get("quantization_config").is_some() {
         let hint = "use the f32, bf16 or f16 weights of the model";
         return Err(keys.unsupported("quantization_config".into(), hint));
@@ -242,7 +300,7 @@ fn rope_scaling(settings: &Keys, key: &str) -> Result<RopeScaling, Error> {
 }
 
 /// Keys that a written file has even where the one that was read had not.
-pub(crate) fn written_out(config: &DecoderConfig) -> Vec<(&'static str, Value)> {
+fn written_out(config: &DecoderConfig) -> Vec<(&'static str, Value)> {
     let mut keys = vec![("tie_word_embeddings", json!(config.tie_word_embeddings))];
     if !matches!(config.family, Family::Gpt2 | Family::Opt | Family::GptNeox) {
         keys.extend([
@@ -261,7 +319,7 @@ pub(crate) fn written_out(config: &DecoderConfig) -> Vec<(&'static str, Value)> 
 }
 
 /// The keys of a JSON object; `null` is the same as absent.
-pub(crate) struct Keys<'a> {
+struct Keys<'a> {
     map: &'a Map<String, Value>,
     place: &'a Path,
 }

@@ -11,14 +11,12 @@ use burn::tensor::{Device, Tensor};
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
-use crate::adapter::factor_name;
-use crate::config::CONFIG;
-use crate::config::MAX_CONFIG_BYTES;
+use crate::config::{CONFIG, MAX_CONFIG_BYTES};
 use crate::convert::{self, Refused};
 use crate::files::{WeightsFile, read_text};
 use crate::header::{Entry, Header};
 use crate::names::{Parameter, ParameterKind};
-use crate::peft::{AdapterFiles, Named};
+use crate::peft::{AdapterFiles, Named, factor_name};
 use crate::weights::{Checkpoint, INDEX, MAX_INDEX_BYTES, SINGLE};
 use crate::{DecoderConfig, Error, LoraConfig, Precision};
 

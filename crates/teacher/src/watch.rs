@@ -13,8 +13,7 @@ use softshard_labels::{LabelPlan, ShardRecord};
 
 use crate::{
     labeller::{Batch, Labeller},
-    run::Summary,
-    writing,
+    summary::Summary,
 };
 
 /// A shard on its way.
@@ -53,6 +52,15 @@ impl Batch {
         self.entropy += other.entropy;
         self.retained_mass += other.retained_mass;
     }
+}
+
+/// Seconds of the two halves of writing a shard.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Seconds {
+    /// Checking, encoding, hashing, syncing.
+    pub(crate) write: f64,
+    /// Reading back and committing.
+    pub(crate) commit: f64,
 }
 
 /// The run as it stands.
@@ -148,7 +156,7 @@ impl Watch {
     }
 
     /// A shard was committed, with this file if it was the first.
-    pub(crate) fn committed(&self, shard: &Shard, record: &ShardRecord, seconds: writing::Seconds) {
+    pub(crate) fn committed(&self, shard: &Shard, record: &ShardRecord, seconds: Seconds) {
         let mut state = self.state();
         state.summary.new_shards += 1;
         state.summary.new_bytes += record.bytes;

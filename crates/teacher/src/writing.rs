@@ -9,16 +9,7 @@ use std::{
 use anyhow::{Result, anyhow};
 use softshard_labels::{Commit, LabelWriter, SequenceLabels, WrittenShard};
 
-use crate::watch::{Shard, Watch};
-
-/// Seconds of the two halves of writing.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Seconds {
-    /// Checking, encoding, hashing, syncing.
-    pub(crate) write: f64,
-    /// Reading back and committing.
-    pub(crate) commit: f64,
-}
+use crate::watch::{Seconds, Shard, Watch};
 
 /// A shard's labels.
 pub(crate) struct Labelled {

@@ -13,8 +13,8 @@ use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 
 use super::{for_each_group, part_of, write_whole};
+use crate::error::failed;
 use crate::plan::partition_column;
-use crate::shard_writer::failed;
 use crate::view::LabelsView;
 use crate::{Error, LabelDataset, LabelGroup, LabelPlan, OptionalColumn, error::quoted};
 

@@ -11,22 +11,10 @@ use cubecl::{cube, ir::ElemType, prelude::*};
 
 use super::layout::{CANDIDATES, HEADER, UNITS};
 use super::radix::{Found, Kept, kept_of, key_of, logit_of};
+use super::row::{Row, is_finite, logit_at};
 
 /// The lowest finite number: the largest logit of no logits.
 const LOWEST: f32 = f32::MIN;
-
-/// A row, seen by one of its units.
-#[derive(CubeType, Clone, Copy)]
-pub(super) struct Row {
-    /// Where it begins, in vectors.
-    pub(super) base: usize,
-    /// Its length in vectors.
-    pub(super) vectors: usize,
-    /// The unit.
-    pub(super) unit: usize,
-    /// Of the logits.
-    pub(super) scale: f32,
-}
 
 /// Σ exp(z - largest) over some logits.
 #[derive(CubeType, Clone, Copy)]
@@ -58,23 +46,10 @@ struct Scratch {
     sums: Shared<[f32]>,
 }
 
-/// Neither NaN nor infinite. By its bits: compilers of shaders may take it for granted.
-#[cube]
-pub(super) fn is_finite(logit: f32) -> bool {
-    (u32::reinterpret(logit) & 0x7f80_0000u32) != 0x7f80_0000u32
-}
-
 /// The logit of one lane, scaled.
 #[cube]
 fn lane_of<F: Float, N: Size>(vector: Vector<F, N>, #[comptime] lane: usize, scale: f32) -> f32 {
     f32::cast_from(vector.extract(lane)) * scale
-}
-
-/// The logit of any token, scaled.
-#[cube]
-pub(super) fn logit_at<F: Float, N: Size>(logits: &Tensor<Vector<F, N>>, row: &Row, id: usize) -> f32 {
-    let lanes = logits.vector_size();
-    f32::cast_from(logits[row.base + id / lanes].extract_dynamic(id % lanes)) * row.scale
 }
 
 /// Writes statistics, kept and drawn tokens of row `CUBE_POS_X`, as [`super::layout`] says.

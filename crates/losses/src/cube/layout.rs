@@ -1,6 +1,6 @@
 //! What the kernel writes for a row, and what the host reads.
 
-use crate::head::HeadOptions;
+use crate::labels::HeadOptions;
 
 /// Units of a cube.
 pub(super) const UNITS: usize = 256;

@@ -6,6 +6,7 @@ mod kernel;
 mod layout;
 mod radix;
 mod result;
+mod row;
 
 use std::ops::Range;
 
@@ -20,7 +21,7 @@ use cubecl::{CubeCount, CubeDim, tensor_vector_size_parallel};
 use rayon::prelude::*;
 
 use crate::error::HeadError;
-use crate::head::{HeadLabels, HeadOptions};
+use crate::labels::{HeadLabels, HeadOptions};
 use layout::{Layout, UNITS};
 
 /// Whether the kernel runs there.

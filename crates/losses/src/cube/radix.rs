@@ -2,8 +2,8 @@
 
 use cubecl::{cube, prelude::*};
 
-use super::kernel::{Row, is_finite, logit_at};
 use super::layout::{CANDIDATES, UNITS};
+use super::row::{Row, is_finite, logit_at};
 
 /// Digits of a key or an id.
 const BINS: usize = 256;

@@ -1,7 +1,7 @@
 //! From the words of the kernel to labels.
 
 use super::layout::{HEADER, Layout};
-use crate::head::HeadOptions;
+use crate::labels::HeadOptions;
 use crate::select::{Keep, RowLabels, by_count, by_log_prob, narrow};
 
 /// The labels of a row; `None` if it is no distribution.

@@ -1,0 +1,100 @@
+//! What is asked of the teacher's head, and what it gives.
+//!
+//! Legend: N rows, V vocabulary.
+
+use crate::select::{Keep, RowLabels};
+use crate::targets::StoredLabels;
+
+/// Labels of N rows: the columns of [`RowLabels`], kept entries flattened over the rows.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct HeadLabels {
+    /// Entries kept per row, `[N]`.
+    pub counts: Vec<i32>,
+    /// Kept tokens of all rows, per row first the exact and then the drawn ones, `[Σ counts]`.
+    pub token_ids: Vec<i32>,
+    /// Log probabilities of the exact ones in the full vocabulary at temperature 1.
+    pub log_probs: Vec<f32>,
+    /// How often the drawn ones were drawn.
+    pub sample_counts: Vec<i32>,
+    /// log Σ exp(z) of the raw logits, `[N]`.
+    pub log_sum_exp: Vec<f32>,
+    /// Log of the mass beyond the exact tokens, see [`RowLabels::tail_log_mass`], `[N]`.
+    pub tail_log_mass: Vec<f32>,
+    /// Entropy of the full distribution in nats, `[N]`.
+    pub entropy: Vec<f32>,
+    /// Log probability of the token that is really there, `[N]`.
+    pub gold_log_prob: Vec<f32>,
+    /// log Σ exp(z / T), one `[N]` for each extra temperature T.
+    pub log_partitions: Vec<Vec<f32>>,
+}
+
+impl HeadLabels {
+    /// Number of rows, N.
+    pub fn len(&self) -> usize {
+        self.counts.len()
+    }
+
+    /// Whether there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
+
+    /// The columns that a student's [`Targets`](crate::Targets) are made of.
+    pub fn as_stored(&self) -> StoredLabels<'_> {
+        StoredLabels {
+            counts: &self.counts,
+            token_ids: &self.token_ids,
+            log_probs: &self.log_probs,
+            sample_counts: &self.sample_counts,
+            tail_log_mass: &self.tail_log_mass,
+            entropy: &self.entropy,
+        }
+    }
+
+    pub(crate) fn without_rows(options: &HeadOptions<'_>) -> Self {
+        Self { log_partitions: vec![Vec::new(); options.temperatures.len()], ..Default::default() }
+    }
+
+    pub(crate) fn push(&mut self, row: RowLabels) {
+        self.counts.push(i32::try_from(row.token_ids.len()).expect("V < 2^31"));
+        self.token_ids.extend(row.token_ids);
+        self.log_probs.extend(row.log_probs);
+        self.sample_counts.extend(row.sample_counts);
+        self.log_sum_exp.push(row.log_sum_exp);
+        self.tail_log_mass.push(row.tail_log_mass);
+        self.entropy.push(row.entropy);
+        self.gold_log_prob.push(row.gold_log_prob);
+        for (column, value) in self.log_partitions.iter_mut().zip(row.log_partitions) {
+            column.push(value);
+        }
+    }
+}
+
+/// What is computed of the head's logits, and how.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HeadOptions<'a> {
+    /// Which tokens are kept.
+    pub keep: Keep,
+    /// Logits are multiplied by it, in f32, before anything else: above 1 for a teacher that is surer than it was, below
+    /// for one that is less sure. 1 changes nothing.
+    pub logit_scale: f32,
+    /// Extra temperatures to take log partitions at.
+    pub temperatures: &'a [f32],
+    /// Rows whose logits exist at a time.
+    pub rows_per_chunk: usize,
+}
+
+impl HeadOptions<'_> {
+    /// # Panics
+    /// Something is asked for that cannot be.
+    pub(crate) fn check(&self) {
+        let &HeadOptions { keep, logit_scale, temperatures, rows_per_chunk } = self;
+        assert!(rows_per_chunk > 0, "a chunk has at least one row");
+        assert!(keep.exact() > 0 || keep.draws().is_some(), "a selection keeps at least one token");
+        assert!(keep.draws() != Some(0), "a selection draws at least once");
+        let positive = |number: f32| number > 0.0 && number.is_finite();
+        assert!(positive(logit_scale), "a logit scale is positive, found {logit_scale}");
+        let bad = temperatures.iter().find(|&&temperature| !positive(temperature));
+        assert!(bad.is_none(), "a temperature is positive, found {bad:?}");
+    }
+}
