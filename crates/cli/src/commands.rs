@@ -14,7 +14,7 @@ use crate::{
     metrics::Recorder,
     model::{self, Model},
     recipe::Recipe,
-    report::report,
+    report::{report, side_by_side},
     schema,
     stage::Stage,
     table::aligned,
@@ -161,6 +161,8 @@ fn evaluate(stage: &Stage, stop: &AtomicBool) -> Result<()> {
         device: &device,
         stop,
     })?;
-    println!("{evaluation}");
+    println!("{}", side_by_side(&[evaluation.cells()]));
+    let softshard_evaluate::Breakdown { load, held_out, answers } = evaluation.seconds;
+    println!("  seconds: load {load:.1}, held-out {held_out:.1}, answers {answers:.1}");
     Ok(())
 }

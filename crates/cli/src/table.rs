@@ -2,24 +2,32 @@
 
 /// Rows with columns padded to their widest cell, the first to the left and all others to the right.
 pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
+    padded(rows).iter().map(|line| format!("  {line}").trim_end().to_owned() + "\n").collect()
+}
+
+/// The same at the margin, with a rule below the first row.
+pub(crate) fn ruled(rows: &[Vec<String>]) -> String {
+    let padded = padded(rows);
+    let rule = "─".repeat(padded.first().map_or(0, |line| line.chars().count()));
+    let mut lines: Vec<&str> = padded.iter().map(|line| line.trim_end()).collect();
+    lines.insert(lines.len().min(1), &rule);
+    lines.join("\n")
+}
+
+fn padded(rows: &[Vec<String>]) -> Vec<String> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let cells = |column: usize| rows.iter().filter_map(move |row| row.get(column));
     let widths: Vec<usize> = (0..columns)
         .map(|column| cells(column).map(|cell| cell.chars().count()).max().unwrap_or(0))
         .collect();
-    let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (index, (cell, width)) in row.iter().zip(&widths).enumerate() {
-            line += &match index {
-                0 => format!("  {cell:<width$}"),
-                _ => format!("  {cell:>width$}"),
-            };
-        }
-        text += line.trim_end();
-        text.push('\n');
-    }
-    text
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).enumerate().map(|(index, (cell, width))| match index {
+            0 => format!("{cell:<width$}"),
+            _ => format!("{cell:>width$}"),
+        });
+        cells.collect::<Vec<_>>().join("  ")
+    };
+    rows.iter().map(line).collect()
 }
 
 /// A bar of up to `width` cells for a share of the longest bar, in eighths of a cell.
@@ -40,6 +48,7 @@ mod tests {
     fn numbers_stand_to_the_right() {
         let rows = [vec!["a".to_owned(), "1".to_owned()], vec!["bcd".to_owned(), "1,000".to_owned()]];
         assert_eq!(aligned(&rows), "  a        1\n  bcd  1,000\n");
+        assert_eq!(ruled(&rows), "a        1\n──────────\nbcd  1,000");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Answers and scores: ROUGE-L, exact faithfulness, likelihood, calibration, distance to the teacher.
 //!
-//! [`run`] evaluates one model, [`table`] puts all evaluations of a run side by side.
+//! [`run`] evaluates one model, [`rows`] puts all evaluations of a run side by side.
 
 pub mod porter;
 pub mod rouge;
@@ -11,4 +11,4 @@ mod table;
 
 pub use config::EvaluateConfig;
 pub use run::{AnswerScores, Breakdown, EvaluateInputs, Evaluation, HeldOutScores, run};
-pub use table::{HEADER, rows, table};
+pub use table::{HEADER, rows};

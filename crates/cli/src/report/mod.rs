@@ -11,7 +11,7 @@ use clap::Args;
 use fs_err as fs;
 use softshard_labels::Error;
 
-use crate::recipe::Recipe;
+use crate::{recipe::Recipe, table::ruled};
 
 /// Arguments of `report`.
 #[derive(Args)]
@@ -30,11 +30,16 @@ pub(crate) struct Report {
 pub(crate) fn report(options: &Report) -> Result<()> {
     let recipe = Recipe::load(&options.recipe, &options.overrides)?;
     let output = &recipe.output;
+    let evaluations = softshard_evaluate::rows(&output.evaluations)?;
     let Some(file) = &options.html else {
-        println!("{}", softshard_evaluate::table(&output.evaluations)?);
+        if evaluations.is_empty() {
+            let place = format!("`{}`", output.evaluations.display());
+            let hint = "run `softshard evaluate` first";
+            return Err(Error::bad(place, "evaluations", "none").hint(hint).into());
+        }
+        println!("{}", side_by_side(&evaluations));
         return Ok(());
     };
-    let evaluations = softshard_evaluate::rows(&output.evaluations)?;
     let trainings = training::all(&output.dir, &[&output.teacher, &output.student])?;
     if trainings.is_empty() && evaluations.is_empty() {
         let place = format!("`{}`", output.dir.display());
@@ -43,7 +48,7 @@ pub(crate) fn report(options: &Report) -> Result<()> {
     }
     fs::write(file, page::of(&output.dir, &trainings, &evaluations))?;
     if !evaluations.is_empty() {
-        println!("{}\n", softshard_evaluate::table(&output.evaluations)?);
+        println!("{}\n", side_by_side(&evaluations));
     }
     let names: Vec<&str> = trainings.iter().map(|training| training.name.as_str()).collect();
     if !names.is_empty() {
@@ -51,4 +56,12 @@ pub(crate) fn report(options: &Report) -> Result<()> {
     }
     println!("page: {}", file.display());
     Ok(())
+}
+
+/// A table of evaluations.
+pub(crate) fn side_by_side(evaluations: &[[String; 8]]) -> String {
+    let header = softshard_evaluate::HEADER.map(str::to_owned).to_vec();
+    let rows: Vec<Vec<String>> =
+        [header].into_iter().chain(evaluations.iter().map(|row| row.to_vec())).collect();
+    ruled(&rows)
 }
