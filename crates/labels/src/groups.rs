@@ -1,8 +1,9 @@
 //! Row groups in memory: what is collected before it is written, and what decoding gives.
 
 use crate::list::List;
+use crate::page::Word;
 use crate::page_writer::Column;
-use crate::pages::{Chunk, PageDecoder, Word};
+use crate::pages::{Chunk, PageDecoder};
 use crate::shard_reader::ShardReader;
 use crate::shard_schema::{COUNTS, INPUT_IDS, KEY, LabelColumns, POSITIONS, SOURCE, TOKEN_IDS};
 use crate::validate::Validator;

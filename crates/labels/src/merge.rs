@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use crate::durable::{self, PRIVATE};
 use crate::error::{quoted, some_of};
+use crate::job::committed_records;
 use crate::manifest::{check_record, load_labels};
-use crate::writer::committed_records;
 use crate::{
     Error, LabelDataset, LabelPlan, LabelWriter, LabelsManifest, ReadLimits, SequenceLabels, ShardRecord,
     json, parallel,

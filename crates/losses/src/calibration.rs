@@ -81,7 +81,7 @@ impl Calibration {
 ///
 /// # Panics
 /// If the lengths differ or `bins` is 0.
-pub fn equal_width(confidences: &[f64], correct: &[bool], bins: usize) -> Vec<Bin> {
+fn equal_width(confidences: &[f64], correct: &[bool], bins: usize) -> Vec<Bin> {
     assert!(bins > 0, "there is at least one bin");
     let border = |bin: usize| bin as f64 / bins as f64;
     let mut members = vec![Vec::new(); bins];
@@ -99,7 +99,7 @@ pub fn equal_width(confidences: &[f64], correct: &[bool], bins: usize) -> Vec<Bi
 ///
 /// # Panics
 /// If the lengths differ or `bins` is 0.
-pub fn equal_mass(confidences: &[f64], correct: &[bool], bins: usize) -> Vec<Bin> {
+fn equal_mass(confidences: &[f64], correct: &[bool], bins: usize) -> Vec<Bin> {
     assert!(bins > 0, "there is at least one bin");
     let mut sorted = pairs(confidences, correct);
     sorted.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
@@ -113,7 +113,7 @@ pub fn equal_mass(confidences: &[f64], correct: &[bool], bins: usize) -> Vec<Bin
 
 /// Σ count/total · |accuracy - confidence| over the bins (Guo et al., arXiv 1706.04599, equation 3); 0 without
 /// predictions.
-pub fn expected_calibration_error(bins: &[Bin]) -> f64 {
+fn expected_calibration_error(bins: &[Bin]) -> f64 {
     let total: usize = bins.iter().map(|bin| bin.count).sum();
     let gap = |bin: &Bin| bin.count as f64 * (bin.accuracy - bin.confidence).abs();
     bins.iter().map(gap).sum::<f64>() / total.max(1) as f64
@@ -123,7 +123,7 @@ pub fn expected_calibration_error(bins: &[Bin]) -> f64 {
 ///
 /// # Panics
 /// If the lengths differ.
-pub fn brier(confidences: &[f64], correct: &[bool]) -> f64 {
+fn brier(confidences: &[f64], correct: &[bool]) -> f64 {
     let predictions = pairs(confidences, correct);
     let error = |&(confidence, correct): &(f64, bool)| (confidence - f64::from(u8::from(correct))).powi(2);
     predictions.iter().map(error).sum::<f64>() / predictions.len().max(1) as f64

@@ -94,20 +94,15 @@ impl Decoder {
     /// A new model with Hugging Face's initialisation: weights from a normal distribution with standard deviation
     /// `initializer_range`, norms one, biases zero. The same seed gives the same model on every device.
     pub fn random(config: DecoderConfig, seed: u64, device: &Device) -> Self {
-        Self::random_in(config, seed, device, Precision::F32)
-    }
-
-    /// [`random`](Self::random) with the numbers rounded to a precision. Memory: the weights and one tensor more.
-    pub fn random_in(config: DecoderConfig, seed: u64, device: &Device, precision: Precision) -> Self {
         let device = device.clone().without_autodiff();
         let random = ChaCha8Rng::seed_from_u64(seed);
         let source = Source::Random { random, deviation: config.initializer_range };
-        let built = Builder::new(&config, source, device, precision, LayerWeights::Dense).build();
+        let built = Builder::new(&config, source, device, Precision::F32, LayerWeights::Dense).build();
         built.expect("numbers are drawn, nothing is read")
     }
 
-    /// [`random_in`](Self::random_in) with numbers that the device draws itself, so in seconds where there are billions. They
-    /// are others on every device and in every process: for measuring speed. Memory: as there, the one tensor in f32.
+    /// [`random`](Self::random) in any precision, with numbers that the device draws itself, so in seconds where there are billions.
+    /// They are others on every device and in every process: for measuring speed. Memory: the weights, and one tensor in f32.
     pub fn random_there(config: DecoderConfig, device: &Device, precision: Precision) -> Self {
         let device = device.clone().without_autodiff();
         let source = Source::Device { deviation: config.initializer_range };

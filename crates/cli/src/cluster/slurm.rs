@@ -13,7 +13,7 @@ use fs_err as fs;
 
 use super::{
     files::{Engine, Files, short_hash},
-    options::Submission,
+    options::{Options, Submission},
     tasks::list,
 };
 use crate::recipe::RecipeError;
@@ -46,41 +46,8 @@ struct Script<'a> {
 pub(super) fn submit(submission: &Submission, is_dry: bool) -> Result<()> {
     let Submission { recipe, options, of, tasks, .. } = *submission;
     let files = Files::of(recipe, Engine::Slurm);
-    let device = quoted(options.device())?;
-    let recipe_path = options.recipe.display();
-    let at_once = options.at_once.map(|count| format!("%{count}")).unwrap_or_default();
-    let array = write(
-        &files,
-        "",
-        &Script {
-            what: format!(
-                "Labels of {recipe_path}: each task is an idempotent worker, which skips what is done."
-            ),
-            name: "softshard-labels",
-            log: "%A_%a",
-            options: options.sbatch(),
-            directives: format!("#SBATCH --array={}{at_once}\n", list(tasks)),
-            requeues: true,
-            arguments: format!(
-                "teacher-labels \"$recipe\" --task \"$SLURM_ARRAY_TASK_ID\" --of {of} --device {device}"
-            ),
-        },
-    )?;
-    let finalize = write(
-        &files,
-        "-finalize",
-        &Script {
-            what: format!(
-                "Finishes the labels of {recipe_path}, or says which shards are missing; needs no GPU."
-            ),
-            name: "softshard-finalize",
-            log: "%j",
-            options: options.sbatch_finalize(),
-            directives: String::new(),
-            requeues: false,
-            arguments: "labels finalize \"$recipe\"".to_owned(),
-        },
-    )?;
+    let array = write_array(submission, &files)?;
+    let finalize = write_finalize(options, &files)?;
     let student = options.then_student.then(|| write_student(submission, &files)).transpose()?;
     println!("{} tasks of {of}: {}", tasks.len(), list(tasks));
     if is_dry {
@@ -106,6 +73,59 @@ pub(super) fn submit(submission: &Submission, is_dry: bool) -> Result<()> {
         println!("job {student}: trains the student, if they are finished");
         write!(all, " {student}")?;
     }
+    say_how_to_follow(submission, &files, &array, &all);
+    Ok(())
+}
+
+/// The script of the array that makes the labels.
+fn write_array(submission: &Submission, files: &Files) -> Result<PathBuf> {
+    let Submission { options, of, tasks, .. } = *submission;
+    let device = quoted(options.device())?;
+    let recipe_path = options.recipe.display();
+    let at_once = options.at_once.map(|count| format!("%{count}")).unwrap_or_default();
+    write(
+        files,
+        "",
+        &Script {
+            what: format!(
+                "Labels of {recipe_path}: each task is an idempotent worker, which skips what is done."
+            ),
+            name: "softshard-labels",
+            log: "%A_%a",
+            options: options.sbatch(),
+            directives: format!("#SBATCH --array={}{at_once}\n", list(tasks)),
+            requeues: true,
+            arguments: format!(
+                "teacher-labels \"$recipe\" --task \"$SLURM_ARRAY_TASK_ID\" --of {of} --device {device}"
+            ),
+        },
+    )
+}
+
+/// The script that finishes them.
+fn write_finalize(options: &Options, files: &Files) -> Result<PathBuf> {
+    let recipe_path = options.recipe.display();
+    write(
+        files,
+        "-finalize",
+        &Script {
+            what: format!(
+                "Finishes the labels of {recipe_path}, or says which shards are missing; needs no GPU."
+            ),
+            name: "softshard-finalize",
+            log: "%j",
+            options: options.sbatch_finalize(),
+            directives: String::new(),
+            requeues: false,
+            arguments: "labels finalize \"$recipe\"".to_owned(),
+        },
+    )
+}
+
+/// What a person does with the jobs that were submitted: the array, and `all`.
+fn say_how_to_follow(submission: &Submission, files: &Files, array: &str, all: &str) {
+    let Submission { options, tasks, .. } = *submission;
+    let recipe_path = options.recipe.display();
     let first = tasks.first().copied().unwrap_or_default();
     println!("watch:  squeue --jobs={}", all.replace(' ', ","));
     println!(
@@ -117,7 +137,6 @@ pub(super) fn submit(submission: &Submission, is_dry: bool) -> Result<()> {
     println!(
         "resume: softshard resume {recipe_path} --engine slurm    (at any time: tasks that run twice do no harm)"
     );
-    Ok(())
 }
 
 /// The script that trains the student. Of two jobs of one output the later one waits: their names are the same.

@@ -8,8 +8,8 @@ use super::rows::RowsHash;
 use super::{Imported, Shards, check_stop, progress};
 use crate::error::quoted;
 use crate::export::{Line, manifest_beside};
+use crate::job::committed_records;
 use crate::manifest::load_labels_file;
-use crate::writer::committed_records;
 use crate::{Error, LabelPlan, LabelWriter, ReadLimits, SequenceLabels, ShardRecord};
 
 /// Makes a dataset of a JSONL file that [`export_jsonl`](crate::export_jsonl) wrote, with the plan of the manifest

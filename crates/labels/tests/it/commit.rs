@@ -89,7 +89,7 @@ fn a_dropped_shard_leaves_nothing() {
     drop(shard);
     assert_eq!(files(&dir.path().join("_softshard/tmp")), 0);
     assert_eq!(files(&dir.path().join("data")), 0);
-    assert!(writer.is_missing(0).unwrap());
+    assert_eq!(writer.missing().unwrap(), [0]);
 }
 
 #[test]
