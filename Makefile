@@ -6,14 +6,16 @@
 # make bench   ratios against PyTorch on this machine, and label layouts of ours and of others
 # make selections   what each selection of labels costs and gives: the tables and plots of docs/selections.md
 # make gpu     a GPU against the CPU, and its speed beside PyTorch: one table, in less than ten minutes (docs/gpu.md)
-# make kernels  our GPU kernels on lavapipe, against the CPU (Debian: mesa-vulkan-drivers)
+# make lavapipe  what runs on GPUs, on one that is none, against the CPU (Debian: mesa-vulkan-drivers)
 # make peers   golden files made again with PyTorch, and our files read by it
-.PHONY: build demo test lint schemas teacher-labels train-student bench selections kernels peers check-cuda gpu gpu-program
+.PHONY: build demo test lint schemas teacher-labels train-student bench selections lavapipe peers check-cuda gpu gpu-program
 
 CARGO_TARGET_DIR ?= target
 export CARGO_TARGET_DIR
 SOFTSHARD := $(CARGO_TARGET_DIR)/debug/softshard
 DEVICE ?= cpu
+# Builds for GPUs where there is none: what is compiled only to be checked, or runs in small.
+QUICKLY := --config .cargo/quickly.toml
 
 build:
 	cargo build --locked --workspace --bins
@@ -47,7 +49,6 @@ test: lint
 
 lint:
 	cargo fmt --check
-	cargo fmt --check --manifest-path tests/kernels/Cargo.toml
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet --package softshard-labels
 
@@ -78,14 +79,16 @@ peers: build
 	cargo build --locked --workspace --examples
 	tests/peers/peers.sh $(SOFTSHARD)
 
-# In a workspace of their own, with WebGPU's backend, which nothing else here compiles.
-kernels:
-	CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/kernels cargo test --locked --manifest-path tests/kernels/Cargo.toml
+# A GPU that is none: Mesa's Vulkan on the CPU, through Burn's WebGPU backend.
+lavapipe: export CARGO_TARGET_DIR := $(CARGO_TARGET_DIR)/lavapipe
+lavapipe:
+	cargo $(QUICKLY) test --locked --workspace --features softshard-cli/wgpu,softshard-e2e/wgpu --test gpu_head --test gpu_losses --test wgpu
+	cargo $(QUICKLY) test --locked --workspace --features softshard-cli/wgpu,softshard-e2e/wgpu --bins --lib -- lost_task no_kernel_wrote
 
 # Nothing is optimised: what is compiled here only runs while it is checked. Tensors are larger with a GPU's among them.
 check-cuda:
-	cargo clippy --config 'profile.dev.package."*".opt-level=0' --locked --workspace --bins --example gpu \
-		--features softshard-cli/cuda -- -D warnings -A clippy::large-enum-variant
+	cargo $(QUICKLY) clippy --locked --workspace --bins --tests --example gpu \
+		--features softshard-cli/cuda,softshard-cli/wgpu,softshard-e2e/wgpu -- -D warnings -A clippy::large-enum-variant
 
 gpu:
 	@tests/gpu/gpu.sh

@@ -1,17 +1,12 @@
 //! `make gpu` without a GPU: all of its code, on the CPU and in small.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, process::Command};
 
-use softshard_e2e::{Said, binary, root, run};
+use softshard_e2e::{Said, build, root, run};
 
 /// The program, built from the present sources, run from the root of the checkout.
 fn gpu(arguments: &[&str]) -> Said {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut build = Command::new(cargo);
-    build.args(["build", "--workspace", "--quiet", "--example", "gpu"]).current_dir(root());
-    run(&mut build).succeeded();
-    let path: PathBuf = binary().parent().expect("a folder").join("examples/gpu");
-    run(Command::new(path).args(arguments).current_dir(root()))
+    run(Command::new(build(&["--example", "gpu"]).join("examples/gpu")).args(arguments).current_dir(root()))
 }
 
 #[test]

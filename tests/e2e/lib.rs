@@ -32,17 +32,27 @@ pub fn real_data() -> Option<PathBuf> {
 /// The binary, built from the present sources.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        // The whole workspace, so that features and with them the dependencies are those of the tests.
-        let built = Command::new(cargo)
-            .args(["build", "--workspace", "--bins", "--quiet"])
-            .current_dir(root())
-            .status();
-        assert!(built.expect("cargo runs").success(), "the binary builds");
-        let test = std::env::current_exe().expect("a test has a path");
-        test.ancestors().nth(2).expect("tests lie in <target>/<profile>/deps").join("softshard")
-    })
+    BINARY.get_or_init(|| build(&["--bins"]).join("softshard"))
+}
+
+/// Builds `targets` from the present sources, as the test itself was built; the folder of the profile.
+pub fn build(targets: &[&str]) -> PathBuf {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let test = std::env::current_exe().expect("a test has a path");
+    let folder = test.ancestors().nth(2).expect("tests lie in <target>/<profile>/deps");
+    // The whole workspace, so that features and with them the dependencies are those of the tests.
+    let mut command = Command::new(cargo);
+    command.args(["build", "--workspace", "--quiet"]).args(targets);
+    if cfg!(feature = "wgpu") {
+        command.args([
+            "--config",
+            ".cargo/quickly.toml",
+            "--features",
+            "softshard-cli/wgpu,softshard-e2e/wgpu",
+        ]);
+    }
+    assert!(command.current_dir(root()).status().expect("cargo runs").success(), "{targets:?}: the build");
+    folder.to_owned()
 }
 
 /// A command that runs meanwhile; dropped it is killed, also where it stands still.

@@ -1,4 +1,4 @@
-//! Where tensors live: the CPU, or a GPU if this build has the feature `cuda` and the machine has one.
+//! Where tensors live: the CPU, or a GPU if this build has the feature `cuda` or `wgpu` and the machine has one.
 
 use burn::tensor::Device;
 
@@ -7,7 +7,7 @@ use burn::tensor::Device;
 #[error("{0}")]
 pub(crate) struct DeviceError(String);
 
-/// The device called `name`: `cpu`, or `cuda:0` and so on.
+/// The device called `name`: `cpu`, `cuda:0` and so on, or `wgpu:0` and so on.
 ///
 /// # Errors
 /// There is no such device, or it cannot compute; the message says what is missing.
@@ -15,10 +15,11 @@ pub(crate) fn open(name: &str) -> Result<Device, DeviceError> {
     if name == "cpu" {
         return Ok(Device::flex());
     }
-    match name.strip_prefix("cuda:").map(str::parse) {
-        Some(Ok(index)) => cuda(name, index),
+    match name.split_once(':').map(|(kind, index)| (kind, index.parse())) {
+        Some(("cuda", Ok(index))) => cuda(name, index),
+        Some(("wgpu", Ok(index))) => wgpu(name, index),
         _ => Err(DeviceError(format!(
-            "device `{name}`: expected `cpu` or `cuda:<index>`\nhint: use `--device cpu`"
+            "device `{name}`: expected `cpu`, `cuda:<index>` or `wgpu:<index>`\nhint: use `--device cpu`"
         ))),
     }
 }
@@ -65,8 +66,33 @@ fn cuda(name: &str, index: u16) -> Result<Device, DeviceError> {
     }
 }
 
+#[cfg(not(feature = "wgpu"))]
+fn wgpu(name: &str, _: u16) -> Result<Device, DeviceError> {
+    Err(DeviceError(format!(
+        "device `{name}`: expected `cpu`, as this build has no WebGPU backend\n\
+         hint: use `--device cpu`, or build with `--features softshard-cli/wgpu` (docs/gpu.md)"
+    )))
+}
+
+#[cfg(feature = "wgpu")]
+fn wgpu(name: &str, index: u16) -> Result<Device, DeviceError> {
+    use burn::tensor::DeviceType;
+
+    let found = Device::enumerate(DeviceType::Wgpu).into_vec();
+    let count = found.len();
+    let device = found.into_iter().nth(usize::from(index)).ok_or_else(|| {
+        DeviceError(format!(
+            "device `{name}`: expected an index below {count}: this machine has {count} GPUs with a driver for Vulkan, Metal or \
+             DirectX 12\nhint: `vulkaninfo --summary` lists those of Vulkan; or use `--device cpu`"
+        ))
+    })?;
+    computes(&device)
+        .map_err(|problem| DeviceError(format!("device `{name}`: cannot compute: {problem}")))?;
+    Ok(device)
+}
+
 /// One kernel, compiled and run: a missing library or a driver that is too old shows here.
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
 fn computes(device: &Device) -> Result<(), String> {
     use burn::tensor::Tensor;
     use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -89,18 +115,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_cpu_or_cuda_with_an_index() {
+    fn names_are_cpu_or_a_gpu_with_an_index() {
         assert_eq!(open("cpu").ok(), Some(Device::flex()));
-        for name in ["gpu", "cuda", "cuda:", "cuda:x", "cuda:-1", "cuda:70000", ""] {
+        for name in ["gpu", "cuda", "cuda:", "cuda:x", "cuda:-1", "cuda:70000", "rocm:0", ""] {
             let error = open(name).expect_err("refused").to_string();
-            assert!(error.contains("expected `cpu` or `cuda:<index>`"), "{error}");
+            assert!(error.contains("expected `cpu`, `cuda:<index>` or `wgpu:<index>`"), "{error}");
         }
     }
 
     #[test]
     fn a_gpu_that_is_not_there_is_named() {
         // No machine has this many.
-        let error = open("cuda:60000").expect_err("refused").to_string();
-        assert!(error.starts_with("device `cuda:60000`: "), "{error}");
+        for name in ["cuda:60000", "wgpu:60000"] {
+            let error = open(name).expect_err("refused").to_string();
+            assert!(error.starts_with(&format!("device `{name}`: ")), "{error}");
+        }
     }
 }

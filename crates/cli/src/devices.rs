@@ -67,7 +67,7 @@ mod tests {
         assert!(counts("cpu,cpu,cpu") <= cores.max(3));
         for names in ["cpu,", "0,1", "cpu,1", ",cpu"] {
             let error = open(names).expect_err("refused").to_string();
-            assert!(error.contains("expected `cpu` or `cuda:<index>`"), "{names}: {error}");
+            assert!(error.contains("expected `cpu`, `cuda:<index>` or `wgpu:<index>`"), "{names}: {error}");
         }
         let error = open("cuda:60000,60001").expect_err("refused").to_string();
         assert!(error.starts_with("device `cuda:60000`: "), "{error}");

@@ -9,7 +9,7 @@ use crate::{device::DeviceError, logging::LogFormat, progress, recipe::RecipeErr
 const FAILED: u8 = 1;
 const BAD_RECIPE: u8 = 2;
 pub(crate) const BAD_DATA: u8 = 3;
-const BAD_DEVICE: u8 = 4;
+pub(crate) const BAD_DEVICE: u8 = 4;
 /// `EX_TEMPFAIL` of sysexits.h: Slurm is asked to requeue it.
 pub(crate) const INTERRUPTED: u8 = 75;
 

@@ -22,19 +22,18 @@ pub(crate) enum LogFormat {
 /// Installs the subscriber; a line that cannot be written is lost, as a complaint about it could not be either. `RUST_LOG` filters as usual; the default is `info`.
 pub(crate) fn start(format: LogFormat) {
     let filter = || EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let registry = tracing_subscriber::registry().with(Metrics);
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    let registry = registry.with(crate::lost_task::LostTasks::end_the_process());
     match format {
         LogFormat::Json => {
-            tracing_subscriber::registry()
-                .with(
-                    fmt::layer()
-                        .json()
-                        .log_internal_errors(false)
-                        .flatten_event(true)
-                        .with_writer(std::io::stderr)
-                        .with_filter(filter()),
-                )
-                .with(Metrics)
-                .init();
+            let lines = fmt::layer()
+                .json()
+                .log_internal_errors(false)
+                .flatten_event(true)
+                .with_writer(std::io::stderr)
+                .with_filter(filter());
+            registry.with(lines).init();
         }
         LogFormat::Text => {
             let not_drawn = tracing_subscriber::filter::filter_fn(|metadata| {
@@ -48,7 +47,7 @@ pub(crate) fn start(format: LogFormat) {
                 .with_writer(progress::AboveBars)
                 .with_filter(filter())
                 .with_filter(not_drawn);
-            tracing_subscriber::registry().with(lines).with(progress::Bars::default()).with(Metrics).init();
+            registry.with(lines).with(progress::Bars::default()).init();
         }
     }
 }

@@ -21,6 +21,8 @@ mod labelling_summary;
 mod labels;
 mod learning;
 mod logging;
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+mod lost_task;
 mod map_fault;
 mod merge;
 mod metrics;

@@ -55,7 +55,7 @@ pub(crate) fn dropped_product(x: Tensor<2>, a: Tensor<2>, mask: DropoutMask) -> 
     Tensor::from_dispatch(Dispatch::dropped_product(x.into_dispatch(), a.into_dispatch(), mask))
 }
 
-#[backend_extension(Flex, Cube: cfg(feature = "cuda"), Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "cube"), Autodiff)]
 trait FusedOps: Backend {
     fn attend(
         query: FloatTensor<Self>,
@@ -99,7 +99,7 @@ macro_rules! by_kernels {
 }
 
 by_kernels!(Flex);
-#[cfg(feature = "cuda")]
+#[cfg(feature = "cube")]
 by_kernels!(burn::backend::Cube);
 
 impl<B: FusedOps + Kernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {

@@ -21,6 +21,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) use error::QuantisationError;
 use product::QuantisedOps;
 
+use crate::precision::cast;
+
 /// Weights that share a scale: neighbours along the inputs.
 const BLOCK: usize = 32;
 
@@ -119,7 +121,7 @@ impl Packing {
 pub(crate) struct Quantised {
     /// `[O, P / C]`, 32 bits.
     words: Tensor<2, Int>,
-    /// `[O, P / 32]`, bf16.
+    /// `[O, P / 32]`, bf16; the same numbers in f32 where the device has no bf16.
     scales: Tensor<2>,
     packing: Packing,
 }
@@ -137,10 +139,12 @@ impl Quantised {
         let device = weight.device().without_autodiff();
         let (words, scales) = encode::encode(&values(weight), packing);
         let words = TensorData::new(words, [rows, packing.words()]);
-        let scales = TensorData::new(scales, [rows, packing.blocks()]);
+        let dtype = dtype_of_scales(&device);
+        // Converted here: a device converts what it was given, and this one may not know it.
+        let scales = TensorData::new(scales, [rows, packing.blocks()]).convert_dtype(dtype);
         Self {
             words: Tensor::from_data(words, (&device, DType::I32)),
-            scales: Tensor::from_data(scales, (&device, DType::BF16)),
+            scales: Tensor::from_data(scales, (&device, dtype)),
             packing,
         }
     }
@@ -159,6 +163,7 @@ impl Quantised {
     pub(crate) fn to_device(&self, device: &Device) -> Self {
         let device = device.clone().without_autodiff();
         let Self { words, scales, packing } = self.clone();
+        let scales = cast(scales, dtype_of_scales(&device));
         Self { words: words.to_device(&device), scales: scales.to_device(&device), packing }
     }
 
@@ -202,6 +207,10 @@ impl Quantised {
         error.bytes = self.bytes() as u64;
         error
     }
+}
+
+fn dtype_of_scales(device: &Device) -> DType {
+    if device.supports_dtype(DType::BF16) { DType::BF16 } else { DType::F32 }
 }
 
 fn values(tensor: Tensor<2>) -> Vec<f32> {

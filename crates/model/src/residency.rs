@@ -78,6 +78,12 @@ impl LoadOptions {
         device: &Device,
     ) -> Result<LayerWeights, Error> {
         self.check("model").map_err(Error::Residency)?;
+        if !device.supports_dtype(self.precision.dtype()) {
+            return Err(Error::Residency(format!(
+                "precision `{}`: this device does not compute in it\nhint: `precision = \"f32\"`",
+                self.precision.name()
+            )));
+        }
         match (self.quantise, self.residency) {
             (Some(bits), _) => {
                 self.refuse_too_large(config, device)?;

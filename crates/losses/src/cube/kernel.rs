@@ -9,7 +9,7 @@
 
 use cubecl::{cube, ir::ElemType, prelude::*};
 
-use super::layout::{CANDIDATES, HEADER, UNITS};
+use super::layout::{CANDIDATES, HEADER, UNITS, WRITTEN};
 use super::radix::{Found, Kept, kept_of, key_of, logit_of};
 use super::row::{Row, is_finite, logit_at};
 
@@ -188,7 +188,7 @@ pub(super) fn head_kernel<F: Float, N: Size>(
 
     if row.unit == 0usize {
         let gold = rows[2usize * position] as usize;
-        found[out] = i32::cast_from(counters[BAD].load());
+        found[out] = WRITTEN + i32::cast_from(counters[BAD].load());
         found[out + 1] = i32::reinterpret(largest);
         found[out + 2] = i32::reinterpret(total);
         found[out + 3] = i32::reinterpret(weighted);

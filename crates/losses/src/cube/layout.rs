@@ -8,7 +8,10 @@ pub(super) const UNITS: usize = 256;
 /// Candidates that fit in shared memory: with as many maxima as units, some hundred are expected for K up to half of the units.
 pub(super) const CANDIDATES: usize = 1024;
 
-/// Words before the lists: whether a number is bad, largest logit, Σ exp(z - largest), Σ exp(z - largest)(z - largest), the same
+/// The first word of a row; above it if a number is bad. Memory that no kernel wrote to is mostly zeros.
+pub(super) const WRITTEN: i32 = 1;
+
+/// Words before the lists: [`WRITTEN`], largest logit, Σ exp(z - largest), Σ exp(z - largest)(z - largest), the same
 /// largest and sum of the tail, gold logit, tokens kept, tokens drawn. Partitions, kept ids, their logits, drawn ids and
 /// their counts follow.
 pub(super) const HEADER: usize = 9;

@@ -23,6 +23,7 @@ use rayon::prelude::*;
 use crate::error::HeadError;
 use crate::labels::{HeadLabels, HeadOptions};
 use layout::{Layout, UNITS};
+use result::Fault;
 
 /// Whether the kernel runs there.
 pub(crate) fn runs_on(device: &Device) -> bool {
@@ -132,7 +133,10 @@ pub(crate) fn label(
     let results = results.as_slice::<i32>().expect("the results are I32");
     let rows = results.par_chunks_exact(layout.words()).map(|row| result::labels(row, layout, options));
     for (row, found) in rows.collect::<Vec<_>>().into_iter().enumerate() {
-        labels.push(found.ok_or(HeadError::NonFinite { row })?);
+        labels.push(found.map_err(|fault| match fault {
+            Fault::NonFinite => HeadError::NonFinite { row },
+            Fault::NotWritten => HeadError::Device("its kernel did not run".to_owned()),
+        })?);
     }
     Ok(labels)
 }

@@ -1,24 +1,39 @@
 //! From the words of the kernel to labels.
 
-use super::layout::{HEADER, Layout};
+use super::layout::{HEADER, Layout, WRITTEN};
 use crate::labels::HeadOptions;
 use crate::select::{Keep, RowLabels, by_count, by_log_prob, narrow};
 
-/// The labels of a row; `None` if it is no distribution.
-pub(super) fn labels(words: &[i32], layout: Layout, options: &HeadOptions<'_>) -> Option<RowLabels> {
+/// Why a row has no labels.
+#[derive(Debug, PartialEq)]
+pub(super) enum Fault {
+    /// It is no distribution.
+    NonFinite,
+    /// These are not a kernel's words: it did not run, and nobody said so.
+    NotWritten,
+}
+
+/// The labels of a row.
+pub(super) fn labels(words: &[i32], layout: Layout, options: &HeadOptions<'_>) -> Result<RowLabels, Fault> {
     let float = |at: usize| f32::from_bits(words[at].cast_unsigned());
     let wide = |at: usize| f64::from(float(at));
-    let count = |at: usize| usize::try_from(words[at]).expect("the kernel counts from 0");
+    let count = |at: usize, most| {
+        usize::try_from(words[at]).ok().filter(|&count| count <= most).ok_or(Fault::NotWritten)
+    };
+    let (kept, drawn) = (count(7, layout.kept)?, count(8, layout.drawn)?);
     let (largest, total) = (wide(1), wide(2));
-    if words[0] != 0 || !(total > 0.0 && total.is_finite()) {
-        return None;
+    if words[0] < WRITTEN {
+        return Err(Fault::NotWritten);
+    }
+    if words[0] > WRITTEN || !(total > 0.0 && total.is_finite()) {
+        return Err(Fault::NonFinite);
     }
     let log_total = total.ln();
     let log_prob = |logit: f32| narrow(f64::from(logit) - largest - log_total);
 
     let ids = HEADER + layout.temperatures;
     let mut kept: Vec<(f32, i32)> =
-        (ids..ids + count(7)).map(|at| (log_prob(float(at + layout.kept)), words[at])).collect();
+        (ids..ids + kept).map(|at| (log_prob(float(at + layout.kept)), words[at])).collect();
     kept.sort_unstable_by(by_log_prob);
     let mut tail = Vec::new();
     if wide(5) > 0.0 {
@@ -36,9 +51,9 @@ pub(super) fn labels(words: &[i32], layout: Layout, options: &HeadOptions<'_>) -
     }
     let ids = ids + 2 * layout.kept;
     let mut drawn: Vec<(i32, i32)> =
-        (ids..ids + count(8)).map(|at| (words[at + layout.drawn], words[at])).collect();
+        (ids..ids + drawn).map(|at| (words[at + layout.drawn], words[at])).collect();
     drawn.sort_unstable_by(by_count);
-    Some(RowLabels {
+    Ok(RowLabels {
         token_ids: kept.iter().map(|&(_, id)| id).chain(drawn.iter().map(|&(_, id)| id)).collect(),
         log_probs: kept.iter().map(|&(log_prob, _)| log_prob).collect(),
         sample_counts: drawn.iter().map(|&(count, _)| count).collect(),
@@ -60,4 +75,43 @@ fn log_sum(logs: &[f64]) -> f64 {
         return largest;
     }
     largest + logs.iter().map(|log| (log - largest).exp()).sum::<f64>().ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_that_no_kernel_wrote_are_no_labels() {
+        let options =
+            HeadOptions { keep: Keep::TopK { k: 2 }, logit_scale: 1.0, temperatures: &[], rows_per_chunk: 1 };
+        let layout = Layout::of(&options, 10);
+        let fault = |words: &[i32]| labels(words, layout, &options).err();
+        let bits = |number: f32| number.to_bits().cast_signed();
+        // Largest 1, Σ exp = 2 of two tokens that are kept, 0.0 of the tail.
+        let mut words = [
+            WRITTEN,
+            bits(1.0),
+            bits(2.0),
+            0,
+            bits(f32::NEG_INFINITY),
+            0,
+            bits(1.0),
+            2,
+            0,
+            7,
+            3,
+            bits(1.0),
+            bits(1.0),
+        ];
+        assert_eq!(fault(&words), None);
+        for (place, word) in [(0, 0), (0, -5), (7, 3), (7, -1), (8, 1)] {
+            let mut other = words;
+            other[place] = word;
+            assert_eq!(fault(&other), Some(Fault::NotWritten), "word {place}: {word}");
+        }
+        assert_eq!(fault(&vec![0; layout.words()]), Some(Fault::NotWritten), "memory as a system gives it");
+        words[0] = WRITTEN + 1;
+        assert_eq!(fault(&words), Some(Fault::NonFinite));
+    }
 }

@@ -88,7 +88,7 @@ pub(super) fn dropped_there<B: Backend>(x: FloatTensor<B>, mask: &DropoutMask) -
     B::float_mul(B::float_mul_scalar(x, mask.factor.into()), B::float_reshape(kept, shape))
 }
 
-#[cfg(feature = "cuda")]
+#[cfg(feature = "cube")]
 impl Kernels for burn::backend::Cube {}
 
 impl Kernels for Flex {

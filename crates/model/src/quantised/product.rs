@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use super::{BLOCK, Bits, Packing, encode};
 
 /// What a backend does with codes.
-#[backend_extension(Flex, Cube: cfg(feature = "cuda"), Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "cube"), Autodiff)]
 pub(super) trait QuantisedOps: Backend {
     /// The dense weight `[O, I]`.
     fn dequantise(
@@ -67,7 +67,7 @@ pub(super) fn by_tensor_operations<B: Backend>(
     B::float_cast(dense, dtype)
 }
 
-#[cfg(feature = "cuda")]
+#[cfg(feature = "cube")]
 impl QuantisedOps for burn::backend::Cube {}
 
 impl QuantisedOps for Flex {

@@ -1,1 +1,0 @@
-//! Holds the tests of our GPU kernels; see Cargo.toml.
