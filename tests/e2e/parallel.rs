@@ -1,6 +1,6 @@
 //! A student on several devices: the same curve, and the same weights, as on one.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, time::Duration};
 
 use softshard_e2e::{Said, World, run};
 
