@@ -219,3 +219,15 @@ fn a_full_disk_ends_a_run_that_goes_on_when_there_is_room() {
     eprintln!("{failed} disks were too small");
     assert!(failed >= 4, "{failed}");
 }
+
+/// Covers an output that cannot be written: said before a model is loaded, as one that cannot be loaded shows.
+#[test]
+fn a_read_only_output_fails_before_the_model_loads() {
+    let world = World::small_labelled();
+    fs::write(world.path("start/model/model.safetensors"), "no weights").expect("the model is broken");
+    let run = || softshard_e2e::run(&mut stage(&world, "train-student", &[], "read-only"));
+    let Some(disk) = Disk::mount(world.path("run/read-only"), "ro") else { return };
+    run().failed(1, &["run/read-only", "Read-only file system"]);
+    drop(disk);
+    run().failed(3, &["model.safetensors"]);
+}

@@ -44,7 +44,9 @@ pub(crate) fn encode(tensors: &[(String, Tensor<2>)]) -> Result<Vec<u8>> {
 pub(crate) fn expect_finite(bytes: &[u8]) -> Result<()> {
     for (name, view) in SafeTensors::deserialize(bytes)?.iter() {
         if let Some(found) = numbers(view.data()).find(|value| !value.is_finite()) {
-            bail!("`{name}`: expected finite numbers, found {found}");
+            bail!(
+                "`{name}`: expected finite numbers, found {found}\nhint: train with a lower `learning_rate` into another output"
+            );
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! The state of a run: steps, evaluations, checkpoints and what it leaves behind.
 
 use std::{
-    fs::TryLockError,
+    fs::File,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
@@ -88,30 +88,25 @@ pub(crate) struct Trainer<'a> {
     pub(crate) seconds: Breakdown,
     last_saved: Option<u64>,
     /// Held as long as the run.
-    _lock: std::fs::File,
+    _lock: File,
 }
 
 impl<'a> Trainer<'a> {
     /// The state before the first step, or of the last checkpoint.
     pub(crate) fn start(
         inputs: &'a TrainInputs<'a>,
+        lock: File,
         mut replicas: Replicas,
         examples: &Examples,
+        held_out: Option<HeldOutData>,
         total_steps: u64,
     ) -> Result<Self> {
         let config = inputs.config;
-        fs::create_dir_all(inputs.output)?;
-        let lock = lock(inputs.output)?;
-        let held_out = match &config.evaluation {
-            Some(evaluation) => Some(HeldOutData::open(inputs, evaluation, &replicas.first)?),
-            None => None,
-        };
         let judged_by = held_out.as_ref().map(|data| data.judged_by.clone()).unwrap_or_default();
         let parameters = replicas.first.parameters_mut();
         let average = |decay| Average::new(decay, parameters.iter().map(|(_, parameter)| &**parameter));
         let identity = identity::of_run(inputs, examples)?;
         let last = checkpoint::load_last(&checkpoints(inputs), &identity, &inputs.devices[0].0)?;
-        checkpoint::clean(&checkpoints(inputs))?;
         let Progress { step, metrics_bytes, .. } =
             last.as_ref().map(|last| last.state.progress.clone()).unwrap_or_default();
         let mut trainer = Trainer {
@@ -151,6 +146,9 @@ impl<'a> Trainer<'a> {
             last.fill(AVERAGES, names.into_iter().zip(&mut average.values))?;
         }
         self.progress = last.state.progress.clone();
+        // A run that was killed may not have come to that.
+        checkpoint::clean(&checkpoints(self.inputs))?;
+        self.prune()?;
         self.optimizer.steps = self.progress.step;
         self.last_saved = Some(self.progress.step);
         let judged_by = self.held_out.as_ref().map_or(serde_json::Value::Null, |data| data.judged_by.clone());
@@ -424,8 +422,6 @@ impl<'a> Trainer<'a> {
     pub(crate) fn finish(mut self, sequences: usize) -> Result<Summary> {
         let began = Instant::now();
         self.checkpoint()?;
-        // Of a run that was killed before it came to that.
-        self.prune()?;
         let exported_step = self.exported_step();
         if exported_step != self.progress.step {
             let first = &self.inputs.devices[0].0;
@@ -477,22 +473,6 @@ fn as_f64(tokens: usize) -> f64 {
 
 fn checkpoints(inputs: &TrainInputs) -> PathBuf {
     inputs.output.join("checkpoints")
-}
-
-/// Two runs in one folder would write over each other.
-fn lock(output: &Path) -> Result<std::fs::File> {
-    let file = fs::File::create(output.join(".lock"))?.into_file();
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => bail!(
-            "`{}`: expected no other run there, found one at work\nhint: wait for its end, or name another output",
-            output.display()
-        ),
-        Err(TryLockError::Error(error)) => {
-            tracing::warn!("`{}` cannot be locked against another run: {error}", output.display());
-        }
-        Ok(()) => {}
-    }
-    Ok(file)
 }
 
 fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {
