@@ -103,9 +103,10 @@ impl DecoderConfig {
     pub(crate) fn linear_maps(&self) -> impl Iterator<Item = String> {
         let names = self.names();
         let others = [names.embedding, names.positions, names.head];
-        let matrices = self.parameters().into_iter().filter(|parameter| {
-            matches!(parameter.kind, ParameterKind::Matrix | ParameterKind::Transposed)
-        });
+        let matrices = self
+            .parameters()
+            .into_iter()
+            .filter(|parameter| matches!(parameter.kind, ParameterKind::Matrix | ParameterKind::Transposed));
         let modules = matrices.filter_map(|matrix| matrix.name.strip_suffix(".weight").map(str::to_owned));
         modules.filter(move |module| !others.contains(&module.as_str()))
     }
