@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 use softshard_labels::Error;
 use softshard_losses::{DistillLoss, calibration::Calibration};
-use softshard_model::{Arrangement, Decoder, batches_by_length};
+use softshard_model::{Arrangement, Decoder, DecoderConfig, batches_by_length};
 
 use crate::{
     batches::Batch,
@@ -34,7 +34,11 @@ impl HeldOutData {
     ///
     /// # Errors
     /// Data that is missing, damaged, empty, of another tokenizer or over the model's context, or without what `best_by` needs.
-    pub(crate) fn open(inputs: &TrainInputs, config: &EvaluationConfig, decoder: &Decoder) -> Result<Self> {
+    pub(crate) fn open(
+        inputs: &TrainInputs,
+        config: &EvaluationConfig,
+        shape: &DecoderConfig,
+    ) -> Result<Self> {
         let data = match &config.data {
             Some(folder) => vec![Mixed::once(folder.clone())],
             None => {
@@ -49,7 +53,7 @@ impl HeldOutData {
             Alpha::Constant(if inputs.objective.reads_labels(&inputs.config.loss) { 1.0 } else { 0.0 });
         let examples =
             Examples::open(&data, inputs.objective, &LossConfig { alpha, ..LossConfig::default() })?;
-        examples.check_fit(inputs, decoder)?;
+        examples.check_fit(inputs, shape)?;
         let place = || {
             let folders = data.iter().map(|mixed| format!("`{}`", mixed.labels.display()));
             folders.collect::<Vec<_>>().join(", ")
