@@ -9,19 +9,20 @@
 //! Order, dropout and schedule are functions of seed and step, so no generator state is stored.
 
 use std::{
-    borrow::Cow,
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail, ensure};
-use burn::tensor::{Device, Tensor, TensorData};
+use anyhow::{Context, Result, ensure};
+use burn::tensor::{Device, Tensor};
 use fs_err as fs;
-use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 use softshard_labels::differences;
 
-use crate::identity;
+use crate::{
+    identity,
+    tensor_file::{self, TensorFile},
+};
 
 const FORMAT: &str = "softshard-checkpoint";
 const VERSION: u32 = 1;
@@ -31,9 +32,6 @@ pub(crate) const TRAINABLE: &str = "trainable.safetensors";
 pub(crate) const MOMENTS: &str = "moments.safetensors";
 /// Averaged weights.
 pub(crate) const AVERAGES: &str = "averages.safetensors";
-
-/// Tensors by name.
-pub(crate) type Tensors = BTreeMap<String, Tensor<2>>;
 
 /// How far a run has come.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -81,16 +79,16 @@ pub(crate) struct State {
     pub(crate) files: BTreeMap<String, String>,
 }
 
-/// A checkpoint read back.
+/// A whole checkpoint. Its tensors are read when they are asked for.
 pub(crate) struct Checkpoint {
     /// Where the run stood.
     pub(crate) state: State,
-    /// By file.
-    tensors: BTreeMap<String, Tensors>,
+    files: BTreeMap<String, TensorFile>,
+    device: Device,
 }
 
 impl Checkpoint {
-    /// Puts the tensors of a file into their places.
+    /// Puts the tensors of a file into their places, one after the other.
     ///
     /// # Errors
     /// The file, or one of them, is not there.
@@ -99,19 +97,27 @@ impl Checkpoint {
         file: &str,
         places: impl IntoIterator<Item = (String, &'a mut Tensor<2>)>,
     ) -> Result<()> {
-        let step = self.state.progress.step;
-        let tensors =
-            self.tensors.get(file).with_context(|| format!("checkpoint of step {step} has no `{file}`"))?;
         for (name, place) in places {
-            let missing = || format!("checkpoint of step {step} has no tensor `{name}` in `{file}`");
-            *place = tensors.get(&name).with_context(missing)?.clone();
+            *place = self.tensor(file, &name)?;
         }
         Ok(())
     }
 
+    /// One tensor of a file.
+    ///
+    /// # Errors
+    /// The file, or the tensor, is not there.
+    pub(crate) fn tensor(&self, file: &str, name: &str) -> Result<Tensor<2>> {
+        let step = self.state.progress.step;
+        let found = self.files.get(file).context("there is no such file");
+        found
+            .and_then(|found| found.tensor(name, &self.device))
+            .with_context(|| format!("checkpoint of step {step}, `{file}`"))
+    }
+
     /// Whether it has averaged weights.
     pub(crate) fn has_averages(&self) -> bool {
-        self.tensors.contains_key(AVERAGES)
+        self.files.contains_key(AVERAGES)
     }
 }
 
@@ -135,9 +141,7 @@ pub(crate) fn save(
     fs::create_dir(&temporary)?;
     let mut files = BTreeMap::new();
     for (name, tensors) in tensors {
-        let bytes = encode(tensors)?;
-        files.insert((*name).to_owned(), blake3::hash(&bytes).to_hex().to_string());
-        write_synced(&temporary.join(name), &bytes)?;
+        files.insert((*name).to_owned(), tensor_file::write(&temporary.join(name), tensors)?);
     }
     let progress = progress.clone();
     let (step, best) = (progress.step, progress.best.map(|best| place(folder, best.step)));
@@ -243,60 +247,16 @@ fn read(path: &Path, device: &Device) -> Result<Checkpoint> {
         state.format,
         state.version
     );
-    let mut tensors = BTreeMap::new();
+    let mut files = BTreeMap::new();
     for (name, written) in &state.files {
         ensure!(
             [TRAINABLE, MOMENTS, AVERAGES].contains(&name.as_str()),
             "`{name}` is no file of a checkpoint"
         );
-        let bytes = fs::read(path.join(name))?;
-        ensure!(*blake3::hash(&bytes).to_hex() == **written, "`{name}` is not the file that was written");
-        tensors.insert(name.clone(), decode(&bytes, device).with_context(|| name.clone())?);
+        let file = TensorFile::open(&path.join(name), written).with_context(|| format!("`{name}`"))?;
+        files.insert(name.clone(), file);
     }
-    Ok(Checkpoint { state, tensors })
-}
-
-/// A tensor whose bytes are made when they are written: of all of them there is one copy at a time, the file's.
-struct Stored<'a> {
-    tensor: &'a Tensor<2>,
-    shape: [usize; 2],
-}
-
-impl View for Stored<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        let values = self.tensor.to_data().try_into_vec::<f32>().expect("what learns is f32");
-        values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into()
-    }
-
-    fn data_len(&self) -> usize {
-        4 * self.shape.iter().product::<usize>()
-    }
-}
-
-fn encode(tensors: &[(String, Tensor<2>)]) -> Result<Vec<u8>> {
-    let stored = |(name, tensor)| (name, Stored { tensor, shape: Tensor::dims(tensor) });
-    Ok(safetensors::serialize(tensors.iter().map(|(name, tensor)| stored((name, tensor))), None)?)
-}
-
-fn decode(bytes: &[u8], device: &Device) -> Result<Tensors> {
-    let mut tensors = BTreeMap::new();
-    for (name, view) in SafeTensors::deserialize(bytes)?.iter() {
-        let &[rows, columns] = view.shape() else {
-            bail!("`{name}`: expected two axes, found {:?}", view.shape())
-        };
-        let values: Vec<f32> =
-            view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-        tensors.insert(name.to_owned(), Tensor::from_data(TensorData::new(values, [rows, columns]), device));
-    }
-    Ok(tensors)
+    Ok(Checkpoint { state, files, device: device.clone() })
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -313,6 +273,7 @@ fn sync_folder(path: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::TensorData;
     use serde_json::json;
 
     use super::*;
@@ -350,7 +311,11 @@ mod tests {
             load_last(folder.path(), &json!({"seed": 1}), &Device::flex()).err().expect("none is whole");
         assert!(error.to_string().contains("expected a whole checkpoint, found 2 damaged ones"), "{error}");
         assert_eq!(
-            last.tensors[TRAINABLE]["w"].to_data().try_to_vec::<f32>().expect("f32 values"),
+            last.tensor(TRAINABLE, "w")
+                .expect("it is there")
+                .to_data()
+                .try_to_vec::<f32>()
+                .expect("f32 values"),
             [1.0, 2.0]
         );
     }

@@ -24,6 +24,7 @@ mod run;
 mod schedule;
 mod steps;
 mod targets;
+mod tensor_file;
 mod trainer;
 
 pub use checkpoint::Best;
