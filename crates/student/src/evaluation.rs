@@ -35,20 +35,7 @@ impl HeldOutData {
     /// # Errors
     /// Data that is missing, damaged, empty, of another tokenizer or over the model's context, or without what `best_by` needs.
     pub(crate) fn open(inputs: &TrainInputs, config: &EvaluationConfig, decoder: &Decoder) -> Result<Self> {
-        let data = match &config.data {
-            Some(folder) => vec![Mixed::once(folder.clone())],
-            None => {
-                let mut beside: Vec<_> =
-                    inputs.data.iter().map(|mixed| mixed.labels.with_file_name("valid")).collect();
-                beside.sort();
-                beside.dedup();
-                beside.into_iter().map(Mixed::once).collect()
-            }
-        };
-        let alpha =
-            Alpha::Constant(if inputs.objective.reads_labels(&inputs.config.loss) { 1.0 } else { 0.0 });
-        let examples =
-            Examples::open(&data, inputs.objective, &LossConfig { alpha, ..LossConfig::default() })?;
+        let (data, examples) = examples_of(inputs, config)?;
         examples.check_fit(inputs, decoder)?;
         let place = || {
             let folders = data.iter().map(|mixed| format!("`{}`", mixed.labels.display()));
@@ -76,6 +63,14 @@ impl HeldOutData {
         let workers = inputs.workers().min(inputs.config.accumulate_batches);
         let judged_by = json!({ "best_by": config.best_by, "sequences": some, "data": examples.identity() });
         Ok(HeldOutData { examples, batches, loss, has_teacher, workers, judged_by })
+    }
+
+    /// What such data holds in memory besides batches.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(crate) fn bytes_in_memory(inputs: &TrainInputs, config: &EvaluationConfig) -> Result<u64> {
+        Ok(examples_of(inputs, config)?.1.bytes_in_memory())
     }
 
     /// Looks at all of it after `step` steps, summed in the order of the batches; nothing if it was told to stop meanwhile.
@@ -120,4 +115,22 @@ impl HeldOutData {
         let nll = mean(cross_entropy, confidences.len());
         Ok(Some(HeldOut { step, nll, kl, ece, accuracy, sequences }))
     }
+}
+
+/// The datasets that are looked at, opened.
+fn examples_of(inputs: &TrainInputs, config: &EvaluationConfig) -> Result<(Vec<Mixed>, Examples)> {
+    let data = match &config.data {
+        Some(folder) => vec![Mixed::once(folder.clone())],
+        None => {
+            let mut beside: Vec<_> =
+                inputs.data.iter().map(|mixed| mixed.labels.with_file_name("valid")).collect();
+            beside.sort();
+            beside.dedup();
+            beside.into_iter().map(Mixed::once).collect()
+        }
+    };
+    let alpha = Alpha::Constant(if inputs.objective.reads_labels(&inputs.config.loss) { 1.0 } else { 0.0 });
+    let loss = LossConfig { alpha, ..LossConfig::default() };
+    let examples = Examples::open(&data, inputs.objective, &loss)?;
+    Ok((data, examples))
 }

@@ -28,14 +28,14 @@ use crate::{
 pub fn run(inputs: &TrainInputs) -> Result<Summary> {
     let config = inputs.config;
     let examples = Examples::open(inputs.data, inputs.objective, &config.loss)?;
-    tracing::info!(stage = inputs.stage, "memory: {}", MemoryPlan::over(inputs, &examples)?);
+    let steps = Steps::new(config, &examples);
+    tracing::info!(stage = inputs.stage, "memory: {}", MemoryPlan::over(inputs, &examples, &steps)?);
     let decoder = first_weights(config, &inputs.devices[0].0)?;
     examples.check_fit(inputs, &decoder)?;
     let copied = config.clone();
     let load = move |device: &Device| first_weights(&copied, device);
     let replicas = Replicas::new(decoder, inputs.devices, config.accumulate_batches, load);
 
-    let steps = Steps::new(config, &examples);
     ensure!(
         steps.len() > 0,
         "{}: expected at least one step, found none, as no sequence is in any epoch\nhint: raise the weights of `mixture`",
