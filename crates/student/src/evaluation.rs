@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 use softshard_labels::Error;
 use softshard_losses::{DistillLoss, calibration::Calibration};
-use softshard_model::{Arrangement, Decoder, batches_by_length};
+use softshard_model::{Arrangement, Decoder, DecoderConfig, batches_by_length};
 
 use crate::{
     batches::Batch,
@@ -34,9 +34,26 @@ impl HeldOutData {
     ///
     /// # Errors
     /// Data that is missing, damaged, empty, of another tokenizer or over the model's context, or without what `best_by` needs.
-    pub(crate) fn open(inputs: &TrainInputs, config: &EvaluationConfig, decoder: &Decoder) -> Result<Self> {
-        let (data, examples) = examples_of(inputs, config)?;
-        examples.check_fit(inputs, decoder)?;
+    pub(crate) fn open(
+        inputs: &TrainInputs,
+        config: &EvaluationConfig,
+        shape: &DecoderConfig,
+    ) -> Result<Self> {
+        let data = match &config.data {
+            Some(folder) => vec![Mixed::once(folder.clone())],
+            None => {
+                let mut beside: Vec<_> =
+                    inputs.data.iter().map(|mixed| mixed.labels.with_file_name("valid")).collect();
+                beside.sort();
+                beside.dedup();
+                beside.into_iter().map(Mixed::once).collect()
+            }
+        };
+        let alpha =
+            Alpha::Constant(if inputs.objective.reads_labels(&inputs.config.loss) { 1.0 } else { 0.0 });
+        let examples =
+            Examples::open(&data, inputs.objective, &LossConfig { alpha, ..LossConfig::default() })?;
+        examples.check_fit(inputs, shape)?;
         let place = || {
             let folders = data.iter().map(|mixed| format!("`{}`", mixed.labels.display()));
             folders.collect::<Vec<_>>().join(", ")
@@ -65,12 +82,9 @@ impl HeldOutData {
         Ok(HeldOutData { examples, batches, loss, has_teacher, workers, judged_by })
     }
 
-    /// What such data holds in memory besides batches.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open).
-    pub(crate) fn bytes_in_memory(inputs: &TrainInputs, config: &EvaluationConfig) -> Result<u64> {
-        Ok(examples_of(inputs, config)?.1.bytes_in_memory())
+    /// What it holds in memory besides batches.
+    pub(crate) fn bytes_in_memory(&self) -> u64 {
+        self.examples.bytes_in_memory()
     }
 
     /// Looks at all of it after `step` steps, summed in the order of the batches; nothing if it was told to stop meanwhile.
@@ -115,22 +129,4 @@ impl HeldOutData {
         let nll = mean(cross_entropy, confidences.len());
         Ok(Some(HeldOut { step, nll, kl, ece, accuracy, sequences }))
     }
-}
-
-/// The datasets that are looked at, opened.
-fn examples_of(inputs: &TrainInputs, config: &EvaluationConfig) -> Result<(Vec<Mixed>, Examples)> {
-    let data = match &config.data {
-        Some(folder) => vec![Mixed::once(folder.clone())],
-        None => {
-            let mut beside: Vec<_> =
-                inputs.data.iter().map(|mixed| mixed.labels.with_file_name("valid")).collect();
-            beside.sort();
-            beside.dedup();
-            beside.into_iter().map(Mixed::once).collect()
-        }
-    };
-    let alpha = Alpha::Constant(if inputs.objective.reads_labels(&inputs.config.loss) { 1.0 } else { 0.0 });
-    let loss = LossConfig { alpha, ..LossConfig::default() };
-    let examples = Examples::open(&data, inputs.objective, &loss)?;
-    Ok((data, examples))
 }

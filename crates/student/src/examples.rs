@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use softshard_labels::{
     Error, LabelDataset, LabelPlan, OptionalColumn, Sequence, SequenceDataset, Tokenizer,
 };
-use softshard_model::Decoder;
+use softshard_model::DecoderConfig;
 
 use crate::{
     batches::Example,
@@ -78,10 +78,10 @@ impl Examples {
     ///
     /// # Errors
     /// Names the dataset, what was expected and what was found.
-    pub(crate) fn check_fit(&self, inputs: &TrainInputs, decoder: &Decoder) -> Result<(), Error> {
+    pub(crate) fn check_fit(&self, inputs: &TrainInputs, shape: &DecoderConfig) -> Result<(), Error> {
         let model = &inputs.config.model;
-        inputs.tokenizer.expect_fits(model, decoder.config().vocab_size)?;
-        let limit = decoder.config().max_position_embeddings;
+        inputs.tokenizer.expect_fits(model, shape.vocab_size)?;
+        let limit = shape.max_position_embeddings;
         for Part { place, data, .. } in &self.parts {
             inputs.tokenizer.expect_same(data.tokenizer(), place)?;
             if data.template() != inputs.template {

@@ -4,6 +4,7 @@
 
 mod average;
 mod batches;
+mod check;
 mod checkpoint;
 mod config;
 mod evaluation;

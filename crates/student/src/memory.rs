@@ -74,21 +74,29 @@ impl MemoryPlan {
     /// # Errors
     /// Data or configuration that cannot be read, or a device whose memory decides and is not known.
     pub fn of(inputs: &TrainInputs) -> Result<Self> {
-        let examples = Examples::open(inputs.data, inputs.objective, &inputs.config.loss)?;
-        Self::over(inputs, &examples, &Steps::new(inputs.config, &examples))
+        let config = inputs.config;
+        let examples = Examples::open(inputs.data, inputs.objective, &config.loss)?;
+        let shape = DecoderConfig::load(&config.model)?;
+        let held_out = config.evaluation.as_ref().map(|held_out| HeldOutData::open(inputs, held_out, &shape));
+        Self::over(inputs, &shape, &examples, held_out.transpose()?.as_ref(), &Steps::new(config, &examples))
     }
 
     /// The same over data that is open, in these steps.
-    pub(crate) fn over(inputs: &TrainInputs, examples: &Examples, steps: &Steps) -> Result<Self> {
+    pub(crate) fn over(
+        inputs: &TrainInputs,
+        shape: &DecoderConfig,
+        examples: &Examples,
+        held_out: Option<&HeldOutData>,
+        steps: &Steps,
+    ) -> Result<Self> {
         let config = inputs.config;
-        let shape = DecoderConfig::load(&config.model)?;
-        let streamed = config.load_options().is_streamed(&shape, &inputs.devices[0].0)?;
+        let streamed = config.load_options().is_streamed(shape, &inputs.devices[0].0)?;
         let sizes = Sizes::of(inputs, examples, steps, streamed);
         let mut plan = Self { parts: Vec::new() };
         plan.part("program", PROGRAM);
-        plan.part(weights_name(config, streamed), weights(&shape, config, streamed));
-        plan.add_step(&shape, config, streamed, &sizes);
-        plan.add_data(inputs, examples, &sizes)?;
+        plan.part(weights_name(config, streamed), weights(shape, config, streamed));
+        plan.add_step(shape, config, streamed, &sizes);
+        plan.add_data(config, examples, held_out, &sizes);
         Ok(plan)
     }
 
@@ -139,18 +147,23 @@ impl MemoryPlan {
     }
 
     /// Data in memory.
-    fn add_data(&mut self, inputs: &TrainInputs, examples: &Examples, sizes: &Sizes) -> Result<()> {
+    fn add_data(
+        &mut self,
+        config: &TrainConfig,
+        examples: &Examples,
+        held_out: Option<&HeldOutData>,
+        sizes: &Sizes,
+    ) {
         let name = if examples.has_teacher() { "row groups of labels, decoded" } else { "sequences" };
         self.part(name, examples.bytes_in_memory());
-        if let Some(evaluation) = &inputs.config.evaluation {
-            self.part(format!("held-out {name}"), HeldOutData::bytes_in_memory(inputs, evaluation)?);
+        if let Some(held_out) = held_out {
+            self.part(format!("held-out {name}"), held_out.bytes_in_memory());
         }
         // The reader holds one more in its hands, and the loop another.
-        let steps = prefetched_steps(inputs.config) as u64 + 2;
-        let of_step = inputs.config.accumulate_batches as u64;
+        let steps = prefetched_steps(config) as u64 + 2;
+        let of_step = config.accumulate_batches as u64;
         let tokens = steps.saturating_mul(of_step).saturating_mul(sizes.tokens).min(steps * sizes.all);
         self.part("batches read ahead", tokens.saturating_mul(examples.bytes_per_token()));
-        Ok(())
     }
 
     /// Their sum.
