@@ -22,7 +22,7 @@ use softshard_labels::{Error, differences};
 
 use crate::{
     identity,
-    tensor_file::{Tensors, decode, encode, expect_finite},
+    tensor_file::{self, TensorFile, blake3_of},
 };
 
 const FORMAT: &str = "softshard-checkpoint";
@@ -87,16 +87,16 @@ pub(crate) struct State {
     pub(crate) files: BTreeMap<String, String>,
 }
 
-/// A checkpoint read back.
+/// A whole checkpoint. Its tensors are read when they are asked for.
 pub(crate) struct Checkpoint {
     /// Where the run stood.
     pub(crate) state: State,
-    /// By file.
-    tensors: BTreeMap<String, Tensors>,
+    files: BTreeMap<String, TensorFile>,
+    device: Device,
 }
 
 impl Checkpoint {
-    /// Puts the tensors of a file into their places.
+    /// Puts the tensors of a file into their places, one after the other.
     ///
     /// # Errors
     /// The file, or one of them, is not there.
@@ -105,19 +105,27 @@ impl Checkpoint {
         file: &str,
         places: impl IntoIterator<Item = (String, &'a mut Tensor<2>)>,
     ) -> Result<()> {
-        let step = self.state.progress.step;
-        let tensors =
-            self.tensors.get(file).with_context(|| format!("checkpoint of step {step} has no `{file}`"))?;
         for (name, place) in places {
-            let missing = || format!("checkpoint of step {step} has no tensor `{name}` in `{file}`");
-            *place = tensors.get(&name).with_context(missing)?.clone();
+            *place = self.tensor(file, &name)?;
         }
         Ok(())
     }
 
+    /// One tensor of a file.
+    ///
+    /// # Errors
+    /// The file, or the tensor, is not there.
+    pub(crate) fn tensor(&self, file: &str, name: &str) -> Result<Tensor<2>> {
+        let step = self.state.progress.step;
+        let found = self.files.get(file).context("there is no such file");
+        found
+            .and_then(|found| found.tensor(name, &self.device))
+            .with_context(|| format!("checkpoint of step {step}, `{file}`"))
+    }
+
     /// Whether it has averaged weights.
     pub(crate) fn has_averages(&self) -> bool {
-        self.tensors.contains_key(AVERAGES)
+        self.files.contains_key(AVERAGES)
     }
 }
 
@@ -155,10 +163,9 @@ fn write(
     fs::create_dir(temporary)?;
     let mut files = BTreeMap::new();
     for (name, tensors) in tensors {
-        let bytes = encode(tensors)?;
-        expect_finite(&bytes).with_context(|| format!("`{name}` of step {}", progress.step))?;
-        files.insert((*name).to_owned(), blake3::hash(&bytes).to_hex().to_string());
-        write_synced(&temporary.join(name), &bytes)?;
+        let hash = tensor_file::write(&temporary.join(name), tensors)
+            .with_context(|| format!("`{name}` of step {}", progress.step))?;
+        files.insert((*name).to_owned(), hash);
     }
     let state = State { format: FORMAT.to_owned(), version: VERSION, progress: progress.clone(), run, files };
     write_synced(&temporary.join(STATE), &serde_json::to_vec_pretty(&state)?)?;
@@ -335,31 +342,35 @@ fn read(path: &Path, step: u64, device: &Device) -> Result<Checkpoint, Unread> {
         let found = format!("{} of step {}", found.0, found.1);
         return Err(Unread::Damaged(Error::bad(STATE, expected, found).into()));
     }
-    let mut tensors = BTreeMap::new();
+    let mut files = BTreeMap::new();
     for (name, written) in &state.files {
+        let place = path.join(name);
         let known = [TRAINABLE, MOMENTS, AVERAGES].contains(&name.as_str());
-        let bytes = if known { read_file(&path.join(name))? } else { Vec::new() };
-        if !known || *blake3::hash(&bytes).to_hex() != **written {
+        if !known || blake3_of(&place).map_err(unread)? != *written {
             let error = Error::bad(format!("`{name}`"), "the file that was written", "another one");
             return Err(Unread::Damaged(error.into()));
         }
-        let decoded = decode(&bytes, device).with_context(|| name.clone()).map_err(Unread::Damaged)?;
-        tensors.insert(name.clone(), decoded);
+        let file = TensorFile::open(&place).with_context(|| name.clone()).map_err(Unread::Damaged)?;
+        files.insert(name.clone(), file);
     }
-    Ok(Checkpoint { state, tensors })
+    Ok(Checkpoint { state, files, device: device.clone() })
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, Unread> {
-    fs::read(path).map_err(|error| match error.kind() {
+    fs::read(path).map_err(unread)
+}
+
+fn unread(error: io::Error) -> Unread {
+    match error.kind() {
         io::ErrorKind::NotFound => Unread::Damaged(error.into()),
         _ => Unread::Refused(error.into()),
-    })
+    }
 }
 
 /// Whether a checkpoint has exactly these files, by their hashes.
 fn has_files(checkpoint: &Path, files: &BTreeMap<String, String>) -> bool {
     let is_file = |(name, hash): (&String, &String)| {
-        fs::read(checkpoint.join(name)).is_ok_and(|bytes| *blake3::hash(&bytes).to_hex() == **hash)
+        blake3_of(&checkpoint.join(name)).is_ok_and(|found| found == *hash)
     };
     files.iter().all(is_file)
 }
@@ -426,7 +437,11 @@ mod tests {
         let error = load(folder.path()).err().expect("none is whole");
         assert!(error.to_string().contains("expected a whole checkpoint, found 2 damaged ones"), "{error}");
         assert_eq!(
-            last.tensors[TRAINABLE]["w"].to_data().try_to_vec::<f32>().expect("f32 values"),
+            last.tensor(TRAINABLE, "w")
+                .expect("it is there")
+                .to_data()
+                .try_to_vec::<f32>()
+                .expect("f32 values"),
             [1.0, 2.0]
         );
     }

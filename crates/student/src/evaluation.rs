@@ -82,6 +82,11 @@ impl HeldOutData {
         Ok(HeldOutData { examples, batches, loss, has_teacher, workers, judged_by })
     }
 
+    /// What it holds in memory besides batches.
+    pub(crate) fn bytes_in_memory(&self) -> u64 {
+        self.examples.bytes_in_memory()
+    }
+
     /// Looks at all of it after `step` steps, summed in the order of the batches; nothing if it was told to stop meanwhile.
     ///
     /// # Errors

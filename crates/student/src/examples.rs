@@ -140,6 +140,15 @@ impl Examples {
         TOKEN + LABEL + ENTRY * u64::from(self.parts.iter().map(entries).max().unwrap_or(0))
     }
 
+    /// What the datasets hold in memory besides batches: sequences whole, of labels the row groups that stay decoded.
+    pub(crate) fn bytes_in_memory(&self) -> u64 {
+        let bytes = |part: &Part| match &part.data {
+            Data::Labels { dataset, .. } => dataset.bytes_of_kept_groups(),
+            Data::Sequences { sequences, .. } => sequences.iter().map(bytes_of).sum(),
+        };
+        self.parts.iter().map(bytes).fold(0, usize::saturating_add) as u64
+    }
+
     /// Sequences of all datasets.
     pub(crate) fn len(&self) -> usize {
         self.rows().len()
@@ -271,6 +280,15 @@ impl Data {
             Data::Sequences { dataset, .. } => dataset.manifest_blake3(),
         }
     }
+}
+
+/// What a sequence takes in memory, with what the allocator adds to each of its lists.
+fn bytes_of(sequence: &Sequence) -> usize {
+    const ALLOCATION: usize = 16;
+    let Sequence { source, input_ids, positions } = sequence;
+    let list = |bytes: usize| (bytes + ALLOCATION / 2).next_multiple_of(ALLOCATION);
+    let numbers = list(size_of_val(&input_ids[..])) + list(size_of_val(&positions[..]));
+    size_of::<Sequence>() + numbers + source.as_ref().map_or(0, |source| list(source.len()))
 }
 
 /// Whether the partition at `stored` is that of a loss at `temperature`, which was read as another type.

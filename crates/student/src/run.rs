@@ -41,7 +41,9 @@ pub fn run(inputs: &TrainInputs) -> Result<Summary> {
     examples.check_fit(inputs, &shape)?;
     let held_out = config.evaluation.as_ref().map(|held_out| HeldOutData::open(inputs, held_out, &shape));
     let held_out = held_out.transpose()?;
-    tracing::info!(stage = inputs.stage, "memory: {}", MemoryPlan::over(inputs, &examples)?);
+    let steps = Steps::new(config, &examples);
+    let plan = MemoryPlan::over(inputs, &shape, &examples, held_out.as_ref(), &steps)?;
+    tracing::info!(stage = inputs.stage, "memory: {plan}");
     let lock = lock(inputs.output)?;
 
     let decoder = first_weights(config, &inputs.devices[0].0)?;
@@ -49,7 +51,6 @@ pub fn run(inputs: &TrainInputs) -> Result<Summary> {
     let load = move |device: &Device| first_weights(&copied, device);
     let replicas = Replicas::new(decoder, inputs.devices, config.accumulate_batches, load);
 
-    let steps = Steps::new(config, &examples);
     ensure!(
         steps.len() > 0,
         "{}: expected at least one step, found none, as no sequence is in any epoch\nhint: raise the weights of `mixture`",

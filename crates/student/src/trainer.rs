@@ -170,12 +170,8 @@ impl<'a> Trainer<'a> {
 
     /// Sets what learns to the values of a checkpoint's file.
     fn put_trained(&mut self, from: &Checkpoint, file: &str) -> Result<()> {
-        let mut parameters = self.replicas.first.parameters_mut();
-        let mut values: Vec<_> =
-            parameters.iter().map(|(name, value)| (name.clone(), (**value).clone().inner())).collect();
-        from.fill(file, values.iter_mut().map(|(name, value)| (name.clone(), value)))?;
-        for ((_, parameter), (_, value)) in parameters.iter_mut().zip(values) {
-            **parameter = Tensor::from_inner(value).require_grad();
+        for (name, parameter) in self.replicas.first.parameters_mut() {
+            *parameter = Tensor::from_inner(from.tensor(file, &name)?).require_grad();
         }
         Ok(())
     }
