@@ -12,11 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use softshard_e2e::{Disk, Files, Said, World, assert_same_files, may_trace, run};
+use softshard_e2e::{
+    Disk, Files, Said, World, assert_same_files, may_trace,
+    strace::{CALLS, changing_calls, sample, traced},
+};
 
-/// System calls that change a file system. A C library uses one of each pair.
-const CALLS: &str =
-    "write,fsync,fdatasync,link,linkat,rename,renameat,renameat2,unlink,unlinkat,openat,mkdir,mkdirat";
 /// Those for which a disk answers with an error.
 const FAILING: [&str; 9] =
     ["write", "fsync", "fdatasync", "linkat", "rename", "renameat", "openat", "mkdir", "mkdirat"];
@@ -68,16 +68,7 @@ impl Scene {
     /// Labels below strace; the `calls` go to `<name>.trace`, and `fault` happens.
     fn traced(&self, name: &str, calls: &str, fault: &str) -> Said {
         let stage = self.world.stage("teacher-labels", &[&format!("output.labels={name}")]);
-        let mut strace = Command::new("strace");
-        strace.args(["-f", "-y", "-qq", "-s", "8", "-o"]).arg(self.trace(name));
-        if !fault.contains("signal") {
-            strace.arg("--seccomp-bpf"); // faster, but sends no signals
-        }
-        strace.args(["-e", &format!("trace={calls}")]);
-        if !fault.is_empty() {
-            strace.args(["-e", &format!("inject={calls}:{fault}")]);
-        }
-        run(strace.arg(stage.get_program()).args(stage.get_args()))
+        traced(&stage, &self.trace(name), calls, fault)
     }
 
     fn trace(&self, name: &str) -> PathBuf {
@@ -106,44 +97,6 @@ impl Scene {
         assert_same_files(&self.world.dataset(&format!("run/{name}")), &self.expected, after);
         fs::remove_dir_all(self.world.path("run").join(name)).expect("the output is removed");
     }
-}
-
-/// Numbers of the calls that change something below `output`, by name, as the first thread that gets there counts them.
-fn changing_calls(trace: &str, output: &Path) -> Vec<(String, Vec<usize>)> {
-    let output = output.to_str().expect("a path of ASCII");
-    let (descriptor, path) = (format!("<{output}"), format!("\"{output}"));
-    let mut counts: HashMap<(&str, &str), usize> = HashMap::new();
-    let mut numbers: HashMap<&str, usize> = HashMap::new();
-    let mut changing: HashMap<&str, Vec<usize>> = HashMap::new();
-    for line in trace.lines() {
-        let Some((thread, call)) = line.split_once(' ') else { continue };
-        let Some((name, arguments)) = call.trim_start().split_once('(') else { continue };
-        if name.starts_with(['<', '+', '-']) {
-            continue; // the second half of a call, or an end
-        }
-        let number = counts.entry((thread, name)).or_default();
-        *number += 1;
-        let furthest = numbers.entry(name).or_default();
-        if *number <= *furthest {
-            continue; // another thread was there before
-        }
-        *furthest = *number;
-        let writes = name != "openat" || arguments.contains("O_CREAT");
-        if writes && (arguments.contains(&descriptor) || name != "write" && arguments.contains(&path)) {
-            changing.entry(name).or_default().push(*number);
-        }
-    }
-    let mut changing: Vec<_> =
-        changing.into_iter().map(|(name, numbers)| (name.to_owned(), numbers)).collect();
-    changing.sort();
-    changing
-}
-
-/// At most `most` of `numbers`, the first and the last among them.
-fn sample(numbers: &[usize], most: usize) -> BTreeSet<usize> {
-    let last = numbers.len() - 1;
-    let steps = last.min(most - 1);
-    (0..=steps).map(|step| numbers[(last * step).checked_div(steps).unwrap_or(0)]).collect()
 }
 
 /// Whatever has its final name is whole, and no commit is without its shard.

@@ -8,6 +8,10 @@ use std::{
     sync::OnceLock,
 };
 
+pub mod strace;
+
+pub use strace::may_trace;
+
 /// Root of the checkout.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ has a parent").to_owned()
@@ -144,16 +148,6 @@ pub fn command(arguments: &[&str]) -> Command {
 
 /// Names and contents of files.
 pub type Files = Vec<(PathBuf, Vec<u8>)>;
-
-/// Whether strace is there and may trace; said aloud if not.
-pub fn may_trace() -> bool {
-    match Command::new("strace").args(["-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "true"]).output() {
-        Err(_) => skipped("strace is not installed"),
-        Ok(output) if !output.status.success() => skipped("this strace cannot trace here"),
-        Ok(_) => return true,
-    }
-    false
-}
 
 /// A folder with demo data, two model shapes and a recipe.
 pub struct World {

@@ -1,6 +1,6 @@
 //! A student on several devices: the same curve, and the same weights, as on one.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, time::Duration};
 
 use softshard_e2e::{Said, World, run};
 
@@ -9,26 +9,12 @@ fn on(world: &World, stage: &str, devices: &str, overrides: &[&str]) -> Said {
     run(world.stage(stage, overrides).args(["--device", devices]))
 }
 
-/// Lines of metrics.jsonl without what a clock or the system says.
-fn curve(folder: &Path) -> Vec<serde_json::Value> {
-    let text = fs::read_to_string(folder.join("metrics.jsonl")).expect("metrics are written");
-    let line = |line: &str| {
-        let mut line: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
-        let fields = line.as_object_mut().expect("an object");
-        for measured in ["tokens_per_second", "stall_share", "memory_bytes"] {
-            fields.remove(measured);
-        }
-        line
-    };
-    text.lines().map(line).collect()
-}
-
 /// Fails the test unless both runs, below the world's `run/`, have the same curve and left the same `weights`.
 #[track_caller]
 fn assert_same_run(world: &World, found: &str, expected: &str, weights: &str) {
     let of = |name: &str| {
         let folder = world.path("run").join(name);
-        (curve(&folder), fs::read(folder.join(weights)).expect("weights"))
+        (world.curve(name), fs::read(folder.join(weights)).expect("weights"))
     };
     let ((curve, weights), (expected_curve, expected_weights)) = (of(found), of(expected));
     assert!(!curve.is_empty());

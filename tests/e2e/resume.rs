@@ -92,11 +92,10 @@ fn a_killed_student_resumes_to_the_same_curve() {
 #[test]
 fn sigterm_stops_at_a_boundary_with_75() {
     let world = World::labelled();
-    let mut child = world
-        .stage("train-student", &["student.epochs=2000", "student.checkpoint_every_steps=0"])
-        .spawn()
-        .expect("the binary starts");
+    let endless = ["student.epochs=2000", "student.checkpoint_every_steps=0"];
+    let mut child = world.stage("train-student", &endless).spawn().expect("the binary starts");
     wait_until(|| has_lines(&world.path("run/student/metrics.jsonl"), 3));
+    world.run("train-student", &endless).failed(1, &["expected no other run there, found one at work"]);
     let id = child.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
     assert_eq!(child.wait().expect("the child ends").code(), Some(75));

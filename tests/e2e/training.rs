@@ -127,6 +127,120 @@ fn a_run_that_gets_worse_ends_early_and_writes_its_best_step() {
     assert!(adapter(&world, "alone") != adapter(&world, "student"));
 }
 
+/// Covers `best_by`: which step is kept and written, when the run ends early, and that a kill changes nothing of it.
+#[test]
+fn the_best_step_by_any_metric_is_written_also_after_a_kill() {
+    let world = World::labelled();
+    let worse = ["student.learning_rate=0.1", "student.schedule=constant", "student.epochs=20"];
+    let mut steps = Vec::new();
+    for metric in ["nll", "kl", "ece"] {
+        let evaluation =
+            format!(r#"student.evaluation={{ every_steps = 1, patience = 5, best_by = "{metric}" }}"#);
+        let train = |output: &str| {
+            let output = format!("output.student={output}");
+            world.stage("train-student", &[&worse[..], &[&evaluation, &output]].concat())
+        };
+        let said = softshard_e2e::run(&mut train(metric)).succeeded();
+        let curve = world.curve(metric);
+        let found: Vec<(u64, f64)> = curve
+            .iter()
+            .filter(|line| line["split"] == "valid")
+            .map(|line| (line["step"].as_u64().expect("a step"), line[metric].as_f64().expect("a number")))
+            .collect();
+        let &(best, value) = found.iter().min_by(|a, b| a.1.total_cmp(&b.1)).expect("evaluations");
+        assert_eq!(
+            found.last().map(|last| last.0),
+            Some(best + 5),
+            "{metric}: five were no better: {found:?}"
+        );
+        assert!(said.stdout.contains(&format!("step {best}")), "{metric} {value}: {}", said.stdout);
+        let kept = fs::read_dir(world.path(&format!("run/{metric}/checkpoints"))).expect("checkpoints");
+        let mut kept: Vec<_> = kept.map(|entry| entry.expect("an entry").file_name()).collect();
+        kept.sort();
+        let expected = [best, best + 5].map(|step| format!("step-{step:08}"));
+        assert!(kept.len() <= 3 && expected.iter().all(|step| kept.contains(&step.into())), "{kept:?}");
+        let alone = format!("{metric}-alone");
+        let places = [format!("student.max_steps={best}"), format!("output.student={alone}")];
+        world
+            .run("train-student", &[&worse[..2], &[&places[0], &places[1], "student.epochs=20"]].concat())
+            .succeeded();
+        assert!(adapter(&world, &alone) == adapter(&world, metric), "{metric}: the best step is written");
+
+        // Killed behind the best step.
+        let killed = format!("{metric}-killed");
+        let mut child = train(&killed).spawn().expect("the binary starts");
+        let (metrics, began) = (world.path(&format!("run/{killed}/metrics.jsonl")), Instant::now());
+        let lines = usize::try_from(2 * best + 3).expect("a few");
+        while lines_of(&metrics) < lines {
+            assert!(began.elapsed() < Duration::from_secs(60), "it never came so far");
+            thread::sleep(Duration::from_millis(1));
+        }
+        child.kill().expect("SIGKILL is sent");
+        assert!(child.wait().expect("it ends").code().is_none(), "done before it was killed");
+        softshard_e2e::run(&mut train(&killed)).succeeded();
+        assert_eq!(world.curve(&killed), curve, "{metric}");
+        assert!(adapter(&world, &killed) == adapter(&world, metric), "{metric}");
+        steps.push(best);
+    }
+    eprintln!("best steps by NLL, KL and ECE: {steps:?}");
+    // Judged by something else there is no best step yet.
+    let other = r#"student.evaluation={ every_steps = 1, patience = 5, best_by = "ece" }"#;
+    let said = world.run("train-student", &[&worse[..], &[other, "output.student=nll"]].concat()).succeeded();
+    assert!(said.stderr.contains("it was judged by something else"), "{}", said.stderr);
+    // A best step whose weights are damaged is not written.
+    let weights = world.path(&format!("run/kl/checkpoints/step-{:08}/trainable.safetensors", steps[1]));
+    fs::write(weights, "torn").expect("the file is torn");
+    let by_kl = r#"student.evaluation={ every_steps = 1, patience = 5, best_by = "kl" }"#;
+    world
+        .run("train-student", &[&worse[..], &[by_kl, "output.student=kl"]].concat())
+        .failed(3, &["expected a whole checkpoint", "trainable.safetensors", "hint: `evaluation.export`"]);
+}
+
+#[test]
+fn a_checkpoint_of_another_version_is_refused_and_left_alone() {
+    let world = World::small_labelled();
+    world.run("train-student", &[]).succeeded();
+    let checkpoints = world.path("run/student/checkpoints");
+    let newest =
+        fs::read_dir(&checkpoints).expect("checkpoints").map(|entry| entry.expect("an entry").path());
+    let state = newest.max().expect("a checkpoint").join("state.json");
+    let text = fs::read_to_string(&state).expect("a state").replace("\"version\": 1", "\"version\": 2");
+    fs::write(&state, text).expect("written");
+    let before = world.files("run/student");
+    world.run("train-student", &[]).failed(
+        3,
+        &[
+            "expected version 1 of its format, which this program reads, found version 2",
+            "hint: go on with the softshard that",
+        ],
+    );
+    assert!(world.files("run/student") == before, "nothing is written");
+}
+
+#[test]
+fn a_model_that_is_broken_by_its_last_step_is_not_written() {
+    let world = World::labelled();
+    let last = ["student.max_steps=1", "student.schedule=constant"];
+    let found = |rate: &str, evaluation: &str, parts: &[&str]| {
+        let rate = format!("student.learning_rate={rate}");
+        world.run("train-student", &[&last[..], &[&rate, evaluation]].concat()).failed(1, parts);
+        assert!(!world.path("run/student/adapter").exists());
+        assert!(!world.path("run/student/checkpoints/step-00000001").exists());
+    };
+    let evaluation = "student.evaluation={ every_steps = 1 }";
+    found(
+        "1e30",
+        evaluation,
+        &["train-student step 1: expected a finite NLL on held-out data", "hint: train with a lower"],
+    );
+    let none = "student.max_steps=1";
+    found(
+        "1e39",
+        none,
+        &["train-student step 1: no checkpoint could be written", "expected finite numbers, found"],
+    );
+}
+
 #[test]
 fn what_is_not_finite_stops_the_run_and_is_kept() {
     let world = World::labelled();
@@ -184,6 +298,26 @@ fn recipes_that_no_run_can_use_are_refused() {
     ];
     for (override_, part) in refused {
         world.run("train-student", &[override_]).failed(2, &[part]);
+    }
+    // What the model has is known from its configuration: here it has no weights.
+    let weights = world.path("start/model/model.safetensors");
+    fs::rename(&weights, world.path("weights")).expect("moved away");
+    let expected = "lora: `target_modules`: expected some of down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj, all-linear, found";
+    for (stage, section, model) in
+        [("train-student", "student", "start/model"), ("finetune", "finetune", "shape")]
+    {
+        for target in ["w_pack", "lm_head"] {
+            let lora = format!(
+                r#"{section}.lora={{ r = 4, alpha = 8.0, target_modules = ["q_proj", "{target}"] }}"#
+            );
+            let pretrained = format!("{section}.init=pretrained");
+            let parts = [
+                &*format!("recipe: `{section}`: {expected} `{target}`"),
+                "hint: these are the linear maps of",
+                model,
+            ];
+            world.run(stage, &[&lora, &pretrained]).failed(2, &parts);
+        }
     }
     world.run("train-student", &["student.evaluation={ every_steps = 1 }"]).failed(3, &["valid"]);
 }

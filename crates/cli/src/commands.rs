@@ -4,6 +4,7 @@ use std::{path::Path, sync::atomic::AtomicBool};
 
 use anyhow::Result;
 use softshard_evaluate::EvaluateInputs;
+use softshard_model::DecoderConfig;
 use softshard_prepare::demo;
 use softshard_student::{Alpha, LossConfig, MemoryPlan, Mixed, Objective, TrainConfig, TrainInputs};
 
@@ -13,7 +14,7 @@ use crate::{
     merge::merge,
     metrics::Recorder,
     model::{self, Model},
-    recipe::Recipe,
+    recipe::{Recipe, RecipeError},
     report::{report, side_by_side},
     schema,
     stage::Stage,
@@ -99,6 +100,7 @@ fn train(
     plan_only: bool,
 ) -> Result<()> {
     let devices = devices::open(&stage.device)?;
+    check_adapter(name, config)?;
     let tokenizer = recipe.tokenizer_for(&config.model)?;
     // The recipe names the folder, or the tokenizer.json in it.
     let path = &recipe.tokenizer.path;
@@ -128,6 +130,16 @@ fn train(
     let peak_bytes = peaks.max();
     print!("{}", Told { name, summary: &summary, best_by, peak_bytes });
     println!("{}: {}", if config.lora.is_some() { "adapter" } else { "model" }, summary.output.display());
+    Ok(())
+}
+
+/// Refuses an adapter that the model cannot have, which its `config.json` says.
+fn check_adapter(stage: &str, config: &TrainConfig) -> Result<()> {
+    let Some(lora) = &config.lora else { return Ok(()) };
+    let (section, model) = (stage.strip_prefix("train-").unwrap_or(stage), config.model.display());
+    DecoderConfig::load(&config.model)?.check_lora(lora).map_err(|error| {
+        RecipeError(format!("recipe: `{section}`: {error}\nhint: these are the linear maps of `{model}`"))
+    })?;
     Ok(())
 }
 

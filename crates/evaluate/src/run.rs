@@ -186,8 +186,11 @@ fn score_held_out(
     let (longest, limit) =
         (lengths.iter().max().copied().unwrap_or(0), decoder.config().max_position_embeddings);
     if longest > limit {
-        let place = format!("`{}`", inputs.sequences.display());
-        return Err(Error::bad(place, format_args!("at most the model's {limit} positions"), longest).into());
+        let read = if has_teacher { inputs.labels } else { inputs.sequences };
+        let place = format!("`{}`", read.display());
+        let expected = format_args!("sequences of at most the model's {limit} positions");
+        let hint = "set `data.max_tokens` and prepare again";
+        return Err(Error::bad(place, expected, format_args!("one of {longest} tokens")).hint(hint).into());
     }
     // Weights do not matter to an evaluation: both terms are reported.
     let loss = DistillLoss::forward_kl(1.0, ROWS_PER_CHUNK);

@@ -176,6 +176,15 @@ impl LabelDataset {
         self.rows[row].counts()
     }
 
+    /// Bytes of the row groups that stay decoded once many rows were read, in whatever order.
+    pub fn bytes_of_kept_groups(&self) -> usize {
+        let bytes =
+            |GroupPlace { id: (shard, group), .. }: &GroupPlace| self.shards[*shard].decoded_bytes(*group);
+        let mut groups: Vec<usize> = self.groups.iter().map(bytes).collect();
+        groups.sort_unstable_by(|a, b| b.cmp(a));
+        groups.into_iter().take(CACHED_GROUPS).fold(0, usize::saturating_add)
+    }
+
     /// Row of a sequence: the first, if it was labelled twice. Labels of equal sequences are equal.
     pub fn find(&self, key: &SequenceKey) -> Option<usize> {
         let by_key = self.by_key.get_or_init(|| {

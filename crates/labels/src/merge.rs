@@ -74,7 +74,8 @@ impl Part {
         } else {
             let path = dir.join(PRIVATE).join("plan.json");
             let bytes = json::read(&path).map_err(|error| match durable::is_not_found(&error) {
-                true => Error::bad(quoted(dir), "labels: manifest.json or _softshard/plan.json", "neither"),
+                true => Error::bad(quoted(dir), "labels: manifest.json or _softshard/plan.json", "neither")
+                    .hint("name the folder of one split, such as labels/train"),
                 false => error,
             })?;
             let plan: LabelPlan = json::parse(&path, &bytes, LabelPlan::FORMAT, LabelPlan::VERSION)?;

@@ -134,6 +134,11 @@ impl ShardReader {
         Ok((found != group.blake3).then(|| [group.blake3.clone(), found]))
     }
 
+    /// Bytes of a row group's columns, neither compressed nor encoded.
+    pub(crate) fn decoded_bytes(&self, group: usize) -> usize {
+        usize::try_from(self.metadata.row_group(group).total_byte_size()).unwrap_or(0)
+    }
+
     /// Number of row groups.
     pub(crate) fn groups(&self) -> usize {
         self.groups.len()

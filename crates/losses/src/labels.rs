@@ -85,8 +85,10 @@ pub struct HeadOptions<'a> {
 }
 
 impl HeadOptions<'_> {
+    /// Refuses what no head can give.
+    ///
     /// # Panics
-    /// Something is asked for that cannot be.
+    /// It is asked for.
     pub(crate) fn check(&self) {
         let &HeadOptions { keep, logit_scale, temperatures, rows_per_chunk } = self;
         assert!(rows_per_chunk > 0, "a chunk has at least one row");

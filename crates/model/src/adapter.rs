@@ -19,9 +19,11 @@ impl Decoder {
     /// # Errors
     /// A setting is out of range, or a target names no linear map of this model.
     pub fn attach_lora(&mut self, config: &LoraConfig, seed: u64) -> Result<(), Error> {
-        config.check()?;
-        let modules: Vec<String> = self.clone().linears_mut().into_iter().map(|(module, _)| module).collect();
-        config.check_targets(modules.iter()).map_err(Error::Lora)?;
+        self.config.check_lora(config)?;
+        debug_assert!(
+            (self.clone().linears_mut().into_iter().map(|(module, _)| module)).eq(self.config.linear_maps()),
+            "the names that targets are checked against are those of the maps"
+        );
         let device = self.device.clone();
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         self.replace_lora(config, |_, linear| {

@@ -193,7 +193,8 @@ fn write_whole(path: &Path, write: impl FnOnce(&Path) -> Result<(), Error>) -> R
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs_err::create_dir_all(folder)?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".tmp-{}", std::process::id()));
+    // One name, as a folder has one writer: what a killed one left is replaced.
+    name.push(".tmp");
     let temporary = folder.join(name);
     let written = write(&temporary).and_then(|()| {
         fs_err::File::open(&temporary)?.sync_all()?;

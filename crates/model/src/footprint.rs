@@ -1,6 +1,6 @@
 //! The memory that a model's weights and its key-value cache take, from its shape alone.
 
-use crate::layout::QUERIES_PER_TILE;
+use crate::layout::{Layout, QUERIES_PER_TILE};
 use crate::names::{Parameter, ParameterKind};
 use crate::quantised::Packing;
 use crate::{Activation, Bits, DecoderConfig, LoraConfig, Precision};
@@ -100,6 +100,11 @@ impl DecoderConfig {
         }
     }
 
+    /// Bytes of the attention masks that a graph over this layout keeps, in f32: they grow with the square of the longest text.
+    pub fn mask_bytes(&self, layout: &Layout) -> u64 {
+        4 * count(layout.mask_numbers(&layout.tiles(self.sliding_window)))
+    }
+
     /// Numbers that a LoRA adds.
     pub fn lora_parameter_count(&self, lora: &LoraConfig) -> u64 {
         let layers = self.names().layers;
@@ -113,6 +118,12 @@ impl DecoderConfig {
     pub fn numbers_in_matrices_of_layers(&self) -> u64 {
         let matrices = self.parameters_of_layer().into_iter().filter(is_matrix);
         count(self.num_hidden_layers) * matrices.map(|one| dense_bytes(&one, Precision::F32) / 4).sum::<u64>()
+    }
+
+    /// Numbers of the largest matrix of the model, embedding and head included.
+    pub fn numbers_in_largest_matrix(&self) -> u64 {
+        let numbers = |parameter: &Parameter| dense_bytes(parameter, Precision::F32) / 4;
+        self.parameters().iter().map(numbers).max().unwrap_or(0)
     }
 
     /// Bytes of the largest matrix of a layer in `precision`.
@@ -237,6 +248,18 @@ mod tests {
     fn norms(config: &DecoderConfig) -> u64 {
         let is_norm = |one: &&Parameter| matches!(one.kind, ParameterKind::Norm | ParameterKind::NormBias);
         total(config.parameters().iter().filter(is_norm).map(|one| dense_bytes(one, Precision::F32) / 4))
+    }
+
+    #[test]
+    fn masks_are_of_what_a_tile_of_queries_may_see() {
+        let [qwen2, _] = configs().try_into().unwrap();
+        assert_eq!(qwen2.mask_bytes(&Layout::causal(100)), 4 * 100 * 100);
+        let (tile, columns) = (QUERIES_PER_TILE as u64, QUERIES_PER_TILE + 30);
+        let keys = 30 + tile;
+        assert_eq!(qwen2.mask_bytes(&Layout::causal(columns)), 4 * (tile * tile + 30 * keys));
+        // The second tile sees its own text alone.
+        let packed = Layout::packed(&[vec![QUERIES_PER_TILE, 30]], columns);
+        assert_eq!(qwen2.mask_bytes(&packed), 4 * (tile * tile + 30 * 30));
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::names::ParameterKind;
+use crate::{DecoderConfig, Error};
 
 /// Stands for every linear map of every layer, as in PEFT.
 pub(crate) const ALL_LINEAR: &str = "all-linear";
@@ -84,5 +85,29 @@ impl LoraConfig {
             return Err(Error::Lora(format!("`alpha`: expected a positive number, found {}", self.alpha)));
         }
         Ok(())
+    }
+}
+
+impl DecoderConfig {
+    /// Refuses a LoRA that no model of this shape can have; weights are not read.
+    ///
+    /// # Errors
+    /// [`Error::Lora`]: a setting is out of range, or a target names no linear map.
+    pub fn check_lora(&self, lora: &LoraConfig) -> Result<(), Error> {
+        lora.check()?;
+        let modules: Vec<String> = self.linear_maps().collect();
+        lora.check_targets(modules.iter()).map_err(Error::Lora)
+    }
+
+    /// Names of the linear maps but the head, in the order of the model.
+    pub(crate) fn linear_maps(&self) -> impl Iterator<Item = String> {
+        let names = self.names();
+        let others = [names.embedding, names.positions, names.head];
+        let matrices = self
+            .parameters()
+            .into_iter()
+            .filter(|parameter| matches!(parameter.kind, ParameterKind::Matrix | ParameterKind::Transposed));
+        let modules = matrices.filter_map(|matrix| matrix.name.strip_suffix(".weight").map(str::to_owned));
+        modules.filter(move |module| !others.contains(&module.as_str()))
     }
 }

@@ -1,6 +1,6 @@
 //! Rows of JSONL files and documents of text files, read one at a time.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -153,7 +153,11 @@ struct Lines {
 
 impl Lines {
     fn open(path: &Path) -> Result<Self, Error> {
-        let reader = BufReader::with_capacity(1 << 20, fs_err::File::open(path)?);
+        let file = fs_err::File::open(path).map_err(|error| {
+            let hint = "paths of a recipe are from its folder";
+            io::Error::new(error.kind(), format!("data: {error}\nhint: {hint}"))
+        })?;
+        let reader = BufReader::with_capacity(1 << 20, file);
         Ok(Self { reader, path: Arc::new(path.to_owned()), line: 0 })
     }
 

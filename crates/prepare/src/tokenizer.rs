@@ -1,6 +1,7 @@
 //! A Hugging Face tokenizer with what its neighbours on disk say about it.
 
 use std::collections::{BTreeMap, HashSet};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -35,8 +36,12 @@ impl Tokenizer {
     pub fn load(path: &Path) -> Result<Self, Error> {
         let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
         let folder = file.parent().unwrap_or(Path::new("")).to_owned();
-        let mut inner = tokenizers::Tokenizer::from_bytes(fs_err::read(&file)?)
-            .map_err(|error| Error::tokenizer(&file, error))?;
+        let bytes = fs_err::read(&file).map_err(|error| {
+            let hint = "a tokenizer is a Hugging Face model folder, or a tokenizer.json";
+            io::Error::new(error.kind(), format!("tokenizer: {error}\nhint: {hint}"))
+        })?;
+        let mut inner =
+            tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| Error::tokenizer(&file, error))?;
         inner.with_truncation(None).map_err(|error| Error::tokenizer(&file, error))?;
         inner.with_padding(None);
 

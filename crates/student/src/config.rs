@@ -178,7 +178,8 @@ pub enum Schedule {
 pub struct Mixed {
     /// Folder of the label dataset itself, as `.../labels/train`.
     pub labels: PathBuf,
-    /// How often its sequences come in one epoch: 1 is once each, 0.5 another half of them in each epoch, 2 twice.
+    /// How often its sequences come in one epoch: 1 is once each, 0.5 another half of them in each epoch, 2 twice; at
+    /// most 1000.
     #[serde(default = "default_weight")]
     pub weight: f64,
 }
@@ -241,91 +242,6 @@ impl TrainConfig {
     /// How the weights are brought into memory.
     pub fn load_options(&self) -> LoadOptions {
         LoadOptions { precision: self.precision, residency: self.residency, quantise: self.quantise }
-    }
-
-    /// Refuses values that no run can use.
-    ///
-    /// # Errors
-    /// A sentence naming the key below `section`, what was expected and what was found.
-    pub fn check(&self, section: &str) -> Result<(), String> {
-        let at_least_zero = [
-            ("learning_rate", self.learning_rate),
-            ("final_learning_rate", self.final_learning_rate),
-            ("weight_decay", self.weight_decay),
-        ];
-        let above_zero = [("clip_norm", self.clip_norm)];
-        let counts = [
-            ("max_tokens_per_batch", self.max_tokens_per_batch),
-            ("accumulate_batches", self.accumulate_batches),
-            ("rows_per_chunk", self.rows_per_chunk),
-            ("keep_checkpoints", self.keep_checkpoints),
-        ];
-        for (key, value) in at_least_zero {
-            if !(value.is_finite() && value >= 0.0) {
-                return Err(format!("`{section}.{key}`: expected a number of at least 0, found {value}"));
-            }
-        }
-        self.loss.check(section)?;
-        for (key, value) in above_zero {
-            if !(value.is_finite() && value > 0.0) {
-                return Err(format!("`{section}.{key}`: expected a number above 0, found {value}"));
-            }
-        }
-        if self.epochs == 0 {
-            return Err(format!("`{section}.epochs`: expected at least 1, found 0"));
-        }
-        for (key, value) in counts {
-            if value == 0 {
-                return Err(format!("`{section}.{key}`: expected at least 1, found 0"));
-            }
-        }
-        if let Some(decay) = self.ema_decay.filter(|decay| !(0.0..1.0).contains(decay)) {
-            return Err(format!(
-                "`{section}.ema_decay`: expected a number of at least 0 and below 1, found {decay}"
-            ));
-        }
-        if self.evaluation.as_ref().is_some_and(|evaluation| evaluation.every_steps == 0) {
-            return Err(format!("`{section}.evaluation.every_steps`: expected at least 1, found 0"));
-        }
-        if let Some(mixed) =
-            self.mixture.iter().find(|mixed| !(mixed.weight.is_finite() && mixed.weight > 0.0))
-        {
-            let (weight, labels) = (mixed.weight, mixed.labels.display());
-            return Err(format!(
-                "`{section}.mixture`: expected a weight above 0 for `{labels}`, found {weight}"
-            ));
-        }
-        if self.optimizer == OptimizerKind::Muon && self.lora.is_some() {
-            return Err(format!(
-                "`{section}.optimizer`: expected \"adamw\" where an adapter is trained, found \"muon\"\nhint: remove the lora section to train all weights"
-            ));
-        }
-        if self.init == Init::Random && self.lora.is_some() {
-            return Err(format!(
-                "`{section}.lora`: adapters over random weights learn nothing\nhint: remove `init = \"random\"` or the lora section"
-            ));
-        }
-        self.load_options().check(section)?;
-        let whole = self.lora.is_none();
-        if whole && self.quantise.is_some() {
-            return Err(format!(
-                "`{section}.quantise`: expected nothing where all weights are trained\nhint: add a lora section"
-            ));
-        }
-        if whole && self.precision != Precision::F32 {
-            return Err(format!(
-                "`{section}.precision`: expected \"f32\" where all weights are trained, found \"bf16\"\nhint: add a lora section"
-            ));
-        }
-        if whole && self.residency != Residency::Resident {
-            return Err(format!(
-                "`{section}.residency`: expected \"resident\" where all weights are trained\nhint: add a lora section"
-            ));
-        }
-        if let Some(lora) = &self.lora {
-            lora.check().map_err(|error| format!("`{section}`: {error}"))?;
-        }
-        Ok(())
     }
 }
 

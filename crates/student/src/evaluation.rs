@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 use softshard_labels::Error;
 use softshard_losses::{DistillLoss, calibration::Calibration};
-use softshard_model::{Arrangement, Decoder, batches_by_length};
+use softshard_model::{Arrangement, Decoder, DecoderConfig, batches_by_length};
 
 use crate::{
     batches::Batch,
@@ -34,7 +34,11 @@ impl HeldOutData {
     ///
     /// # Errors
     /// Data that is missing, damaged, empty, of another tokenizer or over the model's context, or without what `best_by` needs.
-    pub(crate) fn open(inputs: &TrainInputs, config: &EvaluationConfig, decoder: &Decoder) -> Result<Self> {
+    pub(crate) fn open(
+        inputs: &TrainInputs,
+        config: &EvaluationConfig,
+        shape: &DecoderConfig,
+    ) -> Result<Self> {
         let data = match &config.data {
             Some(folder) => vec![Mixed::once(folder.clone())],
             None => {
@@ -49,7 +53,7 @@ impl HeldOutData {
             Alpha::Constant(if inputs.objective.reads_labels(&inputs.config.loss) { 1.0 } else { 0.0 });
         let examples =
             Examples::open(&data, inputs.objective, &LossConfig { alpha, ..LossConfig::default() })?;
-        examples.check_fit(inputs, decoder)?;
+        examples.check_fit(inputs, shape)?;
         let place = || {
             let folders = data.iter().map(|mixed| format!("`{}`", mixed.labels.display()));
             folders.collect::<Vec<_>>().join(", ")
@@ -76,6 +80,11 @@ impl HeldOutData {
         let workers = inputs.workers().min(inputs.config.accumulate_batches);
         let judged_by = json!({ "best_by": config.best_by, "sequences": some, "data": examples.identity() });
         Ok(HeldOutData { examples, batches, loss, has_teacher, workers, judged_by })
+    }
+
+    /// What it holds in memory besides batches.
+    pub(crate) fn bytes_in_memory(&self) -> u64 {
+        self.examples.bytes_in_memory()
     }
 
     /// Looks at all of it after `step` steps, summed in the order of the batches; nothing if it was told to stop meanwhile.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use softshard_labels::{
     Error, LabelDataset, LabelPlan, OptionalColumn, Sequence, SequenceDataset, Tokenizer,
 };
-use softshard_model::Decoder;
+use softshard_model::DecoderConfig;
 
 use crate::{
     batches::Example,
@@ -78,10 +78,10 @@ impl Examples {
     ///
     /// # Errors
     /// Names the dataset, what was expected and what was found.
-    pub(crate) fn check_fit(&self, inputs: &TrainInputs, decoder: &Decoder) -> Result<(), Error> {
+    pub(crate) fn check_fit(&self, inputs: &TrainInputs, shape: &DecoderConfig) -> Result<(), Error> {
         let model = &inputs.config.model;
-        inputs.tokenizer.expect_fits(model, decoder.config().vocab_size)?;
-        let limit = decoder.config().max_position_embeddings;
+        inputs.tokenizer.expect_fits(model, shape.vocab_size)?;
+        let limit = shape.max_position_embeddings;
         for Part { place, data, .. } in &self.parts {
             inputs.tokenizer.expect_same(data.tokenizer(), place)?;
             if data.template() != inputs.template {
@@ -138,6 +138,15 @@ impl Examples {
             Data::Sequences { .. } => 0,
         };
         TOKEN + LABEL + ENTRY * u64::from(self.parts.iter().map(entries).max().unwrap_or(0))
+    }
+
+    /// What the datasets hold in memory besides batches: sequences whole, of labels the row groups that stay decoded.
+    pub(crate) fn bytes_in_memory(&self) -> u64 {
+        let bytes = |part: &Part| match &part.data {
+            Data::Labels { dataset, .. } => dataset.bytes_of_kept_groups(),
+            Data::Sequences { sequences, .. } => sequences.iter().map(bytes_of).sum(),
+        };
+        self.parts.iter().map(bytes).fold(0, usize::saturating_add) as u64
     }
 
     /// Sequences of all datasets.
@@ -271,6 +280,15 @@ impl Data {
             Data::Sequences { dataset, .. } => dataset.manifest_blake3(),
         }
     }
+}
+
+/// What a sequence takes in memory, with what the allocator adds to each of its lists.
+fn bytes_of(sequence: &Sequence) -> usize {
+    const ALLOCATION: usize = 16;
+    let Sequence { source, input_ids, positions } = sequence;
+    let list = |bytes: usize| (bytes + ALLOCATION / 2).next_multiple_of(ALLOCATION);
+    let numbers = list(size_of_val(&input_ids[..])) + list(size_of_val(&positions[..]));
+    size_of::<Sequence>() + numbers + source.as_ref().map_or(0, |source| list(source.len()))
 }
 
 /// Whether the partition at `stored` is that of a loss at `temperature`, which was read as another type.

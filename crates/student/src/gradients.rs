@@ -22,6 +22,11 @@ pub(crate) struct Step {
 }
 
 impl Step {
+    /// Tokens that are scored, in all of its micro-batches.
+    pub(crate) fn labelled_tokens(&self) -> usize {
+        self.batches.iter().map(|batch| batch.targets.len()).sum()
+    }
+
     /// Forward and backward over these micro-batches, all at a time.
     ///
     /// # Errors

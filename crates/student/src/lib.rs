@@ -4,6 +4,7 @@
 
 mod average;
 mod batches;
+mod check;
 mod checkpoint;
 mod config;
 mod evaluation;
@@ -24,6 +25,7 @@ mod run;
 mod schedule;
 mod steps;
 mod targets;
+mod tensor_file;
 mod trainer;
 
 pub use checkpoint::Best;

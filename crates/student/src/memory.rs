@@ -1,21 +1,24 @@
 //! What a run will hold in memory at most, part by part, before anything is loaded.
 //!
 //! The sizes are those of what the loop keeps: weights, what learns with its moments and gradients, the graphs of the micro-batches that
-//! are computed at a time, what passes while a gradient is computed, and batches that were read ahead. Shards of labels
-//! are mapped: the system takes their pages back when it needs them, so they do not count.
+//! are computed at a time, what passes while a gradient is computed, data that stays in memory and batches that were read ahead; and
+//! what the allocator cannot use between them. Shards of labels are mapped: the system takes their pages back when it needs them, so
+//! they do not count.
 
 use std::fmt;
 
 use anyhow::Result;
 use serde::Serialize;
 use softshard_losses::{Divergence, Tail};
-use softshard_model::{DecoderConfig, LoadOptions, Precision};
+use softshard_model::{Arrangement, DecoderConfig, Layout, LoadOptions, Precision, QUERIES_PER_TILE};
 
 use crate::{
     config::{Checkpointing, OptimizerKind, TrainConfig},
+    evaluation::HeldOutData,
     examples::Examples,
     inputs::TrainInputs,
-    steps::prefetched_steps,
+    order::Order,
+    steps::{Steps, prefetched_steps},
 };
 
 /// Numbers of parameters that learn, gradients and moments: 32 bits.
@@ -28,6 +31,10 @@ const LOGITS: u64 = 3;
 const LOGITS_OF_EVENTS: u64 = 3;
 /// Of a bf16 matrix on the CPU: its copies in 32 bits, and as the product reads them, bytes a number.
 const CAST: u64 = 6;
+/// Tensors of the size of a parameter that are there while it is updated.
+const OF_UPDATE: u64 = 5;
+/// Of what is made anew in every step one part in so many lies between tensors, where none fits: measured, docs/log.md.
+const USED_PER_GAP: u64 = 8;
 
 /// What a run will hold in memory at most.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -47,16 +54,16 @@ pub struct Part {
 
 /// The largest micro-batch of a run.
 struct Sizes {
-    /// Its tokens, padding included.
+    /// Its tokens.
     tokens: u64,
     /// Tokens of the longest sequence.
     longest: u64,
     /// How many are computed at a time.
     at_a_time: u64,
-    /// Tokens of these together: small data does not fill all of them.
+    /// Tokens of those that are computed at a time.
     in_flight: u64,
-    /// How many a step has.
-    of_step: u64,
+    /// Gradients of how many there are at a time, or of their sum.
+    sets: u64,
     /// Tokens of all sequences.
     all: u64,
 }
@@ -67,58 +74,96 @@ impl MemoryPlan {
     /// # Errors
     /// Data or configuration that cannot be read, or a device whose memory decides and is not known.
     pub fn of(inputs: &TrainInputs) -> Result<Self> {
-        let examples = Examples::open(inputs.data, inputs.objective, &inputs.config.loss)?;
-        Self::over(inputs, &examples)
+        let config = inputs.config;
+        let examples = Examples::open(inputs.data, inputs.objective, &config.loss)?;
+        let shape = DecoderConfig::load(&config.model)?;
+        let held_out = config.evaluation.as_ref().map(|held_out| HeldOutData::open(inputs, held_out, &shape));
+        Self::over(inputs, &shape, &examples, held_out.transpose()?.as_ref(), &Steps::new(config, &examples))
     }
 
-    /// The same over data that is open.
-    pub(crate) fn over(inputs: &TrainInputs, examples: &Examples) -> Result<Self> {
+    /// The same over data that is open, in these steps.
+    pub(crate) fn over(
+        inputs: &TrainInputs,
+        shape: &DecoderConfig,
+        examples: &Examples,
+        held_out: Option<&HeldOutData>,
+        steps: &Steps,
+    ) -> Result<Self> {
         let config = inputs.config;
-        let shape = DecoderConfig::load(&config.model)?;
-        let device = &inputs.devices[0].0;
-        let streamed = config.load_options().is_streamed(&shape, device)?;
-        let sizes = Sizes::of(inputs, examples, streamed);
-        let mut parts = Vec::new();
-        let mut part = |name: String, bytes: u64| parts.push(Part { name, bytes });
-        part("program".into(), PROGRAM);
-        part(weights_name(config, streamed), weights(&shape, config, streamed));
+        let streamed = config.load_options().is_streamed(shape, &inputs.devices[0].0)?;
+        let sizes = Sizes::of(inputs, examples, steps, streamed);
+        let mut plan = Self { parts: Vec::new() };
+        plan.part("program", PROGRAM);
+        plan.part(weights_name(config, streamed), weights(shape, config, streamed));
+        plan.add_step(shape, config, streamed, &sizes);
+        plan.add_data(config, examples, held_out, &sizes);
+        Ok(plan)
+    }
+
+    fn part(&mut self, name: impl Into<String>, bytes: u64) {
+        self.parts.push(Part { name: name.into(), bytes });
+    }
+
+    /// What learns, and what a step makes.
+    fn add_step(&mut self, shape: &DecoderConfig, config: &TrainConfig, streamed: bool, sizes: &Sizes) {
         let learns = match &config.lora {
             Some(lora) => shape.lora_parameter_count(lora),
             None => shape.parameter_count() as u64,
         };
         if config.lora.is_some() {
-            part("adapter".into(), F32 * learns);
+            self.part("adapter", F32 * learns);
         }
         let with_one_moment = match config.optimizer {
             OptimizerKind::Adamw => 0,
             OptimizerKind::Muon => shape.numbers_in_matrices_of_layers(),
         };
         let moments = F32 * (2 * learns - with_one_moment);
-        part("moments of the optimizer".into(), moments);
-        if config.ema_decay.is_some() {
-            part("average of the weights".into(), F32 * learns);
+        self.part("moments of the optimizer", moments);
+        let averages = if config.ema_decay.is_some() { F32 * learns } else { 0 };
+        if averages > 0 {
+            self.part("average of the weights", averages);
         }
-        let (copies, graph) = (sizes.gradient_sets(), Graph::of(&shape, config, streamed, &sizes));
-        let gradients = copies * F32 * learns;
+        let (sets, gradients) = (sizes.sets, F32 * learns);
+        self.part(format!("gradients, {sets} times"), sets * gradients);
+        let graph = Graph::of(shape, config, streamed, sizes);
         let tokens = sizes.tokens.max(1);
-        let kept = graph.kept * sizes.in_flight / tokens;
+        // As the gradients of a layer come, its part of the graph goes: a micro-batch is at its most with one or the other.
+        let beyond = graph.kept.saturating_sub(gradients) * sizes.in_flight / tokens;
         // Micro-batches that are computed at the same time are seldom at their most at the same time: of each further one a half.
         let passing = graph.passing * (sizes.in_flight + tokens) / (2 * tokens);
-        // Written between steps, a file of all moments at a time.
-        let checkpoint = moments;
-        if checkpoint > gradients + kept + passing {
-            part("a checkpoint that is written".into(), checkpoint);
+        let largest = if config.lora.is_some() { 0 } else { shape.numbers_in_largest_matrix() };
+        let update = OF_UPDATE * F32 * largest;
+        if update > beyond + passing {
+            self.part("update of the largest matrix", update);
         } else {
-            part(format!("gradients, {copies} times"), gradients);
             let tokens = format!("{} tokens in {} micro-batches", sizes.in_flight, sizes.at_a_time);
-            part(format!("{} of {tokens}", graph.name), kept);
-            part(graph.passing_name.into(), passing);
+            self.part(format!("{} of {tokens}, but gradients", graph.name), beyond);
+            self.part(graph.passing_name, passing);
+        }
+        // Where a whole model learns, every step makes new weights and moments.
+        let renewed = if config.lora.is_some() { 0 } else { F32 * learns + moments + averages };
+        let anew = sets * gradients + update.max(beyond + passing) + renewed;
+        self.part("gaps between tensors", anew / USED_PER_GAP);
+    }
+
+    /// Data in memory.
+    fn add_data(
+        &mut self,
+        config: &TrainConfig,
+        examples: &Examples,
+        held_out: Option<&HeldOutData>,
+        sizes: &Sizes,
+    ) {
+        let name = if examples.has_teacher() { "row groups of labels, decoded" } else { "sequences" };
+        self.part(name, examples.bytes_in_memory());
+        if let Some(held_out) = held_out {
+            self.part(format!("held-out {name}"), held_out.bytes_in_memory());
         }
         // The reader holds one more in its hands, and the loop another.
         let steps = prefetched_steps(config) as u64 + 2;
-        let tokens = steps.saturating_mul(sizes.of_step).saturating_mul(sizes.tokens).min(steps * sizes.all);
-        part("batches read ahead".into(), tokens.saturating_mul(examples.bytes_per_token()));
-        Ok(Self { parts })
+        let of_step = config.accumulate_batches as u64;
+        let tokens = steps.saturating_mul(of_step).saturating_mul(sizes.tokens).min(steps * sizes.all);
+        self.part("batches read ahead", tokens.saturating_mul(examples.bytes_per_token()));
     }
 
     /// Their sum.
@@ -162,20 +207,48 @@ fn weights(shape: &DecoderConfig, config: &TrainConfig, streamed: bool) -> u64 {
 }
 
 impl Sizes {
-    fn of(inputs: &TrainInputs, examples: &Examples, streamed: bool) -> Self {
+    fn of(inputs: &TrainInputs, examples: &Examples, steps: &Steps, streamed: bool) -> Self {
         let lengths = || examples.rows().map(|row| examples.length(row) as u64);
         let (longest, all) = (lengths().max().unwrap_or(0), lengths().sum::<u64>());
-        let workers = if streamed { 1 } else { inputs.workers().max(1) };
-        let of_step = inputs.config.accumulate_batches;
-        let tokens = longest.max(all.min(inputs.config.max_tokens_per_batch as u64));
-        let at_a_time = (of_step.min(workers) as u64).min(all.div_ceil(tokens.max(1)).max(1));
-        let in_flight = all.min(at_a_time.saturating_mul(tokens));
-        Self { tokens, longest, at_a_time, in_flight, of_step: of_step as u64, all }
+        let first = &inputs.devices[0].0;
+        let in_this_memory = inputs.devices.iter().filter(|(device, _)| device == first);
+        let at_most = |limit: usize| {
+            let workers: usize = in_this_memory.clone().map(|&(_, workers)| workers.clamp(1, limit)).sum();
+            workers.min(inputs.config.accumulate_batches)
+        };
+        let unsummed = at_most(if streamed { 1 } else { usize::MAX });
+        // A device's share of a step waits for threads.
+        let at_a_time = at_most(if streamed { 1 } else { rayon::current_num_threads() });
+        let mut sizes = Self { tokens: 0, longest, at_a_time: 1, in_flight: 0, sets: 1, all };
+        steps.each_of_first_epoch(examples, |step| {
+            let tokens = |batch: &Vec<u32>| batch.iter().map(|&row| examples.length(row) as u64).sum::<u64>();
+            let tokens: Vec<u64> = step.iter().map(tokens).collect();
+            for (number, together) in tokens.chunks(unsummed).enumerate() {
+                // Beside those under way there is the sum of those before.
+                sizes.sets = sizes.sets.max((together.len() + number.min(1)) as u64);
+                for together in together.chunks(at_a_time) {
+                    sizes.tokens = together.iter().copied().fold(sizes.tokens, u64::max);
+                    sizes.at_a_time = sizes.at_a_time.max(together.len() as u64);
+                    sizes.in_flight = sizes.in_flight.max(together.iter().sum());
+                }
+            }
+        });
+        sizes
     }
 
-    /// Where a step has more micro-batches than are computed at a time, their sum is there beside those under way.
-    fn gradient_sets(&self) -> u64 {
-        if self.of_step == 1 { 1 } else { self.at_a_time + u64::from(self.of_step > self.at_a_time) }
+    /// Texts as long as any, as the largest micro-batch holds them; and the scores of a tile of queries there, for each head.
+    fn layout(&self, arrangement: Arrangement) -> (Layout, u64) {
+        let [tokens, longest] =
+            [self.tokens, self.longest.max(1)].map(|count| usize::try_from(count).unwrap_or(usize::MAX));
+        let tile = QUERIES_PER_TILE as u64;
+        if arrangement == Arrangement::Packed && tokens > longest {
+            let keys = self.tokens.min(self.longest + tile);
+            return (
+                Layout::packed(&[vec![longest; tokens / longest]], tokens),
+                tile.min(self.tokens) * keys,
+            );
+        }
+        (Layout::causal(longest), self.tokens * self.longest.min(tile))
     }
 }
 
@@ -195,8 +268,8 @@ impl Graph {
         let by_layer = streamed || config.checkpointing == Checkpointing::Layer;
         let casts = |bytes: u64| if precision == Precision::Bf16 { bytes / 2 * CAST } else { 0 };
         let dense = if config.quantise.is_some() { shape.largest_matrix_bytes(precision) } else { 0 };
-        let seen = sizes.longest.min(softshard_model::QUERIES_PER_TILE as u64);
-        let of_layer = tokens * of_token.passing.max(of_token.scores * seen);
+        let (layout, scores) = sizes.layout(Order::of(config).arrangement());
+        let of_layer = (tokens * of_token.passing).max(of_token.scores * scores);
         let of_layer = of_layer + dense + casts(shape.largest_matrix_bytes(precision));
 
         let (vocabulary, width) = (shape.vocab_size as u64, shape.embedding_size as u64);
@@ -209,11 +282,12 @@ impl Graph {
         let head = head + casts(vocabulary * width * precision.bytes() as u64);
         let head = if lora.is_none() { head + 3 * F32 * vocabulary * width } else { head };
 
+        let masks = shape.mask_bytes(&layout);
         let (name, kept, of_layer) = if by_layer {
             let graph = tokens * of_token.kept;
-            ("inputs of all layers", tokens * of_token.input * (layers + 1), of_layer + graph)
+            ("inputs of all layers", tokens * of_token.input * (layers + 1) + masks, of_layer + graph)
         } else {
-            ("graph of all layers", tokens * of_token.kept * layers, of_layer)
+            ("graph of all layers", tokens * of_token.kept * layers + masks, of_layer)
         };
         let (passing_name, passing) =
             if head > of_layer { ("chunk of the head", head) } else { ("gradient of a layer", of_layer) };

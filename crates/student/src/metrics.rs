@@ -3,7 +3,10 @@
 //! Events of target `softshard::metrics` hold the scalars of a line as fields; those with `mark` hold none: `start` says from
 //! which step on the run goes, whatever was said of it before, and `checkpoint` that all steps so far are there to stay.
 
-use std::{io::Write, path::Path};
+use std::{
+    io::{self, Read, Seek, SeekFrom, Write},
+    path::Path,
+};
 
 use anyhow::Result;
 use fs_err as fs;
@@ -88,11 +91,18 @@ impl Metrics {
         bytes: u64,
     ) -> Result<Self> {
         let path = output.join("metrics.jsonl");
-        let file = fs::OpenOptions::new().create(true).append(true).open(path)?;
-        let bytes = bytes.min(file.metadata()?.len());
-        file.set_len(bytes)?;
+        let mut file = fs::OpenOptions::new().create(true).read(true).append(true).open(path)?;
+        let whole = whole_lines(&mut file, bytes)?;
+        if whole < bytes {
+            let path = file.path().display();
+            tracing::warn!(
+                stage,
+                "`{path}`: expected {bytes} bytes of the steps before, found {whole}: their curve is lost, the run is not"
+            );
+        }
+        file.set_len(whole)?;
         tracing::info!(target: "softshard::metrics", stage, mark = "start", step = steps_done + 1);
-        Ok(Metrics { stage, divergence: divergence.name(), file, bytes, evaluation: None })
+        Ok(Metrics { stage, divergence: divergence.name(), file, bytes: whole, evaluation: None })
     }
 
     pub(crate) fn step(&mut self, metrics: &StepMetrics, progress: &Progress) -> Result<()> {
@@ -172,6 +182,20 @@ impl Metrics {
     }
 }
 
+/// Bytes of the whole lines among the first `bytes` of a file: less than those only where somebody cut or changed it.
+fn whole_lines(file: &mut fs::File, bytes: u64) -> io::Result<u64> {
+    let Some(before) = bytes.checked_sub(1) else { return Ok(0) };
+    let mut last = [0];
+    file.seek(SeekFrom::Start(before))?;
+    if file.read(&mut last)? == 1 && last == *b"\n" {
+        return Ok(bytes);
+    }
+    file.rewind()?;
+    let mut kept = Vec::new();
+    file.take(bytes).read_to_end(&mut kept)?;
+    Ok(kept.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last as u64 + 1))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,6 +214,25 @@ mod tests {
             tokens_per_second: 10.0,
             stall_share: 0.0,
             memory_bytes: None,
+        }
+    }
+
+    #[test]
+    fn a_curve_that_somebody_cut_goes_on_behind_its_last_whole_line() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("metrics.jsonl");
+        for (text, bytes, kept) in [
+            ("one\ntwo\nthree\n", 8, "one\ntwo\n"),
+            ("one\ntwo\nthree\n", 10, "one\ntwo\n"),
+            ("one\ntw", 8, "one\n"),
+            ("on", 8, ""),
+            ("", 8, ""),
+        ] {
+            fs::write(&path, text).expect("written");
+            let open = Metrics::open(folder.path(), "train-student", &Divergence::ForwardKl, 2, bytes);
+            let bytes = open.expect("a file").sync(2).expect("synced");
+            assert_eq!(fs::read_to_string(&path).expect("lines"), kept);
+            assert_eq!(bytes, kept.len() as u64);
         }
     }
 

@@ -1,13 +1,22 @@
 //! The stage: open, check, step through the data, finish. One loop for distillation, fine-tuning and pretraining.
 
-use std::{io, sync::atomic::Ordering, thread, time::Instant};
+use std::{
+    fs::{File, TryLockError},
+    io,
+    path::Path,
+    sync::atomic::Ordering,
+    thread,
+    time::Instant,
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use burn::tensor::Device;
+use fs_err as fs;
 use softshard_model::{Decoder, DecoderConfig, Trainable};
 
 use crate::{
     config::{Init, TrainConfig},
+    evaluation::HeldOutData,
     examples::Examples,
     inputs::TrainInputs,
     memory::MemoryPlan,
@@ -28,20 +37,26 @@ use crate::{
 pub fn run(inputs: &TrainInputs) -> Result<Summary> {
     let config = inputs.config;
     let examples = Examples::open(inputs.data, inputs.objective, &config.loss)?;
-    tracing::info!(stage = inputs.stage, "memory: {}", MemoryPlan::over(inputs, &examples)?);
+    let shape = DecoderConfig::load(&config.model)?;
+    examples.check_fit(inputs, &shape)?;
+    let held_out = config.evaluation.as_ref().map(|held_out| HeldOutData::open(inputs, held_out, &shape));
+    let held_out = held_out.transpose()?;
+    let steps = Steps::new(config, &examples);
+    let plan = MemoryPlan::over(inputs, &shape, &examples, held_out.as_ref(), &steps)?;
+    tracing::info!(stage = inputs.stage, "memory: {plan}");
+    let lock = lock(inputs.output)?;
+
     let decoder = first_weights(config, &inputs.devices[0].0)?;
-    examples.check_fit(inputs, &decoder)?;
     let copied = config.clone();
     let load = move |device: &Device| first_weights(&copied, device);
     let replicas = Replicas::new(decoder, inputs.devices, config.accumulate_batches, load);
 
-    let steps = Steps::new(config, &examples);
     ensure!(
         steps.len() > 0,
         "{}: expected at least one step, found none, as no sequence is in any epoch\nhint: raise the weights of `mixture`",
         inputs.stage
     );
-    let mut trainer = Trainer::start(inputs, replicas, &examples, steps.len())?;
+    let mut trainer = Trainer::start(inputs, lock, replicas, &examples, held_out, steps.len())?;
     thread::scope(|scope| -> Result<()> {
         let vocabulary = trainer.replicas.first.config().vocab_size;
         let mut batches = prefetch(scope, &examples, &steps, trainer.progress.step, vocabulary);
@@ -89,4 +104,22 @@ fn first_weights(config: &TrainConfig, device: &Device) -> Result<Decoder> {
         None => decoder.train(Trainable::Model),
     }
     Ok(decoder)
+}
+
+/// The folder of a run, which has it alone: two would write over each other. Before weights are read, as nothing is computed that
+/// cannot be written.
+fn lock(output: &Path) -> Result<File> {
+    fs::create_dir_all(output)?;
+    let file = fs::File::create(output.join(".lock"))?.into_file();
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => bail!(
+            "`{}`: expected no other run there, found one at work\nhint: wait for its end, or name another output",
+            output.display()
+        ),
+        Err(TryLockError::Error(error)) => {
+            tracing::warn!("`{}` cannot be locked against another run: {error}", output.display());
+        }
+        Ok(()) => {}
+    }
+    Ok(file)
 }

@@ -58,6 +58,16 @@ impl Steps {
         self.order.batches(rows, |row| examples.length(row), epoch)
     }
 
+    /// Gives the micro-batches of each step of the first epoch to `take`.
+    pub(crate) fn each_of_first_epoch(&self, examples: &Examples, mut take: impl FnMut(&[Vec<u32>])) {
+        let mut left = self.ends.first().copied().unwrap_or(0);
+        self.each_from(examples, 0, |step| {
+            take(step);
+            left = left.saturating_sub(1);
+            left > 0
+        });
+    }
+
     /// Gives the micro-batches of each step from `first` on to `take`, until it wants no more.
     fn each_from(&self, examples: &Examples, first: u64, mut take: impl FnMut(&[Vec<u32>]) -> bool) {
         let mut start = 0;

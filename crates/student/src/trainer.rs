@@ -1,13 +1,13 @@
 //! The state of a run: steps, evaluations, checkpoints and what it leaves behind.
 
 use std::{
-    fs::TryLockError,
+    fs::File,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use burn::tensor::Tensor;
 use fs_err as fs;
 use serde::Serialize;
@@ -27,7 +27,7 @@ use crate::{
     inspection::{self, NotFinite},
     metrics::{self, Metrics, StepMetrics},
     optimizer::{Optimizer, clip_global_norm},
-    pass::{Breakdown, lap},
+    pass::{Breakdown, Pass, lap},
     replicas::Replicas,
     schedule::LearningRate,
 };
@@ -40,6 +40,10 @@ const TOKENIZER_FILES: [&str; 5] = [
     "chat_template.jinja",
     "generation_config.json",
 ];
+
+/// The way out where numbers are not finite.
+const TRAIN_GENTLER: &str =
+    "train with a lower `learning_rate` into another output; checkpoints of earlier steps are as they were";
 
 /// What a finished run did.
 #[derive(Clone, Debug, Serialize)]
@@ -84,24 +88,20 @@ pub(crate) struct Trainer<'a> {
     pub(crate) seconds: Breakdown,
     last_saved: Option<u64>,
     /// Held as long as the run.
-    _lock: std::fs::File,
+    _lock: File,
 }
 
 impl<'a> Trainer<'a> {
     /// The state before the first step, or of the last checkpoint.
     pub(crate) fn start(
         inputs: &'a TrainInputs<'a>,
+        lock: File,
         mut replicas: Replicas,
         examples: &Examples,
+        held_out: Option<HeldOutData>,
         total_steps: u64,
     ) -> Result<Self> {
         let config = inputs.config;
-        fs::create_dir_all(inputs.output)?;
-        let lock = lock(inputs.output)?;
-        let held_out = match &config.evaluation {
-            Some(evaluation) => Some(HeldOutData::open(inputs, evaluation, &replicas.first)?),
-            None => None,
-        };
         let judged_by = held_out.as_ref().map(|data| data.judged_by.clone()).unwrap_or_default();
         let parameters = replicas.first.parameters_mut();
         let average = |decay| Average::new(decay, parameters.iter().map(|(_, parameter)| &**parameter));
@@ -146,6 +146,9 @@ impl<'a> Trainer<'a> {
             last.fill(AVERAGES, names.into_iter().zip(&mut average.values))?;
         }
         self.progress = last.state.progress.clone();
+        // A run that was killed may not have come to that.
+        checkpoint::clean(&checkpoints(self.inputs))?;
+        self.prune()?;
         self.optimizer.steps = self.progress.step;
         self.last_saved = Some(self.progress.step);
         let judged_by = self.held_out.as_ref().map_or(serde_json::Value::Null, |data| data.judged_by.clone());
@@ -167,12 +170,8 @@ impl<'a> Trainer<'a> {
 
     /// Sets what learns to the values of a checkpoint's file.
     fn put_trained(&mut self, from: &Checkpoint, file: &str) -> Result<()> {
-        let mut parameters = self.replicas.first.parameters_mut();
-        let mut values: Vec<_> =
-            parameters.iter().map(|(name, value)| (name.clone(), (**value).clone().inner())).collect();
-        from.fill(file, values.iter_mut().map(|(name, value)| (name.clone(), value)))?;
-        for ((_, parameter), (_, value)) in parameters.iter_mut().zip(values) {
-            **parameter = Tensor::from_inner(value).require_grad();
+        for (name, parameter) in self.replicas.first.parameters_mut() {
+            *parameter = Tensor::from_inner(from.tensor(file, &name)?).require_grad();
         }
         Ok(())
     }
@@ -190,68 +189,87 @@ impl<'a> Trainer<'a> {
     /// Forward and backward over every micro-batch, and one update; the loop `waited` so many seconds for them.
     pub(crate) fn take_step(&mut self, batches: Vec<Batch>, waited: f64) -> Result<()> {
         let began = Instant::now();
-        let labelled: usize = batches.iter().map(|batch| batch.targets.len()).sum();
-        let loss = self.loss();
-        let step = Arc::new(Step {
+        let step = Arc::new(self.next_step(batches));
+        let mut sum = self.replicas.sum(&step)?;
+        self.seconds.add(&sum.seconds);
+        let updating = Instant::now();
+        let gradient_norm = self.clip(&step, &mut sum)?;
+        let learning_rate = self.update(std::mem::take(&mut sum.gradients));
+        lap(&mut self.seconds.update, updating);
+        self.seconds.read += waited;
+
+        let seconds = waited + began.elapsed().as_secs_f64();
+        let tokens = step.batches.iter().map(Batch::tokens).sum::<usize>();
+        self.tell(&StepMetrics {
+            step: self.progress.step,
+            loss: sum.loss / step.divide_by,
+            cross_entropy: sum.cross_entropy / step.divide_by,
+            divergence: (step.loss.alpha > 0.0).then_some(sum.divergence / step.divide_by),
+            alpha: step.loss.alpha,
+            learning_rate,
+            gradient_norm,
+            tokens,
+            labelled_tokens: step.labelled_tokens(),
+            tokens_per_second: as_f64(tokens) / seconds,
+            stall_share: waited / seconds,
+            memory_bytes: softshard_model::used_bytes(&self.inputs.devices[0].0),
+        })
+    }
+
+    /// What the step over these micro-batches computes.
+    fn next_step(&self, batches: Vec<Batch>) -> Step {
+        let mut step = Step {
             dropout_seeds: (0..batches.len()).map(|index| self.dropout_seed(index)).collect(),
             batches,
-            loss,
+            loss: self.loss(),
             checkpointing: self.checkpointing(),
-            divide_by: as_f64(labelled),
-        });
-        let mut sum = self.replicas.sum(&step)?;
+            divide_by: 1.0,
+        };
+        step.divide_by = as_f64(step.labelled_tokens());
+        step
+    }
+
+    /// Clips the gradients; their norm before. What is not finite ends the run here, before it changes anything.
+    fn clip(&self, step: &Step, sum: &mut Pass) -> Result<f64> {
         let mut found = NotFinite {
             cross_entropy_sum: sum.cross_entropy,
             divergence_sum: sum.divergence,
             gradient_norm: None,
         };
         if !sum.loss.is_finite() {
-            return self.refuse(&step, &found);
+            return Err(self.refused(step, &found));
         }
-        self.seconds.add(&sum.seconds);
-        let updating = Instant::now();
-        let gradient_norm = clip_global_norm(&mut sum.gradients, self.inputs.config.clip_norm);
-        if !gradient_norm.is_finite() {
-            found.gradient_norm = Some(gradient_norm);
-            return self.refuse(&step, &found);
+        let norm = clip_global_norm(&mut sum.gradients, self.inputs.config.clip_norm);
+        if !norm.is_finite() {
+            found.gradient_norm = Some(norm);
+            return Err(self.refused(step, &found));
         }
+        Ok(norm)
+    }
+
+    /// Moves what learns, and its average, along the gradients; the learning rate. From here on the step is taken.
+    fn update(&mut self, gradients: Vec<Tensor<2>>) -> f64 {
         let learning_rate = self.schedule.at(self.progress.step);
-        self.optimizer.step(learning_rate, &mut self.replicas.first.parameters_mut(), sum.gradients);
+        self.progress.step += 1;
+        self.optimizer.step(learning_rate, &mut self.replicas.first.parameters_mut(), gradients);
         if let Some(average) = &mut self.average {
             let parameters = self.replicas.first.parameters_mut();
-            average.add(self.progress.step + 1, parameters.iter().map(|(_, parameter)| &**parameter));
+            average.add(self.progress.step, parameters.iter().map(|(_, parameter)| &**parameter));
         }
-        lap(&mut self.seconds.update, updating);
-
-        let tokens = step.batches.iter().map(Batch::tokens).sum::<usize>();
-        let seconds = waited + began.elapsed().as_secs_f64();
-        self.seconds.read += waited;
-        let metrics = StepMetrics {
-            step: self.progress.step + 1,
-            loss: sum.loss / as_f64(labelled),
-            cross_entropy: sum.cross_entropy / as_f64(labelled),
-            divergence: (loss.alpha > 0.0).then_some(sum.divergence / as_f64(labelled)),
-            alpha: loss.alpha,
-            learning_rate,
-            gradient_norm,
-            tokens,
-            labelled_tokens: labelled,
-            tokens_per_second: as_f64(tokens) / seconds,
-            stall_share: waited / seconds,
-            memory_bytes: softshard_model::used_bytes(&self.inputs.devices[0].0),
-        };
-        self.progress.step += 1;
-        self.tokens += tokens as u64;
-        self.last_loss = Some(metrics.loss);
-        let writing = Instant::now();
-        let progress = metrics::Progress { total_steps: self.schedule.total_steps, tokens: self.tokens };
-        self.metrics.step(&metrics, &progress)?;
-        lap(&mut self.seconds.write, writing);
-        let step = self.progress.step;
-        let due = |evaluation: &EvaluationConfig| {
-            step.is_multiple_of(evaluation.every_steps) || step == self.schedule.total_steps
-        };
+        let (step, last) = (self.progress.step, self.schedule.total_steps);
+        let due = |evaluation: &EvaluationConfig| step.is_multiple_of(evaluation.every_steps) || step == last;
         self.progress.evaluation_due = self.inputs.config.evaluation.as_ref().is_some_and(due);
+        learning_rate
+    }
+
+    /// Writes a line about the step that was taken.
+    fn tell(&mut self, metrics: &StepMetrics) -> Result<()> {
+        let writing = Instant::now();
+        self.tokens += metrics.tokens as u64;
+        self.last_loss = Some(metrics.loss);
+        let progress = metrics::Progress { total_steps: self.schedule.total_steps, tokens: self.tokens };
+        self.metrics.step(metrics, &progress)?;
+        lap(&mut self.seconds.write, writing);
         Ok(())
     }
 
@@ -294,14 +312,14 @@ impl<'a> Trainer<'a> {
 
     /// Different for every micro-batch of the run, and the same when it is run again.
     fn dropout_seed(&self, index: usize) -> u64 {
-        let number = self.progress.step * self.inputs.config.accumulate_batches as u64 + index as u64;
+        let of_step = self.progress.step.wrapping_mul(self.inputs.config.accumulate_batches as u64);
+        let number = of_step.wrapping_add(index as u64);
         self.inputs.config.seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15)
     }
 
-    /// Keeps the step for inspection and stops before the optimizer uses it.
-    fn refuse(&self, read: &Step, found: &NotFinite) -> Result<()> {
+    /// Keeps the step for inspection; the error that ends the run before the optimizer uses it.
+    fn refused(&self, read: &Step, found: &NotFinite) -> Error {
         let (stage, step) = (self.inputs.stage, self.progress.step);
-        let kept = inspection::save(self.inputs, step, read, found)?;
         let what = match found.gradient_norm {
             Some(norm) => format!("gradients, found a norm of {norm}"),
             None => format!(
@@ -309,11 +327,13 @@ impl<'a> Trainer<'a> {
                 found.cross_entropy_sum, found.divergence_sum
             ),
         };
-        bail!(
-            "{stage} step {step}: expected a finite {what}\nhint: the step's sequences and labels are in `{}`: look at them, or \
-             train with a lower `learning_rate` into another output; checkpoints of earlier steps are as they were",
-            kept.display()
-        )
+        let kept = match inspection::save(self.inputs, step, read, found) {
+            Ok(kept) => {
+                format!("the step's sequences and labels are in `{}`: look at them, or", kept.display())
+            }
+            Err(error) => format!("the step's sequences and labels could not be kept ({error});"),
+        };
+        anyhow!("{stage} step {step}: expected a finite {what}\nhint: {kept} {TRAIN_GENTLER}")
     }
 
     /// Looks at held-out data; says whether it was never better, or nothing if it was told to stop.
@@ -323,6 +343,12 @@ impl<'a> Trainer<'a> {
         };
         let (began, step) = (Instant::now(), self.progress.step);
         let Some(found) = held_out.look(&self.exported(), step, self.inputs.stop)? else { return Ok(None) };
+        if !found.nll.is_finite() {
+            let (stage, nll) = (self.inputs.stage, found.nll);
+            bail!(
+                "{stage} step {step}: expected a finite NLL on held-out data, found {nll}\nhint: {TRAIN_GENTLER}"
+            );
+        }
         self.metrics.evaluation(&found)?;
         // What a checkpoint of this step has is no longer all.
         (self.progress.evaluation_due, self.last_saved) = (false, None);
@@ -375,10 +401,17 @@ impl<'a> Trainer<'a> {
         if let Some(average) = &self.average {
             files.push((AVERAGES, names.into_iter().zip(average.values.iter().cloned()).collect()));
         }
-        let (run, keep) = (self.identity.clone(), self.inputs.config.keep_checkpoints);
-        checkpoint::save(&checkpoints(self.inputs), &self.progress, run, &files, keep)?;
+        let (stage, step) = (self.inputs.stage, self.progress.step);
+        checkpoint::save(&checkpoints(self.inputs), &self.progress, self.identity.clone(), &files)
+            .with_context(|| format!("{stage} step {step}: no checkpoint could be written; those of earlier steps are as they were"))?;
         self.last_saved = Some(self.progress.step);
-        Ok(())
+        self.prune()
+    }
+
+    /// Removes the checkpoints that need not be kept.
+    fn prune(&self) -> Result<()> {
+        let Progress { step, best, .. } = self.progress;
+        checkpoint::prune(&checkpoints(self.inputs), step, best, self.inputs.config.keep_checkpoints)
     }
 
     /// The last checkpoint, then the adapter or the model.
@@ -436,22 +469,6 @@ fn as_f64(tokens: usize) -> f64 {
 
 fn checkpoints(inputs: &TrainInputs) -> PathBuf {
     inputs.output.join("checkpoints")
-}
-
-/// Two runs in one folder would write over each other.
-fn lock(output: &Path) -> Result<std::fs::File> {
-    let file = fs::File::create(output.join(".lock"))?.into_file();
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => bail!(
-            "`{}`: expected no other run there, found one at work\nhint: wait for its end, or name another output",
-            output.display()
-        ),
-        Err(TryLockError::Error(error)) => {
-            tracing::warn!("`{}` cannot be locked against another run: {error}", output.display());
-        }
-        Ok(()) => {}
-    }
-    Ok(file)
 }
 
 fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {

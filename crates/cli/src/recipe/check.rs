@@ -1,7 +1,7 @@
 //! Refuses recipes whose values do not go together, before any work.
 
 use softshard_share::Place;
-use softshard_student::{LossConfig, Metric, Objective, same_temperature};
+use softshard_student::{LossConfig, Metric, Objective, TrainConfig, same_temperature};
 
 use super::{
     Recipe,
@@ -28,44 +28,33 @@ impl Recipe {
         if let Some(place) = remote(&self.output.labels) {
             Place::parse(place).map_err(|problem| format!("`output.labels`: {problem}"))?;
         }
-        self.check_objectives()?;
+        self.check_finetune()?;
+        self.check_student()?;
         self.check_labels_fit()
     }
 
-    /// Refuses objectives and mixtures that their stage has no data for.
-    fn check_objectives(&self) -> Result<(), String> {
-        if let Some(finetune) = &self.finetune {
-            if finetune.objective == Some(Objective::Distill) {
-                let expected =
-                    "`finetune.objective`: expected \"supervised\" or \"pretrain\", found \"distill\"";
-                return Err(format!("{expected}\nhint: that is `train-student`"));
-            }
-            if !finetune.mixture.is_empty() {
-                let expected =
-                    "`finetune.mixture`: expected none, as `finetune` learns from the recipe's own sequences";
-                return Err(expected.to_owned());
-            }
+    /// Refuses what `finetune` has no data for.
+    fn check_finetune(&self) -> Result<(), String> {
+        let Some(finetune) = &self.finetune else { return Ok(()) };
+        if finetune.objective == Some(Objective::Distill) {
+            let expected = "`finetune.objective`: expected \"supervised\" or \"pretrain\", found \"distill\"";
+            return Err(format!("{expected}\nhint: that is `train-student`"));
         }
-        for (section, train, usual) in [
-            ("finetune", &self.finetune, Objective::Supervised),
-            ("student", &self.student, Objective::Distill),
-        ] {
-            let Some(evaluation) = train.as_ref().and_then(|train| train.evaluation.as_ref()) else {
-                continue;
-            };
-            let objective = train.as_ref().and_then(|train| train.objective).unwrap_or(usual);
-            let reads_labels = train.as_ref().is_some_and(|train| objective.reads_labels(&train.loss));
-            if evaluation.best_by == Metric::Kl && (section == "finetune" || !reads_labels) {
-                let expected = "expected \"nll\" or \"ece\" where there is no teacher, found \"kl\"";
-                return Err(format!("`{section}.evaluation.best_by`: {expected}"));
-            }
-            if let Some(place) = evaluation.data.as_deref().and_then(remote) {
-                return Err(format!("`{section}.evaluation.data`: {}", not_local(place)));
-            }
+        if !finetune.mixture.is_empty() {
+            let expected =
+                "`finetune.mixture`: expected none, as `finetune` learns from the recipe's own sequences";
+            return Err(expected.to_owned());
         }
+        check_evaluation("finetune", finetune, false)
+    }
+
+    /// Refuses an evaluation and a mixture that the student has no data for.
+    fn check_student(&self) -> Result<(), String> {
         let Some(student) = &self.student else { return Ok(()) };
+        let reads_labels = student.objective.unwrap_or(Objective::Distill).reads_labels(&student.loss);
+        check_evaluation("student", student, reads_labels)?;
         let Some(mixed) = student.mixture.first() else { return Ok(()) };
-        if !student.objective.unwrap_or(Objective::Distill).reads_labels(&student.loss) {
+        if !reads_labels {
             return Err(format!(
                 "`student.mixture`: expected none, as the objective learns from the recipe's own sequences, found `{}`\n\
                  hint: `objective = \"distill\"` with `alpha = 0` learns the gold tokens of label datasets",
@@ -107,5 +96,18 @@ impl Recipe {
             "{key}: expected 1 or one of `labels.temperatures`, {stored:?}, found {temperature}\n\
              hint: labels that are there already need not be made again where they have it: name it in `labels.temperatures`"
         ))
+    }
+}
+
+/// Refuses a best step that nothing is known to judge by, and held-out data that is not here.
+fn check_evaluation(section: &str, train: &TrainConfig, has_teacher: bool) -> Result<(), String> {
+    let Some(evaluation) = &train.evaluation else { return Ok(()) };
+    if evaluation.best_by == Metric::Kl && !has_teacher {
+        let expected = "expected \"nll\" or \"ece\" where there is no teacher, found \"kl\"";
+        return Err(format!("`{section}.evaluation.best_by`: {expected}"));
+    }
+    match evaluation.data.as_deref().and_then(remote) {
+        None => Ok(()),
+        Some(place) => Err(format!("`{section}.evaluation.data`: {}", not_local(place))),
     }
 }

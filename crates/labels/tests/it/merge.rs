@@ -168,7 +168,7 @@ fn what_does_not_fit_is_refused_and_nothing_is_written() {
 
     let said = message(merged(&out, &[&a, folder.path()]));
     assert!(
-        said.ends_with("expected labels: manifest.json or _softshard/plan.json, found neither"),
+        said.contains("expected labels: manifest.json or _softshard/plan.json, found neither\nhint: "),
         "{said}"
     );
     assert!(!out.exists());

@@ -1,6 +1,7 @@
 //! Every divergence with every tail, against its definition in f64 over all events, and finite differences of that.
 
 mod dense;
+mod distill;
 mod peers_bugs;
 
 use burn::tensor::DType;
