@@ -147,7 +147,7 @@ mod tests {
             assert_eq!(view.shape(), tensor.dims());
             assert_eq!(view.data(), tensor.to_data().as_bytes());
         }
-        let error = file.tensor("c", &Device::flex()).err().expect("there is none");
+        let error = file.tensor("c", &Device::flex()).expect_err("there is none");
         assert!(error.to_string().contains("no tensor `c`"), "{error}");
         assert_eq!(blake3_of(&path).expect("it is there"), hash);
         let not_finite = [("nan".to_owned(), tensor(1, 5) * f32::NAN)];
