@@ -107,8 +107,8 @@ fn a_device_that_is_not_there_ends_it_before_anything_is_read() {
     let world = World::new();
     for (devices, found) in [
         ("cpu,cuda:60000", "device `cuda:60000`: expected"),
-        ("cpu,gpu", "device `gpu`: expected `cpu` or `cuda:<index>`"),
-        ("cpu,", "device ``: expected `cpu` or `cuda:<index>`"),
+        ("cpu,gpu", "device `gpu`: expected `cpu`, `cuda:<index>` or `wgpu:<index>`"),
+        ("cpu,", "device ``: expected `cpu`, `cuda:<index>` or `wgpu:<index>`"),
     ] {
         for stage in ["train-student", "finetune"] {
             on(&world, stage, devices, &[]).failed(4, &[found]);

@@ -7,6 +7,18 @@ use burn::tensor::Device;
 #[error("{0}")]
 pub(crate) struct DeviceError(String);
 
+impl DeviceError {
+    /// What a device's thread said when it lost a task.
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    pub(crate) fn of_lost_task(reason: &str) -> Self {
+        Self(format!(
+            "device: a task of its thread was lost, and with it what was to be computed: {reason}\n\
+             hint: finished work is kept; a kernel that this device does not know, its compiler (libnvrtc.so, of a CUDA release \
+             that the driver supports) or its memory (a smaller `max_tokens_per_batch`)"
+        ))
+    }
+}
+
 /// The device called `name`: `cpu`, `cuda:0` and so on, or `wgpu:0` and so on.
 ///
 /// # Errors

@@ -28,12 +28,15 @@ pub(crate) fn workers(device: &Device) -> usize {
 fn named(names: &str) -> Result<Vec<Device>, DeviceError> {
     let names = if names == "cuda" { all_gpus()? } else { names.to_owned() };
     let is_index = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
-    let mut is_gpu = false;
+    let mut kind = None;
     names
         .split(',')
         .map(|name| {
-            let full = if is_gpu && is_index(name) { format!("cuda:{name}") } else { name.to_owned() };
-            is_gpu = full.starts_with("cuda:");
+            let full = match &kind {
+                Some(kind) if is_index(name) => format!("{kind}:{name}"),
+                _ => name.to_owned(),
+            };
+            kind = full.split_once(':').map(|(kind, _)| kind.to_owned());
             device::open(&full)
         })
         .collect()

@@ -12,7 +12,7 @@ pub(crate) struct Stage {
     /// Override one value of the recipe by its path, such as student.loss.alpha=0.1
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
-    /// Where tensors live: cpu, or cuda:0; to label and to train several, as cuda:0,1, or all with cuda
+    /// Where tensors live: cpu, or cuda:0; to label and to train several, as cuda:0,1, or all with cuda; or wgpu:0, in builds that have it
     #[arg(long, default_value = "cpu")]
     pub(crate) device: String,
 }

@@ -163,8 +163,12 @@ impl Quantised {
     pub(crate) fn to_device(&self, device: &Device) -> Self {
         let device = device.clone().without_autodiff();
         let Self { words, scales, packing } = self.clone();
-        let scales = cast(scales, dtype_of_scales(&device));
-        Self { words: words.to_device(&device), scales: scales.to_device(&device), packing }
+        // Where bf16 is known: before they leave, or when they are there.
+        let scales = match dtype_of_scales(&device) {
+            DType::F32 => cast(scales, DType::F32).to_device(&device),
+            dtype => cast(scales.to_device(&device), dtype),
+        };
+        Self { words: words.to_device(&device), scales, packing }
     }
 
     /// The weight `[O, I]`: computed in f32, then rounded to `dtype`.

@@ -195,16 +195,22 @@ fn publish(folder: &Path, temporary: &Path, state: &State) -> Result<()> {
 /// # Errors
 /// The file system refuses.
 pub(crate) fn prune(folder: &Path, step: u64, best: Option<Best>, keep: usize) -> Result<()> {
-    // Later ones are damaged: the run went on from one before them.
-    let (mut old, later): (Vec<_>, Vec<_>) = list(folder)?.into_iter().partition(|found| found.0 <= step);
+    let mut old: Vec<_> = list(folder)?.into_iter().filter(|found| found.0 <= step).collect();
     old.truncate(old.len().saturating_sub(keep));
-    old.extend(later);
     for (step, path) in old {
         if best.is_none_or(|best| best.step != step) {
             discard(folder, &path)?;
         }
     }
     Ok(())
+}
+
+/// Removes those behind `step`: they are damaged, and the run that went on from one before them has one of its own now.
+///
+/// # Errors
+/// The file system refuses.
+pub(crate) fn discard_later(folder: &Path, step: u64) -> Result<()> {
+    list(folder)?.into_iter().filter(|found| found.0 > step).try_for_each(|(_, path)| discard(folder, &path))
 }
 
 /// Takes a checkpoint's name away before its files go, so that half of one is never taken for one.
@@ -303,7 +309,9 @@ fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
         let name = path.file_name().and_then(|name| name.to_str());
         let step = name.and_then(|name| name.strip_prefix(PREFIX)).and_then(|step| step.parse().ok());
         // A copy that somebody made has another name, and is none of ours.
-        found.extend(step.filter(|&step| place(folder, step) == path).map(|step| (step, path)));
+        found.extend(
+            step.filter(|&step| place(folder, step) == path && path.is_dir()).map(|step| (step, path)),
+        );
     }
     found.sort();
     Ok(found)
@@ -350,7 +358,10 @@ fn read(path: &Path, step: u64, device: &Device) -> Result<Checkpoint, Unread> {
             let error = Error::bad(format!("`{name}`"), "the file that was written", "another one");
             return Err(Unread::Damaged(error.into()));
         }
-        let file = TensorFile::open(&place).with_context(|| name.clone()).map_err(Unread::Damaged)?;
+        let file = TensorFile::open(&place).map_err(|error| match error.downcast::<io::Error>() {
+            Ok(error) => unread(error),
+            Err(error) => Unread::Damaged(error.context(name.clone())),
+        })?;
         files.insert(name.clone(), file);
     }
     Ok(Checkpoint { state, files, device: device.clone() })

@@ -77,6 +77,7 @@ impl MemoryPlan {
         let config = inputs.config;
         let examples = Examples::open(inputs.data, inputs.objective, &config.loss)?;
         let shape = DecoderConfig::load(&config.model)?;
+        examples.check_fit(inputs, &shape)?;
         let held_out = config.evaluation.as_ref().map(|held_out| HeldOutData::open(inputs, held_out, &shape));
         Self::over(inputs, &shape, &examples, held_out.transpose()?.as_ref(), &Steps::new(config, &examples))
     }
@@ -128,9 +129,9 @@ impl MemoryPlan {
         let graph = Graph::of(shape, config, streamed, sizes);
         let tokens = sizes.tokens.max(1);
         // As the gradients of a layer come, its part of the graph goes: a micro-batch is at its most with one or the other.
-        let beyond = graph.kept.saturating_sub(gradients) * sizes.in_flight / tokens;
+        let beyond = scaled(graph.kept.saturating_sub(gradients), sizes.in_flight, tokens);
         // Micro-batches that are computed at the same time are seldom at their most at the same time: of each further one a half.
-        let passing = graph.passing * (sizes.in_flight + tokens) / (2 * tokens);
+        let passing = scaled(graph.passing, sizes.in_flight + tokens, 2 * tokens);
         let largest = if config.lora.is_some() { 0 } else { shape.numbers_in_largest_matrix() };
         let update = OF_UPDATE * F32 * largest;
         if update > beyond + passing {
@@ -143,7 +144,7 @@ impl MemoryPlan {
         // Where a whole model learns, every step makes new weights and moments.
         let renewed = if config.lora.is_some() { 0 } else { F32 * learns + moments + averages };
         let anew = sets * gradients + update.max(beyond + passing) + renewed;
-        self.part("gaps between tensors", anew / USED_PER_GAP);
+        self.part("fragmentation", anew / USED_PER_GAP);
     }
 
     /// Data in memory.
@@ -168,7 +169,8 @@ impl MemoryPlan {
 
     /// Their sum.
     pub fn bytes(&self) -> u64 {
-        self.parts.iter().map(|part| part.bytes).sum()
+        // Sizes that a file says of itself can be anything.
+        self.parts.iter().map(|part| part.bytes).fold(0, u64::saturating_add)
     }
 }
 
@@ -180,8 +182,14 @@ impl fmt::Display for MemoryPlan {
             .filter(|part| part.bytes > 0)
             .map(|part| format!("{} {}", part.name, megabytes(part.bytes)))
             .collect();
-        write!(formatter, "{} expected at most: {}", megabytes(self.bytes()), parts.join(", "))
+        write!(formatter, "{} expected: {}", megabytes(self.bytes()), parts.join(", "))
     }
+}
+
+/// `bytes · numerator / denominator`.
+fn scaled(bytes: u64, numerator: u64, denominator: u64) -> u64 {
+    let scaled = u128::from(bytes) * u128::from(numerator) / u128::from(denominator);
+    u64::try_from(scaled).unwrap_or(u64::MAX)
 }
 
 fn megabytes(bytes: u64) -> String {
@@ -233,6 +241,9 @@ impl Sizes {
                 }
             }
         });
+        // The first epoch of a mixture need not have the longest.
+        sizes.tokens = sizes.tokens.max(longest);
+        sizes.in_flight = sizes.in_flight.max(longest);
         sizes
     }
 

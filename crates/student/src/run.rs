@@ -42,6 +42,11 @@ pub fn run(inputs: &TrainInputs) -> Result<Summary> {
     let held_out = config.evaluation.as_ref().map(|held_out| HeldOutData::open(inputs, held_out, &shape));
     let held_out = held_out.transpose()?;
     let steps = Steps::new(config, &examples);
+    ensure!(
+        steps.len() > 0,
+        "{}: expected at least one step, found none, as no sequence is in any epoch\nhint: raise the weights of `mixture`",
+        inputs.stage
+    );
     let plan = MemoryPlan::over(inputs, &shape, &examples, held_out.as_ref(), &steps)?;
     tracing::info!(stage = inputs.stage, "memory: {plan}");
     let lock = lock(inputs.output)?;
@@ -51,11 +56,6 @@ pub fn run(inputs: &TrainInputs) -> Result<Summary> {
     let load = move |device: &Device| first_weights(&copied, device);
     let replicas = Replicas::new(decoder, inputs.devices, config.accumulate_batches, load);
 
-    ensure!(
-        steps.len() > 0,
-        "{}: expected at least one step, found none, as no sequence is in any epoch\nhint: raise the weights of `mixture`",
-        inputs.stage
-    );
     let mut trainer = Trainer::start(inputs, lock, replicas, &examples, held_out, steps.len())?;
     thread::scope(|scope| -> Result<()> {
         let vocabulary = trainer.replicas.first.config().vocab_size;

@@ -345,8 +345,12 @@ impl<'a> Trainer<'a> {
         let Some(found) = held_out.look(&self.exported(), step, self.inputs.stop)? else { return Ok(None) };
         if !found.nll.is_finite() {
             let (stage, nll) = (self.inputs.stage, found.nll);
+            let best = self.progress.best.map(|best| {
+                format!("`{stage}.max_steps={}` in another output gives the best step so far; or ", best.step)
+            });
             bail!(
-                "{stage} step {step}: expected a finite NLL on held-out data, found {nll}\nhint: {TRAIN_GENTLER}"
+                "{stage} step {step}: expected a finite NLL on held-out data, found {nll}\nhint: {}{TRAIN_GENTLER}",
+                best.unwrap_or_default()
             );
         }
         self.metrics.evaluation(&found)?;
@@ -404,7 +408,8 @@ impl<'a> Trainer<'a> {
         let (stage, step) = (self.inputs.stage, self.progress.step);
         checkpoint::save(&checkpoints(self.inputs), &self.progress, self.identity.clone(), &files)
             .with_context(|| format!("{stage} step {step}: no checkpoint could be written; those of earlier steps are as they were"))?;
-        self.last_saved = Some(self.progress.step);
+        self.last_saved = Some(step);
+        checkpoint::discard_later(&checkpoints(self.inputs), step)?;
         self.prune()
     }
 

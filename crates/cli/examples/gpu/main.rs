@@ -17,13 +17,16 @@ mod table;
 
 #[path = "../../src/device.rs"]
 mod device;
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+#[path = "../../src/lost_task.rs"]
+mod lost_task;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
 use clap::{Parser, ValueEnum};
 
 use table::{Outcome, Row};
@@ -196,6 +199,7 @@ fn one(part: Part, options: Options) -> ExitCode {
         Part::Small => |bench, device| speed::run(bench, device, &shapes::SMALL),
         Part::Large => |bench, device| speed::run(bench, device, &shapes::LARGE),
     };
+    watch_for_lost_tasks();
     let device = match device::open(&bench.options.device) {
         Ok(device) => device,
         Err(error) => {
@@ -203,8 +207,29 @@ fn one(part: Part, options: Options) -> ExitCode {
             return ExitCode::from(NO_DEVICE);
         }
     };
+    if part != Part::Parity && !device.supports_dtype(DType::BF16) {
+        eprintln!("error: this part needs bf16, in which `{}` does not compute", bench.options.device);
+        return ExitCode::from(FAILED);
+    }
     alone(&bench, |bench| run(bench, &device))
 }
+
+/// What a lost task leaves cannot be trusted, and so the part ends.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+fn watch_for_lost_tasks() {
+    use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
+
+    let lost = lost_task::LostTasks(|reason: String| {
+        lost_task::end(move || {
+            eprintln!("error: {}", device::DeviceError::of_lost_task(&reason));
+            std::process::exit(i32::from(FAILED));
+        })
+    });
+    tracing_subscriber::registry().with(lost).init();
+}
+
+#[cfg(not(any(feature = "cuda", feature = "wgpu")))]
+fn watch_for_lost_tasks() {}
 
 /// A part that computes on the device: whether all of it was well.
 type PartOf = fn(&Bench, &Device) -> anyhow::Result<bool>;

@@ -41,7 +41,7 @@ pub(super) fn write(submission: &Submission) -> Result<()> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?;
     // Jobs do not change: another submission has another name.
     let name = format!("{}-{}", job_name(files.name()), now.as_secs());
-    let pods = Pods { name, image, claims, gpus: gpus(options.device()) };
+    let pods = Pods { name, image, claims, gpus: gpus(options.device())? };
     let device = options.device();
     let text = toml::to_string_pretty(recipe)?;
 
@@ -212,8 +212,13 @@ fn policy(rule: &str) -> String {
 }
 
 /// GPUs of a pod: `cuda:0,1` are two, `cuda` all that it has, of which it asks for one.
-fn gpus(device: &str) -> usize {
-    if device.starts_with("cuda") { device.split(',').count() } else { 0 }
+fn gpus(device: &str) -> Result<usize, RecipeError> {
+    if device.contains("wgpu") {
+        return Err(RecipeError(format!(
+            "`--device {device}`: expected cpu or cuda, as a manifest asks for NVIDIA's GPUs\nhint: edit the manifest of `--device cpu`"
+        )));
+    }
+    Ok(if device.starts_with("cuda") { device.split(',').count() } else { 0 })
 }
 
 /// Labels' name as the beginning of a Job's.
@@ -251,7 +256,8 @@ mod tests {
     #[test]
     fn every_device_of_a_worker_is_a_gpu() {
         for (device, count) in [("cpu", 0), ("cpu,cpu", 0), ("cuda", 1), ("cuda:0", 1), ("cuda:0,1", 2)] {
-            assert_eq!(gpus(device), count, "{device}");
+            assert_eq!(gpus(device).expect("a device"), count, "{device}");
         }
+        assert!(gpus("wgpu:0").is_err(), "whose GPU it is nobody knows");
     }
 }
