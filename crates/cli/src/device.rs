@@ -9,7 +9,6 @@ pub(crate) struct DeviceError(String);
 
 impl DeviceError {
     /// What a device's thread said when it lost a task.
-    #[cfg(any(feature = "cuda", feature = "wgpu"))]
     pub(crate) fn of_lost_task(reason: &str) -> Self {
         Self(format!(
             "device: a task of its thread was lost, and with it what was to be computed: {reason}\n\

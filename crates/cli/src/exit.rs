@@ -4,12 +4,14 @@ use std::{error::Error, io, process::ExitCode};
 
 use softshard_losses::HeadError;
 
-use crate::{device::DeviceError, logging::LogFormat, progress, recipe::RecipeError, schema::UnknownSchema};
+use crate::{
+    device::DeviceError, logging::LogFormat, lost_task, progress, recipe::RecipeError, schema::UnknownSchema,
+};
 
 const FAILED: u8 = 1;
 const BAD_RECIPE: u8 = 2;
 pub(crate) const BAD_DATA: u8 = 3;
-pub(crate) const BAD_DEVICE: u8 = 4;
+const BAD_DEVICE: u8 = 4;
 /// `EX_TEMPFAIL` of sysexits.h: Slurm is asked to requeue it.
 pub(crate) const INTERRUPTED: u8 = 75;
 
@@ -21,6 +23,14 @@ pub(crate) fn report(error: &anyhow::Error, format: LogFormat) -> ExitCode {
         LogFormat::Json => tracing::error!(exit_code = code, "{}", message(error)),
     }
     ExitCode::from(code)
+}
+
+/// Ends the process because a device lost a task, for a reason; on another thread than the device's.
+pub(crate) fn of_lost_task(reason: String, format: LogFormat) -> ! {
+    lost_task::end(move || {
+        report(&DeviceError::of_lost_task(&reason).into(), format);
+        std::process::exit(i32::from(BAD_DEVICE));
+    })
 }
 
 /// The causes, outermost first, without those that repeat the one before; hints stand on lines of their own.
@@ -72,5 +82,54 @@ fn of_io(error: &io::Error) -> Option<u8> {
         io::ErrorKind::Interrupted => Some(INTERRUPTED),
         io::ErrorKind::OutOfMemory => Some(BAD_DEVICE),
         _ => None,
+    }
+}
+
+#[cfg(all(test, feature = "wgpu"))]
+mod tests {
+    use burn::tensor::{Device, DeviceKind, FloatDType, Tensor};
+
+    use super::*;
+    use crate::logging;
+
+    /// The words that a lost task is known by are the runtime's own: this fails if they change.
+    #[test]
+    fn a_lost_task_is_no_silent_garbage() {
+        for (test, words) in
+            [("loses_one_as_text", "error: device: "), ("loses_one_as_json", "\"exit_code\":4")]
+        {
+            let mut child = std::process::Command::new(std::env::current_exe().expect("a test has a path"));
+            child.args([&*format!("exit::tests::{test}"), "--exact", "--ignored", "--nocapture"]);
+            // Where only errors are to be seen.
+            let said = child.env("RUST_LOG", "error").output().expect("it starts");
+            let stderr = String::from_utf8_lossy(&said.stderr);
+            assert_eq!(said.status.code(), Some(i32::from(BAD_DEVICE)), "{stderr}");
+            for part in [words, "what works is no fault", "bf16", "finished work is kept"] {
+                assert!(stderr.contains(part), "expected {part:?} in:\n{stderr}");
+            }
+        }
+    }
+
+    #[test]
+    #[ignore = "ends its process"]
+    fn loses_one_as_text() {
+        lose_one(LogFormat::Text);
+    }
+
+    #[test]
+    #[ignore = "ends its process"]
+    fn loses_one_as_json() {
+        lose_one(LogFormat::Json);
+    }
+
+    fn lose_one(format: LogFormat) {
+        logging::start(format, move |reason| of_lost_task(reason, format));
+        let device = Device::wgpu(DeviceKind::DefaultDevice);
+        let read = |x: Tensor<1>| x.add_scalar(1.0).into_data().convert::<f32>();
+        read(Tensor::ones([8], &device));
+        eprintln!("what works is no fault");
+        // WGSL has no bf16.
+        let garbage = read(Tensor::<1>::ones([8], &device).cast(FloatDType::BF16).cast(FloatDType::F32));
+        panic!("went on with {garbage:?}");
     }
 }

@@ -21,7 +21,6 @@ mod labelling_summary;
 mod labels;
 mod learning;
 mod logging;
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
 mod lost_task;
 mod map_fault;
 mod merge;
@@ -63,7 +62,8 @@ fn main() -> ExitCode {
     if arguments.command.only_prints() {
         stdout::end_with_its_reader();
     }
-    logging::start(arguments.log_format);
+    let format = arguments.log_format;
+    logging::start(format, move |reason| exit::of_lost_task(reason, format));
     if !memory_is_kept {
         tracing::debug!("the allocator refused a setting: forward passes are slower");
     }

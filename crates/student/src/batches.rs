@@ -4,17 +4,7 @@ use anyhow::Result;
 use softshard_losses::Targets;
 use softshard_model::Arrangement;
 
-use crate::examples::Examples;
-
-/// One sequence with what its loss compares with.
-pub(crate) struct Example {
-    /// The whole sequence, L tokens.
-    pub(crate) input_ids: Vec<i32>,
-    /// Scored positions, ascending, each in 1..L.
-    pub(crate) positions: Vec<i32>,
-    /// One row per position.
-    pub(crate) targets: Targets,
-}
+use crate::{example::Example, examples::Examples};
 
 /// One micro-batch: what one forward and backward pass reads.
 pub(crate) struct Batch {

@@ -12,8 +12,8 @@ use softshard_labels::{
 use softshard_model::DecoderConfig;
 
 use crate::{
-    batches::Example,
     config::{Mixed, Objective},
+    example::Example,
     inputs::TrainInputs,
     loss_config::LossConfig,
     targets::{distilled, for_every_token, supervised},

@@ -8,6 +8,7 @@ mod check;
 mod checkpoint;
 mod config;
 mod evaluation;
+mod example;
 mod examples;
 mod gradients;
 mod identity;

@@ -3,7 +3,7 @@
 use softshard_labels::{Sequence, SequenceLabels};
 use softshard_losses::{StoredLabels, Targets, at_temperature};
 
-use crate::{batches::Example, loss_config::LossConfig};
+use crate::{example::Example, loss_config::LossConfig};
 
 /// The gold tokens of the loss mask.
 pub(crate) fn supervised(sequence: &Sequence) -> Example {

@@ -7,13 +7,12 @@ use anyhow::Result;
 use burn::tensor::{Device, Distribution, FloatDType, Tensor};
 use serde_json::json;
 
-use crate::peers::number;
-use crate::table::{Outcome, Row};
-use crate::{Bench, labelling, speed, student};
+use crate::Bench;
+use crate::peers::{self, number};
+use crate::table::{Outcome, Row, gib};
 
 /// Left by this part for those that follow.
 pub(crate) const MATRIX: &str = "matrix.json";
-const GIB: f64 = (1u64 << 30) as f64;
 /// Of the largest result: it is rounded to bf16's 8 significant bits, the sums are of f32.
 const PRODUCT: f32 = 1e-2;
 
@@ -100,15 +99,11 @@ pub(crate) fn memory(device: &Device) -> String {
     }
 }
 
-pub(crate) fn gib(bytes: u64) -> String {
-    format!("{:.1} GiB", bytes as f64 / GIB)
-}
-
 /// The card's matrix peak in TFLOP/s: the better of our product and the peers'. 0 where nothing was measured.
 pub(crate) fn matrix_peak_tflops(bench: &Bench) -> f64 {
     let own = bench.read(MATRIX).map_or(0.0, |own| number(&own, "tflops"));
     let theirs = |name: &&str| bench.read(name).map_or(0.0, |found| number(&found, "matrix_tflops"));
-    [labelling::PEERS, student::PEERS, speed::PEERS].iter().map(theirs).fold(own, f64::max)
+    peers::ALL.iter().map(theirs).fold(own, f64::max)
 }
 
 /// A share of the matrix peak, in words; without a peak there is none.

@@ -12,12 +12,10 @@ use softshard_model::DecoderConfig;
 use softshard_teacher::{LabelsConfig, Summary, Teacher, TeacherConfig, TeacherInputs};
 
 use crate::flops::Flops;
-use crate::peers::{Peer, gib, number};
+use crate::peers::{self, Peer, gib, number};
 use crate::table::{Outcome, Row};
 use crate::{Bench, card, made_up, shapes, student};
 
-/// Left by the peers for those that follow.
-pub(crate) const PEERS: &str = "label-peers.json";
 /// One of so many sequences is labelled before the clock runs: kernels are compiled and chosen meanwhile.
 const WARM_EVERY: usize = 8;
 const SEQUENCES_PER_SHARD: usize = 256;
@@ -37,7 +35,7 @@ pub(crate) fn peers(bench: &Bench) -> Result<bool> {
         "lengths": made_up::dolly(bench)?,
         "budgets": if quick { [512, 1024].as_slice() } else { &[8192, 16_384, 32_768] },
     });
-    let peer = Peer { script: "transformers_label.py", jobs, result: PEERS };
+    let peer = Peer { script: "transformers_label.py", jobs, result: peers::LABELLING };
     let row = Row::new("labelling, transformers", "the same shape and lengths, bf16, sdpa");
     let Some(found) = peer.run(bench, row)? else { return Ok(true) };
     for way in ["usual", "best"] {
@@ -194,7 +192,7 @@ impl Labelling<'_> {
             let memory = card::memory(self.device);
             Row::new(NAME, what).ours(format!("{per_second:.0} labelled tokens/s, {memory}"))
         };
-        let peer = self.bench.read(PEERS).unwrap_or_default();
+        let peer = self.bench.read(peers::LABELLING).unwrap_or_default();
         let mut alone = true;
         for (way, aim) in [("usual", OF_USUAL), ("best", OF_BEST)] {
             if let Some(theirs) = peer["results"][way]["labelled_tokens_per_second"].as_f64() {

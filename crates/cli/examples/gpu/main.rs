@@ -17,7 +17,6 @@ mod table;
 
 #[path = "../../src/device.rs"]
 mod device;
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
 #[path = "../../src/lost_task.rs"]
 mod lost_task;
 
@@ -215,7 +214,6 @@ fn one(part: Part, options: Options) -> ExitCode {
 }
 
 /// What a lost task leaves cannot be trusted, and so the part ends.
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
 fn watch_for_lost_tasks() {
     use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -227,9 +225,6 @@ fn watch_for_lost_tasks() {
     });
     tracing_subscriber::registry().with(lost).init();
 }
-
-#[cfg(not(any(feature = "cuda", feature = "wgpu")))]
-fn watch_for_lost_tasks() {}
 
 /// A part that computes on the device: whether all of it was well.
 type PartOf = fn(&Bench, &Device) -> anyhow::Result<bool>;

@@ -6,13 +6,20 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::table::{Outcome, Row};
-use crate::{Bench, card};
+use crate::Bench;
+use crate::table::{self, Outcome, Row};
 
 /// The exit code with which a peer says that something it needs is not there.
 const ABSENT: i32 = 77;
 /// The one with which it says that its time was over; what it has measured by then counts.
 const LATE: i32 = 75;
+
+/// What the peers of labelling, of the student and of forward passes leave.
+pub(crate) const LABELLING: &str = "label-peers.json";
+pub(crate) const STUDENT: &str = "student-peers.json";
+pub(crate) const FORWARD: &str = "forward-peers.json";
+/// All of them.
+pub(crate) const ALL: [&str; 3] = [LABELLING, STUDENT, FORWARD];
 
 /// A program and what it is to measure.
 pub(crate) struct Peer<'a> {
@@ -77,5 +84,5 @@ pub(crate) fn number(value: &Value, key: &str) -> f64 {
 
 /// The most memory that a peer held.
 pub(crate) fn gib(one: &Value) -> String {
-    card::gib(one["bytes"].as_u64().unwrap_or(0))
+    table::gib(one["bytes"].as_u64().unwrap_or(0))
 }

@@ -11,13 +11,11 @@ use serde_json::{Value, json};
 use softshard_model::{Decoder, DecoderConfig, Precision};
 
 use crate::flops::Flops;
-use crate::peers::{Peer, gib};
+use crate::peers::{self, Peer, gib};
 use crate::shapes::{LARGE, SMALL, Shape};
 use crate::table::{Outcome, Row};
 use crate::{Bench, card};
 
-/// Left by the peer for those that follow.
-pub(crate) const PEERS: &str = "forward-peers.json";
 /// Passes of one batch that are timed, at least and at most.
 const PASSES: [usize; 2] = [3, 20];
 
@@ -32,7 +30,7 @@ pub(crate) fn peers(bench: &Bench) -> Result<bool> {
             })
         })
         .collect();
-    let peer = Peer { script: "transformers_forward.py", jobs: json!(jobs), result: PEERS };
+    let peer = Peer { script: "transformers_forward.py", jobs: json!(jobs), result: peers::FORWARD };
     peer.run(bench, Row::new("transformers", "the same shapes, bf16, sdpa"))?;
     Ok(true)
 }
@@ -53,7 +51,7 @@ pub(crate) fn run(bench: &Bench, device: &Device, shape: &Shape) -> Result<bool>
             card::memory(device)
         ))
         .say(Outcome::Measured);
-    let peer = bench.read(PEERS).unwrap_or_default();
+    let peer = bench.read(peers::FORWARD).unwrap_or_default();
     let peak = card::matrix_peak_tflops(bench);
     let mut finite = true;
     for &batch in shape.batches(quick) {

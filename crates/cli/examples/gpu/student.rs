@@ -12,12 +12,10 @@ use softshard_model::DecoderConfig;
 use softshard_student::{Mixed, Objective, TrainConfig, TrainInputs};
 
 use crate::flops::Flops;
-use crate::peers::{Peer, gib, number};
-use crate::table::{Outcome, Row};
+use crate::peers::{self, Peer, gib, number};
+use crate::table::{self, Outcome, Row};
 use crate::{Bench, card, made_up, shapes};
 
-/// Left by the peers for those that follow.
-pub(crate) const PEERS: &str = "student-peers.json";
 /// The label dataset that labelling leaves.
 pub(crate) const LABELS: &str = "labels-student";
 /// Micro-batches that differ.
@@ -47,7 +45,7 @@ pub(crate) fn peers(bench: &Bench) -> Result<bool> {
     let quick = bench.options.quick;
     let [sequences, tokens] = batch(quick);
     let jobs = json!({ "config": shapes::LARGE.config(quick), "sequences": sequences, "tokens": tokens });
-    let peer = Peer { script: "peft_student.py", jobs, result: PEERS };
+    let peer = Peer { script: "peft_student.py", jobs, result: peers::STUDENT };
     let row = Row::new("student, PEFT", format!("the same shape, {sequences} x {tokens} tokens, bf16, sdpa"));
     let Some(found) = peer.run(bench, row)? else { return Ok(true) };
     for way in found["results"].as_object().into_iter().flatten() {
@@ -123,7 +121,7 @@ pub(crate) fn run(bench: &Bench, device: &Device, variants: &[Variant]) -> Resul
     let [sequences, tokens] = batch(bench.options.quick);
     let config = DecoderConfig::load(&model)?;
     let flops = Flops::forward(&config, &vec![[tokens, tokens - 1]; sequences]).step();
-    let peer = bench.read(PEERS).unwrap_or_default();
+    let peer = bench.read(peers::STUDENT).unwrap_or_default();
     let mut well = true;
     for variant in variants {
         let what = format!("{}, {sequences} x {tokens} tokens", variant.name);
@@ -221,7 +219,7 @@ fn report(
     let peak = card::matrix_peak_tflops(bench);
     let share = card::share_of_peak(flops_per_token * tokens_per_second, 1.0, peak);
     let finite = losses.iter().all(|loss| loss.is_finite());
-    let memory = bytes.map_or("memory not reported".to_owned(), card::gib);
+    let memory = bytes.map_or("memory not reported".to_owned(), table::gib);
     let ours = format!(
         "{tokens_per_second:.0} tokens/s, {share} of the matrix peak, {memory}; loss {:.4} to {:.4}; begun in {start_seconds:.1} s, first step {first_step_seconds:.1} s",
         losses[0], losses[1]

@@ -93,3 +93,9 @@ fn print(text: &str) {
     // Nobody reads on: the exit code still tells.
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
+
+/// Bytes in words.
+pub(crate) fn gib(bytes: u64) -> String {
+    const GIB: f64 = (1u64 << 30) as f64;
+    format!("{:.1} GiB", bytes as f64 / GIB)
+}
