@@ -12,8 +12,8 @@ impl DeviceError {
     pub(crate) fn of_lost_task(reason: &str) -> Self {
         Self(format!(
             "device: a task of its thread was lost, and with it what was to be computed: {reason}\n\
-             hint: finished work is kept; a kernel that this device does not know, its compiler (libnvrtc.so, of a CUDA release \
-             that the driver supports) or its memory (a smaller `max_tokens_per_batch`)"
+             hint: finished work is kept; what failed may be a kernel that this device does not know, the compiler of kernels \
+             (libnvrtc.so, of a CUDA release that the driver supports), or memory (try a smaller `max_tokens_per_batch`)"
         ))
     }
 }
@@ -37,10 +37,20 @@ pub(crate) fn open(name: &str) -> Result<Device, DeviceError> {
 
 #[cfg(not(feature = "cuda"))]
 fn cuda(name: &str, _: u16) -> Result<Device, DeviceError> {
-    Err(DeviceError(format!(
-        "device `{name}`: expected `cpu`, as this build has no GPU backend\n\
-         hint: use `--device cpu`, or build with `--features softshard-cli/cuda` (docs/gpu.md)"
-    )))
+    Err(not_built(name, "cuda"))
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn wgpu(name: &str, _: u16) -> Result<Device, DeviceError> {
+    Err(not_built(name, "wgpu"))
+}
+
+#[cfg(not(all(feature = "cuda", feature = "wgpu")))]
+fn not_built(name: &str, feature: &str) -> DeviceError {
+    DeviceError(format!(
+        "device `{name}`: expected `cpu`, as this build has not the feature `{feature}`\n\
+         hint: use `--device cpu`, or build with `--features softshard-cli/{feature}` (docs/gpu.md)"
+    ))
 }
 
 /// Asks before the first tensor, whose panic would not say what is missing.
@@ -75,14 +85,6 @@ fn cuda(name: &str, index: u16) -> Result<Device, DeviceError> {
              hint: NVRTC (libnvrtc.so) must be where libraries are found, of a CUDA release that the driver supports"
         ))),
     }
-}
-
-#[cfg(not(feature = "wgpu"))]
-fn wgpu(name: &str, _: u16) -> Result<Device, DeviceError> {
-    Err(DeviceError(format!(
-        "device `{name}`: expected `cpu`, as this build has no WebGPU backend\n\
-         hint: use `--device cpu`, or build with `--features softshard-cli/wgpu` (docs/gpu.md)"
-    )))
 }
 
 #[cfg(feature = "wgpu")]

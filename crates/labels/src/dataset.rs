@@ -176,13 +176,14 @@ impl LabelDataset {
         self.rows[row].counts()
     }
 
-    /// Bytes of the row groups that stay decoded once many rows were read, in whatever order.
-    pub fn bytes_of_kept_groups(&self) -> usize {
+    /// Bytes of the index, and of the row groups that stay decoded once many rows were read, in whatever order.
+    pub fn bytes_in_memory(&self) -> usize {
+        const OF_ROW: usize = 28;
         let bytes =
             |GroupPlace { id: (shard, group), .. }: &GroupPlace| self.shards[*shard].decoded_bytes(*group);
         let mut groups: Vec<usize> = self.groups.iter().map(bytes).collect();
         groups.sort_unstable_by(|a, b| b.cmp(a));
-        groups.into_iter().take(CACHED_GROUPS).fold(0, usize::saturating_add)
+        groups.into_iter().take(CACHED_GROUPS).fold(OF_ROW * self.len(), usize::saturating_add)
     }
 
     /// Row of a sequence: the first, if it was labelled twice. Labels of equal sequences are equal.

@@ -142,11 +142,8 @@ impl Examples {
 
     /// What the datasets hold in memory besides batches: sequences whole, of labels their index and the row groups that stay decoded.
     pub(crate) fn bytes_in_memory(&self) -> u64 {
-        const OF_INDEX: usize = 28;
         let bytes = |part: &Part| match &part.data {
-            Data::Labels { dataset, .. } => {
-                dataset.bytes_of_kept_groups().saturating_add(OF_INDEX * part.len() as usize)
-            }
+            Data::Labels { dataset, .. } => dataset.bytes_in_memory(),
             Data::Sequences { sequences, .. } => sequences.iter().map(bytes_of).sum(),
         };
         self.parts.iter().map(bytes).fold(0, usize::saturating_add) as u64

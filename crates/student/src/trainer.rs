@@ -345,9 +345,10 @@ impl<'a> Trainer<'a> {
         let Some(found) = held_out.look(&self.exported(), step, self.inputs.stop)? else { return Ok(None) };
         if !found.nll.is_finite() {
             let (stage, nll) = (self.inputs.stage, found.nll);
-            let best = self.progress.best.map(|best| {
-                format!("`{stage}.max_steps={}` in another output gives the best step so far; or ", best.step)
-            });
+            let best = self
+                .progress
+                .best
+                .map(|best| format!("the checkpoint of the best step so far, {}, is kept; ", best.step));
             bail!(
                 "{stage} step {step}: expected a finite NLL on held-out data, found {nll}\nhint: {}{TRAIN_GENTLER}",
                 best.unwrap_or_default()
