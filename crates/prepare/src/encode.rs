@@ -1,9 +1,12 @@
 //! One row to one sequence: template, token ids, loss mask.
 
+use std::borrow::Cow;
+
 use softshard_labels::Sequence;
 
 use crate::config::{DataConfig, Mask, Template, TokenizerConfig};
-use crate::rows::{Content, Message, Row};
+use crate::conversation::Conversation;
+use crate::rows::{Content, Row};
 use crate::template::{minillm_prompt, plain_prompt};
 use crate::{Error, Tokenizer};
 
@@ -77,8 +80,9 @@ impl<'a> Encoder<'a> {
         let Ids { mut input_ids, prompt_tokens } = match (&row.content, self.template) {
             (Content::Document(text), _) => self.join("", text)?,
             (_, Some(Template::Chat)) => self.chat(row)?,
-            (Content::Instruction { response, .. } | Content::Conversation { response, .. }, _) => {
-                self.join(&self.prompt(row)?, response)?
+            (Content::Instruction { response, .. }, _) => self.join(&self.prompt(row)?, response)?,
+            (Content::Conversation(conversation), _) => {
+                self.join(&self.prompt(row)?, conversation.response())?
             }
         };
         if self.template.is_some() && prompt_tokens > self.max_prompt_tokens {
@@ -105,15 +109,17 @@ impl<'a> Encoder<'a> {
         let (instruction, context) = match (&row.content, self.template) {
             (Content::Document(_), _) => return Ok(String::new()),
             (_, Some(Template::Chat)) => {
-                let (messages, _) = conversation(row);
+                let conversation = conversation(row);
                 let template = self.tokenizer.chat_template().expect("checked in `new`");
-                return template.render(&messages, true).map_err(|error| in_row(row, error));
+                let turns = conversation.messages.len() - 1;
+                let rendering = template.render(&conversation, turns, true);
+                return rendering.map(|rendering| rendering.text).map_err(|error| in_row(row, error));
             }
             (Content::Instruction { instruction, context, .. }, _) => {
                 (instruction.as_str(), context.as_str())
             }
-            (Content::Conversation { prompt, .. }, _) => match prompt.as_slice() {
-                [Message { role, content }] if role == "user" => (content.as_str(), ""),
+            (Content::Conversation(conversation), _) => match conversation.prompt() {
+                [message] if message.role() == "user" => (message.text(), ""),
                 _ => {
                     let problem =
                         "expected one message of `user` before the answer, found a longer conversation";
@@ -147,9 +153,8 @@ impl<'a> Encoder<'a> {
     /// The rendered conversation up to the special token that ends the last turn; where the template writes none,
     /// the end-of-sequence token is added.
     fn chat(&self, row: &Row) -> Result<Ids, Error> {
-        let (prompt, response) = conversation(row);
         let template = self.tokenizer.chat_template().expect("checked in `new`");
-        let rendered = template.conversation(&prompt, response).map_err(|error| in_row(row, error))?;
+        let rendered = template.conversation(&conversation(row)).map_err(|error| in_row(row, error))?;
         let prompt_tokens = self.prompt_ids(&rendered.text[..rendered.prompt_bytes])?.len();
         let mut input_ids = self.with_bos(self.tokenizer.encode(&rendered.text)?);
         let end = input_ids.iter().rposition(|id| self.tokenizer.is_special(*id)).map_or(0, |last| last + 1);
@@ -171,18 +176,18 @@ impl<'a> Encoder<'a> {
     }
 }
 
-/// A row as a conversation: the messages before the answer, and the answer.
-fn conversation(row: &Row) -> (Vec<Message>, &str) {
-    match &row.content {
+/// A row as a conversation.
+fn conversation(row: &Row) -> Cow<'_, Conversation> {
+    Cow::Owned(match &row.content {
         Content::Instruction { instruction, context, response } if context.is_empty() => {
-            (vec![Message::new("user", instruction)], response)
+            Conversation::short(instruction, response)
         }
         Content::Instruction { instruction, context, response } => {
-            (vec![Message::new("user", &format!("{instruction}\n\n{context}"))], response)
+            Conversation::short(&format!("{instruction}\n\n{context}"), response)
         }
-        Content::Conversation { prompt, response } => (prompt.clone(), response),
-        Content::Document(text) => (Vec::new(), text),
-    }
+        Content::Conversation(conversation) => return Cow::Borrowed(conversation),
+        Content::Document(text) => Conversation::short("", text),
+    })
 }
 
 fn in_row(row: &Row, error: Error) -> Error {

@@ -25,6 +25,7 @@
 pub mod demo;
 
 mod config;
+mod conversation;
 mod encode;
 mod error;
 mod rows;
@@ -32,11 +33,13 @@ mod run;
 mod summary;
 mod template;
 mod tokenizer;
+mod value;
 
 pub use config::{DataConfig, EmptyResponses, Mask, Split, SplitConfig, Template, TokenizerConfig};
+pub use conversation::{Conversation, Message};
 pub use error::Error;
-pub use rows::Message;
 pub use run::{Example, examples, run};
 pub use summary::{Dropped, SplitSummary, Summary};
-pub use template::{ChatTemplate, minillm_prompt};
+pub use template::{ChatTemplate, Rendering, minillm_prompt};
 pub use tokenizer::Tokenizer;
+pub use value::Value;

@@ -4,27 +4,14 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
+use crate::conversation::{Conversation, Message};
+use crate::value::Value;
 use crate::{DataConfig, Error};
 
 /// A line or a document longer than this is refused: it is some other kind of file.
 const MAX_ROW_BYTES: usize = 64 << 20;
-
-/// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// `system`, `user` or `assistant`.
-    pub role: String,
-    /// What is said.
-    pub content: String,
-}
-
-impl Message {
-    pub(crate) fn new(role: &str, content: &str) -> Self {
-        Self { role: role.into(), content: content.into() }
-    }
-}
 
 /// Where a row stands.
 #[derive(Clone, Debug)]
@@ -54,10 +41,7 @@ pub(crate) enum Content {
         response: String,
     },
     /// The last message is the assistant's: the response.
-    Conversation {
-        prompt: Vec<Message>,
-        response: String,
-    },
+    Conversation(Conversation),
     Document(String),
 }
 
@@ -73,9 +57,8 @@ pub(crate) struct Row {
 impl Row {
     pub(crate) fn has_empty_response(&self) -> bool {
         match &self.content {
-            Content::Instruction { response, .. } | Content::Conversation { response, .. } => {
-                response.trim().is_empty()
-            }
+            Content::Instruction { response, .. } => response.trim().is_empty(),
+            Content::Conversation(conversation) => conversation.response().trim().is_empty(),
             Content::Document(_) => false,
         }
     }
@@ -93,9 +76,9 @@ impl Row {
                 add(instruction);
                 add(context);
             }
-            Content::Conversation { prompt, .. } => prompt.iter().for_each(|message| {
-                add(&message.role);
-                add(&message.content);
+            Content::Conversation(conversation) => conversation.prompt().iter().for_each(|message| {
+                add(message.role());
+                add(message.text());
             }),
             Content::Document(text) => add(text),
         }
@@ -267,7 +250,7 @@ struct RawRow {
     context: Option<String>,
     #[serde(alias = "output")]
     response: Option<String>,
-    messages: Option<Vec<Message>>,
+    messages: Option<Vec<Value>>,
     category: Option<String>,
     facts: Option<serde_json::Value>,
 }
@@ -287,18 +270,21 @@ fn parse_row(line: &str, place: Place) -> Result<Row, Error> {
         (Some(instruction), Some(response), None) => {
             Content::Instruction { instruction, context: context.unwrap_or_default(), response }
         }
-        (None, None, Some(mut messages)) => match messages.pop() {
-            Some(last) if last.role == "assistant" && !messages.is_empty() => {
-                Content::Conversation { prompt: messages, response: last.content }
+        (None, None, Some(messages)) => {
+            let messages: Vec<Message> = messages.into_iter().map(message).collect();
+            match messages.as_slice() {
+                [_, .., last] if last.role() == "assistant" => {}
+                others => {
+                    let found = others
+                        .last()
+                        .map_or("no message".into(), |last| format!("a single or last `{}`", last.role()));
+                    let problem =
+                        format!("expected `messages` to end with an answer of `assistant`, found {found}");
+                    return Err(place.error(problem, FIELDS_HINT));
+                }
             }
-            last => {
-                let found =
-                    last.map_or("no message".into(), |last| format!("a single or last `{}`", last.role));
-                let problem =
-                    format!("expected `messages` to end with an answer of `assistant`, found {found}");
-                return Err(place.error(problem, FIELDS_HINT));
-            }
-        },
+            Content::Conversation(Conversation { messages, ..Conversation::default() })
+        }
         (instruction, response, messages) => {
             let found = [
                 instruction.map(|_| "`instruction`"),
@@ -312,6 +298,11 @@ fn parse_row(line: &str, place: Place) -> Result<Row, Error> {
         }
     };
     Ok(Row { place, content, category, facts })
+}
+
+fn message(value: Value) -> Message {
+    let Value::Object(fields) = value else { return Message::new("", "") };
+    Message { fields, trained: None }
 }
 
 /// serde_json's message with the column only: the line is always 1 there.

@@ -9,8 +9,9 @@ use rayon::prelude::*;
 use softshard_labels::{Sequence, SequenceDataset, SequenceKey, SequenceWriter, SequencesInfo};
 
 use crate::config::{DataConfig, EmptyResponses, Split, Template, TokenizerConfig};
+use crate::conversation::Conversation;
 use crate::encode::{Encoder, Outcome};
-use crate::rows::{Content, Message, Row, rows};
+use crate::rows::{Content, Row, rows};
 use crate::summary::Summary;
 use crate::{Error, Tokenizer};
 
@@ -172,13 +173,14 @@ fn example(encoder: &Encoder, row: &Row) -> Result<Option<Example>, Error> {
     }
     let (instruction, context, response) = match &row.content {
         Content::Instruction { instruction, context, response } => {
-            (instruction.clone(), context.clone(), response)
+            (instruction.clone(), context.clone(), response.as_str())
         }
-        Content::Conversation { prompt, response } => {
-            let last = prompt.iter().rev().find(|Message { role, .. }| role == "user");
-            (last.map(|message| message.content.clone()).unwrap_or_default(), String::new(), response)
+        Content::Conversation(conversation) => {
+            let last = conversation.prompt().iter().rev().find(|message| message.role() == "user");
+            let instruction = last.map(|message| message.text().to_owned()).unwrap_or_default();
+            (instruction, String::new(), conversation.response())
         }
-        Content::Document(text) => (String::new(), String::new(), text),
+        Content::Document(text) => (String::new(), String::new(), text.as_str()),
     };
     Ok(Some(Example {
         source: row.place.source(),
@@ -186,7 +188,7 @@ fn example(encoder: &Encoder, row: &Row) -> Result<Option<Example>, Error> {
         prompt_ids,
         instruction,
         context,
-        response: response.clone(),
+        response: response.to_owned(),
         category: row.category.clone(),
         facts: row.facts.clone(),
     }))
@@ -261,7 +263,7 @@ fn for_each_step(
 /// A template that cannot tell prompt and answer apart is refused before anything is written.
 fn check_chat_template(tokenizer: &Tokenizer) -> Result<(), Error> {
     let template = tokenizer.chat_template().expect("checked by the encoder");
-    template.conversation(&[Message::new("user", "question")], "answer").map(|_| ())
+    template.conversation(&Conversation::short("question", "answer")).map(|_| ())
 }
 
 fn report(done: u64, total: u64, tokens: u64) {

@@ -1,11 +1,13 @@
 //! Prompt templates: MiniLLM's, and the model's own.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use minijinja::{Environment, Error as JinjaError, ErrorKind};
 
 use crate::Error;
-use crate::rows::Message;
+use crate::conversation::{Conversation, Message};
+use crate::value::Value;
 
 const WITHOUT_CONTEXT: &str = "Below is an instruction that describes a task. Write a response that appropriately \
                                completes the request.\n\n### Instruction:\n";
@@ -34,6 +36,15 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     source: String,
     special_tokens: BTreeMap<String, String>,
+}
+
+/// A conversation as text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rendering {
+    /// The text.
+    pub text: String,
+    /// What the template marks as written by the model (`{% generation %}`), as bytes of the text, in order.
+    pub generated: Vec<Range<usize>>,
 }
 
 /// A conversation as text, and where the answer begins.
@@ -66,27 +77,39 @@ impl ChatTemplate {
         &self.source
     }
 
-    /// The conversation as text; with `add_generation_prompt` it ends where the assistant's answer begins.
+    /// The first `turns` messages of the conversation as text; with `add_generation_prompt` it ends where the assistant's
+    /// answer begins.
     ///
     /// # Errors
     /// [`Error::ChatTemplate`] with what the template raised.
-    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Error> {
+    pub fn render(
+        &self,
+        conversation: &Conversation,
+        turns: usize,
+        add_generation_prompt: bool,
+    ) -> Result<Rendering, Error> {
         let template = self.environment.get_template("chat").expect("added in `new`");
         let special_tokens = minijinja::Value::from_serialize(&self.special_tokens);
-        let context = minijinja::context! { messages, add_generation_prompt, ..special_tokens };
-        template.render(context).map_err(|error| Error::ChatTemplate(error.to_string()))
+        let messages: Vec<Value> = conversation.messages[..turns]
+            .iter()
+            .map(|message| Value::Object(message.fields.clone()))
+            .collect();
+        let (tools, documents) = (&conversation.tools, &conversation.documents);
+        let context =
+            minijinja::context! { messages, tools, documents, add_generation_prompt, ..special_tokens };
+        let text = template.render(context).map_err(|error| Error::ChatTemplate(error.to_string()))?;
+        Ok(Rendering { text, generated: Vec::new() })
     }
 
-    /// The prompt followed by the response, as one text.
+    /// The conversation as one text, and where its last turn begins in it.
     ///
     /// # Errors
     /// [`Error::ChatTemplate`] where the template raises, or where the prompt is not how the conversation begins:
     /// then no token could be said to belong to the response.
-    pub(crate) fn conversation(&self, prompt: &[Message], response: &str) -> Result<Rendered, Error> {
-        let beginning = self.render(prompt, true)?;
-        let mut messages = prompt.to_vec();
-        messages.push(Message::new("assistant", response));
-        let text = self.render(&messages, false)?;
+    pub(crate) fn conversation(&self, conversation: &Conversation) -> Result<Rendered, Error> {
+        let turns = conversation.messages.len();
+        let beginning = self.render(conversation, turns - 1, true)?.text;
+        let text = self.render(conversation, turns, false)?.text;
         if text.starts_with(&beginning) {
             return Ok(Rendered { text, prompt_bytes: beginning.len() });
         }
@@ -105,7 +128,7 @@ impl ChatTemplate {
     /// refuses that one.
     pub(crate) fn ending(&self) -> Option<String> {
         const ANSWER: &str = "answer";
-        let rendered = self.conversation(&[Message::new("user", "question")], ANSWER).ok()?;
+        let rendered = self.conversation(&Conversation::short("question", ANSWER)).ok()?;
         rendered.text[rendered.prompt_bytes..].split_once(ANSWER).map(|(_, ending)| ending.to_owned())
     }
 }
@@ -137,9 +160,9 @@ mod tests {
     #[test]
     fn a_chat_template_gives_prompt_and_conversation() {
         let template = template(include_str!("../tests/small_chat_template.jinja"));
-        let rendered = template
-            .conversation(&[Message::new("system", " Be kind. "), Message::new("user", "Hi")], "Hello")
-            .unwrap();
+        let messages = [("system", " Be kind. "), ("user", "Hi"), ("assistant", "Hello")];
+        let messages = messages.map(|(role, content)| Message::new(role, content)).to_vec();
+        let rendered = template.conversation(&Conversation { messages, ..Conversation::default() }).unwrap();
         assert_eq!(rendered.text, "[system] Be kind.\n[user] Hi\n[assistant] Hello</s>\n");
         assert_eq!(&rendered.text[rendered.prompt_bytes..], "Hello</s>\n");
         assert_eq!(template.ending().unwrap(), "</s>\n");
@@ -148,7 +171,9 @@ mod tests {
     #[test]
     fn what_a_template_raises_is_said() {
         let template = template(include_str!("../tests/small_chat_template.jinja"));
-        let error = template.render(&[Message::new("tool", "x")], false).unwrap_err().to_string();
+        let messages = vec![Message::new("tool", "x")];
+        let conversation = Conversation { messages, ..Conversation::default() };
+        let error = template.render(&conversation, 1, false).unwrap_err().to_string();
         assert!(error.contains("unknown role tool"), "{error}");
         let error = ChatTemplate::new("{% if %}".into(), BTreeMap::new()).err().unwrap().to_string();
         assert!(error.starts_with("chat template: syntax error"), "{error}");
@@ -159,7 +184,7 @@ mod tests {
         let template = template(
             "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant><think>{% endif %}",
         );
-        let error = template.conversation(&[Message::new("user", "a")], "b").err().unwrap().to_string();
+        let error = template.conversation(&Conversation::short("a", "b")).err().unwrap().to_string();
         assert!(error.contains("\"<think>\" in the prompt, \"b\" in the conversation"), "{error}");
         assert!(template.ending().is_none());
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use softshard_prepare::{ChatTemplate, Message, Tokenizer};
+use softshard_prepare::{ChatTemplate, Conversation, Message, Tokenizer, Value};
 
 use crate::support::real_data;
 
@@ -25,7 +25,7 @@ struct Answer {
 
 #[derive(Deserialize)]
 struct Rendered {
-    messages: Vec<Message>,
+    messages: Vec<Value>,
     add_generation_prompt: bool,
     text: String,
 }
@@ -76,6 +76,13 @@ fn conversations_are_rendered_as_transformers_does() {
     let source = fs_err::read_to_string(golden("qwen2.5-chat.jinja")).unwrap();
     let template = ChatTemplate::new(source, [].into()).unwrap();
     for Rendered { messages, add_generation_prompt, text } in expected("chat.expected.json") {
-        assert_eq!(template.render(&messages, add_generation_prompt).unwrap(), text);
+        let messages: Vec<Message> = messages.into_iter().map(message).collect();
+        let (turns, conversation) = (messages.len(), Conversation { messages, ..Conversation::default() });
+        assert_eq!(template.render(&conversation, turns, add_generation_prompt).unwrap().text, text);
     }
+}
+
+fn message(value: Value) -> Message {
+    let Value::Object(fields) = value else { panic!("a message is an object") };
+    Message { fields, trained: None }
 }
