@@ -6,7 +6,7 @@ use std::ops::Range;
 use minijinja::{Environment, Error as JinjaError, ErrorKind};
 
 use crate::Error;
-use crate::conversation::{Conversation, Message};
+use crate::conversation::Conversation;
 use crate::value::Value;
 
 const WITHOUT_CONTEXT: &str = "Below is an instruction that describes a task. Write a response that appropriately \
@@ -136,6 +136,7 @@ impl ChatTemplate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::conversation::Message;
 
     #[test]
     fn the_minillm_prompt_is_byte_exact() {

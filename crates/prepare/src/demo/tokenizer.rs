@@ -11,6 +11,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::write_file;
+use crate::conversation::Message;
 use crate::rows::{Content, rows};
 use crate::template::plain_prompt;
 use crate::{DataConfig, Error};
@@ -69,10 +70,9 @@ fn texts(jsonl: &Path) -> Result<Vec<String>, Error> {
         Content::Instruction { instruction, context, response } => {
             format!("{}{response}", plain_prompt(&instruction, &context))
         }
-        Content::Conversation { prompt, response } => {
-            let mut parts: Vec<String> = prompt.into_iter().map(|message| message.content).collect();
-            parts.push(response);
-            parts.join("\n")
+        Content::Conversation(conversation) => {
+            let texts: Vec<&str> = conversation.messages.iter().map(Message::text).collect();
+            texts.join("\n")
         }
         Content::Document(text) => text,
     };
