@@ -438,5 +438,5 @@ fn conversation(row: &Row) -> Cow<'_, Conversation> {
 }
 
 fn in_row(row: &Row, error: Error) -> Error {
-    row.place.error(error.to_string(), "the template refuses this row: change the row or the template")
+    row.place.error(error.to_string(), "change the row or the template; of a template with `{% generation %}`, `mask = \"generation\"` reads the marks")
 }

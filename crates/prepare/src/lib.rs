@@ -24,10 +24,12 @@
 
 pub mod demo;
 
+mod compatible;
 mod config;
 mod conversation;
 mod encode;
 mod error;
+mod no_tokenizer;
 mod offsets;
 mod rows;
 mod run;

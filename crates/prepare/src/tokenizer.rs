@@ -5,10 +5,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use softshard_labels::Tokenizer as Fingerprint;
+use softshard_labels::{OwnTokenizer, Tokenizer as Fingerprint};
 use tokenizers::PostProcessorWrapper;
 
+use crate::compatible::{Splitting, tokens};
 use crate::encode::ending;
+use crate::no_tokenizer::check_kind;
 use crate::{ChatTemplate, Error};
 
 /// A tokenizer: text to ids and back, special ids, chat template, fingerprint.
@@ -42,12 +44,14 @@ impl Tokenizer {
     pub fn load(path: &Path) -> Result<Self, Error> {
         let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
         let folder = file.parent().unwrap_or(Path::new("")).to_owned();
+        check_kind(path)?;
         let bytes = fs_err::read(&file).map_err(|error| {
             let hint = "a tokenizer is a Hugging Face model folder, or a tokenizer.json";
             io::Error::new(error.kind(), format!("tokenizer: {error}\nhint: {hint}"))
         })?;
         let mut inner =
-            tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| Error::tokenizer(&file, error))?;
+            tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| Error::tokenizer(&file, error))?;
+        let merges_blake3 = Some(Splitting::read(&file, &bytes)?.blake3());
         inner.with_truncation(None).map_err(|error| Error::tokenizer(&file, error))?;
         inner.with_padding(None);
 
@@ -59,18 +63,20 @@ impl Tokenizer {
         for (name, value) in read_json(&folder.join("config.json"))? {
             generation.entry(name).or_insert(value);
         }
-        let vocabulary = Vocabulary::new(&inner, &file)?;
+        let tokens = tokens(&inner);
+        let vocab_size = vocab_size(&tokens, &file)?;
         let (special_ids, mut stop_ids) = special_ids(&inner, &file, &config, &generation)?;
-        stop_ids.retain(|id| u32::try_from(*id).is_ok_and(|id| id < vocabulary.size));
+        stop_ids.retain(|id| u32::try_from(*id).is_ok_and(|id| id < vocab_size));
 
         let chat_template = read_chat_template(&folder, &config)?
             .map(|source| ChatTemplate::new(source, special_texts(&inner, &special_ids)))
             .transpose()?;
         let fingerprint = Fingerprint {
-            vocabulary_blake3: vocabulary.blake3,
-            vocab_size: vocabulary.size,
+            vocabulary_blake3: OwnTokenizer::vocabulary_blake3(&tokens),
+            vocab_size,
             special_ids: special_ids.clone(),
             normalizer_blake3: normalizer_blake3(&inner, &file)?,
+            merges_blake3,
             chat_template_blake3: chat_template.as_ref().map(|template| hex_of(template.source())),
         };
         let special = inner
@@ -214,33 +220,6 @@ impl std::fmt::Debug for Tokenizer {
     }
 }
 
-struct Vocabulary {
-    blake3: String,
-    size: u32,
-}
-
-impl Vocabulary {
-    fn new(inner: &tokenizers::Tokenizer, file: &Path) -> Result<Self, Error> {
-        let mut tokens: Vec<(u32, String)> =
-            inner.get_vocab(true).into_iter().map(|(token, id)| (id, token)).collect();
-        tokens.sort_unstable();
-        let Some((largest, _)) = tokens.last() else {
-            return Err(Error::tokenizer(file, "expected a vocabulary, found no token"));
-        };
-        if i32::try_from(*largest).is_err() {
-            return Err(Error::tokenizer(file, format!("expected ids below 2^31, found {largest}")));
-        }
-        let size = largest + 1;
-        let mut hasher = blake3::Hasher::new();
-        for (id, token) in &tokens {
-            hasher.update(&id.to_le_bytes());
-            hasher.update(&u64::try_from(token.len()).expect("a length fits 64 bits").to_le_bytes());
-            hasher.update(token.as_bytes());
-        }
-        Ok(Self { blake3: hasher.finalize().to_hex().to_string(), size })
-    }
-}
-
 type JsonObject = serde_json::Map<String, Value>;
 
 /// An optional JSON file: empty where there is none.
@@ -328,6 +307,17 @@ fn read_chat_template(folder: &Path, config: &JsonObject) -> Result<Option<Strin
         Some(template) => template.as_str().map(str::to_owned),
         None => None,
     })
+}
+
+/// Largest id + 1.
+fn vocab_size(tokens: &[(u32, String)], file: &Path) -> Result<u32, Error> {
+    let Some((largest, _)) = tokens.last() else {
+        return Err(Error::tokenizer(file, "expected a vocabulary, found no token"));
+    };
+    if i32::try_from(*largest).is_err() {
+        return Err(Error::tokenizer(file, format!("expected ids below 2^31, found {largest}")));
+    }
+    Ok(largest + 1)
 }
 
 fn normalizer_blake3(inner: &tokenizers::Tokenizer, file: &Path) -> Result<String, Error> {
