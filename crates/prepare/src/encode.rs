@@ -7,13 +7,15 @@ use softshard_labels::Sequence;
 use crate::config::{DataConfig, Mask, Template, TokenizerConfig};
 use crate::conversation::Conversation;
 use crate::rows::{Content, Row};
-use crate::template::{minillm_prompt, plain_prompt};
+use crate::template::{ChatTemplate, minillm_prompt, plain_prompt};
 use crate::{Error, Tokenizer};
 
 /// Turns rows into sequences; what the recipe leaves open is decided here, once.
 pub(crate) struct Encoder<'a> {
     tokenizer: &'a Tokenizer,
     template: Option<Template>,
+    /// The tokenizer's, with the recipe's date and variables.
+    chat_template: Option<ChatTemplate>,
     mask: Mask,
     bos: Option<i32>,
     eos: Option<i32>,
@@ -68,8 +70,14 @@ impl<'a> Encoder<'a> {
         if template == Some(Template::Chat) && tokenizer.chat_template().is_none() {
             return refuse("expected a chat template, as `template = \"chat\"`, found none");
         }
+        let chat_template = tokenizer.chat_template().map(|template| template.configured(data));
         let (max_prompt_tokens, max_tokens) = (data.max_prompt_tokens, data.max_tokens);
-        Ok(Self { tokenizer, template, mask: data.mask(), bos, eos, max_prompt_tokens, max_tokens })
+        Ok(Self { tokenizer, template, chat_template, mask: data.mask(), bos, eos, max_prompt_tokens, max_tokens })
+    }
+
+    /// The chat template, where `template = "chat"`.
+    pub(crate) fn chat_template(&self) -> &ChatTemplate {
+        self.chat_template.as_ref().expect("checked in `new`")
     }
 
     /// The sequence of a row.
@@ -110,7 +118,7 @@ impl<'a> Encoder<'a> {
             (Content::Document(_), _) => return Ok(String::new()),
             (_, Some(Template::Chat)) => {
                 let conversation = conversation(row);
-                let template = self.tokenizer.chat_template().expect("checked in `new`");
+                let template = self.chat_template();
                 let turns = conversation.messages.len() - 1;
                 let rendering = template.render(&conversation, turns, true);
                 return rendering.map(|rendering| rendering.text).map_err(|error| in_row(row, error));
@@ -153,7 +161,7 @@ impl<'a> Encoder<'a> {
     /// The rendered conversation up to the special token that ends the last turn; where the template writes none,
     /// the end-of-sequence token is added.
     fn chat(&self, row: &Row) -> Result<Ids, Error> {
-        let template = self.tokenizer.chat_template().expect("checked in `new`");
+        let template = self.chat_template();
         let rendered = template.conversation(&conversation(row)).map_err(|error| in_row(row, error))?;
         let prompt_tokens = self.prompt_ids(&rendered.text[..rendered.prompt_bytes])?.len();
         let mut input_ids = self.with_bos(self.tokenizer.encode(&rendered.text)?);

@@ -24,6 +24,7 @@
 
 pub mod demo;
 
+mod chat_template;
 mod config;
 mod conversation;
 mod encode;

@@ -13,7 +13,7 @@ use crate::conversation::Conversation;
 use crate::encode::{Encoder, Outcome};
 use crate::rows::{Content, Row, rows};
 use crate::summary::Summary;
-use crate::{Error, Tokenizer};
+use crate::{ChatTemplate, Error, Tokenizer};
 
 /// Rows that are encoded in one parallel step; the stop flag is looked at in between.
 const ROWS_PER_STEP: usize = 1024;
@@ -38,7 +38,7 @@ pub fn run(
     let tokenizer = Tokenizer::load(&config.path)?;
     let encoder = Encoder::new(data, config, &tokenizer)?;
     if data.template() == Some(Template::Chat) {
-        check_chat_template(&tokenizer)?;
+        check_chat_template(encoder.chat_template())?;
     }
     let survey = survey(data, stop)?;
 
@@ -57,7 +57,8 @@ pub fn run(
     let mut summary = Summary::new(data);
     let mut seen = HashSet::new();
     for_each_step(data, stop, |step| {
-        let outcomes: Vec<Result<Outcome, Error>> = step.par_iter().map(|row| encoder.encode(row)).collect();
+        let encode = |row: &Row| if stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { encoder.encode(row) };
+        let outcomes: Vec<Result<Outcome, Error>> = step.par_iter().map(encode).collect();
         for (row, outcome) in step.iter().zip(outcomes) {
             let split = survey.split(row);
             if let Some(sequence) = summary.count(split, outcome?, |key: SequenceKey| seen.insert(key)) {
@@ -261,8 +262,7 @@ fn for_each_step(
 }
 
 /// A template that cannot tell prompt and answer apart is refused before anything is written.
-fn check_chat_template(tokenizer: &Tokenizer) -> Result<(), Error> {
-    let template = tokenizer.chat_template().expect("checked by the encoder");
+fn check_chat_template(template: &ChatTemplate) -> Result<(), Error> {
     template.conversation(&Conversation::short("question", "answer")).map(|_| ())
 }
 
