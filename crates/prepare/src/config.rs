@@ -1,11 +1,13 @@
 //! The recipe sections `[data]` and `[tokenizer]`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::Error;
+use crate::template::{check_variable, is_date};
+use crate::{Error, Value};
 
 /// The recipe section `[data]`: which rows, how they become text, and how long a sequence may be.
 ///
@@ -38,6 +40,14 @@ pub struct DataConfig {
     /// How a row becomes a prompt; `minillm` unless given. Not for `text`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<Template>,
+    /// The day that a chat template's `strftime_now` takes for today, as `"2025-01-31"` or `"2025-01-31 12:00:00"`: without
+    /// it a template that asks for the date is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template_date: Option<String>,
+    /// More variables of the chat template, as in `{ enable_thinking = false }`. A row's own come first.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, serde_json::Value>")]
+    pub template_variables: BTreeMap<String, Value>,
     /// A row whose prompt is longer is dropped and counted, never cut.
     #[serde(default = "default_max_prompt_tokens")]
     pub max_prompt_tokens: usize,
@@ -223,6 +233,7 @@ impl DataConfig {
         if self.is_text() && self.template.is_some() {
             return refuse("`template` is for `instructions`; a `text` corpus has none".into());
         }
+        self.validate_template()?;
         if self.is_text() && self.mask() != Mask::All {
             return refuse("this `mask` is for `instructions`; a `text` corpus has no responses".into());
         }
@@ -259,6 +270,25 @@ impl DataConfig {
             }
             _ => Ok(()),
         }
+    }
+}
+
+impl DataConfig {
+    fn validate_template(&self) -> Result<(), Error> {
+        let refuse = |problem: String| Err(Error::Config(format!("[data]: {problem}")));
+        let is_chat = self.template() == Some(Template::Chat);
+        if !is_chat && (self.template_date.is_some() || !self.template_variables.is_empty()) {
+            return refuse("`template_date` and `template_variables` are for `template = \"chat\"`".into());
+        }
+        if let Some(date) = self.template_date.as_ref().filter(|date| !is_date(date)) {
+            return refuse(format!("expected `template_date` as in \"2025-01-31\", found {date:?}"));
+        }
+        for name in self.template_variables.keys() {
+            if let Err(problem) = check_variable(name) {
+                return refuse(format!("`template_variables`: {problem}"));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -24,6 +24,7 @@
 
 pub mod demo;
 
+mod chat_template;
 mod compatible;
 mod config;
 mod conversation;

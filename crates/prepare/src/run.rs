@@ -8,11 +8,11 @@ use std::time::Instant;
 use rayon::prelude::*;
 use softshard_labels::{Sequence, SequenceDataset, SequenceKey, SequenceWriter, SequencesInfo};
 
-use crate::config::{DataConfig, EmptyResponses, Split, TokenizerConfig};
+use crate::config::{DataConfig, EmptyResponses, Split, Template, TokenizerConfig};
 use crate::encode::{Encoder, Outcome, Question};
 use crate::rows::{Content, Row, rows};
 use crate::summary::Summary;
-use crate::{Error, Tokenizer};
+use crate::{ChatTemplate, Error, Tokenizer};
 
 /// Rows that are encoded in one parallel step; the stop flag is looked at in between.
 const ROWS_PER_STEP: usize = 1024;
@@ -36,6 +36,9 @@ pub fn run(
     data.validate()?;
     let tokenizer = Tokenizer::load(&config.path)?;
     let encoder = Encoder::new(data, config, &tokenizer)?;
+    if data.template() == Some(Template::Chat) {
+        encoder.check_chat_template()?;
+    }
     let survey = survey(data, stop)?;
 
     let output = |split: Split| Output {
@@ -54,7 +57,9 @@ pub fn run(
     let mut summary = Summary::new(data);
     let mut seen = HashSet::new();
     let encoded = for_each_step(data, stop, |step| {
-        let outcomes: Vec<Result<Outcome, Error>> = step.par_iter().map(|row| encoder.encode(row)).collect();
+        let encode =
+            |row: &Row| if stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { encoder.encode(row) };
+        let outcomes: Vec<Result<Outcome, Error>> = step.par_iter().map(encode).collect();
         for (row, outcome) in step.iter().zip(outcomes) {
             let split = survey.split(row);
             if let Some(sequence) = summary.count(split, outcome?, |key: SequenceKey| seen.insert(key)) {
