@@ -79,6 +79,8 @@ impl<'a> Encoder<'a> {
         }
         let Ids { mut input_ids, prompt_tokens } = match (&row.content, self.template) {
             (Content::Document(text), _) => self.join("", text)?,
+            (Content::Tokens { input_ids, labelled }, _) => return self.given(row, input_ids, labelled),
+            (Content::Completion { prompt, completion }, _) => self.join(prompt, completion)?,
             (_, Some(Template::Chat)) => self.chat(row)?,
             (Content::Instruction { response, .. }, _) => self.join(&self.prompt(row)?, response)?,
             (Content::Conversation(conversation), _) => {
@@ -104,10 +106,32 @@ impl<'a> Encoder<'a> {
         Ok(Outcome::Kept { sequence, cut })
     }
 
+    /// Ids and a mask that the row brings.
+    fn given(&self, row: &Row, input_ids: &[i32], labelled: &[bool]) -> Result<Outcome, Error> {
+        let size = self.tokenizer.vocab_size();
+        let known = |id: i32| u32::try_from(id).is_ok_and(|id| id < size);
+        if let Some(id) = input_ids.iter().find(|id| !known(**id)) {
+            let problem = format!("expected token ids from 0 to {}, found {id}", size - 1);
+            return Err(row.place.error(problem, "the ids are of another tokenizer than the recipe's"));
+        }
+        let kept = &input_ids[..input_ids.len().min(self.max_tokens)];
+        let positions: Vec<i32> = (1..kept.len())
+            .filter(|position| labelled[*position])
+            .map(|position| i32::try_from(position).expect("max_tokens is below 2^31"))
+            .collect();
+        if positions.is_empty() {
+            return Ok(Outcome::TooShort);
+        }
+        let cut = kept.len() < input_ids.len();
+        let sequence = Sequence { source: Some(row.place.source()), input_ids: kept.to_vec(), positions };
+        Ok(Outcome::Kept { sequence, cut })
+    }
+
     /// The prompt of a row as text.
     pub(crate) fn prompt(&self, row: &Row) -> Result<String, Error> {
         let (instruction, context) = match (&row.content, self.template) {
-            (Content::Document(_), _) => return Ok(String::new()),
+            (Content::Document(_) | Content::Tokens { .. }, _) => return Ok(String::new()),
+            (Content::Completion { prompt, .. }, _) => return Ok(prompt.clone()),
             (_, Some(Template::Chat)) => {
                 let conversation = conversation(row);
                 let template = self.tokenizer.chat_template().expect("checked in `new`");
@@ -186,7 +210,9 @@ fn conversation(row: &Row) -> Cow<'_, Conversation> {
             Conversation::short(&format!("{instruction}\n\n{context}"), response)
         }
         Content::Conversation(conversation) => return Cow::Borrowed(conversation),
+        Content::Completion { prompt, completion } => Conversation::short(prompt, completion),
         Content::Document(text) => Conversation::short("", text),
+        Content::Tokens { .. } => Conversation::short("", ""),
     })
 }
 

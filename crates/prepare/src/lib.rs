@@ -39,7 +39,7 @@ pub use config::{DataConfig, EmptyResponses, Mask, Split, SplitConfig, Template,
 pub use conversation::{Conversation, Message};
 pub use error::Error;
 pub use run::{Example, examples, run};
-pub use summary::{Dropped, SplitSummary, Summary};
+pub use summary::{Dropped, RowCounts, SplitSummary, Summary};
 pub use template::{ChatTemplate, Rendering, minillm_prompt};
 pub use tokenizer::Tokenizer;
 pub use value::Value;
