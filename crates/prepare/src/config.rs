@@ -23,12 +23,12 @@ use crate::Error;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// Files of rows (one path or a list): JSONL, a JSON array or Parquet, also packed with gzip or zstd, or a pipe. A row
-    /// has `messages`, `conversations`, `prompt` and `completion`, `instruction` and `response`, or `input_ids`.
+    /// Files of rows (one path or a list): JSONL, a JSON array or Parquet, packed with gzip or zstd or not, or a pipe. A
+    /// row has `messages`, `conversations`, `prompt` and `completion`, `instruction` and `response`, or `input_ids`.
     #[serde(default, deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "OneOrMany")]
     pub instructions: Vec<PathBuf>,
-    /// Plain text files (one path or a list) for pretraining, instead of `instructions`; also rows with a column `text`.
+    /// Plain text files (one path or a list) for pretraining, instead of `instructions`; or rows of `text`.
     #[serde(default, deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "OneOrMany")]
     pub text: Vec<PathBuf>,

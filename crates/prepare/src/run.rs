@@ -19,12 +19,12 @@ use crate::{Error, Tokenizer};
 /// written).
 ///
 /// The rows are read twice: once to check every row and to fix the split, before anything is written, and once to
-/// encode them (in parallel, in the order of the input). What a pipe gives is kept meanwhile, in a file without a name beside
-/// `out_dir`. Memory: one step of rows, 16 bytes for each sequence.
+/// encode them (in parallel, in the order of the input). What a pipe gives is kept meanwhile, in a file without a name
+/// beside `out_dir`. Memory: one step of rows, 16 bytes for each sequence.
 ///
 /// # Errors
-/// [`Error::Row`] names the first bad row, [`Error::File`] a file that is none, or that changed between the readings; [`Error::Interrupted`] where `stop` was set. Neither leaves a
-/// manifest that was not there before.
+/// [`Error::Row`] names the first bad row, [`Error::File`] a file that is none, or that changed between the readings;
+/// [`Error::Interrupted`] where `stop` was set. None leaves a manifest that was not there before.
 pub fn run(
     data: &DataConfig,
     config: &TokenizerConfig,

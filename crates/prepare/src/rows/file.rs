@@ -30,10 +30,10 @@ struct Input {
 }
 
 impl Inputs {
-    /// Looks at all files; a pipe is read now, into a file without a name in the folder `spool`, or refused without one.
+    /// Looks at all files; a pipe is read now, into a file without a name in the folder `spool`, or refused.
     ///
     /// # Errors
-    /// [`Error::File`] for what is no file; [`Error::Interrupted`] where `stop` was set while a pipe was waited for.
+    /// [`Error::File`] for what is no file; [`Error::Interrupted`] where `stop` was set while a pipe was read.
     pub(crate) fn open(data: &DataConfig, spool: Option<&Path>, stop: &AtomicBool) -> Result<Self, Error> {
         let mut pipes = Vec::new();
         let mut files = Vec::new();
@@ -47,7 +47,7 @@ impl Inputs {
                 return Err(folder(&path));
             } else if kind.is_fifo() {
                 let Some(folder) = spool else {
-                    let hint = "`prepare` keeps what a pipe gives, this command reads it once more: write it to a file";
+                    let hint = "only `prepare` keeps what a pipe gives: write it to a file";
                     return refuse("expected a file, found a pipe", hint);
                 };
                 if pipes.contains(&(found.dev(), found.ino())) {

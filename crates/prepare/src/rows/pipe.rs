@@ -14,11 +14,11 @@ const TICK: Duration = Duration::from_millis(50);
 /// After this long without a byte it is said what is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Reads a pipe to its end into a file in `folder`. The file has no name, so whatever becomes of this process, the file goes
-/// with it.
+/// Reads a pipe to its end into a file in `folder`. The file has no name, so whatever becomes of this process, the
+/// file goes with it.
 ///
-/// A pipe may block for ever, be it in `open` without a writer or in `read`: a thread does both, and is left behind when
-/// `stop` is set.
+/// A pipe may block for ever, be it in `open` without a writer or in `read`: a thread does both, and is left behind
+/// when `stop` is set.
 pub(super) fn spool(path: &Path, folder: &Path, stop: &AtomicBool) -> Result<File, Error> {
     let within = |error: io::Error| {
         let place = format!("keeping what `{}` gives in `{}`", path.display(), folder.display());

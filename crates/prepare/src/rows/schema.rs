@@ -1,7 +1,7 @@
 //! The columns of a Parquet file as a tree: which leaf says what, and at which levels something is there.
 //!
-//! Values of nested columns come as leaves with two levels each (Dremel's, as the Parquet format has them): the definition
-//! level says how much of the path to the leaf is there, the repetition level which list goes on.
+//! Values of nested columns come as leaves with two levels each (Dremel's, as the Parquet format has them): the
+//! definition level says how much of the path to the leaf is there, the repetition level which list goes on.
 
 use parquet::basic::{ConvertedType, LogicalType, Repetition, Type as Physical};
 use parquet::schema::types::{BasicTypeInfo, Type};

@@ -4,7 +4,7 @@ use super::columns::{Columns, carries, ignore_hint};
 use super::reading::{Body, Notes, Raw};
 use super::turn::Turns;
 use super::{Content, Place, Row, instruction, tokens};
-use crate::config::Template;
+use crate::config::{Mask, Template};
 use crate::conversation::{Conversation, Message};
 use crate::value::Value;
 use crate::{DataConfig, Error};
@@ -28,8 +28,9 @@ const CONVERSATIONS: [&str; 2] = ["conversations", "conversation"];
 pub(super) const SYSTEM: [&str; 2] = ["system", "system_prompt"];
 const RESPONSE: [&str; 2] = ["response", "output"];
 
-const SHAPES_HINT: &str = "a row is {\"messages\": [{\"role\": …, \"content\": …}, …]}, or has `conversations`, `prompt` and \
-                           `completion`, `instruction` and `response` (or `output`), or `input_ids` and `labels`";
+const SHAPES_HINT: &str = "a row is {\"messages\": [{\"role\": …, \"content\": …}, …]}, or has `conversations`, \
+                           `prompt` and `completion`, `instruction` and `response` (or `output`), or `input_ids` \
+                           and `labels`";
 
 impl Shape {
     fn name(self) -> &'static str {
@@ -77,7 +78,7 @@ fn unknown(columns: &Columns) -> Error {
     let problem = format!("{expected}; found {}", columns.names());
     let has = |name: &str| columns.carries(name);
     if has("chosen") || has("rejected") {
-        let hint = "preference pairs are not imitated; to learn from the chosen side, rename `chosen` to `messages` or `completion`";
+        let hint = "preference pairs are not imitated; to learn the chosen side, rename it `messages` or `completion`";
         columns.place.error(problem, hint)
     } else if has("text") {
         columns
@@ -211,7 +212,8 @@ fn completion(columns: &mut Columns, data: &DataConfig, notes: &mut Notes) -> Re
             None => {
                 let problem =
                     "expected `template` in the recipe, as this row's `prompt` is a text, found none";
-                let hint = "set `template = \"none\"` for the texts as they are, as TRL trains them, or \"chat\" or \"minillm\" for a prompt that is to be put in";
+                let hint =
+                    "`template = \"none\"` takes the texts as they are, as TRL does; or set `\"chat\"`";
                 Err(place.error(problem, hint))
             }
         },
@@ -224,10 +226,12 @@ fn completion(columns: &mut Columns, data: &DataConfig, notes: &mut Notes) -> Re
                     format!("expected `completion` to begin with `assistant`, found `{}`", answer[0].role());
                 return Err(place.error(problem, "turns before the first answer belong to `prompt`"));
             }
-            // What was asked is given, and all that was answered is learnt, wherever a mask looks.
+            // What was asked is given, and all that was answered is learnt, where the mask asks for turns.
             let is_answer =
                 |message: &&mut Message| message.role() == "assistant" && message.trained.is_none();
-            prompt.iter_mut().filter(is_answer).for_each(|message| message.trained = Some(false));
+            if data.mask() != Mask::All {
+                prompt.iter_mut().filter(is_answer).for_each(|message| message.trained = Some(false));
+            }
             if answer.len() > 1 {
                 answer.iter_mut().filter(is_answer).for_each(|message| message.trained = Some(true));
             }

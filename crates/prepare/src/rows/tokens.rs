@@ -11,8 +11,8 @@ const MASKS: [&str; 3] = ["loss_mask", "assistant_masks", "completion_mask"];
 /// What `labels` has where nothing is learnt.
 const NOT_LABELLED: i128 = -100;
 
-const HINT: &str = "the columns are `input_ids` and `labels` (-100, or the id itself), `loss_mask`, `assistant_masks` or \
-                    `completion_mask` (0 or 1), all of one length";
+const HINT: &str = "the columns are `input_ids` and `labels` (-100, or the id itself), `loss_mask`, \
+                    `assistant_masks` or `completion_mask` (0 or 1), all of one length";
 
 pub(super) fn read(columns: &mut Columns, data: &DataConfig) -> Result<Content, Error> {
     let ids = integers(columns, "input_ids")?.unwrap_or_default();

@@ -17,8 +17,8 @@ const SAID: [&str; 7] =
     ["reasoning_content", "reasoning", "thinking", "thought", "tool_plan", "function_call", "refusal"];
 
 const TURN: &str = "a turn is {\"role\": …, \"content\": …} or {\"from\": …, \"value\": …}";
-const ROLES: &str = "known are human, user, input; gpt, assistant, chatgpt, model, bot, output; system; tool, function, \
-                     observation, tool_response, function_response; function_call, tool_call";
+const ROLES: &str = "known are human, user, input; gpt, assistant, chatgpt, model, bot, output; system; tool, \
+                     function, observation, tool_response, function_response; function_call, tool_call";
 
 /// Whether nothing is said in a turn: no text, and no other field that says something, as calls of tools do.
 pub(super) fn is_empty(message: &Message) -> bool {
@@ -161,7 +161,7 @@ impl Turns<'_> {
         Ok(())
     }
 
-    /// Parts of text become one text; what is no text is refused, or left to the template where it is a tool's result.
+    /// Parts of text become one text; what is none is refused, or left to the template where a tool gave it.
     fn content(&mut self, index: usize, message: &mut Message, is_last: bool) -> Result<(), Error> {
         let role = message.role().to_owned();
         let is_result = ["tool", "ipython", "function", "observation"].contains(&role.as_str());

@@ -1,6 +1,7 @@
 //! Rows of every shape, read from files as a recipe names them.
 
-use std::io::Write;
+mod files;
+
 use std::sync::atomic::AtomicBool;
 
 use serde_json::{Value as Json, json};
@@ -45,12 +46,13 @@ fn message(bytes: &[u8]) -> String {
     said(&read_with(bytes, json!({})).unwrap_err())
 }
 
-/// The turns of a row, each as JSON, with a mark where its row decides whether it is learnt.
+/// The turns of a row, each as JSON with sorted keys, and a mark where its row decides whether it is learnt.
 fn turns(row: &Json) -> Vec<String> {
     let (rows, _) = chat(row).unwrap_or_else(|error| panic!("{row}: {error}"));
     let Content::Conversation(conversation) = &rows[0].content else { panic!("{:?}", rows[0].content) };
     let turn = |message: &Message| {
-        let text = serde_json::to_string(&Value::Object(message.fields.clone())).unwrap();
+        let fields = Value::Object(message.fields.clone());
+        let text = serde_json::to_value(fields).unwrap().to_string();
         let mark = match message.trained {
             None => "",
             Some(true) => "+",
@@ -65,19 +67,18 @@ const GOOD: &str = "{\"instruction\": \"a\", \"response\": \"b\"}\n";
 
 #[test]
 fn bad_rows_are_named_by_line() {
+    let shapes =
+        "expected `messages`, `conversations`, `prompt` and `completion`, or `instruction` and `response`";
     let cases: [(&[u8], &str); 7] = [
         (
             b"{\"instruction\": \"a\", \"resp",
             "2: expected one JSON object, found broken JSON: EOF while parsing a string at column 26",
         ),
         (b"{\"instruction\": \"caf\xe9\"}", "2: expected UTF-8, found byte 0xe9 at byte 21 of the line"),
-        (
-            b"{\"text\": \"a\"}",
-            "2: expected `messages`, `conversations`, `prompt` and `completion`, or `instruction` and `response`; found `text`",
-        ),
+        (b"{\"text\": \"a\"}", &format!("2: {shapes}; found `text`")),
         (
             b"{\"instruction\": \"a\", \"output\": null}",
-            "2: expected `messages`, `conversations`, `prompt` and `completion`, or `instruction` and `response`; found `instruction`, `output`",
+            &format!("2: {shapes}; found `instruction`, `output`"),
         ),
         (b"{\"instruction\": 7, \"response\": \"b\"}", "2: expected text in `instruction`, found a number"),
         (
@@ -152,16 +153,19 @@ fn fields_of_a_turn_are_the_templates() {
     let sorted: Vec<Json> = turns(&row).iter().map(|turn| serde_json::from_str(turn).unwrap()).collect();
     assert_eq!(sorted.iter().map(Json::to_string).collect::<Vec<_>>(), expected);
     // The order of keys is the row's.
-    let text = "{\"messages\": [{\"role\":\"user\",\"content\":\"q\"},{\"z\":{\"b\":1,\"a\":2},\"role\":\"assistant\",\"content\":\"a\"}]}";
+    let (user, answer) =
+        (r#"{"role":"user","content":"q"}"#, r#"{"z":{"b":1,"a":2},"role":"assistant","content":"a"}"#);
+    let text = format!("{{\"messages\": [{user}, {answer}]}}");
     let (rows, _) = read_with(text.as_bytes(), json!({ "template": "chat" })).unwrap();
     let Content::Conversation(conversation) = &rows[0].content else { panic!("a conversation") };
     let turn = serde_json::to_string(&Value::Object(conversation.messages[1].fields.clone())).unwrap();
-    assert_eq!(turn, "{\"z\":{\"b\":1,\"a\":2},\"role\":\"assistant\",\"content\":\"a\"}");
+    assert_eq!(turn, answer);
 }
 
 #[test]
 fn turns_of_share_gpt_get_the_roles_of_templates() {
-    let row = |from: &str, column: &str| json!({ column: [{ "from": "human", "value": "q" }, { "from": from, "value": "[]" }, { "from": "gpt", "value": "a" }] });
+    let turn = |from: &str, value: &str| json!({ "from": from, "value": value });
+    let row = |from: &str, column: &str| json!({ column: [turn("human", "q"), turn(from, "[]"), turn("gpt", "a")] });
     for (from, role) in [
         ("system", "system"),
         ("user", "user"),
@@ -174,8 +178,8 @@ fn turns_of_share_gpt_get_the_roles_of_templates() {
     ] {
         for column in ["conversations", "conversation", "messages"] {
             let turns = turns(&row(from, column));
-            assert_eq!(turns[0], "{\"role\":\"user\",\"content\":\"q\"}");
-            assert_eq!(turns[1], format!("{{\"role\":\"{role}\",\"content\":\"[]\"}}"));
+            assert_eq!(turns[0], "{\"content\":\"q\",\"role\":\"user\"}");
+            assert_eq!(turns[1], format!("{{\"content\":\"[]\",\"role\":\"{role}\"}}"));
         }
     }
     let error = chat(&row("narrator", "conversations")).unwrap_err().to_string();
@@ -187,27 +191,31 @@ fn turns_of_share_gpt_get_the_roles_of_templates() {
     );
     // Roles of OpenAI's turns are the template's, be they what they may.
     let other = json!({ "conversations": [{ "role": "developer", "content": "d" }, { "role": "gpt", "content": "a" }] });
-    assert_eq!(turns(&other)[0], "{\"role\":\"developer\",\"content\":\"d\"}");
-    assert_eq!(turns(&other)[1], "{\"role\":\"assistant\",\"content\":\"a\"}");
+    assert_eq!(turns(&other)[0], "{\"content\":\"d\",\"role\":\"developer\"}");
+    assert_eq!(turns(&other)[1], "{\"content\":\"a\",\"role\":\"assistant\"}");
     // LLaMA-Factory's calls.
     let call = "{\"name\": \"f\", \"arguments\": {\"x\": 1}}";
     let row = json!({ "conversations": [
         { "from": "human", "value": "q" }, { "from": "function_call", "value": call },
         { "from": "observation", "value": "1" }, { "from": "gpt", "value": "a" },
     ] });
-    let expected = "{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":{\"x\":1}}}]}";
+    let expected = concat!(
+        r#"{"content":"","role":"assistant","tool_calls":"#,
+        r#"[{"function":{"arguments":{"x":1},"name":"f"},"type":"function"}]}"#
+    );
     assert_eq!(turns(&row)[1], expected);
-    let row = json!({ "conversations": [{ "from": "human", "value": "q" }, { "from": "function_call", "value": "f(1)" }] });
+    let row = json!({ "conversations": [turn("human", "q"), turn("function_call", "f(1)")] });
     assert!(chat(&row).unwrap_err().to_string().contains("expected JSON of calls"));
 }
 
 #[test]
 fn parts_of_text_are_one_text_and_others_are_refused() {
-    let row = |content: Json| json!({ "messages": [{ "role": "user", "content": content }, { "role": "assistant", "content": "a" }] });
+    let answer = json!({ "role": "assistant", "content": "a" });
+    let row = |content: Json| json!({ "messages": [{ "role": "user", "content": content }, answer] });
     let text = |text: &str| json!({ "type": "text", "text": text });
-    assert_eq!(turns(&row(json!([text("x"), text(" y")])))[0], "{\"role\":\"user\",\"content\":\"x y\"}");
+    assert_eq!(turns(&row(json!([text("x"), text(" y")])))[0], "{\"content\":\"x y\",\"role\":\"user\"}");
     assert_eq!(chat(&row(json!([text("x"), text("y")]))).unwrap().1.joined_parts, 1);
-    assert_eq!(turns(&row(json!([])))[0], "{\"role\":\"user\",\"content\":\"\"}");
+    assert_eq!(turns(&row(json!([])))[0], "{\"content\":\"\",\"role\":\"user\"}");
     for (content, expected) in [
         (
             json!([text("x"), { "type": "image_url", "image_url": { "url": "u" } }]),
@@ -228,7 +236,9 @@ fn parts_of_text_are_one_text_and_others_are_refused() {
 
 #[test]
 fn turns_are_learnt_as_their_row_says() {
-    let row = |field: &str, value: Json| json!({ "messages": [{ "role": "user", "content": "q" }, { "role": "assistant", "content": "a", field: value }] });
+    let user = json!({ "role": "user", "content": "q" });
+    let answer = |field: &str, value: Json| json!({ "role": "assistant", "content": "a", field: value });
+    let row = |field: &str, value: Json| json!({ "messages": [user, answer(field, value)] });
     for field in ["weight", "train", "training", "loss"] {
         for (value, mark) in
             [(json!(0), "-"), (json!(1.0), "+"), (json!(false), "-"), (json!(true), "+"), (json!(null), "")]
@@ -247,18 +257,20 @@ fn turns_are_learnt_as_their_row_says() {
         let error = chat(&row(field, value)).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
-    let both = json!({ "messages": [{ "role": "user", "content": "q" }, { "role": "assistant", "content": "a", "weight": 0, "train": true }] });
-    assert!(chat(&both).unwrap_err().to_string().contains("expected fields that agree, found `train`"));
+    let both =
+        json!({ "messages": [user, { "role": "assistant", "content": "a", "weight": 0, "train": true }] });
+    assert!(chat(&both).unwrap_err().to_string().contains("expected fields that agree, found `"));
 }
 
 #[test]
 fn system_columns_become_the_first_turn() {
     let turn = |role: &str, text: &str| json!({ "role": role, "content": text });
     let messages = json!([turn("user", "q"), turn("assistant", "a")]);
-    let system = "{\"role\":\"system\",\"content\":\"s\"}";
+    let share_gpt = json!([{ "from": "human", "value": "q" }, { "from": "gpt", "value": "a" }]);
+    let system = "{\"content\":\"s\",\"role\":\"system\"}";
     for row in [
         json!({ "system": "s", "messages": messages }),
-        json!({ "system_prompt": "s", "conversations": [{ "from": "human", "value": "q" }, { "from": "gpt", "value": "a" }] }),
+        json!({ "system_prompt": "s", "conversations": share_gpt }),
         json!({ "system": "s", "instruction": "q", "output": "a" }),
         json!({ "system": "s", "prompt": "q", "completion": "a" }),
         json!({ "system": "s", "prompt": [turn("user", "q")], "completion": [turn("assistant", "a")] }),
@@ -278,7 +290,8 @@ fn system_columns_become_the_first_turn() {
     );
     let error =
         read_with(b"{\"system\": \"s\", \"instruction\": \"q\", \"output\": \"a\"}", json!({})).unwrap_err();
-    let expected = "expected columns that `template = \"minillm\"` has a place for, found `system`\nhint: set `template = \"chat\"`; `data.ignore_columns = [\"system\"]` leaves the column out";
+    let expected = "expected columns that `template = \"minillm\"` has a place for, found `system`\n\
+                    hint: set `template = \"chat\"`; `data.ignore_columns = [\"system\"]` leaves the column out";
     assert!(error.to_string().contains(expected), "{error}");
 }
 
@@ -294,7 +307,7 @@ fn what_the_template_needs_comes_from_the_row() {
     let list: Json = serde_json::from_str(tools).unwrap();
     for given in [json!(tools), json!([list[0].to_string()])] {
         let found = conversation(json!({ "messages": messages, "tools": given })).tools.unwrap();
-        assert_eq!(found, serde_json::from_value(list.clone()).unwrap());
+        assert_eq!(serde_json::to_value(found).unwrap(), list);
     }
     assert_eq!(
         conversation(json!({ "messages": messages, "tools": [] })).tools,
@@ -362,17 +375,11 @@ fn prompts_and_completions_are_texts_or_turns() {
 #[test]
 fn earlier_turns_come_from_history() {
     let row = json!({ "instruction": "c", "input": "d", "output": "e", "history": [["a", "b"]] });
-    let expected = ["user\":\"a", "assistant\":\"b", "user\":\"c\\n\\nd", "assistant\":\"e"];
-    let found = turns(&row);
-    assert_eq!(found.len(), 4);
-    for (turn, expected) in found.iter().zip(expected) {
-        assert!(
-            turn.replace("\"content\":\"", "")
-                .replace(",", ":\"")
-                .contains(&expected.replace("\":\"", "\":\"")),
-            "{turn}"
-        );
-    }
+    let expected = [("user", "a"), ("assistant", "b"), ("user", "c\n\nd"), ("assistant", "e")];
+    assert_eq!(
+        turns(&row),
+        expected.map(|(role, text)| json!({ "role": role, "content": text }).to_string())
+    );
     let row = json!({ "instruction": "c", "output": "e", "history": [["a"]] });
     assert!(chat(&row).unwrap_err().to_string().contains("expected pairs of texts in `history`"));
 }
@@ -498,122 +505,8 @@ fn token_ids_come_with_their_mask() {
 
 #[test]
 fn templates_of_our_own_have_no_place_for_calls_and_thoughts() {
-    let row = json!({ "messages": [{ "role": "user", "content": "q" }, { "role": "assistant", "content": "a", "reasoning_content": "r" }] });
+    let answer = json!({ "role": "assistant", "content": "a", "reasoning_content": "r" });
+    let row = json!({ "messages": [{ "role": "user", "content": "q" }, answer] });
     let error = read_with(row.to_string().as_bytes(), json!({ "template": "none" })).unwrap_err();
     assert_eq!(said(&error), "1: expected turns of text alone, found `reasoning_content` in turn 2");
-}
-
-#[test]
-fn arrays_are_read_row_by_row() {
-    let row = |text: &str| format!("{{\"instruction\": \"{text}\", \"response\": \"x\"}}");
-    let tricky = row("]},{\\\"\\\\").replace("\"x\"", "\"]\"");
-    let array = format!("\u{feff} [\n {} ,\r\n{}\t,{}]\n\n", row("a"), tricky, row("b"));
-    let (rows, _) = read_with(array.as_bytes(), json!({})).unwrap();
-    let sources: Vec<String> = rows.iter().map(|row| row.place.source()).collect();
-    assert_eq!(sources, ["data.jsonl:1", "data.jsonl:2", "data.jsonl:3"]);
-    assert_eq!(read_with(b"[ ]", json!({})).unwrap().0.len(), 0);
-    let good = row("a");
-    for (array, expected) in [
-        (format!("[{good}, 7]"), "row 2: expected one JSON object, found a number"),
-        (
-            format!("[{good}, {{\"a\" 1}}]"),
-            "row 2: expected one JSON object, found broken JSON: expected `:` at column 6",
-        ),
-        (
-            format!("[{good},]"),
-            "row 2: expected one JSON object, found broken JSON: EOF while parsing a value",
-        ),
-        (format!("[{good} {good}]"), "row 1: expected `,` or `]` after the row, found '{'"),
-        (
-            format!("[{good}, {{\"instr"),
-            "row 2: expected `]` at the end of the array, found the end of the file",
-        ),
-        (format!("[{good}"), "row 1: expected `]` at the end of the array, found the end of the file"),
-        (format!("[{good}] []"), "row 1: expected nothing after the array, found '['"),
-    ] {
-        let error = read_with(array.as_bytes(), json!({})).unwrap_err().to_string();
-        assert!(error.contains(expected), "{array}: {error}");
-    }
-}
-
-#[test]
-fn packed_rows_are_unpacked() {
-    let gzip = |text: &[u8]| {
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        encoder.write_all(text).unwrap();
-        encoder.finish().unwrap()
-    };
-    let zstd = |text: &[u8]| zstd::encode_all(text, 3).unwrap();
-    let rows = GOOD.repeat(3000);
-    let array = format!("[{}]", vec![GOOD.trim(); 3000].join(","));
-    let parts = [gzip(GOOD.as_bytes()), gzip(GOOD.as_bytes())].concat();
-    let frames = [zstd(GOOD.as_bytes()), zstd(GOOD.as_bytes())].concat();
-    let skipped = [b"\x50\x2a\x4d\x18\x02\x00\x00\x00ab".to_vec(), zstd(GOOD.as_bytes())].concat();
-    for (bytes, expected) in [
-        (gzip(rows.as_bytes()), 3000),
-        (zstd(rows.as_bytes()), 3000),
-        (gzip(array.as_bytes()), 3000),
-        (parts, 2),
-        (frames, 2),
-        (skipped, 1),
-    ] {
-        assert_eq!(read_with(&bytes, json!({})).unwrap().0.len(), expected);
-    }
-    let whole = gzip(
-        &(0..2000u32)
-            .flat_map(|n| {
-                format!("{{\"instruction\": \"{n}\", \"response\": \"{}\"}}\n", n * 7919 % 1013).into_bytes()
-            })
-            .collect::<Vec<u8>>(),
-    );
-    let error = read_with(&whole[..whole.len() / 2], json!({})).unwrap_err().to_string();
-    assert!(error.contains("expected whole gzip data, found them damaged or cut off"), "{error}");
-    let mut damaged = whole.clone();
-    let last = damaged.len() - 6;
-    damaged[last] ^= 1;
-    assert!(read_with(&damaged, json!({})).unwrap_err().to_string().contains("expected whole gzip data"));
-    let packed = zstd(rows.as_bytes());
-    let error = read_with(&packed[..packed.len() - 3], json!({})).unwrap_err().to_string();
-    assert!(error.contains("expected whole zstd data"), "{error}");
-    let twice = read_with(&gzip(&gzip(GOOD.as_bytes())), json!({})).unwrap_err().to_string();
-    assert!(twice.contains("expected JSONL, a JSON array or Parquet, found gzip in gzip"), "{twice}");
-}
-
-#[test]
-fn a_file_that_changes_between_two_readings_is_named() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("data.jsonl");
-    let data: DataConfig = serde_json::from_value(json!({ "instructions": path })).unwrap();
-    let never = AtomicBool::new(false);
-    let read = |text: &str| {
-        fs_err::write(&path, text).unwrap();
-        let inputs = Inputs::open(&data, None, &never).unwrap();
-        (inputs.for_each_step(&data, &never, |_| Ok(())).unwrap(), inputs)
-    };
-    let (first, inputs) = read(&GOOD.repeat(2));
-    let compare = |text: &str| first.check_same(&read(text).0, &inputs).map_err(|error| error.to_string());
-    assert_eq!(compare(&GOOD.repeat(2)), Ok(()));
-    assert!(
-        compare(&GOOD.repeat(3)).unwrap_err().contains("expected 2 rows, as when it was checked, found 3")
-    );
-    assert!(
-        compare(&GOOD.repeat(2).replacen('a', "c", 1))
-            .unwrap_err()
-            .contains("expected the rows that were checked, found others")
-    );
-}
-
-#[test]
-fn what_is_no_file_is_named() {
-    let folder = tempfile::tempdir().unwrap();
-    fs_err::write(folder.path().join("dataset_info.json"), "{}").unwrap();
-    let open = |path: &std::path::Path| {
-        let data: DataConfig = serde_json::from_value(json!({ "instructions": path })).unwrap();
-        Inputs::open(&data, None, &AtomicBool::new(false)).err().map(|error| error.to_string()).unwrap()
-    };
-    assert!(open(folder.path()).contains(
-        "expected a file, found a folder of dataset_info.json\nhint: this was saved by `save_to_disk`"
-    ));
-    assert!(open(std::path::Path::new("/dev/null")).contains("expected a file or a pipe, found a device"));
-    assert!(open(&folder.path().join("none")).contains("hint: paths of a recipe are from its folder"));
 }
