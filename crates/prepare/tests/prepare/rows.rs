@@ -8,7 +8,6 @@ use crate::support::{Workshop, data_config};
 
 /// Prints all that a row may give.
 const TEMPLATE: &str = "{% if tools %}<tools>{% for t in tools %}{{ t.function.name }};{% endfor %}{% endif %}\
-    {% if style %}<style>{{ style }}{% endif %}\
     {% for m in messages %}[{{ m.role }}{% if m.name %} {{ m.name }}{% endif %}]\
     {% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}\
     {% if m.content %}{{ m.content }}{% endif %}\
@@ -38,12 +37,10 @@ fn calls_tools_names_and_thoughts_reach_the_template() {
         { "role": "tool", "name": "weather", "content": "sun" },
         { "role": "assistant", "reasoning_content": "sun is good", "content": "Fine" },
     ]);
-    let expected = "<tools>weather;<style>terse[user]Weather?.[assistant]<call>weather(Bern).[tool weather]sun.\
+    let expected = "<tools>weather;[user]Weather?.[assistant]<call>weather(Bern).[tool weather]sun.\
                     [assistant]<think>sun is good</think>Fine.";
     for tools in [tools.clone(), json!(tools.to_string())] {
-        let row =
-            json!({ "messages": messages, "tools": tools, "chat_template_kwargs": { "style": "terse" } });
-        assert_eq!(chat(&row).0, expected);
+        assert_eq!(chat(&json!({ "messages": messages, "tools": tools })).0, expected);
     }
     let row = json!({ "messages": [messages[0], messages[1]], "tools": tools });
     assert_eq!(chat(&row).1, "<call>weather(Bern).", "a call without text is an answer");
