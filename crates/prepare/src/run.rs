@@ -156,7 +156,7 @@ pub fn examples(
     let inputs = Inputs::open(data, None, &never)?;
     let survey = survey(&inputs, data, &never)?;
     let mut examples = Vec::new();
-    inputs.for_each_step(data, &never, |step| {
+    let again = inputs.for_each_step(data, &never, |step| {
         let chosen = step
             .par_iter()
             .filter(|row| split.is_none_or(|split| survey.split(row) == split) && !row.has_empty_response());
@@ -164,6 +164,7 @@ pub fn examples(
         examples.extend(step?.into_iter().flatten());
         Ok(())
     })?;
+    survey.reading.check_same(&again, &inputs)?;
     Ok(examples)
 }
 
