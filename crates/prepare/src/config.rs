@@ -25,15 +25,18 @@ use crate::{Error, Value};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// JSONL files (one path or a list): rows of `instruction`, `context` (or `input`), `response` (or `output`),
-    /// `category`, or of `messages`, a conversation whose last message is the response. Other columns are ignored.
+    /// Files of rows (one path or a list): JSONL, a JSON array or Parquet, packed with gzip or zstd or not, or a pipe. A
+    /// row has `messages`, `conversations`, `prompt` and `completion`, `instruction` and `response`, or `input_ids`.
     #[serde(default, deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "OneOrMany")]
     pub instructions: Vec<PathBuf>,
-    /// Plain text files (one path or a list) for pretraining, instead of `instructions`.
+    /// Plain text files (one path or a list) for pretraining, instead of `instructions`; or rows of `text`.
     #[serde(default, deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "OneOrMany")]
     pub text: Vec<PathBuf>,
+    /// Columns that are left out. Without it a column that carries part of a conversation and is not used is an error.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignore_columns: Vec<String>,
     /// What stands between two documents of a text file; `"\n\n"` for documents parted by blank lines.
     #[serde(default = "default_document_separator")]
     pub document_separator: String,
@@ -215,6 +218,11 @@ impl DataConfig {
             Some(Template::Chat) => "chat",
             Some(Template::None) => "none",
         }
+    }
+
+    /// The files, in order.
+    pub(crate) fn files(&self) -> &[PathBuf] {
+        if self.is_text() { &self.text } else { &self.instructions }
     }
 
     pub(crate) fn is_text(&self) -> bool {

@@ -226,6 +226,7 @@ impl<'a> Encoder<'a> {
         let mut encoded = match (&row.content, self.template) {
             (Content::Document(text), _) => self.document(text)?,
             (Content::Tokens { input_ids, labelled }, _) => return self.given(row, input_ids, labelled),
+            (Content::Completion { prompt, completion }, _) => self.join(prompt, completion)?,
             (_, Some(Template::Chat)) => self.chat(row)?,
             (Content::Instruction { response, .. }, _) => self.join(&self.prompt(row)?, response)?,
             (Content::Conversation(conversation), _) => {
@@ -254,7 +255,7 @@ impl<'a> Encoder<'a> {
                     return Err(row.place.error(problem, "set `template = \"chat\"`"));
                 }
             },
-            Content::Document(_) | Content::Tokens { .. } => ("", ""),
+            Content::Document(_) | Content::Completion { .. } | Content::Tokens { .. } => ("", ""),
         };
         Ok(match self.template {
             Some(Template::MiniLlm) => minillm_prompt(instruction, context),
@@ -457,6 +458,7 @@ fn conversation(row: &Row) -> Cow<'_, Conversation> {
             Conversation::short(&format!("{instruction}\n\n{context}"), response)
         }
         Content::Conversation(conversation) => return Cow::Borrowed(conversation),
+        Content::Completion { prompt, completion } => Conversation::short(prompt, completion),
         Content::Document(text) => Conversation::short("", text),
         Content::Tokens { .. } => Conversation::short("", ""),
     })

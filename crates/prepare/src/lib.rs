@@ -43,7 +43,7 @@ pub use config::{Bos, DataConfig, EmptyResponses, Mask, Split, SplitConfig, Temp
 pub use conversation::{Conversation, Message};
 pub use error::Error;
 pub use run::{Example, examples, run};
-pub use summary::{Dropped, MaskSummary, SplitSummary, Summary};
+pub use summary::{Dropped, MaskSummary, RowCounts, SplitSummary, Summary};
 pub use template::{ChatTemplate, Rendering, minillm_prompt};
 pub use tokenizer::Tokenizer;
 pub use value::Value;

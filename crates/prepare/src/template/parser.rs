@@ -25,7 +25,8 @@ pub(super) struct Parser {
 
 /// The statements of a template.
 pub(super) fn parse(source: &str) -> Parsed<Vec<Stmt>> {
-    let mut parser = Parser { tokens: tokens(source)?, at: 0, depth: 0, in_loop: false, loops: 0, soft: false };
+    let mut parser =
+        Parser { tokens: tokens(source)?, at: 0, depth: 0, in_loop: false, loops: 0, soft: false };
     parser.statements(&[])
 }
 
@@ -216,7 +217,10 @@ impl Parser {
             "break" => StmtKind::Break,
             "continue" => StmtKind::Continue,
             "extends" | "include" | "import" | "from" | "block" | "autoescape" => {
-                return syntax_error(line, format!("the tag `{tag}` is not supported in chat templates here"));
+                return syntax_error(
+                    line,
+                    format!("the tag `{tag}` is not supported in chat templates here"),
+                );
             }
             _ => return syntax_error(line, format!("encountered unknown tag `{tag}`")),
         };
