@@ -138,12 +138,10 @@ impl<'t> Renderer<'t, '_> {
         if let Val::Undefined(undefined) = &value {
             return undefined_error(undefined);
         }
-        // What Python raises for a wrong bound or a value without slices, Jinja2 takes for an element that is not there.
-        let missing = || Ok(Val::Undefined(Undefined::Hint("the value has no such slice")));
-        match wrong {
-            Some(_) => missing(),
-            None => operators::slice(&value, numbers, self.meter)?.map_or_else(missing, Ok),
+        if let Some(wrong) = wrong {
+            return type_error(format!("slice indices must be integers or None, not {}", wrong.type_name()));
         }
+        operators::slice(&value, numbers, self.meter)
     }
 
     /// `value.name`, as the sandbox of Jinja2 finds it: an attribute of Python first, then an item.

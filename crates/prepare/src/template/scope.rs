@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::ast::{Applied, Arguments, Call, CallBlock, Expr, FilterBlock, For, Function, Load, Loads, LoopFilter};
 use super::ast::{Name, Place, SetBlock, Stmt, StmtKind, Target, With};
-use super::lexer::SyntaxError;
+use super::lexer::{SyntaxError, syntax_error};
+use super::parser::unknown;
+use super::{checks, filters};
 
 /// A template whose names are resolved.
 #[derive(Debug)]
@@ -20,11 +22,17 @@ pub(super) struct Root {
 
 /// Resolves the names of a template.
 pub(super) fn resolve(mut body: Vec<Stmt>) -> Result<Root, SyntaxError> {
+    if reads(&body, "self") {
+        return syntax_error(1, "the variable `self` is not supported in chat templates here");
+    }
     let mut resolver = Resolver::default();
     resolver.functions.push(FunctionScope::default());
     let scope = resolver.open(None, 0);
     resolver.analyze(scope, |symbols| body.iter().for_each(|stmt| symbols.stmt(stmt)));
     resolver.stmts(&mut body, scope)?;
+    if let Some(error) = resolver.unknown {
+        return Err(error);
+    }
     let loads = resolver.loads(scope);
     Ok(Root { body, loads, slots: resolver.functions[0].slots.len() })
 }
@@ -62,6 +70,12 @@ struct Resolver {
     functions: Vec<FunctionScope>,
     /// The scopes of loop filters are numbered apart: their item is not the body's.
     filters: usize,
+    /// The line of the current statement.
+    line: usize,
+    /// Whether an unknown filter here is an error only where it is reached: in branches of a condition.
+    soft: bool,
+    /// The first filter or test that is not there.
+    unknown: Option<SyntaxError>,
 }
 
 /// Levels from here on are those of loop filters.
@@ -137,6 +151,16 @@ impl Resolver {
     }
 
     fn stmt(&mut self, stmt: &mut Stmt, scope: usize) -> Result<(), SyntaxError> {
+        self.line = stmt.line;
+        let is_scope = !matches!(stmt.kind, StmtKind::Print(_) | StmtKind::Set(..) | StmtKind::If(..));
+        let soft = self.soft;
+        self.soft &= !is_scope;
+        let result = self.stmt_of(stmt, scope);
+        self.soft = soft;
+        result
+    }
+
+    fn stmt_of(&mut self, stmt: &mut Stmt, scope: usize) -> Result<(), SyntaxError> {
         match &mut stmt.kind {
             StmtKind::Data(_) | StmtKind::Break | StmtKind::Continue => Ok(()),
             StmtKind::Print(expr) => {
@@ -144,6 +168,7 @@ impl Resolver {
                 Ok(())
             }
             StmtKind::If(branches, otherwise) => {
+                self.soft = true;
                 for (test, body) in branches {
                     self.expr(test, scope);
                     self.stmts(body, scope)?;
@@ -301,9 +326,21 @@ impl Resolver {
     }
 
     fn expr(&mut self, expr: &mut Expr, scope: usize) {
+        let soft = self.soft;
         match expr {
-            Expr::Name(name) => self.name(name, scope),
-            other => children_mut(other, &mut |child| self.expr(child, scope)),
+            Expr::Name(name) => return self.name(name, scope),
+            Expr::Condition { .. } => self.soft = true,
+            Expr::Filter(filter) => self.check_known("filter", &filter.name, filters::known(&filter.name)),
+            Expr::Test(test) => self.check_known("test", &test.name, checks::known(&test.name)),
+            _ => {}
+        }
+        children_mut(expr, &mut |child| self.expr(child, scope));
+        self.soft = soft;
+    }
+
+    fn check_known(&mut self, kind: &str, name: &str, known: bool) {
+        if !known && !self.soft {
+            self.unknown.get_or_insert_with(|| SyntaxError { line: self.line, problem: unknown(kind, name) });
         }
     }
 }
