@@ -43,7 +43,8 @@ fn main() {
 }
 
 fn render(job: Job) -> Outcome {
-    let data = DataConfig { template_date: job.date, ..serde_json::from_str("{}").expect("all keys have defaults") };
+    let data =
+        DataConfig { template_date: job.date, ..serde_json::from_str("{}").expect("all keys have defaults") };
     let message = |message| match message {
         Value::Object(fields) => Message { fields, trained: None },
         other => panic!("expected a message as an object, found {}", other.kind()),
@@ -54,12 +55,14 @@ fn render(job: Job) -> Outcome {
         documents: job.documents,
         variables: job.variables.into_iter().collect(),
     };
-    let template = ChatTemplate::new(job.template, job.special_tokens).map(|template| template.configured(&data));
+    let template =
+        ChatTemplate::new(job.template, job.special_tokens).map(|template| template.configured(&data));
     let turns = conversation.messages.len();
     match template.and_then(|template| template.render(&conversation, turns, job.add_generation_prompt)) {
         Ok(rendering) => {
             let characters = |byte: usize| rendering.text[..byte].chars().count();
-            let generated = rendering.generated.iter().map(|range| [characters(range.start), characters(range.end)]);
+            let generated =
+                rendering.generated.iter().map(|range| [characters(range.start), characters(range.end)]);
             Outcome::Rendered { generated: generated.collect(), text: rendering.text }
         }
         Err(error) => Outcome::Failed { error: error.to_string() },

@@ -23,7 +23,8 @@ pub(crate) fn read(folder: &Path, config: &JsonObject) -> Result<Option<Sources>
     if additional.is_dir() {
         for entry in fs_err::read_dir(&additional)? {
             let path = entry?.path();
-            let name = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".jinja")).map(str::to_owned);
+            let name =
+                path.file_name().and_then(|name| name.to_str()?.strip_suffix(".jinja")).map(str::to_owned);
             if let Some(name) = name {
                 // A file of this folder goes before one of the same name above.
                 named.retain(|source: &Source| !source.is_named(&name));
@@ -56,7 +57,8 @@ fn read_file(name: &str, path: &Path) -> Result<Option<Source>, Error> {
 
 /// A text, or a list of `{"name": …, "template": …}`.
 fn of_value(value: Option<&Value>, file: &Path) -> Result<Vec<Source>, Error> {
-    let source = |name: &str, text: &str| Source::new(name.to_owned(), file.display().to_string(), text.to_owned());
+    let source =
+        |name: &str, text: &str| Source::new(name.to_owned(), file.display().to_string(), text.to_owned());
     match value {
         None | Some(Value::Null) => Ok(Vec::new()),
         Some(Value::String(text)) => Ok(vec![source("default", text)]),
@@ -65,7 +67,8 @@ fn of_value(value: Option<&Value>, file: &Path) -> Result<Vec<Source>, Error> {
             for entry in entries {
                 let field = |name: &str| entry.get(name).and_then(Value::as_str);
                 let (Some(name), Some(text)) = (field("name"), field("template")) else {
-                    let problem = "expected entries of `chat_template` with a `name` and a `template`, found another";
+                    let problem =
+                        "expected entries of `chat_template` with a `name` and a `template`, found another";
                     return Err(Error::tokenizer(file, problem));
                 };
                 named.retain(|source| !source.is_named(name));

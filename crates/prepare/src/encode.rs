@@ -72,7 +72,16 @@ impl<'a> Encoder<'a> {
         }
         let chat_template = tokenizer.chat_template().map(|template| template.configured(data));
         let (max_prompt_tokens, max_tokens) = (data.max_prompt_tokens, data.max_tokens);
-        Ok(Self { tokenizer, template, chat_template, mask: data.mask(), bos, eos, max_prompt_tokens, max_tokens })
+        Ok(Self {
+            tokenizer,
+            template,
+            chat_template,
+            mask: data.mask(),
+            bos,
+            eos,
+            max_prompt_tokens,
+            max_tokens,
+        })
     }
 
     /// The chat template, where `template = "chat"`.

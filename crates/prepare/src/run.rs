@@ -57,7 +57,9 @@ pub fn run(
     let mut summary = Summary::new(data);
     let mut seen = HashSet::new();
     for_each_step(data, stop, |step| {
-        let encode = |row: &Row| if stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { encoder.encode(row) };
+        let encode = |row: &Row| {
+            if stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { encoder.encode(row) }
+        };
         let outcomes: Vec<Result<Outcome, Error>> = step.par_iter().map(encode).collect();
         for (row, outcome) in step.iter().zip(outcomes) {
             let split = survey.split(row);

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::ast::Arguments;
 use super::ast::Function as MacroFunction;
-use super::limits::{Meter, Outcome, raised, refused, type_error, value_error};
+use super::limits::{Failure, Kind, Meter, Outcome, raised, refused, type_error, value_error};
 use super::operators::undefined_error;
 use super::printing::to_str;
 use super::render::{MacroValue, Renderer};
@@ -31,7 +31,10 @@ impl<'t> Args<'t> {
     ) -> Outcome<[Option<Val<'t>>; N]> {
         let mut bound = [const { None }; N];
         if self.positional.len() > N {
-            return type_error(format!("{function}() takes at most {N} arguments ({} given)", self.positional.len()));
+            return type_error(format!(
+                "{function}() takes at most {N} arguments ({} given)",
+                self.positional.len()
+            ));
         }
         for (place, value) in bound.iter_mut().zip(self.positional) {
             *place = Some(value);
@@ -43,17 +46,28 @@ impl<'t> Args<'t> {
                 Some(Some(_)) => {
                     return type_error(format!("{function}() got multiple values for argument '{}'", &*name));
                 }
-                None => return type_error(format!("{function}() got an unexpected keyword argument '{}'", &*name)),
+                None => {
+                    return type_error(format!(
+                        "{function}() got an unexpected keyword argument '{}'",
+                        &*name
+                    ));
+                }
             }
         }
         match bound[..required].iter().position(Option::is_none) {
-            Some(place) => type_error(format!("{function}() missing the required argument '{}'", names[place])),
+            Some(place) => {
+                type_error(format!("{function}() missing the required argument '{}'", names[place]))
+            }
             None => Ok(bound),
         }
     }
 
     /// The arguments of a function of Python that takes no names.
-    pub(super) fn places<const N: usize>(self, function: &str, required: usize) -> Outcome<[Option<Val<'t>>; N]> {
+    pub(super) fn places<const N: usize>(
+        self,
+        function: &str,
+        required: usize,
+    ) -> Outcome<[Option<Val<'t>>; N]> {
         if !self.named.is_empty() {
             return type_error(format!("{function}() takes no keyword arguments"));
         }
@@ -166,12 +180,13 @@ impl<'t> Renderer<'t, '_> {
             Function::StrftimeNow => {
                 let [format] = args.bind("strftime_now", ["format"], 1)?;
                 let format = format.expect("required");
-                let Some(format) = format.as_str() else { return type_error("strftime() argument 1 must be str") };
+                let Some(format) = format.as_str() else {
+                    return type_error("strftime() argument 1 must be str");
+                };
                 let Some(now) = self.now else {
-                    return refused(
-                        "`strftime_now` without a date: the same data must give the same sequences tomorrow; set \
-                         `data.template_date = \"2025-01-31\"`; a template without it",
-                    );
+                    let message = "`strftime_now` needs a date of the recipe: the same data must give the same \
+                                   sequences tomorrow\nhint: set `data.template_date = \"2025-01-31\"`";
+                    return Err(Failure::new(Kind::Refused, message));
                 };
                 now.format(format).map(Val::text)
             }
@@ -222,7 +237,12 @@ impl<'t> Renderer<'t, '_> {
         Ok(Val::Namespace(namespace))
     }
 
-    pub(super) fn set_in_namespace(&mut self, namespace: usize, name: Str<'t>, value: Val<'t>) -> Outcome<()> {
+    pub(super) fn set_in_namespace(
+        &mut self,
+        namespace: usize,
+        name: Str<'t>,
+        value: Val<'t>,
+    ) -> Outcome<()> {
         if name.starts_with('_') {
             return raised(format!(
                 "chat templates cannot store underscore-prefixed attributes on a namespace, but got '{}'",
@@ -257,7 +277,8 @@ impl<'t> Renderer<'t, '_> {
         let mut caller = None;
         if function.caller.is_some() {
             let place = args.named.iter().position(|(other, _)| &**other == "caller");
-            caller = place.map(|place| args.named.remove(place).1).filter(|caller| !matches!(caller, Val::None));
+            caller =
+                place.map(|place| args.named.remove(place).1).filter(|caller| !matches!(caller, Val::None));
         }
         if let (None, Some((unexpected, _))) = (function.kwargs, args.named.first()) {
             return type_error(format!("macro '{name}' takes no keyword argument '{}'", &**unexpected));
@@ -328,7 +349,9 @@ impl<'t> Renderer<'t, '_> {
             Val::Tuple(seq) if seq.group && (&**name == "grouper" || &**name == "list") => {
                 return Ok(Some(seq.items[usize::from(&**name == "list")].clone()));
             }
-            Val::Float(_) | Val::Bool(_) | Val::Int(_) if &**name == "real" => return Ok(Some(value.clone())),
+            Val::Float(_) | Val::Bool(_) | Val::Int(_) if &**name == "real" => {
+                return Ok(Some(value.clone()));
+            }
             _ => {}
         }
         if methods::is_internal(name) {

@@ -12,9 +12,45 @@ use super::value::Val;
 use super::{ast::Binary, parser::unknown};
 
 const NAMES: [&str; 39] = [
-    "odd", "even", "divisibleby", "defined", "undefined", "filter", "test", "none", "boolean", "false", "true", "integer",
-    "float", "lower", "upper", "string", "mapping", "number", "sequence", "iterable", "callable", "sameas", "escaped",
-    "in", "==", "eq", "equalto", "!=", "ne", ">", "gt", "greaterthan", ">=", "ge", "<", "lt", "lessthan", "<=", "le",
+    "odd",
+    "even",
+    "divisibleby",
+    "defined",
+    "undefined",
+    "filter",
+    "test",
+    "none",
+    "boolean",
+    "false",
+    "true",
+    "integer",
+    "float",
+    "lower",
+    "upper",
+    "string",
+    "mapping",
+    "number",
+    "sequence",
+    "iterable",
+    "callable",
+    "sameas",
+    "escaped",
+    "in",
+    "==",
+    "eq",
+    "equalto",
+    "!=",
+    "ne",
+    ">",
+    "gt",
+    "greaterthan",
+    ">=",
+    "ge",
+    "<",
+    "lt",
+    "lessthan",
+    "<=",
+    "le",
 ];
 
 pub(super) fn known(name: &str) -> bool {
@@ -74,7 +110,11 @@ pub(super) fn check<'t>(name: &str, value: &Val<'t>, args: Args<'t>, meter: &Met
         "upper" => is_upper(&to_str(value, meter)?),
         "filter" | "test" => {
             let Some(wanted) = value.as_str() else { return type_error("expected the name as a text") };
-            if name == "test" { known(wanted) } else { filters::known(wanted) || filters::refused_name(wanted) }
+            if name == "test" {
+                known(wanted)
+            } else {
+                filters::known(wanted) || filters::refused_name(wanted)
+            }
         }
         other => return raised(unknown("test", other)),
     })

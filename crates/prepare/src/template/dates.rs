@@ -15,7 +15,17 @@ pub(super) struct Moment {
 
 const DAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
     "December",
 ];
 
@@ -45,7 +55,8 @@ impl Moment {
     /// Days of the year before this one.
     fn day_of_year(&self) -> u32 {
         let year = self.year.unsigned_abs();
-        (1..self.month).map(|month| days_of(year, u32::try_from(month).expect("twelve months"))).sum::<u32>() + self.day
+        (1..self.month).map(|month| days_of(year, u32::try_from(month).expect("twelve months"))).sum::<u32>()
+            + self.day
     }
 
     /// 0 is Monday.
@@ -177,7 +188,10 @@ mod tests {
         let day = Moment::parse("2024-12-30").unwrap();
         let found = day.format("%a %A %d %b %B %Y %y %j %w %u %V %G %U %W %-d %p %I %%").unwrap();
         assert_eq!(found, "Mon Monday 30 Dec December 2024 24 365 1 1 01 2025 52 53 30 AM 12 %");
-        assert_eq!(Moment::parse("2024-02-29 13:05:09").unwrap().format("%F %T %-I").unwrap(), "2024-02-29 13:05:09 1");
+        assert_eq!(
+            Moment::parse("2024-02-29 13:05:09").unwrap().format("%F %T %-I").unwrap(),
+            "2024-02-29 13:05:09 1"
+        );
     }
 
     #[test]

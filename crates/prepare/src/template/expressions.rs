@@ -416,7 +416,11 @@ impl Parser {
             Token::Name(word) if word == "is" => {
                 return syntax_error(self.line(), "tests cannot be chained with `is`");
             }
-            Token::Name(_) | Token::Text(_) | Token::Int(_) | Token::Float(_) | Token::Operator("[" | "{") => {
+            Token::Name(_)
+            | Token::Text(_)
+            | Token::Int(_)
+            | Token::Float(_)
+            | Token::Operator("[" | "{") => {
                 let argument = self.primary()?;
                 let argument = self.postfix(argument)?;
                 Arguments { positional: vec![argument], ..Arguments::default() }

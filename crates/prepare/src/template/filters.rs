@@ -13,10 +13,54 @@ use super::value::{Key, Seq, Str, Undefined, Val};
 use super::{ast::Binary, iterate, json, parser::unknown, text_filters};
 
 const NAMES: [&str; 49] = [
-    "abs", "attr", "batch", "capitalize", "center", "count", "d", "default", "dictsort", "e", "escape", "filesizeformat",
-    "first", "float", "forceescape", "format", "groupby", "indent", "int", "items", "join", "last", "length", "list",
-    "lower", "map", "max", "min", "reject", "rejectattr", "replace", "reverse", "round", "safe", "select", "selectattr",
-    "slice", "sort", "string", "sum", "title", "tojson", "trim", "truncate", "unique", "upper", "urlencode", "wordcount",
+    "abs",
+    "attr",
+    "batch",
+    "capitalize",
+    "center",
+    "count",
+    "d",
+    "default",
+    "dictsort",
+    "e",
+    "escape",
+    "filesizeformat",
+    "first",
+    "float",
+    "forceescape",
+    "format",
+    "groupby",
+    "indent",
+    "int",
+    "items",
+    "join",
+    "last",
+    "length",
+    "list",
+    "lower",
+    "map",
+    "max",
+    "min",
+    "reject",
+    "rejectattr",
+    "replace",
+    "reverse",
+    "round",
+    "safe",
+    "select",
+    "selectattr",
+    "slice",
+    "sort",
+    "string",
+    "sum",
+    "title",
+    "tojson",
+    "trim",
+    "truncate",
+    "unique",
+    "upper",
+    "urlencode",
+    "wordcount",
     "xmlattr",
 ];
 
@@ -37,10 +81,7 @@ pub(super) fn is_less<'t>(left: &Val<'t>, right: &Val<'t>, meter: &Meter) -> Out
 }
 
 /// Sorted as Python sorts: what is equal keeps its order, and only `<` is asked.
-pub(super) fn sorted<T>(
-    mut items: Vec<T>,
-    less: &mut dyn FnMut(&T, &T) -> Outcome<bool>,
-) -> Outcome<Vec<T>> {
+pub(super) fn sorted<T>(mut items: Vec<T>, less: &mut dyn FnMut(&T, &T) -> Outcome<bool>) -> Outcome<Vec<T>> {
     if items.len() < 2 {
         return Ok(items);
     }
@@ -98,7 +139,8 @@ impl<'t> Renderer<'t, '_> {
                 Ok(match &value {
                     Val::Dict(dict) => {
                         self.meter.steps(dict.entries.len())?;
-                        let pair = |(key, value): &(Val<'t>, Val<'t>)| Val::tuple(vec![key.clone(), value.clone()]);
+                        let pair =
+                            |(key, value): &(Val<'t>, Val<'t>)| Val::tuple(vec![key.clone(), value.clone()]);
                         Val::generator("generator", dict.entries.iter().map(pair))
                     }
                     Val::Undefined(_) => Val::generator("generator", []),
@@ -110,7 +152,9 @@ impl<'t> Renderer<'t, '_> {
             }
             "map" => self.map(&value, args),
             "select" | "reject" | "selectattr" | "rejectattr" => self.select(name, &value, args),
-            "sort" | "dictsort" | "unique" | "min" | "max" | "groupby" | "sum" => self.keyed(name, value, args),
+            "sort" | "dictsort" | "unique" | "min" | "max" | "groupby" | "sum" => {
+                self.keyed(name, value, args)
+            }
             "attr" => self.attr(&value, args),
             "first" | "last" => self.end(name, &value, args),
             "join" => self.join_filter(&value, args),
@@ -119,7 +163,9 @@ impl<'t> Renderer<'t, '_> {
                 self.reverse(&value)
             }
             "batch" | "slice" => self.pieces(name, &value, args),
-            "abs" | "int" | "float" | "round" | "filesizeformat" => super::number_filters::number(name, &value, args, self.meter),
+            "abs" | "int" | "float" | "round" | "filesizeformat" => {
+                super::number_filters::number(name, &value, args, self.meter)
+            }
             other if known(other) => text_filters::text(other, &value, args, self.meter),
             other => raised(unknown("filter", other)),
         }
@@ -162,7 +208,8 @@ impl<'t> Renderer<'t, '_> {
         if !value.is_true() {
             return Ok(Val::generator("generator", []));
         }
-        let by_attribute = args.positional.is_empty() && args.named.iter().any(|(name, _)| &**name == "attribute");
+        let by_attribute =
+            args.positional.is_empty() && args.named.iter().any(|(name, _)| &**name == "attribute");
         let made = if by_attribute {
             let [attribute, default] = args.bind("map", ["attribute", "default"], 1)?;
             let mut getter = self.getter(attribute.as_ref(), true)?;
@@ -272,12 +319,21 @@ impl<'t> Renderer<'t, '_> {
             "sort" => {
                 let [reverse, case_sensitive, attribute] =
                     args.bind("sort", ["reverse", "case_sensitive", "attribute"], 0)?;
-                self.sort(&value, is_true(reverse.as_ref()), is_true(case_sensitive.as_ref()), attribute.as_ref())
+                self.sort(
+                    &value,
+                    is_true(reverse.as_ref()),
+                    is_true(case_sensitive.as_ref()),
+                    attribute.as_ref(),
+                )
             }
             _ => {
                 let [case_sensitive, attribute] = args.bind(name, ["case_sensitive", "attribute"], 0)?;
                 let getter = self.getter(attribute.as_ref(), is_true(case_sensitive.as_ref()))?;
-                if name == "unique" { self.unique(&value, &getter) } else { self.extreme(name, &value, &getter) }
+                if name == "unique" {
+                    self.unique(&value, &getter)
+                } else {
+                    self.extreme(name, &value, &getter)
+                }
             }
         }
     }
@@ -322,7 +378,9 @@ impl<'t> Renderer<'t, '_> {
         attribute: Option<&Val<'t>>,
     ) -> Outcome<Val<'t>> {
         let attributes: Vec<Option<Val<'t>>> = match attribute {
-            Some(Val::Str(paths) | Val::Markup(paths)) => paths.split(',').map(|path| Some(Val::text(path))).collect(),
+            Some(Val::Str(paths) | Val::Markup(paths)) => {
+                paths.split(',').map(|path| Some(Val::text(path))).collect()
+            }
             other => vec![other.cloned()],
         };
         let getters: Outcome<Vec<Getter<'t>>> =
@@ -346,7 +404,8 @@ impl<'t> Renderer<'t, '_> {
             key.check_hashable(renderer.meter)?;
             Ok(if seen.insert(Key(key)) { item.clone() } else { hint("not unique") })
         });
-        let is_kept = |item: &Outcome<Val<'t>>| !matches!(item, Ok(Val::Undefined(Undefined::Hint("not unique"))));
+        let is_kept =
+            |item: &Outcome<Val<'t>>| !matches!(item, Ok(Val::Undefined(Undefined::Hint("not unique"))));
         lazily(made.map(|made| made.into_iter().filter(is_kept).collect()))
     }
 
@@ -415,7 +474,8 @@ impl<'t> Renderer<'t, '_> {
 
     fn join_filter(&mut self, value: &Val<'t>, args: Args<'t>) -> Outcome<Val<'t>> {
         let [separator, attribute] = args.bind("join", ["d", "attribute"], 0)?;
-        let separator = separator.map_or(Ok(Str::Borrowed("")), |separator| to_str(&separator, self.meter))?;
+        let separator =
+            separator.map_or(Ok(Str::Borrowed("")), |separator| to_str(&separator, self.meter))?;
         let getter = self.getter(attribute.as_ref(), true)?;
         let mut items = iterate::items(value)?;
         let mut joined = String::new();
@@ -438,8 +498,9 @@ impl<'t> Renderer<'t, '_> {
             let Val::Str(reversed) = Val::text(reversed) else { unreachable!("a text") };
             return Ok(if matches!(value, Val::Str(_)) { Val::Str(reversed) } else { Val::Markup(reversed) });
         }
-        let mut items = iterate::list(value, self.meter)
-            .or_else(|failure| if failure.kind() == Kind::Type { raised("argument must be iterable") } else { Err(failure) })?;
+        let mut items = iterate::list(value, self.meter).or_else(|failure| {
+            if failure.kind() == Kind::Type { raised("argument must be iterable") } else { Err(failure) }
+        })?;
         items.reverse();
         if matches!(value, Val::Iter(_) | Val::Undefined(_)) {
             return Val::list(items);

@@ -182,7 +182,12 @@ fn format_float(value: f64, spec: &Spec, meter: &Meter) -> Outcome<String> {
 }
 
 /// The digits of a positive float as `%e`, `%f` or `%g` write them.
-pub(super) fn number_text(value: f64, kind: char, precision: Option<usize>, alternate: bool) -> Outcome<String> {
+pub(super) fn number_text(
+    value: f64,
+    kind: char,
+    precision: Option<usize>,
+    alternate: bool,
+) -> Outcome<String> {
     let precision = precision.unwrap_or(6);
     if precision > MAX_PRECISION {
         return refused(format_args!("a precision over {MAX_PRECISION}"));
@@ -198,7 +203,8 @@ pub(super) fn number_text(value: f64, kind: char, precision: Option<usize>, alte
         'g' => {
             let precision = precision.max(1);
             let text = format!("{value:.*e}", precision - 1);
-            let exponent: i64 = text.split_once('e').and_then(|(_, exponent)| exponent.parse().ok()).unwrap_or(0);
+            let exponent: i64 =
+                text.split_once('e').and_then(|(_, exponent)| exponent.parse().ok()).unwrap_or(0);
             let limit = i64::try_from(precision).expect("checked above");
             if (-4..limit).contains(&exponent) {
                 let decimals = usize::try_from(limit - 1 - exponent).expect("not negative");
@@ -284,7 +290,9 @@ fn field<'t>(
         };
         match args.positional.get(place) {
             Some(value) => value.clone(),
-            None => return raised(format!("replacement index {place} out of range for positional args tuple")),
+            None => {
+                return raised(format!("replacement index {place} out of range for positional args tuple"));
+            }
         }
     } else {
         match args.named.iter().find(|(name, _)| &**name == first) {
@@ -294,7 +302,11 @@ fn field<'t>(
     };
     while !path.is_empty() {
         let is_item = path.starts_with('[');
-        let end = if is_item { path.find(']').map(|end| end + 1) } else { path[1..].find(['.', '[']).map(|end| end + 1) };
+        let end = if is_item {
+            path.find(']').map(|end| end + 1)
+        } else {
+            path[1..].find(['.', '[']).map(|end| end + 1)
+        };
         let (part, after) = path.split_at(end.unwrap_or(path.len()));
         path = after;
         let part = if is_item { part[1..].trim_end_matches(']') } else { &part[1..] };

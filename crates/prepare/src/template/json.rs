@@ -35,7 +35,9 @@ pub(super) fn tojson<'t>(value: &Val<'t>, args: Args<'t>, meter: &Meter) -> Outc
         },
     };
     let (item, key) = match separators {
-        None | Some(Val::None) => (Str::Borrowed(if indent.is_some() { "," } else { ", " }), Str::Borrowed(": ")),
+        None | Some(Val::None) => {
+            (Str::Borrowed(if indent.is_some() { "," } else { ", " }), Str::Borrowed(": "))
+        }
         Some(separators) => match separators.items() {
             Some([Val::Str(item), Val::Str(key)]) => (item.clone(), key.clone()),
             _ => return type_error("expected two texts as `separators`"),
@@ -65,7 +67,9 @@ impl<'t> Writer<'_, 't> {
             Val::Float(value) => self.out.push_str(&json_float(*value)),
             Val::Str(text) | Val::Markup(text) => self.text(text)?,
             Val::List(seq) | Val::Tuple(seq) => {
-                self.all('[', ']', seq.items.len(), level, |writer, index| writer.value(&seq.items[index], level + 1))?;
+                self.all('[', ']', seq.items.len(), level, |writer, index| {
+                    writer.value(&seq.items[index], level + 1)
+                })?;
             }
             Val::Dict(dict) => {
                 let mut entries: Vec<&(Val<'t>, Val<'t>)> = dict.entries.iter().collect();
@@ -81,7 +85,9 @@ impl<'t> Writer<'_, 't> {
                     writer.value(value, level + 1)
                 })?;
             }
-            other => return type_error(format!("Object of type {} is not JSON serializable", other.type_name())),
+            other => {
+                return type_error(format!("Object of type {} is not JSON serializable", other.type_name()));
+            }
         }
         self.meter.size(self.out.len())
     }

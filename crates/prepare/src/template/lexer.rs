@@ -36,8 +36,8 @@ pub(super) fn syntax_error<T>(line: usize, problem: impl Into<String>) -> Result
 
 /// Longer ones first.
 const OPERATORS: [&str; 26] = [
-    "//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[", "]", "(", ")", "{", "}", ">", "<", "=", ".",
-    ":", "|", ",", ";",
+    "//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[", "]", "(", ")", "{", "}", ">", "<",
+    "=", ".", ":", "|", ",", ";",
 ];
 
 /// What Python's `str.isspace` and `\s` take for white space.
@@ -102,7 +102,9 @@ impl<'s> Lexer<'s> {
         let text = self.stripped(&rest[..begin], sign, kind);
         let line = self.line;
         self.data(text, line);
-        if kind == '%' && let Some(end) = raw_begin(&rest[begin..]) {
+        if kind == '%'
+            && let Some(end) = raw_begin(&rest[begin..])
+        {
             self.advance(begin + end);
             return self.raw();
         }
@@ -278,7 +280,10 @@ impl<'s> Lexer<'s> {
         let (radix, length) = int_length(rest);
         let digits = rest[if radix == 10 { 0 } else { 2 }..length].replace('_', "");
         let Ok(value) = i128::from_str_radix(&digits, radix) else {
-            return syntax_error(self.line, "numbers beyond 128 bits are not supported in chat templates here");
+            return syntax_error(
+                self.line,
+                "numbers beyond 128 bits are not supported in chat templates here",
+            );
         };
         self.push(Token::Int(value));
         self.advance(length);
@@ -434,8 +439,9 @@ fn hexadecimal(text: &str, length: usize) -> Result<char, String> {
     let digits = text.get(..length).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
     let Some(digits) = digits else { return Err("truncated \\x, \\u or \\U escape".into()) };
     let code = u32::from_str_radix(digits, 16).expect("eight hexadecimal digits");
-    char::from_u32(code)
-        .ok_or_else(|| format!("the code point {code:#x} in an escape is not supported in chat templates here"))
+    char::from_u32(code).ok_or_else(|| {
+        format!("the code point {code:#x} in an escape is not supported in chat templates here")
+    })
 }
 
 #[cfg(test)]
@@ -479,9 +485,11 @@ mod tests {
 
     #[test]
     fn what_is_no_template_is_named_with_its_line() {
-        for (source, problem) in
-            [("\n{{ ? }}", "unexpected char '?'"), ("\n{# x", "missing end of comment"), ("\n{{ (] }}", "unexpected ']'")]
-        {
+        for (source, problem) in [
+            ("\n{{ ? }}", "unexpected char '?'"),
+            ("\n{# x", "missing end of comment"),
+            ("\n{{ (] }}", "unexpected ']'"),
+        ] {
             let error = tokens(source).unwrap_err();
             assert!(error.line == 2 && error.problem.contains(problem), "{error:?}");
         }

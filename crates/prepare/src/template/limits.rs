@@ -119,7 +119,8 @@ impl Meter {
 
     #[cold]
     fn too_many_steps() -> Outcome<()> {
-        let message = format!("expected an end after at most {MAX_STEPS} steps, found a template that goes on");
+        let message =
+            format!("expected an end after at most {MAX_STEPS} steps, found a template that goes on");
         Err(Failure::new(Kind::Limit, message))
     }
 

@@ -23,7 +23,14 @@ const LIST_UNSAFE: [&str; 8] = ["append", "clear", "pop", "reverse", "insert", "
 const DICT: [&str; 5] = ["get", "items", "keys", "values", "copy"];
 const DICT_UNSAFE: [&str; 5] = ["clear", "pop", "popitem", "setdefault", "update"];
 const INT_REFUSED: [&str; 9] = [
-    "imag", "numerator", "denominator", "bit_length", "bit_count", "conjugate", "to_bytes", "from_bytes",
+    "imag",
+    "numerator",
+    "denominator",
+    "bit_length",
+    "bit_count",
+    "conjugate",
+    "to_bytes",
+    "from_bytes",
     "as_integer_ratio",
 ];
 const FLOAT_REFUSED: [&str; 5] = ["imag", "conjugate", "as_integer_ratio", "hex", "fromhex"];
@@ -36,10 +43,36 @@ pub(super) fn of_dict(name: &str) -> bool {
 /// Whether Python's objects have an attribute of this name that the sandbox hides.
 pub(super) fn is_internal(name: &str) -> bool {
     const INTERNAL: [&str; 30] = [
-        "__class__", "__class_getitem__", "__contains__", "__delattr__", "__delitem__", "__dir__", "__doc__", "__eq__",
-        "__format__", "__ge__", "__getattribute__", "__getitem__", "__getstate__", "__gt__", "__hash__", "__init__",
-        "__init_subclass__", "__iter__", "__le__", "__len__", "__lt__", "__ne__", "__new__", "__reduce__",
-        "__reduce_ex__", "__repr__", "__setattr__", "__sizeof__", "__str__", "__subclasshook__",
+        "__class__",
+        "__class_getitem__",
+        "__contains__",
+        "__delattr__",
+        "__delitem__",
+        "__dir__",
+        "__doc__",
+        "__eq__",
+        "__format__",
+        "__ge__",
+        "__getattribute__",
+        "__getitem__",
+        "__getstate__",
+        "__gt__",
+        "__hash__",
+        "__init__",
+        "__init_subclass__",
+        "__iter__",
+        "__le__",
+        "__len__",
+        "__lt__",
+        "__ne__",
+        "__new__",
+        "__reduce__",
+        "__reduce_ex__",
+        "__repr__",
+        "__setattr__",
+        "__sizeof__",
+        "__str__",
+        "__subclasshook__",
     ];
     name.starts_with("__") && INTERNAL.contains(&name)
 }
@@ -58,7 +91,9 @@ pub(super) fn method(value: &Val<'_>, name: &str) -> Found {
         Val::Dict(_) if DICT_UNSAFE.contains(&name) => Some(Found::Unsafe),
         Val::Dict(_) if name == "fromkeys" => Some(Found::Refused),
         Val::Dict(_) => one_of(name, &DICT),
-        Val::Range(_) => ["start", "stop", "step", "count", "index"].contains(&name).then_some(Found::Refused),
+        Val::Range(_) => {
+            ["start", "stop", "step", "count", "index"].contains(&name).then_some(Found::Refused)
+        }
         Val::View(..) => ["mapping", "isdisjoint"].contains(&name).then_some(Found::Refused),
         Val::Bool(_) | Val::Int(_) => INT_REFUSED.contains(&name).then_some(Found::Refused),
         Val::Float(_) if name == "is_integer" => Some(Found::Method("is_integer")),
@@ -75,7 +110,12 @@ pub(super) fn method(value: &Val<'_>, name: &str) -> Found {
 }
 
 impl<'t> Renderer<'t, '_> {
-    pub(super) fn call_method(&mut self, receiver: &Val<'t>, name: &'static str, args: Args<'t>) -> Outcome<Val<'t>> {
+    pub(super) fn call_method(
+        &mut self,
+        receiver: &Val<'t>,
+        name: &'static str,
+        args: Args<'t>,
+    ) -> Outcome<Val<'t>> {
         match receiver {
             Val::Str(_) | Val::Markup(_) => self.call_text_method(receiver, name, args),
             Val::List(seq) | Val::Tuple(seq) if name == "copy" => {

@@ -39,10 +39,10 @@ use self::dates::Moment;
 use self::limits::{Failure, Kind, Meter};
 use self::render::{Renderer, Written};
 use self::value::Val;
+use crate::Error;
 use crate::config::DataConfig;
 use crate::conversation::{Conversation, Message};
 use crate::value::Value;
-use crate::Error;
 
 pub use prompts::minillm_prompt;
 pub(crate) use prompts::plain_prompt;
@@ -124,7 +124,9 @@ impl ChatTemplate {
         let has_tools = !matches!(conversation.tools, None | Some(Value::Null));
         let source = self.sources.choose(has_tools)?;
         let root = source.root()?;
-        let given = self.given(conversation, turns, add_generation_prompt).map_err(|problem| source.error(&problem))?;
+        let given = self
+            .given(conversation, turns, add_generation_prompt)
+            .map_err(|problem| source.error(&problem))?;
         let meter = Meter::default();
         let written = Renderer::new(given, self.now.as_ref(), &meter).run(root);
         let Written { text, generated } = written.map_err(|failure| failed(source, &failure))?;
@@ -150,7 +152,9 @@ impl ChatTemplate {
             ("documents", objects("documents", conversation.documents.as_ref())?),
             ("add_generation_prompt", Val::Bool(add_generation_prompt)),
         ];
-        for (name, value) in conversation.variables.iter().map(|(name, value)| (name, value)).chain(&self.variables) {
+        for (name, value) in
+            conversation.variables.iter().map(|(name, value)| (name, value)).chain(&self.variables)
+        {
             check_variable(name)?;
             given.push((name, Val::of(value)));
         }
@@ -195,7 +199,8 @@ impl ChatTemplate {
 /// A message as transformers passes it: reasoning under all the names that templates read.
 fn message(message: &Message) -> Val<'_> {
     let mut entries: Vec<(Val<'_>, Val<'_>)> = Vec::with_capacity(message.fields.len() + 2);
-    let reasoning = REASONING.iter().find_map(|name| message.get(name).filter(|value| **value != Value::Null));
+    let reasoning =
+        REASONING.iter().find_map(|name| message.get(name).filter(|value| **value != Value::Null));
     if let Some(reasoning) = reasoning
         && message.get("thinking").is_none()
     {
@@ -222,7 +227,8 @@ fn objects<'t>(name: &str, value: Option<&'t Value>) -> Result<Val<'t>, String> 
             Ok(Val::of(value.expect("matched above")))
         }
         Some(Value::List(items)) => {
-            let found = items.iter().find(|item| !matches!(item, Value::Object(_))).map_or("none", Value::kind);
+            let found =
+                items.iter().find(|item| !matches!(item, Value::Object(_))).map_or("none", Value::kind);
             Err(format!("expected `{name}` as a list of objects, found {found} in it"))
         }
         Some(other) => Err(format!("expected `{name}` as a list of objects, found {}", other.kind())),
@@ -295,7 +301,10 @@ mod tests {
         let error = template.render(&conversation, 1, false).unwrap_err().to_string();
         assert!(error.contains("unknown role tool"), "{error}");
         let error = ChatTemplate::new("{% if %}".into(), BTreeMap::new()).err().unwrap().to_string();
-        assert!(error.starts_with("chat template: syntax error"), "{error}");
+        assert!(
+            error.starts_with("chat template: `chat template` line 1: expected an expression"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -51,7 +51,8 @@ pub(super) fn number<'t>(name: &str, value: &Val<'t>, args: Args<'t>, meter: &Me
 /// The digits of a number in a text as Python's `int` and `float` take them: single underscores between digits.
 fn without_underscores(text: &str) -> Option<String> {
     let good = text.char_indices().filter(|(_, character)| *character == '_').all(|(at, _)| {
-        let digit = |character: Option<char>| character.is_some_and(|character| character.is_ascii_alphanumeric());
+        let digit =
+            |character: Option<char>| character.is_some_and(|character| character.is_ascii_alphanumeric());
         digit(text[..at].chars().next_back()) && digit(text[at + 1..].chars().next())
     });
     good.then(|| text.replace('_', ""))
@@ -68,7 +69,10 @@ fn parse_int(text: &str, base: i128) -> Outcome<Option<i128>> {
         None => (1, text),
     };
     let prefixed = |prefix: char| {
-        digits.strip_prefix('0')?.strip_prefix([prefix, prefix.to_ascii_uppercase()]).map(|digits| digits.trim_start_matches('_'))
+        digits
+            .strip_prefix('0')?
+            .strip_prefix([prefix, prefix.to_ascii_uppercase()])
+            .map(|digits| digits.trim_start_matches('_'))
     };
     let (radix, digits) = match base {
         0 => return refused("the base 0 of `int`"),
@@ -78,7 +82,9 @@ fn parse_int(text: &str, base: i128) -> Outcome<Option<i128>> {
         3..=36 => (u32::try_from(base).expect("below 37"), digits),
         _ => return refused("a base of `int` that is not from 2 to 36"),
     };
-    let Some(digits) = without_underscores(digits).filter(|digits| !digits.is_empty()) else { return Ok(None) };
+    let Some(digits) = without_underscores(digits).filter(|digits| !digits.is_empty()) else {
+        return Ok(None);
+    };
     if !digits.chars().all(|digit| digit.is_digit(radix)) {
         return Ok(None);
     }
@@ -108,7 +114,9 @@ fn int<'t>(value: &Val<'t>, default: Val<'t>, base: i128) -> Outcome<Val<'t>> {
     let direct = match value {
         Val::Undefined(undefined) => return undefined_error(undefined),
         Val::Str(text) | Val::Markup(text) => parse_int(text, base)?,
-        Val::Float(float) if float.is_infinite() => return raised("cannot convert float infinity to integer"),
+        Val::Float(float) if float.is_infinite() => {
+            return raised("cannot convert float infinity to integer");
+        }
         other => other.as_int(),
     };
     if let Some(int) = direct {
@@ -180,7 +188,8 @@ fn file_size(value: &Val<'_>, binary: bool) -> Outcome<String> {
         unit *= base;
         if bytes < unit || index + 1 == prefixes.len() {
             let number = number_text(base * bytes / unit, 'f', Some(1), false)?;
-            let prefix = if binary { format!("{}i", prefix.to_ascii_uppercase()) } else { prefix.to_string() };
+            let prefix =
+                if binary { format!("{}i", prefix.to_ascii_uppercase()) } else { prefix.to_string() };
             return Ok(format!("{number} {prefix}B"));
         }
     }

@@ -14,7 +14,9 @@ pub(super) fn undefined_error<T>(undefined: &Undefined<'_>) -> Outcome<T> {
     raised(match undefined {
         Undefined::Name(name) => format!("'{name}' is undefined"),
         Undefined::Attribute(kind, name) => format!("'{kind} object' has no attribute '{}'", &**name),
-        Undefined::Unsafe(kind, name) => format!("access to attribute '{}' of '{kind}' object is unsafe", &**name),
+        Undefined::Unsafe(kind, name) => {
+            format!("access to attribute '{}' of '{kind}' object is unsafe", &**name)
+        }
         Undefined::Hint(hint) => (*hint).to_owned(),
     })
 }
@@ -161,7 +163,9 @@ fn integers<'t>(operator: Binary, left: i128, right: i128) -> Outcome<Val<'t>> {
             let exact = left.rem_euclid(right) == 0;
             if right < 0 && !exact { quotient - 1 } else { quotient }
         }),
-        Binary::Mod => left.checked_rem_euclid(right).map(|rest| if right < 0 && rest != 0 { rest + right } else { rest }),
+        Binary::Mod => left
+            .checked_rem_euclid(right)
+            .map(|rest| if right < 0 && rest != 0 { rest + right } else { rest }),
         Binary::Pow if right >= 0 => match (left, right) {
             (0 | 1, _) => Some(if right == 0 { 1 } else { left }),
             (-1, _) => Some(if right % 2 == 0 { 1 } else { -1 }),
@@ -203,7 +207,9 @@ fn floats<'t>(operator: Binary, left: f64, right: f64) -> Outcome<Val<'t>> {
             let floor = quotient.floor();
             if quotient - floor > 0.5 { floor + 1.0 } else { floor }
         }
-        Binary::Pow if left == 0.0 && right < 0.0 => return raised("0.0 cannot be raised to a negative power"),
+        Binary::Pow if left == 0.0 && right < 0.0 => {
+            return raised("0.0 cannot be raised to a negative power");
+        }
         Binary::Pow if left < 0.0 && right.fract() != 0.0 => return refused("a complex number"),
         Binary::Pow => left.powf(right),
     }))
@@ -220,7 +226,12 @@ pub(super) fn negative<'t>(value: &Val<'t>, sign: i128) -> Outcome<Val<'t>> {
     }
 }
 
-pub(super) fn compare<'t>(comparison: Comparison, left: &Val<'t>, right: &Val<'t>, meter: &Meter) -> Outcome<bool> {
+pub(super) fn compare<'t>(
+    comparison: Comparison,
+    left: &Val<'t>,
+    right: &Val<'t>,
+    meter: &Meter,
+) -> Outcome<bool> {
     match comparison {
         Comparison::Equal => equal(left, right, meter),
         Comparison::NotEqual => equal(left, right, meter).map(|equal| !equal),
@@ -229,7 +240,9 @@ pub(super) fn compare<'t>(comparison: Comparison, left: &Val<'t>, right: &Val<'t
         Comparison::Less => ordered(left, right, meter).map(|order| order == Some(Ordering::Less)),
         Comparison::LessEqual => ordered(left, right, meter).map(|order| order.is_some_and(Ordering::is_le)),
         Comparison::Greater => ordered(left, right, meter).map(|order| order == Some(Ordering::Greater)),
-        Comparison::GreaterEqual => ordered(left, right, meter).map(|order| order.is_some_and(Ordering::is_ge)),
+        Comparison::GreaterEqual => {
+            ordered(left, right, meter).map(|order| order.is_some_and(Ordering::is_ge))
+        }
     }
 }
 
@@ -359,8 +372,11 @@ pub(super) fn contains<'t>(container: &Val<'t>, item: &Val<'t>, meter: &Meter) -
         }
         Val::Range(steps) => Ok(match item.as_int().or_else(|| as_float(item).and_then(whole)) {
             Some(int) => {
-                let (low, high) =
-                    if steps.step > 0 { (steps.start, steps.stop - 1) } else { (steps.stop + 1, steps.start) };
+                let (low, high) = if steps.step > 0 {
+                    (steps.start, steps.stop - 1)
+                } else {
+                    (steps.stop + 1, steps.start)
+                };
                 (low..=high).contains(&int) && (int - steps.start) % steps.step == 0
             }
             None => false,
@@ -409,7 +425,8 @@ pub(super) fn slice<'t>(value: &Val<'t>, bounds: Bounds, meter: &Meter) -> Outco
         Val::Markup(text) => Val::Markup(slice_text(text, bounds, meter)?),
         Val::List(seq) | Val::Tuple(seq) => {
             meter.steps(seq.items.len())?;
-            let items = slice_places(bounds, seq.items.len())?.map(|place| seq.items[place].clone()).collect();
+            let items =
+                slice_places(bounds, seq.items.len())?.map(|place| seq.items[place].clone()).collect();
             if matches!(value, Val::List(_)) { Val::list(items)? } else { Val::tuple(items)? }
         }
         Val::Range(_) => return refused("a slice of a range"),
@@ -421,7 +438,8 @@ fn slice_text<'t>(text: &Str<'t>, bounds: Bounds, meter: &Meter) -> Outcome<Str<
     meter.text(text.len())?;
     if let ([start, stop, None | Some(1)], true) = (bounds, text.is_ascii()) {
         let length = i128::try_from(text.len()).expect("a length fits 128 bits");
-        let clamp = |bound: i128| (if bound < 0 { bound.saturating_add(length) } else { bound }).clamp(0, length);
+        let clamp =
+            |bound: i128| (if bound < 0 { bound.saturating_add(length) } else { bound }).clamp(0, length);
         let place = |bound: i128| usize::try_from(clamp(bound)).expect("inside of the text");
         let (start, stop) = (start.map_or(0, place), stop.map_or(text.len(), place));
         return Ok(part(text, start..stop.max(start)));

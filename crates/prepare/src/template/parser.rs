@@ -202,7 +202,10 @@ impl Parser {
             "break" => StmtKind::Break,
             "continue" => StmtKind::Continue,
             "extends" | "include" | "import" | "from" | "block" | "autoescape" => {
-                return syntax_error(line, format!("the tag `{tag}` is not supported in chat templates here"));
+                return syntax_error(
+                    line,
+                    format!("the tag `{tag}` is not supported in chat templates here"),
+                );
             }
             _ => return syntax_error(line, format!("encountered unknown tag `{tag}`")),
         };

@@ -145,11 +145,17 @@ fn converted(kind: char, value: &Val<'_>, spec: &Spec, meter: &Meter) -> Outcome
         'd' | 'i' | 'u' | 'x' | 'X' | 'o' => {
             let number = match (value, value.as_int()) {
                 (_, Some(number)) => number,
-                (Val::Float(float), None) if "diu".contains(kind) => match super::value::whole(float.trunc()) {
+                (Val::Float(float), None) if "diu".contains(kind) => match super::value::whole(float.trunc())
+                {
                     Some(number) => number,
                     None => return raised("cannot convert the float to a whole number"),
                 },
-                _ => return type_error(format!("%{kind} format: a number is required, not {}", value.type_name())),
+                _ => {
+                    return type_error(format!(
+                        "%{kind} format: a number is required, not {}",
+                        value.type_name()
+                    ));
+                }
             };
             let magnitude = number.unsigned_abs();
             let (prefix, mut digits) = match kind {

@@ -64,8 +64,11 @@ pub(super) fn write_repr(out: &mut String, value: &Val<'_>, meter: &Meter) -> Ou
         }
         Val::View(kind, dict) => {
             let keys = *kind == ViewKind::Keys;
-            let items: Vec<Val<'_>> =
-                dict.entries.iter().map(|(key, value)| if keys { key.clone() } else { value.clone() }).collect();
+            let items: Vec<Val<'_>> = dict
+                .entries
+                .iter()
+                .map(|(key, value)| if keys { key.clone() } else { value.clone() })
+                .collect();
             write_items(out, if keys { "dict_keys([" } else { "dict_values([" }, &items, "])", meter)?;
         }
         Val::Range(steps) => {

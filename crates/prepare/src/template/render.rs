@@ -184,7 +184,10 @@ impl<'t, 'm> Renderer<'t, 'm> {
                 let values = match iterate::items(&value) {
                     Ok(items) => items.rest(self.meter)?,
                     Err(_) => {
-                        return type_error(format!("cannot unpack non-iterable {} object", value.type_name()));
+                        return type_error(format!(
+                            "cannot unpack non-iterable {} object",
+                            value.type_name()
+                        ));
                     }
                 };
                 if values.len() != targets.len() {
@@ -245,7 +248,11 @@ impl<'t, 'm> Renderer<'t, 'm> {
                 let value = self.eval(expr)?;
                 match value.as_str() {
                     Some(text) => self.write(text)?,
-                    None => write_str(self.outputs.last_mut().expect("the first output stays"), &value, self.meter)?,
+                    None => write_str(
+                        self.outputs.last_mut().expect("the first output stays"),
+                        &value,
+                        self.meter,
+                    )?,
                 }
             }
             StmtKind::Set(target, value) => {
@@ -449,7 +456,11 @@ impl<'t, 'm> Renderer<'t, 'm> {
     }
 
     /// The next item that the loop's `if` lets through.
-    fn next_item(&mut self, filter: Option<&'t LoopFilter>, items: &mut Items<'t>) -> Outcome<Option<Val<'t>>> {
+    fn next_item(
+        &mut self,
+        filter: Option<&'t LoopFilter>,
+        items: &mut Items<'t>,
+    ) -> Outcome<Option<Val<'t>>> {
         while let Some(item) = items.next(self.meter)? {
             let Some(filter) = filter else { return Ok(Some(item)) };
             self.load(&filter.loads);

@@ -6,7 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::ast::{Applied, Arguments, Call, CallBlock, Expr, FilterBlock, For, Function, Load, Loads, LoopFilter};
+use super::ast::{
+    Applied, Arguments, Call, CallBlock, Expr, FilterBlock, For, Function, Load, Loads, LoopFilter,
+};
 use super::ast::{Name, Place, SetBlock, Stmt, StmtKind, Target, With};
 use super::lexer::{SyntaxError, syntax_error};
 use super::parser::unknown;
@@ -202,8 +204,11 @@ impl Resolver {
     fn for_loop(&mut self, node: &mut For, scope: usize) -> Result<(), SyntaxError> {
         self.expr(&mut node.items, scope);
         let outer_function = self.scopes[scope].function;
-        let (body_scope, function) =
-            if node.recursive { self.open_function(scope) } else { (self.open(Some(scope), outer_function), outer_function) };
+        let (body_scope, function) = if node.recursive {
+            self.open_function(scope)
+        } else {
+            (self.open(Some(scope), outer_function), outer_function)
+        };
         let reads_loop = node.recursive || reads(&node.body, "loop");
         if reads_loop {
             self.analyze(body_scope, |symbols| symbols.parameter("loop"));
@@ -430,7 +435,12 @@ impl Reader<'_> {
 
     /// What is assigned in some branches only begins as it was outside. Jinja2 takes each `elif` for a condition of its
     /// own.
-    fn condition(&mut self, (test, body): &(Expr, Vec<Stmt>), others: &[(Expr, Vec<Stmt>)], otherwise: &[Stmt]) {
+    fn condition(
+        &mut self,
+        (test, body): &(Expr, Vec<Stmt>),
+        others: &[(Expr, Vec<Stmt>)],
+        otherwise: &[Stmt],
+    ) {
         self.expr(test);
         let before = self.symbols.clone();
         body.iter().for_each(|stmt| self.stmt(stmt));
@@ -444,7 +454,8 @@ impl Reader<'_> {
             self.symbols.begins.extend(branch.begins.clone());
             self.symbols.stores.extend(branch.stores.iter().cloned());
         }
-        let stores: BTreeSet<Box<str>> = read.iter().flat_map(|branch| branch.stores.iter().cloned()).collect();
+        let stores: BTreeSet<Box<str>> =
+            read.iter().flat_map(|branch| branch.stores.iter().cloned()).collect();
         for name in stores.difference(&before.stores) {
             let begin = self.outer(name).map_or(Begin::Given, |outer| Begin::Outer(outer.clone()));
             if let Some(ident) = self.symbols.refs.get(name) {
@@ -538,12 +549,16 @@ fn children(expr: &Expr, visit: &mut dyn FnMut(&Expr)) {
     match expr {
         Expr::Const(_) | Expr::Name(_) => {}
         Expr::Tuple(items) | Expr::List(items) | Expr::Concat(items) => items.iter().for_each(visit),
-        Expr::Dict(entries) => entries.iter().for_each(|(key, value)| [key, value].into_iter().for_each(&mut *visit)),
+        Expr::Dict(entries) => {
+            entries.iter().for_each(|(key, value)| [key, value].into_iter().for_each(&mut *visit))
+        }
         Expr::Condition { test, yes, no } => [test, yes].into_iter().chain(no).for_each(|part| visit(part)),
         Expr::And(pair) | Expr::Or(pair) | Expr::Binary(_, pair) | Expr::Item(pair) => {
             [&pair.0, &pair.1].into_iter().for_each(visit);
         }
-        Expr::Not(inner) | Expr::Negative(inner) | Expr::Positive(inner) | Expr::Attribute(inner, _) => visit(inner),
+        Expr::Not(inner) | Expr::Negative(inner) | Expr::Positive(inner) | Expr::Attribute(inner, _) => {
+            visit(inner)
+        }
         Expr::Compare(left, operands) => {
             visit(left);
             operands.iter().for_each(|(_, operand)| visit(operand));
@@ -578,7 +593,9 @@ fn children_mut(expr: &mut Expr, visit: &mut dyn FnMut(&mut Expr)) {
             let (left, right) = &mut **pair;
             [left, right].into_iter().for_each(visit);
         }
-        Expr::Not(inner) | Expr::Negative(inner) | Expr::Positive(inner) | Expr::Attribute(inner, _) => visit(inner),
+        Expr::Not(inner) | Expr::Negative(inner) | Expr::Positive(inner) | Expr::Attribute(inner, _) => {
+            visit(inner)
+        }
         Expr::Compare(left, operands) => {
             visit(left);
             operands.iter_mut().for_each(|(_, operand)| visit(operand));

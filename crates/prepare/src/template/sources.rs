@@ -72,7 +72,8 @@ impl Sources {
             return Ok(source);
         }
         let names: Vec<&str> = self.named.iter().map(|source| source.name.as_str()).collect();
-        Err(self.named[0].error(&format!("expected a template named `{DEFAULT}`, found {}", names.join(", "))))
+        Err(self.named[0]
+            .error(&format!("expected a template named `{DEFAULT}`, found {}", names.join(", "))))
     }
 
     pub(super) fn default_text(&self) -> &str {

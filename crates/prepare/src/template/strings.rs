@@ -11,17 +11,67 @@ use super::value::{Str, Val};
 use super::{formatting, iterate};
 
 const METHODS: [&str; 43] = [
-    "capitalize", "casefold", "center", "count", "endswith", "expandtabs", "find", "format", "format_map", "index",
-    "isalnum", "isalpha", "isascii", "isdecimal", "isdigit", "islower", "isnumeric", "isspace", "istitle", "isupper",
-    "join", "ljust", "lower", "lstrip", "partition", "removeprefix", "removesuffix", "replace", "rfind", "rindex",
-    "rjust", "rpartition", "rsplit", "rstrip", "split", "splitlines", "startswith", "strip", "swapcase", "title",
-    "upper", "zfill", "isprintable",
+    "capitalize",
+    "casefold",
+    "center",
+    "count",
+    "endswith",
+    "expandtabs",
+    "find",
+    "format",
+    "format_map",
+    "index",
+    "isalnum",
+    "isalpha",
+    "isascii",
+    "isdecimal",
+    "isdigit",
+    "islower",
+    "isnumeric",
+    "isspace",
+    "istitle",
+    "isupper",
+    "join",
+    "ljust",
+    "lower",
+    "lstrip",
+    "partition",
+    "removeprefix",
+    "removesuffix",
+    "replace",
+    "rfind",
+    "rindex",
+    "rjust",
+    "rpartition",
+    "rsplit",
+    "rstrip",
+    "split",
+    "splitlines",
+    "startswith",
+    "strip",
+    "swapcase",
+    "title",
+    "upper",
+    "zfill",
+    "isprintable",
 ];
 const REFUSED: [&str; 4] = ["encode", "isidentifier", "maketrans", "translate"];
 /// What keeps markup what it is, because it takes no other text.
 const OF_MARKUP: [&str; 14] = [
-    "strip", "lstrip", "rstrip", "upper", "lower", "title", "capitalize", "startswith", "endswith", "find", "count",
-    "index", "swapcase", "casefold",
+    "strip",
+    "lstrip",
+    "rstrip",
+    "upper",
+    "lower",
+    "title",
+    "capitalize",
+    "startswith",
+    "endswith",
+    "find",
+    "count",
+    "index",
+    "swapcase",
+    "casefold",
 ];
 
 pub(super) fn method(name: &str) -> Option<Found> {
@@ -118,7 +168,9 @@ impl<'t> Renderer<'t, '_> {
             return formatting::format(self, text, &args).map(Val::text);
         }
         let [mapping] = args.places(name, 1)?;
-        let Some(Val::Dict(dict)) = mapping else { return refused("`format_map` of anything but a dictionary") };
+        let Some(Val::Dict(dict)) = mapping else {
+            return refused("`format_map` of anything but a dictionary");
+        };
         let mut args = Args::default();
         for (key, value) in &dict.entries {
             if let Val::Str(key) = key {
@@ -238,7 +290,10 @@ fn split_space(text: &str, count: usize, from_right: bool) -> Vec<Range> {
 
 /// What `str.splitlines` takes for the end of a line.
 fn ends_line(character: char) -> bool {
-    matches!(character, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}')
+    matches!(
+        character,
+        '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}'
+    )
 }
 
 pub(super) fn lines<'t>(text: &Str<'t>, keep: bool) -> Vec<Str<'t>> {
@@ -246,7 +301,8 @@ pub(super) fn lines<'t>(text: &Str<'t>, keep: bool) -> Vec<Str<'t>> {
     let mut from = 0;
     while from < text.len() {
         let rest = &text[from..];
-        let Some((length, character)) = rest.char_indices().find(|(_, character)| ends_line(*character)) else {
+        let Some((length, character)) = rest.char_indices().find(|(_, character)| ends_line(*character))
+        else {
             lines.push(part(text, from..text.len()));
             break;
         };
@@ -258,7 +314,12 @@ pub(super) fn lines<'t>(text: &Str<'t>, keep: bool) -> Vec<Str<'t>> {
 }
 
 /// `strip` and its sides; without characters white space goes.
-pub(super) fn strip<'t>(text: &Str<'t>, chars: Option<&Val<'t>>, left: bool, right: bool) -> Outcome<Str<'t>> {
+pub(super) fn strip<'t>(
+    text: &Str<'t>,
+    chars: Option<&Val<'t>>,
+    left: bool,
+    right: bool,
+) -> Outcome<Str<'t>> {
     let chars = match chars {
         None | Some(Val::None) => None,
         Some(chars) => Some(text_of(chars)?),
@@ -272,7 +333,13 @@ pub(super) fn strip<'t>(text: &Str<'t>, chars: Option<&Val<'t>>, left: bool, rig
 }
 
 /// The first `count` places of `old` with `new`, all with a negative count.
-pub(super) fn replace<'t>(text: &Str<'t>, old: &str, new: &str, count: i128, meter: &Meter) -> Outcome<Str<'t>> {
+pub(super) fn replace<'t>(
+    text: &Str<'t>,
+    old: &str,
+    new: &str,
+    count: i128,
+    meter: &Meter,
+) -> Outcome<Str<'t>> {
     let found = if old.is_empty() { text.chars().count() + 1 } else { text.matches(old).count() };
     let count = usize::try_from(count).map_or(found, |count| count.min(found));
     if count == 0 {
@@ -303,7 +370,11 @@ fn partition<'t>(text: &Str<'t>, from_right: bool, args: Args<'t>) -> Outcome<Va
 
 /// The part of a text that `start` and `stop` in characters take, with the bytes before it; `None` where `start` lies
 /// behind the end.
-fn window<'a>(text: &'a str, start: Option<Val<'_>>, stop: Option<Val<'_>>) -> Outcome<Option<(&'a str, usize)>> {
+fn window<'a>(
+    text: &'a str,
+    start: Option<Val<'_>>,
+    stop: Option<Val<'_>>,
+) -> Outcome<Option<(&'a str, usize)>> {
     if start.is_none() && stop.is_none() {
         return Ok(Some((text, 0)));
     }
@@ -354,7 +425,11 @@ fn find<'t>(text: &str, name: &str, args: Args<'t>) -> Outcome<Val<'t>> {
     let number = |count: usize| Val::Int(i128::try_from(count).expect("a length fits 128 bits"));
     if name == "count" {
         let Some((part, _)) = window else { return Ok(Val::Int(0)) };
-        return Ok(number(if wanted.is_empty() { part.chars().count() + 1 } else { part.matches(wanted).count() }));
+        return Ok(number(if wanted.is_empty() {
+            part.chars().count() + 1
+        } else {
+            part.matches(wanted).count()
+        }));
     }
     let found = window.and_then(|(part, before)| {
         let at = if name.starts_with('r') { part.rfind(wanted) } else { part.find(wanted) };
@@ -449,10 +524,16 @@ fn without_arguments<'t>(text: &Str<'t>, name: &str) -> Outcome<Val<'t>> {
         "isdigit" | "isdecimal" | "isnumeric" if text.is_ascii() => {
             is(some && text.bytes().all(|byte| byte.is_ascii_digit()))
         }
-        "istitle" if text.is_ascii() => is(some && titled(text) == **text && text.bytes().any(|byte| byte.is_ascii_alphabetic())),
+        "istitle" if text.is_ascii() => {
+            is(some && titled(text) == **text && text.bytes().any(|byte| byte.is_ascii_alphabetic()))
+        }
         "swapcase" if text.is_ascii() => {
             let swap = |character: char| {
-                if character.is_ascii_lowercase() { character.to_ascii_uppercase() } else { character.to_ascii_lowercase() }
+                if character.is_ascii_lowercase() {
+                    character.to_ascii_uppercase()
+                } else {
+                    character.to_ascii_lowercase()
+                }
             };
             owned(text.chars().map(swap).collect::<String>())
         }
@@ -462,12 +543,14 @@ fn without_arguments<'t>(text: &Str<'t>, name: &str) -> Outcome<Val<'t>> {
 
 /// `str.islower`.
 pub(super) fn is_lower(text: &str) -> bool {
-    text.chars().any(char::is_lowercase) && !text.chars().any(|character| character.is_uppercase() || is_digraph(character))
+    text.chars().any(char::is_lowercase)
+        && !text.chars().any(|character| character.is_uppercase() || is_digraph(character))
 }
 
 /// `str.isupper`.
 pub(super) fn is_upper(text: &str) -> bool {
-    text.chars().any(char::is_uppercase) && !text.chars().any(|character| character.is_lowercase() || is_digraph(character))
+    text.chars().any(char::is_uppercase)
+        && !text.chars().any(|character| character.is_lowercase() || is_digraph(character))
 }
 
 /// Title-case letters, which are neither.
@@ -494,7 +577,9 @@ fn title_case(character: char) -> String {
 /// `str.capitalize`.
 pub(super) fn capitalized(text: &str) -> String {
     let mut characters = text.chars();
-    characters.next().map_or_else(String::new, |first| title_case(first) + &characters.as_str().to_lowercase())
+    characters
+        .next()
+        .map_or_else(String::new, |first| title_case(first) + &characters.as_str().to_lowercase())
 }
 
 /// `str.title`.

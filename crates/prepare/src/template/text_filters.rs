@@ -12,7 +12,11 @@ pub(super) fn text<'t>(name: &str, value: &Val<'t>, args: Args<'t>, meter: &Mete
     match name {
         "string" => {
             let [] = args.bind(name, [], 0)?;
-            if matches!(value, Val::Markup(_)) { Ok(value.clone()) } else { Ok(Val::Str(to_str(value, meter)?)) }
+            if matches!(value, Val::Markup(_)) {
+                Ok(value.clone())
+            } else {
+                Ok(Val::Str(to_str(value, meter)?))
+            }
         }
         "escape" | "e" | "forceescape" => {
             let [] = args.bind(name, [], 0)?;
@@ -43,7 +47,8 @@ pub(super) fn text<'t>(name: &str, value: &Val<'t>, args: Args<'t>, meter: &Mete
         }
         "replace" => {
             let [old, new, count] = args.bind(name, ["old", "new", "count"], 2)?;
-            let (old, new) = (to_str(&old.expect("required"), meter)?, to_str(&new.expect("required"), meter)?);
+            let (old, new) =
+                (to_str(&old.expect("required"), meter)?, to_str(&new.expect("required"), meter)?);
             let count = match count {
                 None | Some(Val::None) => -1,
                 Some(count) => int_of(&count, meter)?,
@@ -55,7 +60,9 @@ pub(super) fn text<'t>(name: &str, value: &Val<'t>, args: Args<'t>, meter: &Mete
             let [] = args.bind(name, [], 0)?;
             let text = soft(value, meter)?;
             let is_word = |character: char| character.is_alphanumeric() || character == '_';
-            if text.chars().any(|character| !character.is_ascii() && !character.is_alphanumeric() && !character.is_whitespace()) {
+            if text.chars().any(|character| {
+                !character.is_ascii() && !character.is_alphanumeric() && !character.is_whitespace()
+            }) {
                 return refused("`wordcount` of a text with signs that are not ASCII");
             }
             let count = text.split(|character| !is_word(character)).filter(|word| !word.is_empty()).count();
@@ -92,7 +99,11 @@ fn title(text: &str) -> String {
             result.push(character);
             begins = true;
         } else {
-            if begins { result.extend(character.to_uppercase()) } else { result.extend(character.to_lowercase()) }
+            if begins {
+                result.extend(character.to_uppercase())
+            } else {
+                result.extend(character.to_lowercase())
+            }
             begins = false;
         }
     }
@@ -137,7 +148,8 @@ fn indent<'t>(value: &Val<'t>, args: Args<'t>, meter: &Meter) -> Outcome<Val<'t>
         }
         None => " ".repeat(4),
     };
-    let (first, blank) = (first.is_some_and(|first| first.is_true()), blank.is_some_and(|blank| blank.is_true()));
+    let (first, blank) =
+        (first.is_some_and(|first| first.is_true()), blank.is_some_and(|blank| blank.is_true()));
     let text = Str::Shared(format!("{}\n", &**text).into());
     let lines = lines(&text, false);
     meter.text(text.len().saturating_add(lines.len().saturating_mul(indention.len() + 1)))?;
@@ -209,7 +221,8 @@ fn urlencode<'t>(value: &Val<'t>, args: Args<'t>, meter: &Meter) -> Outcome<Val<
             dict.entries.iter().map(pair).collect()
         }
         Val::List(seq) | Val::Tuple(seq) => {
-            let pairs: Outcome<Vec<Vec<Val<'t>>>> = seq.items.iter().map(|pair| iterate::list(pair, meter)).collect();
+            let pairs: Outcome<Vec<Vec<Val<'t>>>> =
+                seq.items.iter().map(|pair| iterate::list(pair, meter)).collect();
             pairs?
         }
         Val::Str(_) | Val::Markup(_) | Val::None | Val::Bool(_) | Val::Int(_) | Val::Float(_) => {

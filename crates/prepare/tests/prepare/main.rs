@@ -4,3 +4,4 @@ mod peers;
 mod real_data;
 mod sequences;
 mod support;
+mod templates;
