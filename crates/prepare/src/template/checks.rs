@@ -2,12 +2,12 @@
 
 use super::ast::Comparison;
 use super::calls::Args;
+use super::cases::{is_lower, is_upper};
 use super::filters;
 use super::iterate;
 use super::limits::{Meter, Outcome, raised, refused, type_error};
 use super::operators::{binary, compare, equal};
 use super::printing::to_str;
-use super::strings::{is_lower, is_upper};
 use super::value::Val;
 use super::{ast::Binary, parser::unknown};
 

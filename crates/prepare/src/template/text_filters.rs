@@ -1,10 +1,11 @@
 //! Jinja2's filters of texts.
 
 use super::calls::{Args, int_of};
+use super::cases::capitalized;
 use super::limits::{Meter, Outcome, raised, refused, type_error};
 use super::operators::{escape, part};
 use super::printing::to_str;
-use super::strings::{capitalized, lines, replace, soft, strip};
+use super::strings::{lines, replace, soft, strip};
 use super::value::{Str, Val};
 use super::{iterate, percent};
 
