@@ -106,11 +106,11 @@ fn variables_date_and_newlines_reach_the_template() {
     workshop.set_tokenizer("chat_template", json!(null));
     workshop.file(
         "tokenizer/chat_template.jinja",
-        format!("{{{{ style }}}} {{{{ strftime_now('%d %b %Y') }}}}\r\n{CHAT}"),
+        format!("{{{{ style }}}}\r\n{{{{ strftime_now('%d %b %Y') }}}} {CHAT}"),
     );
     let more = json!({ "template_date": "2025-01-31", "template_variables": { "style": ["x", null] } });
     let text = text_of(&workshop, &row(), more);
-    assert!(text.starts_with("['x', None] 31 Jan 2025\nuser: a"), "{text}");
+    assert!(text.starts_with("['x', None]\n31 Jan 2025user: a"), "{text}");
     let data = json!({ "instructions": workshop.path("rows.jsonl"), "template": "chat" });
     let error = workshop.run(&data_config(data)).unwrap_err().to_string();
     assert!(error.contains("`strftime_now`") && error.contains("hint: set `data.template_date"), "{error}");
