@@ -129,15 +129,22 @@ fn train(
     let peaks = devices.iter().filter_map(|(device, _)| softshard_model::peak_bytes(device));
     let peak_bytes = peaks.max();
     print!("{}", Told { name, summary: &summary, best_by, peak_bytes });
-    println!("{}: {}", if config.lora.is_some() { "adapter" } else { "model" }, summary.output.display());
+    println!("{}: {}", if config.trains_adapter() { "adapter" } else { "model" }, summary.output.display());
     Ok(())
 }
 
 /// Refuses an adapter that the model cannot have, which its `config.json` says.
 fn check_adapter(stage: &str, config: &TrainConfig) -> Result<()> {
+    if !config.trains_adapter() {
+        return Ok(());
+    }
+    let shape = DecoderConfig::load(&config.model)?;
+    if let Some(adapter) = &config.adapter {
+        shape.adapter_shape(adapter)?;
+    }
     let Some(lora) = &config.lora else { return Ok(()) };
     let (section, model) = (stage.strip_prefix("train-").unwrap_or(stage), config.model.display());
-    DecoderConfig::load(&config.model)?.check_lora(lora).map_err(|error| {
+    shape.lora_shape(lora).map_err(|error| {
         RecipeError(format!("recipe: `{section}`: {error}\nhint: these are the linear maps of `{model}`"))
     })?;
     Ok(())
