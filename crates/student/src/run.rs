@@ -36,7 +36,6 @@ use crate::{
 /// There is no device.
 pub fn run(inputs: &TrainInputs) -> Result<Summary> {
     let config = inputs.config;
-    check_place(inputs)?;
     let examples = Examples::open(inputs.data, inputs.objective, &config.loss)?;
     let shape = DecoderConfig::load(&config.model)?;
     examples.check_fit(inputs, &shape)?;
@@ -104,21 +103,6 @@ fn first_weights(config: &TrainConfig, device: &Device) -> Result<Decoder> {
     }
     decoder.train(if config.trains_adapter() { Trainable::Adapter } else { Trainable::Model });
     Ok(decoder)
-}
-
-/// Refuses to go on from the adapter that this run writes: the run would be another one when it is run again.
-fn check_place(inputs: &TrainInputs) -> Result<()> {
-    let Some(adapter) = &inputs.config.adapter else { return Ok(()) };
-    let own = inputs.output.join("adapter");
-    let same = fs::canonicalize(adapter).ok().zip(fs::canonicalize(&own).ok());
-    ensure!(
-        *adapter != own && same.is_none_or(|(one, other)| one != other),
-        "{}: expected the adapter to go on from elsewhere than where this run writes its own, found `{}`\n\
-         hint: name another output, with `output.student` or `output.teacher`",
-        inputs.stage,
-        adapter.display()
-    );
-    Ok(())
 }
 
 /// The folder of a run, which has it alone: two would write over each other. Before weights are read, as nothing is computed that
