@@ -8,11 +8,11 @@ use burn::tensor::{Device, Tensor};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+use crate::adapter::Attached;
 use crate::builder::{Builder, LayerWeights, Source};
 use crate::config::CONFIG;
 use crate::layer::Layer;
 use crate::linear::{Linear, Weight};
-use crate::adapter::Attached;
 use crate::lora::LoraShape;
 use crate::names::ParameterKind;
 use crate::norm::Norm;

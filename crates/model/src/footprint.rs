@@ -71,7 +71,8 @@ impl DecoderConfig {
                 let module = module_of(parameter);
                 // Of the layers one that has most stands for all.
                 let has_factors = |lora: &LoraShape| {
-                    let of_layer = |map: &String| map.starts_with(names.layers) && map.ends_with(&format!(".{module}"));
+                    let of_layer =
+                        |map: &String| map.starts_with(names.layers) && map.ends_with(&format!(".{module}"));
                     lora.maps.keys().any(of_layer)
                 };
                 parts.contains(&module) && lora.is_none_or(has_factors)

@@ -14,8 +14,8 @@ use crate::quantised::Quantised;
 /// Bytes of a dropout mask that a thread draws: enough to be worth waking it.
 const BYTES_AT_ONCE: usize = 1 << 11;
 
-/// `y = x · Wᵀ + bias`, and with LoRA `+ scale · (dropout(x) · Aᵀ) · Bᵀ`; with DoRA (arXiv 2402.09353) all but the bias
-/// multiplied by a gain for each output.
+/// `y = x · Wᵀ + bias`, and with LoRA `+ scale · (dropout(x) · Aᵀ) · Bᵀ`; with DoRA (arXiv 2402.09353) all but the
+/// bias multiplied by a gain for each output.
 #[derive(Debug, Clone)]
 pub(crate) struct Linear {
     pub(crate) weight: Weight,
@@ -49,8 +49,8 @@ pub(crate) struct Lora {
     pub(crate) scale: f64,
     /// Probability that an input of A is dropped while training.
     pub(crate) dropout: f64,
-    /// DoRA's magnitude over the norm of each row of `W + scale · B · A`, `[1, O]`. It is of the factors as they were read, so
-    /// they do not learn where there is one.
+    /// DoRA's magnitude over the norm of each row of `W + scale · B · A`, `[1, O]`. It is of the factors as they were
+    /// read, so they do not learn where there is one.
     pub(crate) gain: Option<Tensor<2>>,
 }
 

@@ -10,7 +10,9 @@ use std::fmt;
 use anyhow::Result;
 use serde::Serialize;
 use softshard_losses::{Divergence, Tail};
-use softshard_model::{Arrangement, DecoderConfig, Layout, LoadOptions, LoraShape, Precision, QUERIES_PER_TILE};
+use softshard_model::{
+    Arrangement, DecoderConfig, Layout, LoadOptions, LoraShape, Precision, QUERIES_PER_TILE,
+};
 
 use crate::{
     config::{Checkpointing, OptimizerKind, TrainConfig},
