@@ -190,7 +190,7 @@ fn warn_of_absent(
         .collect();
     if let Some(first) = absent.first() {
         tracing::warn!(
-            "adapter `{}`: adapter_config.json names {} modules without tensors, `{first}` first: they stay as the base has them",
+            "adapter `{}`: adapter_config.json names {} modules without tensors, `{first}` first: they stay as they are",
             folder.display(),
             absent.len()
         );
