@@ -10,8 +10,10 @@ use crate::{
 };
 
 /// Keys of a recipe that decide where files lie, what is in memory meanwhile and what is said, but no number.
-const WITHOUT_NUMBERS: [&str; 8] = [
+const WITHOUT_NUMBERS: [&str; 9] = [
     "model",
+    // Its files' hash stands beside the recipe.
+    "adapter",
     // The resolved one stands beside the recipe.
     "objective",
     "mixture",
@@ -32,12 +34,17 @@ pub(crate) fn of_run(inputs: &TrainInputs, examples: &Examples) -> Result<Value>
         Init::Pretrained => softshard_model::weights_blake3(&config.model)?,
         Init::Random => softshard_model::config_blake3(&config.model)?,
     };
-    Ok(json!({
+    let mut identity = json!({
         "config": of_recipe(config, inputs.objective)?,
         "objective": inputs.objective,
         "data_manifest_blake3": examples.identity(),
         "model_blake3": weights,
-    }))
+    });
+    // Runs from before there was such a key have none.
+    if let Some(adapter) = &config.adapter {
+        identity["adapter_blake3"] = json!(softshard_model::adapter_blake3(adapter)?);
+    }
+    Ok(identity)
 }
 
 /// A stored identity with the keys that its recipe had not yet: what was not said is as it was before there were such keys.

@@ -433,7 +433,7 @@ impl<'a> Trainer<'a> {
         }
         let trained_parameters = self.replicas.first.trainable_count();
         let decoder = self.exported();
-        let output = if self.inputs.config.lora.is_some() {
+        let output = if self.inputs.config.trains_adapter() {
             let output = self.inputs.output.join("adapter");
             decoder.save_adapter(&output, &self.inputs.config.model.to_string_lossy())?;
             output
