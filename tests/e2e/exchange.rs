@@ -299,14 +299,19 @@ fn bad_rows_are_dropped_where_it_is_asked_for(world: &World) {
         &["--tokenizer", tokenizer.as_str()][..],
     ]
     .concat();
-    softshard(&arguments)
-        .failed(3, &["some-bad.jsonl` line 2 choices: ", "found an error: overloaded", "hint: --bad-rows drop"]);
+    softshard(&arguments).failed(
+        3,
+        &["some-bad.jsonl` line 2 choices: ", "found an error: overloaded", "hint: --bad-rows drop"],
+    );
     assert!(!world.path("some").exists());
     let said = softshard(&[&arguments[..], &["--bad-rows", "drop"]].concat()).succeeded().stdout;
     let list = world.path("some/dropped_rows.jsonl");
     let expected = format!("\ndropped 12 rows that cannot be read; all of them: {}\n", list.display());
     assert!(said.starts_with("imported: 1 shards") && said.contains(&expected), "{said}");
-    assert!(said.contains("some-bad.jsonl` line 11 choices: ") && said.contains("\n  and 2 more\n"), "{said}");
+    assert!(
+        said.contains("some-bad.jsonl` line 11 choices: ") && said.contains("\n  and 2 more\n"),
+        "{said}"
+    );
     assert_eq!(fs::read_to_string(list).expect("the list").lines().count(), 12);
     softshard(&["labels", "verify", &out]).succeeded();
 }

@@ -126,7 +126,11 @@ pub(super) fn import(options: &Import, stop: &AtomicBool) -> Result<()> {
     }
     if let Some(list) = &imported.dropped.list {
         let dropped = &imported.dropped;
-        println!("dropped {} rows that cannot be read; all of them: {}", count(dropped.count), list.display());
+        println!(
+            "dropped {} rows that cannot be read; all of them: {}",
+            count(dropped.count),
+            list.display()
+        );
         dropped.first.iter().for_each(|reason| println!("  {reason}"));
         let more = dropped.count - u64::try_from(dropped.first.len())?;
         if more > 0 {

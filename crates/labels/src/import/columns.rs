@@ -58,11 +58,7 @@ impl<T> Cell<T> {
     /// Refuses numbers that lack, in a column of this name.
     pub(crate) fn check_nulls(&self, column: &str) -> Result<(), Error> {
         if self.has_nulls {
-            return Err(Error::bad(
-                format_args!("column `{column}` values"),
-                "a number everywhere",
-                "null",
-            ));
+            return Err(Error::bad(format_args!("column `{column}` values"), "a number everywhere", "null"));
         }
         Ok(())
     }

@@ -317,7 +317,9 @@ fn choices<'v>(line: &'v Value, response: &Value, body: &'v Value) -> Result<&'v
     if let Some(choices) = body.get("choices").and_then(Value::as_array).filter(|found| !found.is_empty()) {
         return Ok(choices);
     }
-    let error = [body, response, line].into_iter().find_map(|from| from.get("error").filter(|error| !error.is_null()));
+    let error = [body, response, line]
+        .into_iter()
+        .find_map(|from| from.get("error").filter(|error| !error.is_null()));
     let (found, hint) = match (error, body) {
         (Some(error), _) => {
             let said = error.get("message").or_else(|| error.get("code")).unwrap_or(error);

@@ -73,7 +73,10 @@ impl BadRowsFound {
     pub(crate) fn explain(&self, error: Error) -> Error {
         let Error::Bad(mut bad) = error else { return error };
         if let Some(first) = self.rows.first.first() {
-            bad.found = format!("{}, and {} rows that cannot be read, the first: {first}", bad.found, self.rows.count);
+            bad.found = format!(
+                "{}, and {} rows that cannot be read, the first: {first}",
+                bad.found, self.rows.count
+            );
         }
         Error::Bad(bad)
     }
@@ -125,7 +128,8 @@ impl DroppedList {
                 self.next += 1;
                 let Bad { place, expected, found, .. } = &*bad;
                 if let Some((_, to)) = &mut self.file {
-                    serde_json::to_writer(&mut *to, &Line { place, expected, found }).map_err(std::io::Error::from)?;
+                    serde_json::to_writer(&mut *to, &Line { place, expected, found })
+                        .map_err(std::io::Error::from)?;
                     to.write_all(b"\n")?;
                 }
                 Ok(None)

@@ -85,6 +85,7 @@ impl ForeignRow {
             entropy: Vec::new(),
             gold_log_prob: Vec::new(),
             log_partitions: Vec::new(),
+            tail_log_masses: Vec::new(),
         };
         for one in &self.positions {
             one.push_to(&mut labels, kind)
@@ -178,7 +179,7 @@ impl RowsHash {
             &labels.entropy,
             &labels.gold_log_prob,
         ];
-        for floats in columns.into_iter().chain(&labels.log_partitions) {
+        for floats in columns.into_iter().chain(&labels.log_partitions).chain(&labels.tail_log_masses) {
             self.list(floats, |value| value.to_le_bytes());
         }
     }

@@ -58,6 +58,7 @@ impl<'a> Survey<'a> {
             draws: None,
             omit: kind.omit.clone(),
             temperatures: 0,
+            tails: false,
         };
         Ok(Self {
             target,

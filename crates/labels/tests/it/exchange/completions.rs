@@ -140,7 +140,10 @@ fn last_entries(response: Value) -> Vec<i32> {
     let out = folder.path().join("out");
     read(&completions(folder.path(), &[response]), 2, &out).unwrap();
     let labels = LabelDataset::open(&out).unwrap().read(0).unwrap();
-    assert_eq!((labels.positions.as_slice(), labels.counts.as_slice()), ([1, 2].as_slice(), [2, 2].as_slice()));
+    assert_eq!(
+        (labels.positions.as_slice(), labels.counts.as_slice()),
+        ([1, 2].as_slice(), [2, 2].as_slice())
+    );
     let gold = f64::from(*labels.gold_log_prob.last().unwrap());
     assert!((gold + 2.25).abs() < 1e-6, "{gold}");
     labels.token_ids[2..].to_vec()
@@ -176,11 +179,19 @@ fn more_entries_than_were_asked_for_are_refused() {
     for response in [
         // One too many, and it is not the token itself.
         legacy(12, -1.25, &several),
-        legacy(12, -2.25, &json!({"token_id:12": -2.25, "token_id:9": -1.9, "token_id:20": -2.25, "token_id:21": -2.25})),
+        legacy(
+            12,
+            -2.25,
+            &json!({"token_id:12": -2.25, "token_id:9": -1.9, "token_id:20": -2.25, "token_id:21": -2.25}),
+        ),
     ] {
         refused(
             read(&completions(folder.path(), &[response]), 2, &out),
-            &["position 2 entries: expected the 2 most probable tokens, found ", "--top-k", "--bad-rows drop"],
+            &[
+                "position 2 entries: expected the 2 most probable tokens, found ",
+                "--top-k",
+                "--bad-rows drop",
+            ],
         );
     }
 }
@@ -214,7 +225,9 @@ fn bad_rows_are_left_out_counted_and_listed() {
     file.extend(format!("{}\r\n\r\n", vllm()).bytes());
     bad.iter().for_each(|line| file.extend(format!("{line}\r\n").bytes()));
     file.extend(format!("{}\n", vllm().to_string().replace("-0.25", "-Infinity")).bytes());
-    file.extend(format!("{}\n", legacy(20, -2.25, &json!({"token_id:9": -0.4, "token_id:20": -2.25}))).bytes());
+    file.extend(
+        format!("{}\n", legacy(20, -2.25, &json!({"token_id:9": -0.4, "token_id:20": -2.25}))).bytes(),
+    );
     file.extend(&b"{\"choices\": [{"[..]);
 
     let done = dropping(folder.path(), &file).unwrap();
@@ -237,8 +250,7 @@ fn bad_rows_are_left_out_counted_and_listed() {
         ("line 11", "invalid number at line 1 column"),
         ("line 13", "EOF while parsing"),
     ];
-    for (((place, line), (expected, found)), first) in
-        places.zip(&list).zip(reasons).zip(&done.dropped.first)
+    for (((place, line), (expected, found)), first) in places.zip(&list).zip(reasons).zip(&done.dropped.first)
     {
         assert!(place.contains("mixed.jsonl`") && place.ends_with(expected), "{place}, not {expected}");
         assert!(line["found"].as_str().unwrap().starts_with(found), "{line}");
@@ -257,7 +269,10 @@ fn files_without_a_row_that_can_be_read_are_refused() {
     let lines = "{}\n".repeat(30);
     refused(
         dropping(folder.path(), lines.as_bytes()),
-        &["files: expected at least one labelled position, found none, and 30 rows", "mixed.jsonl` line 1 choices"],
+        &[
+            "files: expected at least one labelled position, found none, and 30 rows",
+            "mixed.jsonl` line 1 choices",
+        ],
     );
     for (start, what) in [
         (&b"\x1F\x8B\x08\0"[..], "a gzip file"),
