@@ -184,7 +184,7 @@ pub(crate) fn check_manifest(
     check_sizes(path, manifest, limits)?;
     manifest.plan.validate().map_err(|error| error.within(&place))?;
     if manifest.version != manifest.plan.version {
-        let expected = format!("version {}, as of the plan", manifest.plan.version);
+        let expected = format!("version {}", manifest.plan.version);
         return Err(Error::bad(place, expected, manifest.version));
     }
     let plan_blake3 = manifest.plan.blake3();

@@ -288,5 +288,12 @@ fn no_rows_no_labels() {
         &[],
         &HeadOptions { temperatures: &[2.0], ..top_k(2) },
     );
-    assert_eq!(labels, Ok(HeadLabels { log_partitions: vec![vec![]], ..HeadLabels::default() }));
+    assert_eq!(
+        labels,
+        Ok(HeadLabels {
+            log_partitions: vec![vec![]],
+            tail_log_masses: vec![vec![]],
+            ..HeadLabels::default()
+        })
+    );
 }
