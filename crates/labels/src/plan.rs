@@ -151,7 +151,7 @@ pub struct LabelPlan {
     /// Always `softshard-labels-plan`.
     #[schemars(extend("const" = LabelPlan::FORMAT))]
     pub format: String,
-    /// Version of the format: see [`LabelPlan::version_of`].
+    /// Version of the format: 2 where there are extra temperatures and exact entries, otherwise 1.
     #[schemars(range(min = LabelPlan::VERSION, max = LabelPlan::NEWEST_VERSION))]
     pub version: u32,
     /// BLAKE3 of the manifest of the sequence dataset, hexadecimal.

@@ -254,6 +254,15 @@ mod tests {
     }
 
     #[test]
+    fn a_token_is_ranked_behind_those_that_are_as_probable() {
+        let mut labels = labels();
+        labels.log_probs[1] = labels.log_probs[0];
+        labels.token_ids = vec![1, 2, 0];
+        let here = labels.entries().next().unwrap();
+        assert_eq!((rank(&here, 0), rank(&here, 1)), (2, 2));
+    }
+
+    #[test]
     fn confidence_is_a_colour_on_a_terminal() {
         let painter = Painter { tokenizer: None, colours: true };
         let expected = "\x1b[2m3\x1b[0m\x1b[30;48;5;220m 1\x1b[0m\x1b[30;48;5;196m 2\x1b[0m";
