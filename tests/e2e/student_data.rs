@@ -178,9 +178,9 @@ fn without_tails(from: &Path, to: &Path) {
 
 #[test]
 fn a_temperature_below_1_needs_labels_that_say_what_is_beyond_their_entries() {
-    let world = World::with_teacher();
+    let world = World::labelled();
     let temperatures = "labels.temperatures=[0.5, 2.0]";
-    world.run("teacher-labels", &[temperatures]).succeeded();
+    world.run("teacher-labels", &[temperatures, "output.labels=new"]).succeeded();
     let at = |temperature: &str, labels: &str, student: &str| {
         let settings = [
             format!("student.loss.temperature={temperature}"),
@@ -191,10 +191,10 @@ fn a_temperature_below_1_needs_labels_that_say_what_is_beyond_their_entries() {
         ];
         world.run("train-student", &settings.iter().map(String::as_str).collect::<Vec<_>>())
     };
-    at("0.5", "labels", "sharp").succeeded();
+    at("0.5", "new", "sharp").succeeded();
     assert!(number(&metrics(&world, "sharp")[1], "divergence").is_finite());
 
-    without_tails(&world.path("run/labels/train"), &world.path("run/old/train"));
+    without_tails(&world.path("run/new/train"), &world.path("run/old/train"));
     at("0.5", "old", "refused").failed(
         3,
         &["run/old/train", "`student.loss.temperature`", "labels of version 1", "found 0.5", "label again"],
