@@ -45,12 +45,12 @@ struct Head {
     version: Option<u64>,
 }
 
-/// Checks `format` and `version`, then parses the rest.
+/// Checks `format` and `version`, which is at most the newest, then parses the rest.
 pub(crate) fn parse<T: DeserializeOwned>(
     path: &Path,
     bytes: &[u8],
     format: &str,
-    version: u32,
+    newest: u32,
 ) -> Result<T, Error> {
     let bad = |error: serde_json::Error| Error::bad(quoted(path), format_args!("a {format} file"), error);
     let head: Head = serde_json::from_slice(bytes).map_err(bad)?;
@@ -58,9 +58,10 @@ pub(crate) fn parse<T: DeserializeOwned>(
         let found = head.format.map(Value::from);
         return Err(Error::bad(quoted(path), format_args!("format \"{format}\""), show(found.as_ref())));
     }
-    if head.version != Some(version.into()) {
+    if !head.version.is_some_and(|version| (1..=newest.into()).contains(&version)) {
         let found = head.version.map(Value::from);
-        return Err(Error::bad(quoted(path), format_args!("version {version}"), show(found.as_ref())));
+        let expected = if newest == 1 { "version 1".to_owned() } else { format!("version 1 to {newest}") };
+        return Err(Error::bad(quoted(path), expected, show(found.as_ref())));
     }
     serde_json::from_slice(bytes).map_err(bad)
 }

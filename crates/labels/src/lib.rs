@@ -140,7 +140,8 @@ pub use error::{Bad, Error};
 pub use export::{export_hf, export_jsonl, write_jsonl};
 pub use groups::LabelGroup;
 pub use import::{
-    ColumnMap, DistillKitConfig, ImportSource, ImportTarget, Imported, PositionRule, import, import_jsonl,
+    BadRows, ColumnMap, DistillKitConfig, DroppedRows, ImportSource, ImportTarget, Imported, PositionRule,
+    import, import_jsonl,
 };
 pub use job::Commit;
 pub use json::differences;

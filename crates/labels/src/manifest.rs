@@ -39,8 +39,8 @@ pub struct LabelsManifest {
     /// Always `softshard-labels`.
     #[schemars(extend("const" = LabelsManifest::FORMAT))]
     pub format: String,
-    /// Version of the format.
-    #[schemars(extend("const" = LabelsManifest::VERSION))]
+    /// Version of the format: that of the plan.
+    #[schemars(range(min = LabelPlan::VERSION, max = LabelPlan::NEWEST_VERSION))]
     pub version: u32,
     /// BLAKE3 of `_softshard/plan.json`, hexadecimal; every shard carries it.
     #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
@@ -99,8 +99,8 @@ pub struct SequencesInfo {
 impl LabelsManifest {
     /// Format name of the manifest and of the shards.
     pub const FORMAT: &'static str = "softshard-labels";
-    /// Version of the manifest and of the shards.
-    pub const VERSION: u32 = 1;
+    /// The newest version of the manifest and of the shards; each has that of its plan.
+    pub const NEWEST_VERSION: u32 = LabelPlan::NEWEST_VERSION;
 }
 
 impl SequencesManifest {
@@ -159,7 +159,8 @@ pub(crate) fn load_labels_file(path: &Path, limits: &ReadLimits) -> Result<(Labe
 
 /// Parses a manifest, and checks what it says about itself.
 pub(crate) fn parse_labels(path: &Path, bytes: &[u8], limits: &ReadLimits) -> Result<LabelsManifest, Error> {
-    let manifest: LabelsManifest = json::parse(path, bytes, LabelsManifest::FORMAT, LabelsManifest::VERSION)?;
+    let manifest: LabelsManifest =
+        json::parse(path, bytes, LabelsManifest::FORMAT, LabelsManifest::NEWEST_VERSION)?;
     check_manifest(path, &manifest, limits)?;
     Ok(manifest)
 }
@@ -182,6 +183,10 @@ pub(crate) fn check_manifest(
     let place = quoted(path);
     check_sizes(path, manifest, limits)?;
     manifest.plan.validate().map_err(|error| error.within(&place))?;
+    if manifest.version != manifest.plan.version {
+        let expected = format!("version {}", manifest.plan.version);
+        return Err(Error::bad(place, expected, manifest.version));
+    }
     let plan_blake3 = manifest.plan.blake3();
     if manifest.plan_blake3 != plan_blake3 {
         return Err(Error::bad(format_args!("{place} plan_blake3"), plan_blake3, &manifest.plan_blake3));

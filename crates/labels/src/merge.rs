@@ -78,7 +78,7 @@ impl Part {
                     .hint("name the folder of one split, such as labels/train"),
                 false => error,
             })?;
-            let plan: LabelPlan = json::parse(&path, &bytes, LabelPlan::FORMAT, LabelPlan::VERSION)?;
+            let plan: LabelPlan = json::parse(&path, &bytes, LabelPlan::FORMAT, LabelPlan::NEWEST_VERSION)?;
             plan.validate().map_err(|error| error.within(quoted(&path)))?;
             (plan, false)
         };

@@ -330,7 +330,7 @@ impl Output {
             return Ok(true);
         }
         let path = self.path(PLAN);
-        let found: LabelPlan = json::parse(&path, &found, LabelPlan::FORMAT, LabelPlan::VERSION)?;
+        let found: LabelPlan = json::parse(&path, &found, LabelPlan::FORMAT, LabelPlan::NEWEST_VERSION)?;
         Err(Error::OtherPlan { path, differences: plan.differences(&found) })
     }
 
@@ -339,7 +339,7 @@ impl Output {
         let Some((path, bytes)) = self.manifest()? else { return Ok(None) };
         let hint = "remove the file if the dataset is to be finished again, or choose another output folder";
         let found: LabelsManifest =
-            json::parse(&path, &bytes, LabelsManifest::FORMAT, LabelsManifest::VERSION)
+            json::parse(&path, &bytes, LabelsManifest::FORMAT, LabelsManifest::NEWEST_VERSION)
                 .map_err(|error| error.hint(hint))?;
         if found.plan != *plan {
             return Err(Error::OtherPlan { path, differences: plan.differences(&found.plan) });

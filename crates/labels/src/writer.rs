@@ -67,7 +67,12 @@ impl LabelWriter {
     pub fn open(output: impl Into<Output>) -> Result<Self, Error> {
         let output = output.into();
         let plan = if let Some(bytes) = output.read(PLAN)? {
-            json::parse::<LabelPlan>(&output.path(PLAN), &bytes, LabelPlan::FORMAT, LabelPlan::VERSION)?
+            json::parse::<LabelPlan>(
+                &output.path(PLAN),
+                &bytes,
+                LabelPlan::FORMAT,
+                LabelPlan::NEWEST_VERSION,
+            )?
         } else if let Some((path, bytes)) = output.manifest()? {
             manifest::parse_labels(&path, &bytes, &ReadLimits::default())?.plan
         } else {
@@ -200,7 +205,7 @@ impl LabelWriter {
             totals(&shards).expect("files on a disk hold fewer tokens");
         let manifest = LabelsManifest {
             format: LabelsManifest::FORMAT.to_owned(),
-            version: LabelsManifest::VERSION,
+            version: job.plan.version,
             plan_blake3: job.plan_blake3.clone(),
             plan: job.plan.clone(),
             rows,

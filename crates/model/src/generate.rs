@@ -135,7 +135,8 @@ impl<'a> Batch<'a> {
         let width = decoder.config.embedding_size;
         let last =
             hidden.reshape([rows, tokens, width]).slice([0..rows, tokens - 1..tokens]).reshape([rows, width]);
-        let logits = last.matmul(decoder.head().without_autodiff().transpose());
+        // In f32: of bf16 logits several are the largest.
+        let logits = softshard_losses::logits(last, &decoder.head());
         Ok(logits.argmax(1).try_into_vec_as::<i32>().expect("token ids are 32-bit integers"))
     }
 

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Result;
 use clap::Args;
-use softshard_labels::{Error, LabelDataset, SequenceKey, SequenceLabels, differences};
+use softshard_labels::{Error, LabelDataset, PositionEntries, SequenceKey, SequenceLabels, differences};
 use softshard_prepare::Tokenizer;
 
 use crate::{recipe::local, table::bar};
@@ -135,8 +135,8 @@ impl Painter {
                 alternatives.push(format!("{} {weight}", self.name(previous, *id)?));
             }
             // A token that is not among the entries is one that the teacher did not think of.
-            let rank = here.token_ids.iter().position(|id| *id == gold);
-            let rank = rank.map_or("-".to_owned(), |rank| (rank + 1).to_string());
+            let place = here.token_ids.iter().position(|id| *id == gold);
+            let rank = place.map_or("-".to_owned(), |place| rank(&here, place).to_string());
             names.push((here.position, self.name(previous, gold)?, rank, alternatives.join("  ")));
         }
         let width = names.iter().map(|(_, name, ..)| name.chars().count()).max().unwrap_or(0).max(4);
@@ -212,6 +212,14 @@ fn visible(text: &str) -> String {
     text.chars().map(show).collect()
 }
 
+/// Where an entry stands among the exact ones, behind those that are as probable; a drawn one, among all.
+fn rank(here: &PositionEntries<'_>, place: usize) -> usize {
+    match here.log_probs.get(place) {
+        Some(own) => here.log_probs.iter().take_while(|log_prob| *log_prob >= own).count(),
+        None => place + 1,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,6 +238,7 @@ mod tests {
             entropy: vec![1.0; 2],
             gold_log_prob: vec![0.25f32.ln(), 0.01f32.ln()],
             log_partitions: vec![],
+            tail_log_masses: vec![],
         }
     }
 
@@ -243,6 +252,15 @@ mod tests {
             "       2  2     0.010  ▏              -    1.000  0 0.750",
         ];
         assert_eq!(painter.positions(&labels(), 4).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_token_is_ranked_behind_those_that_are_as_probable() {
+        let mut labels = labels();
+        labels.log_probs[1] = labels.log_probs[0];
+        labels.token_ids = vec![1, 2, 0];
+        let here = labels.entries().next().unwrap();
+        assert_eq!((rank(&here, 0), rank(&here, 1)), (2, 2));
     }
 
     #[test]
