@@ -22,6 +22,7 @@ from pathlib import Path
 
 import families
 import golden_muon
+import golden_positions
 import golden_tokenizers
 from golden_common import (  # first: it sets the environment of transformers
     NEW_TOKENS,
@@ -411,6 +412,7 @@ def make(out: Path) -> None:
     write_json(out / "tiny-qwen2.expected.json", expected_of(qwen2, [3, 11, 24], seed=22))
     make_distillation(llama, out)
     families.make(out)
+    golden_positions.make(out)
     golden_tokenizers.make(out)
     golden_muon.make(out)
 

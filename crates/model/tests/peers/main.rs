@@ -3,4 +3,6 @@
 mod adapters;
 mod families;
 mod golden;
+mod heads;
+mod positions;
 mod published;
