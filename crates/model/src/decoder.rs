@@ -79,6 +79,9 @@ impl Decoder {
     /// A file is missing or torn, the model is of a kind that is not supported, or tensors do not fit `config.json`.
     pub fn load_with(folder: &Path, device: &Device, options: &LoadOptions) -> Result<Self, Error> {
         let config = DecoderConfig::load(folder)?;
+        for remark in &config.remarks {
+            tracing::warn!("`{}`: {remark}", folder.display());
+        }
         let device = device.clone().without_autodiff();
         let checkpoint = Arc::new(Checkpoint::open(folder, &config)?);
         let layers = options.layer_weights(&config, &device)?;

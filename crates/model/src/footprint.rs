@@ -105,9 +105,11 @@ impl DecoderConfig {
         }
     }
 
-    /// Bytes of the attention masks that a graph over this layout keeps, in f32: they grow with the square of the longest text.
+    /// Bytes of the attention masks that a graph over this layout keeps, in f32: they grow with the square of the longest text. Layers
+    /// with the same window share them, and so do those whose windows hide nothing.
     pub fn mask_bytes(&self, layout: &Layout) -> u64 {
-        4 * count(layout.mask_numbers(&layout.tiles(self.sliding_window)))
+        let numbers = |window: &Option<usize>| count(layout.mask_numbers(&layout.tiles(*window)));
+        4 * self.windows(layout).keys().map(numbers).sum::<u64>()
     }
 
     /// Numbers that a LoRA adds.

@@ -55,7 +55,9 @@ mod weights;
 
 pub use allocator::keep_freed_memory;
 pub use batch::{Arrangement, batches_by_length};
-pub use config::{Activation, Block, DecoderConfig, Family, FusedQkv, NormKind, Positions, RopeScaling};
+pub use config::{
+    Activation, Block, DecoderConfig, Family, FusedQkv, LayerConfig, NormKind, Positions, RopeScaling,
+};
 pub use decoder::{Decoder, Trainable};
 pub use digest::{adapter_blake3, config_blake3, weights_blake3};
 pub use error::Error;
