@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{HINT_DAMAGED, quoted};
-use crate::{Error, LabelPlan, ReadLimits, Tokenizer, json};
+use crate::{Error, LabelPlan, Provenance, ReadLimits, Tokenizer, json};
 
 /// One data file, as manifests and commits describe it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -70,6 +70,9 @@ pub struct SequencesManifest {
     pub version: u32,
     /// Where the sequences come from.
     pub info: SequencesInfo,
+    /// What they were made from; not in datasets of version 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<Provenance>,
     /// Sequences in all.
     pub rows: u64,
     /// Tokens in all.
@@ -106,8 +109,8 @@ impl LabelsManifest {
 impl SequencesManifest {
     /// Format name of the manifest and of the shards.
     pub const FORMAT: &'static str = "softshard-sequences";
-    /// Version of the manifest and of the shards.
-    pub const VERSION: u32 = 1;
+    /// Version of the manifest and of the shards; version 1, without provenance and examples, is read too.
+    pub const VERSION: u32 = 2;
 }
 
 /// Sums of rows, input tokens and labelled tokens; `None` if a sum overflows.

@@ -13,7 +13,8 @@ use crate::commit::CommitFile;
 use crate::plan::partition_column;
 use crate::shard_schema::ShardSchema;
 use crate::{
-    LabelPlan, LabelsManifest, OptionalColumn, Selection, SequencesManifest, TeacherIdentity, Tokenizer,
+    Example, LabelPlan, LabelsManifest, OptionalColumn, Provenance, Selection, SequencesManifest,
+    TeacherIdentity, Tokenizer,
 };
 
 /// A published schema.
@@ -30,7 +31,8 @@ pub struct Schema {
 impl Schema {
     /// The schemas of this crate's formats: Parquet and Arrow of the shards, and JSON Schemas of the small files.
     pub fn all() -> Vec<Self> {
-        let (labels, sequences) = (label_shards(&ALL_COLUMNS, &[]), ShardSchema::sequences());
+        let (labels, sequences) =
+            (label_shards(&ALL_COLUMNS, &[]), ShardSchema::sequences(SequencesManifest::VERSION));
         vec![
             Self::text("labels.parquet", label_notes() + &parquet(&labels)),
             Self::text("labels.arrow", label_notes() + &arrow(&labels)),
@@ -40,6 +42,8 @@ impl Schema {
             Self::written::<SequencesManifest>("sequences-manifest"),
             Self::written::<LabelPlan>("plan"),
             Self::written::<CommitFile>("commit"),
+            Self::written::<Provenance>("provenance"),
+            Self::written::<Example>("example"),
         ]
     }
 
@@ -205,11 +209,12 @@ mod tests {
             let objects = schema["$defs"].as_object().into_iter().flatten().map(|(_, object)| object);
             for object in objects.chain([&schema]).filter(|object| object["type"] == "object") {
                 assert_eq!(object["additionalProperties"], false, "{object:#}");
-                // Plans that were written before teachers could be altered are plans.
+                // Plans that were written before teachers could be altered are plans, and sequences of version 1 said less.
                 let properties = object["properties"].as_object().unwrap().keys();
+                let optional = ["altered", "provenance"];
                 assert_eq!(
                     object["required"].as_array().unwrap().len(),
-                    properties.filter(|name| *name != "altered").count()
+                    properties.filter(|name| !optional.contains(&name.as_str())).count()
                 );
             }
         }
