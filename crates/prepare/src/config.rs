@@ -44,9 +44,14 @@ pub struct DataConfig {
     /// A longer sequence is cut here (and then has no end-of-sequence token), and counted.
     #[serde(default = "default_max_tokens")]
     pub max_tokens: usize,
-    /// Which tokens are labelled; `response` for instructions and `all` for `text` unless given.
+    /// Which tokens are labelled; `response` for instructions and `all` for `text` unless given. Rows of token ids
+    /// bring a mask of their own, which counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask: Option<Mask>,
+    /// When a sequence begins with the beginning-of-sequence token. Unless given: never for the templates `minillm`
+    /// (as in MiniLLM) and `chat` (the template writes its own), and `as_tokenizer` for `none` and for `text`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bos: Option<Bos>,
     /// What to do with a row whose response is empty or blank.
     #[serde(default)]
     pub empty_responses: EmptyResponses,
@@ -74,14 +79,31 @@ pub enum Template {
     None,
 }
 
-/// Which tokens of a sequence are labelled.
+/// Which tokens of a sequence are labelled. The first token never is: there is nothing before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Mask {
-    /// The response and the token that ends it.
+    /// The last answer, its reasoning and tool calls included, and the token that ends it.
     Response,
-    /// Every token but the first, which has nothing before it.
+    /// Every answer of the assistant, each with the token that ends it. A turn that the row marks as trained is taken
+    /// in, whoever speaks.
+    AllResponses,
+    /// What the chat template itself marks (`{% generation %}`): transformers' `return_assistant_tokens_mask`.
+    Generation,
+    /// Every token.
     All,
+}
+
+/// When a sequence begins with the beginning-of-sequence token. It never stands there twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Bos {
+    /// Where the post-processor of `tokenizer.json` puts one.
+    AsTokenizer,
+    /// None is added; one that the chat template writes stays.
+    Never,
+    /// Also where the tokenizer puts none.
+    Always,
 }
 
 /// What to do with a row whose response is empty or blank.
@@ -139,9 +161,7 @@ impl Split {
 pub struct TokenizerConfig {
     /// A Hugging Face model folder, or a `tokenizer.json` (its neighbours are read too).
     pub path: PathBuf,
-    /// Begin every sequence with the beginning-of-sequence token. Unless given: no for the templates `minillm`
-    /// (as in MiniLLM) and `chat` (the template writes its own); for `none` and for `text` what the post-processor in
-    /// `tokenizer.json` does.
+    /// The older name of `data.bos`: true for `"always"`, false for `"never"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub add_bos: Option<bool>,
     /// End every sequence with the end-of-sequence token. A chat template that closes the turn with a special
@@ -159,6 +179,22 @@ impl DataConfig {
     /// The mask in force.
     pub fn mask(&self) -> Mask {
         self.mask.unwrap_or(if self.is_text() { Mask::All } else { Mask::Response })
+    }
+
+    /// When sequences begin with the beginning-of-sequence token; `None` where the recipe says nothing.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where `data.bos` and `tokenizer.add_bos` are both given.
+    pub(crate) fn bos(&self, tokenizer: &TokenizerConfig) -> Result<Option<Bos>, Error> {
+        match (self.bos, tokenizer.add_bos) {
+            (Some(_), Some(_)) => Err(Error::Config(
+                "[data]: expected one of `data.bos` and `tokenizer.add_bos`, its older name, found both"
+                    .into(),
+            )),
+            (bos, None) => Ok(bos),
+            (None, Some(true)) => Ok(Some(Bos::Always)),
+            (None, Some(false)) => Ok(Some(Bos::Never)),
+        }
     }
 
     /// The template's name as it stands in the manifest.
@@ -187,9 +223,12 @@ impl DataConfig {
         if self.is_text() && self.template.is_some() {
             return refuse("`template` is for `instructions`; a `text` corpus has none".into());
         }
-        if self.is_text() && self.mask == Some(Mask::Response) {
+        if self.is_text() && self.mask() != Mask::All {
+            return refuse("this `mask` is for `instructions`; a `text` corpus has no responses".into());
+        }
+        if self.mask() == Mask::Generation && self.template() != Some(Template::Chat) {
             return refuse(
-                "`mask = \"response\"` is for `instructions`; a `text` corpus has no responses".into(),
+                "`mask = \"generation\"` is what a chat template marks: set `template = \"chat\"`".into(),
             );
         }
         if self.is_text() && self.document_separator.is_empty() {
@@ -299,6 +338,8 @@ mod tests {
             (json!({"instructions": "a", "template": "alpaca"}), "unknown variant `alpaca`"),
             (json!({"text": "a", "template": "chat"}), "a `text` corpus has none"),
             (json!({"text": "a", "mask": "response"}), "a `text` corpus has no responses"),
+            (json!({"text": "a", "mask": "all_responses"}), "a `text` corpus has no responses"),
+            (json!({"instructions": "a", "mask": "generation"}), "set `template = \"chat\"`"),
             (json!({"instructions": "a", "max_tokens": 64}), "below `max_tokens` = 64, found 512"),
             (json!({"instructions": "a", "split": {"valid_fraction": 1.5}}), "from 0 to 1, found 1.5"),
             (

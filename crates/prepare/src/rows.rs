@@ -42,6 +42,11 @@ pub(crate) enum Content {
     },
     /// The last message is the assistant's: the response.
     Conversation(Conversation),
+    /// Token ids, and of each whether it is labelled: as many.
+    Tokens {
+        input_ids: Vec<i32>,
+        labelled: Vec<bool>,
+    },
     Document(String),
 }
 
@@ -58,8 +63,8 @@ impl Row {
     pub(crate) fn has_empty_response(&self) -> bool {
         match &self.content {
             Content::Instruction { response, .. } => response.trim().is_empty(),
-            Content::Conversation(conversation) => conversation.response().trim().is_empty(),
-            Content::Document(_) => false,
+            Content::Conversation(conversation) => conversation.has_empty_response(),
+            Content::Tokens { .. } | Content::Document(_) => false,
         }
     }
 
@@ -80,6 +85,7 @@ impl Row {
                 add(message.role());
                 add(message.text());
             }),
+            Content::Tokens { input_ids, .. } => input_ids.iter().for_each(|id| add(&id.to_string())),
             Content::Document(text) => add(text),
         }
         let digest = hasher.finalize();

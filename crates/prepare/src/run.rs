@@ -8,9 +8,8 @@ use std::time::Instant;
 use rayon::prelude::*;
 use softshard_labels::{Sequence, SequenceDataset, SequenceKey, SequenceWriter, SequencesInfo};
 
-use crate::config::{DataConfig, EmptyResponses, Split, Template, TokenizerConfig};
-use crate::conversation::Conversation;
-use crate::encode::{Encoder, Outcome};
+use crate::config::{DataConfig, EmptyResponses, Split, TokenizerConfig};
+use crate::encode::{Encoder, Outcome, Question};
 use crate::rows::{Content, Row, rows};
 use crate::summary::Summary;
 use crate::{Error, Tokenizer};
@@ -37,13 +36,11 @@ pub fn run(
     data.validate()?;
     let tokenizer = Tokenizer::load(&config.path)?;
     let encoder = Encoder::new(data, config, &tokenizer)?;
-    if data.template() == Some(Template::Chat) {
-        check_chat_template(&tokenizer)?;
-    }
     let survey = survey(data, stop)?;
 
     let output = |split: Split| Output {
         dir: out_dir.join(split.name()),
+        was_there: out_dir.join(split.name()).exists(),
         info: SequencesInfo {
             tokenizer: tokenizer.fingerprint().clone(),
             template: data.template_name().into(),
@@ -56,7 +53,7 @@ pub fn run(
     let (mut train, mut valid) = (output(Split::Train), output(Split::Valid));
     let mut summary = Summary::new(data);
     let mut seen = HashSet::new();
-    for_each_step(data, stop, |step| {
+    let encoded = for_each_step(data, stop, |step| {
         let outcomes: Vec<Result<Outcome, Error>> = step.par_iter().map(|row| encoder.encode(row)).collect();
         for (row, outcome) in step.iter().zip(outcomes) {
             let split = survey.split(row);
@@ -69,7 +66,12 @@ pub fn run(
         }
         report(summary.rows, survey.rows, summary.tokens());
         Ok(())
-    })?;
+    });
+    if let Err(error) = encoded {
+        train.discard()?;
+        valid.discard()?;
+        return Err(error);
+    }
     summary.finish(started.elapsed());
     if summary.tokens() == 0 {
         return Err(Error::NothingLeft(Box::new(summary)));
@@ -82,6 +84,7 @@ pub fn run(
 /// One side of the split on disk. A side without sequences has no folder.
 struct Output {
     dir: PathBuf,
+    was_there: bool,
     info: SequencesInfo,
     sequences_per_shard: usize,
     writer: Option<SequenceWriter>,
@@ -97,6 +100,18 @@ impl Output {
             }
         };
         Ok(writer.push(sequence)?)
+    }
+
+    /// Leaves nothing behind where nothing was.
+    fn discard(self) -> Result<(), Error> {
+        let began = self.writer.is_some();
+        drop(self.writer);
+        if began && !self.was_there {
+            fs_err::remove_dir_all(&self.dir)?;
+            // The folder of both sides, unless something else is in it.
+            let _ = self.dir.parent().map(std::fs::remove_dir);
+        }
+        Ok(())
     }
 
     /// Commits what was pushed; if that is nothing, removes the dataset of an earlier run, which would be mistaken
@@ -119,7 +134,8 @@ pub struct Example {
     pub source: String,
     /// The prompt as text.
     pub prompt: String,
-    /// The prompt's token ids: exactly those with which the row's sequence begins in training.
+    /// The prompt's token ids: exactly those with which the row's sequence begins in training, up to the first token
+    /// that holds something of the answer.
     pub prompt_ids: Vec<i32>,
     /// The instruction; the last message of the user in a conversation.
     pub instruction: String,
@@ -133,8 +149,9 @@ pub struct Example {
     pub facts: Option<serde_json::Value>,
 }
 
-/// The rows of one side of the split (`None`: of both), in the order of the input, ready to be answered. Rows with a
-/// prompt over the limit or an empty response are left out, as in training.
+/// The rows of one side of the split (`None`: of both), in the order of the input, ready to be answered: of a
+/// conversation, the last answer. Rows with a prompt over the limit or an empty response are left out, as in training,
+/// and those whose sequence is cut before the answer.
 ///
 /// # Errors
 /// As [`run`].
@@ -155,9 +172,7 @@ pub fn examples(
     let survey = survey(data, &never)?;
     let mut examples = Vec::new();
     for_each_step(data, &never, |step| {
-        let chosen = step
-            .par_iter()
-            .filter(|row| split.is_none_or(|split| survey.split(row) == split) && !row.has_empty_response());
+        let chosen = step.par_iter().filter(|row| split.is_none_or(|split| survey.split(row) == split));
         let step: Result<Vec<Option<Example>>, Error> = chosen.map(|row| example(&encoder, row)).collect();
         examples.extend(step?.into_iter().flatten());
         Ok(())
@@ -166,21 +181,20 @@ pub fn examples(
 }
 
 fn example(encoder: &Encoder, row: &Row) -> Result<Option<Example>, Error> {
-    let prompt = encoder.prompt(row)?;
-    let prompt_ids = encoder.prompt_ids(&prompt)?;
-    if prompt_ids.len() > encoder.max_prompt_tokens() {
-        return Ok(None);
-    }
+    let Some(Question { prompt, prompt_ids, answer }) = encoder.question(row)? else { return Ok(None) };
     let (instruction, context, response) = match &row.content {
         Content::Instruction { instruction, context, response } => {
-            (instruction.clone(), context.clone(), response.as_str())
+            (instruction.clone(), context.clone(), response.clone())
         }
         Content::Conversation(conversation) => {
             let last = conversation.prompt().iter().rev().find(|message| message.role() == "user");
             let instruction = last.map(|message| message.text().to_owned()).unwrap_or_default();
-            (instruction, String::new(), conversation.response())
+            // A turn that only calls tools has no text of its own.
+            let text = conversation.response();
+            (instruction, String::new(), if text.trim().is_empty() { answer } else { text.to_owned() })
         }
-        Content::Document(text) => (String::new(), String::new(), text.as_str()),
+        Content::Tokens { .. } => (prompt.clone(), String::new(), answer),
+        Content::Document(text) => (String::new(), String::new(), text.clone()),
     };
     Ok(Some(Example {
         source: row.place.source(),
@@ -188,7 +202,7 @@ fn example(encoder: &Encoder, row: &Row) -> Result<Option<Example>, Error> {
         prompt_ids,
         instruction,
         context,
-        response: response.to_owned(),
+        response,
         category: row.category.clone(),
         facts: row.facts.clone(),
     }))
@@ -258,12 +272,6 @@ fn for_each_step(
         }
         work(&step)?;
     }
-}
-
-/// A template that cannot tell prompt and answer apart is refused before anything is written.
-fn check_chat_template(tokenizer: &Tokenizer) -> Result<(), Error> {
-    let template = tokenizer.chat_template().expect("checked by the encoder");
-    template.conversation(&Conversation::short("question", "answer")).map(|_| ())
 }
 
 fn report(done: u64, total: u64, tokens: u64) {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use softshard_labels::{Sequence, SequenceKey};
 
 use crate::config::{DataConfig, Split};
-use crate::encode::Outcome;
+use crate::encode::{Notes, Outcome};
 
 /// What [`crate::run`] did. Displayed as a small table.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -20,6 +20,8 @@ pub struct Summary {
     pub valid: SplitSummary,
     /// Rows that became no sequence, by reason.
     pub dropped: Dropped,
+    /// What is to be known about the loss mask of the sequences written.
+    pub mask: MaskSummary,
     /// The limit of the recipe.
     pub max_prompt_tokens: usize,
     /// The limit of the recipe.
@@ -54,14 +56,75 @@ pub struct Dropped {
     pub duplicate: u64,
     /// The response is empty (with `empty_responses = "drop"`).
     pub empty_response: u64,
+    /// The row itself leaves all out that would be labelled (`weight`, `train`).
+    pub left_out: u64,
     /// No token is left to label.
     pub too_short: u64,
+}
+
+/// What is to be known about the loss mask of the sequences written.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct MaskSummary {
+    /// Tokens cut off at `max_tokens`, labelled or not.
+    pub cut_tokens: u64,
+    /// Labelled tokens that hold text beside the answer, too: as where a prompt's last line break and the answer's first are one
+    /// token.
+    pub straddling_tokens: u64,
+    /// Sequences with such tokens.
+    pub straddling_sequences: u64,
+    /// Turns without a label because the row leaves them out of the loss (`weight`, `train`).
+    pub turns_left_out: u64,
+    /// Turns without a label that the row takes into the loss: the mask does not.
+    pub turns_not_taken_in: u64,
+    /// Sequences whose answer begins before the template's generation prompt ends.
+    pub shorter_prompts: u64,
+    /// Sequences without the beginning-of-sequence token that the tokenizer puts before a text.
+    pub without_bos: u64,
+    /// Marks of the template (`{% generation %}`) whose first or last character no token holds.
+    pub unmatched_marks: u64,
+}
+
+impl MaskSummary {
+    fn add(&mut self, notes: &Notes) {
+        self.cut_tokens += notes.cut_tokens;
+        self.straddling_tokens += notes.straddling;
+        self.straddling_sequences += u64::from(notes.straddling > 0);
+        self.turns_left_out += notes.left_out;
+        self.turns_not_taken_in += notes.not_taken_in;
+        self.shorter_prompts += u64::from(notes.has_shorter_prompt);
+        self.without_bos += u64::from(notes.is_without_bos);
+        self.unmatched_marks += notes.unmatched_marks;
+    }
+}
+
+impl fmt::Display for MaskSummary {
+    /// A line, with the line break before it, for each number that is not 0.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let straddling = format!(
+            "tokens with text of prompt and answer, labelled, in {} sequences",
+            grouped(self.straddling_sequences)
+        );
+        let lines = [
+            (self.cut_tokens, "tokens cut off at `max_tokens`"),
+            (self.straddling_tokens, straddling.as_str()),
+            (self.turns_left_out, "turns left out of the loss by their rows"),
+            (self.turns_not_taken_in, "turns that their rows take into the loss and `data.mask` does not"),
+            (self.shorter_prompts, "answers that begin before the template's generation prompt ends"),
+            (self.without_bos, "sequences without the first token that the tokenizer puts before a text"),
+            (
+                self.unmatched_marks,
+                "marks of the template with ends that no token holds: masked as transformers does",
+            ),
+        ];
+        let mut lines = lines.into_iter().filter(|(count, _)| *count > 0);
+        lines.try_for_each(|(count, line)| write!(f, "\n{} {line}", grouped(count)))
+    }
 }
 
 impl Dropped {
     /// All of them.
     pub fn total(&self) -> u64 {
-        self.prompt_too_long + self.duplicate + self.empty_response + self.too_short
+        self.prompt_too_long + self.duplicate + self.empty_response + self.left_out + self.too_short
     }
 }
 
@@ -78,10 +141,11 @@ impl Summary {
         is_new: impl FnOnce(SequenceKey) -> bool,
     ) -> Option<Sequence> {
         self.rows += 1;
-        let (sequence, cut) = match outcome {
-            Outcome::Kept { sequence, cut } => (sequence, cut),
+        let (sequence, notes) = match outcome {
+            Outcome::Kept { sequence, notes } => (sequence, notes),
             Outcome::PromptTooLong => return count_one(&mut self.dropped.prompt_too_long),
             Outcome::EmptyResponse => return count_one(&mut self.dropped.empty_response),
+            Outcome::LeftOut => return count_one(&mut self.dropped.left_out),
             Outcome::TooShort => return count_one(&mut self.dropped.too_short),
         };
         if !is_new(sequence.key()) {
@@ -96,7 +160,8 @@ impl Summary {
         side.tokens += tokens;
         side.labelled_tokens += length(&sequence.positions);
         side.longest_tokens = side.longest_tokens.max(tokens);
-        side.cut += u64::from(cut);
+        side.cut += u64::from(notes.cut_tokens > 0);
+        self.mask.add(&notes);
         Some(sequence)
     }
 
@@ -138,6 +203,7 @@ impl fmt::Display for Summary {
             (self.dropped.prompt_too_long, format!("with a prompt over {} tokens", self.max_prompt_tokens)),
             (self.dropped.duplicate, "duplicate".into()),
             (self.dropped.empty_response, "with an empty response".into()),
+            (self.dropped.left_out, "left out of the loss by the row itself".into()),
             (self.dropped.too_short, "without a token to label".into()),
         ];
         let reasons: Vec<String> = reasons
@@ -148,6 +214,7 @@ impl fmt::Display for Summary {
         if !reasons.is_empty() {
             write!(f, ": {}", reasons.join(", "))?;
         }
+        write!(f, "{}", self.mask)?;
         let speed = format!("{:.0}", self.tokens_per_second);
         let speed = speed.parse().map_or(speed, grouped);
         write!(f, "\n{} tokens in {:.1} s, {speed} tokens/s", grouped(self.tokens()), self.seconds)
@@ -183,6 +250,7 @@ mod tests {
             cut: 12,
         };
         summary.dropped.duplicate = 11;
+        summary.mask.add(&Notes { straddling: 2, has_shorter_prompt: true, ..Notes::default() });
         summary.finish(Duration::from_secs(4));
         assert_eq!(
             summary.to_string(),
@@ -190,6 +258,8 @@ mod tests {
              train     14,000     3,000,000     1,200,000    1,024       12\n\
              valid          0             0             0        0        0\n\
              15,011 rows read, 11 dropped: 11 duplicate\n\
+             2 tokens with text of prompt and answer, labelled, in 1 sequences\n\
+             1 answers that begin before the template's generation prompt ends\n\
              3,000,000 tokens in 4.0 s, 750,000 tokens/s"
         );
     }

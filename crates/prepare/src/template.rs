@@ -47,12 +47,6 @@ pub struct Rendering {
     pub generated: Vec<Range<usize>>,
 }
 
-/// A conversation as text, and where the answer begins.
-pub(crate) struct Rendered {
-    pub(crate) text: String,
-    pub(crate) prompt_bytes: usize,
-}
-
 impl ChatTemplate {
     /// Compiles the template. `special_tokens` are its variables `bos_token`, `eos_token`, `pad_token`, `unk_token`.
     ///
@@ -100,37 +94,6 @@ impl ChatTemplate {
         let text = template.render(context).map_err(|error| Error::ChatTemplate(error.to_string()))?;
         Ok(Rendering { text, generated: Vec::new() })
     }
-
-    /// The conversation as one text, and where its last turn begins in it.
-    ///
-    /// # Errors
-    /// [`Error::ChatTemplate`] where the template raises, or where the prompt is not how the conversation begins:
-    /// then no token could be said to belong to the response.
-    pub(crate) fn conversation(&self, conversation: &Conversation) -> Result<Rendered, Error> {
-        let turns = conversation.messages.len();
-        let beginning = self.render(conversation, turns - 1, true)?.text;
-        let text = self.render(conversation, turns, false)?.text;
-        if text.starts_with(&beginning) {
-            return Ok(Rendered { text, prompt_bytes: beginning.len() });
-        }
-        let same = beginning.chars().zip(text.chars()).take_while(|(left, right)| left == right).count();
-        let part = |text: &str| -> String { text.chars().skip(same).take(24).collect() };
-        Err(Error::ChatTemplate(format!(
-            "expected the rendered prompt to begin the rendered conversation, found a difference at character \
-             {same}: {:?} in the prompt, {:?} in the conversation\nhint: use `template = \"minillm\"` or another \
-             chat template",
-            part(&beginning),
-            part(&text)
-        )))
-    }
-
-    /// What the template writes after an answer, as it shows on a small conversation; `None` if the template
-    /// refuses that one.
-    pub(crate) fn ending(&self) -> Option<String> {
-        const ANSWER: &str = "answer";
-        let rendered = self.conversation(&Conversation::short("question", ANSWER)).ok()?;
-        rendered.text[rendered.prompt_bytes..].split_once(ANSWER).map(|(_, ending)| ending.to_owned())
-    }
 }
 
 #[cfg(test)]
@@ -159,17 +122,6 @@ mod tests {
     }
 
     #[test]
-    fn a_chat_template_gives_prompt_and_conversation() {
-        let template = template(include_str!("../tests/small_chat_template.jinja"));
-        let messages = [("system", " Be kind. "), ("user", "Hi"), ("assistant", "Hello")];
-        let messages = messages.map(|(role, content)| Message::new(role, content)).to_vec();
-        let rendered = template.conversation(&Conversation { messages, ..Conversation::default() }).unwrap();
-        assert_eq!(rendered.text, "[system] Be kind.\n[user] Hi\n[assistant] Hello</s>\n");
-        assert_eq!(&rendered.text[rendered.prompt_bytes..], "Hello</s>\n");
-        assert_eq!(template.ending().unwrap(), "</s>\n");
-    }
-
-    #[test]
     fn what_a_template_raises_is_said() {
         let template = template(include_str!("../tests/small_chat_template.jinja"));
         let messages = vec![Message::new("tool", "x")];
@@ -178,15 +130,5 @@ mod tests {
         assert!(error.contains("unknown role tool"), "{error}");
         let error = ChatTemplate::new("{% if %}".into(), BTreeMap::new()).err().unwrap().to_string();
         assert!(error.starts_with("chat template: syntax error"), "{error}");
-    }
-
-    #[test]
-    fn a_template_whose_prompt_does_not_begin_the_conversation_is_refused() {
-        let template = template(
-            "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant><think>{% endif %}",
-        );
-        let error = template.conversation(&Conversation::short("a", "b")).err().unwrap().to_string();
-        assert!(error.contains("\"<think>\" in the prompt, \"b\" in the conversation"), "{error}");
-        assert!(template.ending().is_none());
     }
 }

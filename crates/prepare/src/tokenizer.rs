@@ -1,12 +1,14 @@
 //! A Hugging Face tokenizer with what its neighbours on disk say about it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use softshard_labels::Tokenizer as Fingerprint;
+use tokenizers::PostProcessorWrapper;
 
+use crate::encode::ending;
 use crate::{ChatTemplate, Error};
 
 /// A tokenizer: text to ids and back, special ids, chat template, fingerprint.
@@ -15,8 +17,12 @@ use crate::{ChatTemplate, Error};
 /// whatever `tokenizer.json` says; special tokens that are spelled out in the text become their ids, as in
 /// Hugging Face's library.
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
-    path: PathBuf,
+    /// Without its post-processor, which changes no id here and cuts white space off the offsets.
+    pub(crate) inner: tokenizers::Tokenizer,
+    pub(crate) post_processor: Option<PostProcessorWrapper>,
+    /// What those added tokens spell that take white space beside them along.
+    pub(crate) stripping: HashMap<u32, String>,
+    pub(crate) path: PathBuf,
     special_ids: BTreeMap<String, i32>,
     stop_ids: Vec<i32>,
     special: HashSet<i32>,
@@ -73,8 +79,20 @@ impl Tokenizer {
             .filter_map(|(id, token)| token.special.then(|| i32::try_from(id).ok()).flatten())
             .collect();
         let adds_bos = adds_bos(&inner, special_ids.get("bos"));
-        let mut tokenizer =
-            Self { inner, path: file, special_ids, stop_ids, special, adds_bos, chat_template, fingerprint };
+        let post_processor = inner.get_post_processor().cloned();
+        inner.with_post_processor(None::<PostProcessorWrapper>);
+        let mut tokenizer = Self {
+            stripping: stripping(&inner),
+            inner,
+            post_processor,
+            path: file,
+            special_ids,
+            stop_ids,
+            special,
+            adds_bos,
+            chat_template,
+            fingerprint,
+        };
         tokenizer.add_end_of_turn()?;
         Ok(tokenizer)
     }
@@ -170,14 +188,19 @@ impl Tokenizer {
         &self.path
     }
 
-    fn id(&self, id: u32) -> Result<i32, Error> {
+    pub(crate) fn id(&self, id: u32) -> Result<i32, Error> {
         i32::try_from(id)
             .map_err(|_| Error::tokenizer(&self.path, format!("expected ids below 2^31, found {id}")))
     }
 
+    /// Whether a turn may end with the id: special tokens do, and those at which answers stop.
+    pub(crate) fn ends_turns(&self, id: i32) -> bool {
+        self.is_special(id) || self.stop_ids.contains(&id)
+    }
+
     /// Adds the special token with which the chat template ends the assistant's turn to the stop ids.
     fn add_end_of_turn(&mut self) -> Result<(), Error> {
-        let Some(ending) = self.chat_template.as_ref().and_then(ChatTemplate::ending) else { return Ok(()) };
+        let Some(ending) = self.chat_template.as_ref().and_then(ending) else { return Ok(()) };
         let first = self.encode(ending.trim())?.first().copied();
         let known = first.filter(|id| self.is_special(*id) && !self.stop_ids.contains(id));
         self.stop_ids.extend(known);
@@ -269,6 +292,12 @@ fn numbers(value: Option<&Value>) -> Vec<i32> {
         Some(value) => id(value).into_iter().collect(),
         None => Vec::new(),
     }
+}
+
+/// What the added tokens spell that take white space beside them along.
+fn stripping(inner: &tokenizers::Tokenizer) -> HashMap<u32, String> {
+    let added = inner.get_added_tokens_decoder().into_iter();
+    added.filter(|(_, token)| token.lstrip || token.rstrip).map(|(id, token)| (id, token.content)).collect()
 }
 
 fn special_texts(inner: &tokenizers::Tokenizer, ids: &BTreeMap<String, i32>) -> BTreeMap<String, String> {

@@ -75,6 +75,7 @@ fn texts(jsonl: &Path) -> Result<Vec<String>, Error> {
             texts.join("\n")
         }
         Content::Document(text) => text,
+        Content::Tokens { .. } => String::new(),
     };
     rows(&data).map(|row| row.map(|row| text(row.content))).collect()
 }
