@@ -16,6 +16,7 @@ mod cluster;
 mod commands;
 mod device;
 mod devices;
+mod doors;
 mod exit;
 mod labelling_summary;
 mod labels;

@@ -7,6 +7,7 @@ pub mod rouge;
 
 mod config;
 mod run;
+mod subject;
 mod table;
 
 pub use config::EvaluateConfig;

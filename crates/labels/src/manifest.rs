@@ -104,6 +104,15 @@ impl LabelsManifest {
     pub const FORMAT: &'static str = "softshard-labels";
     /// Version of the manifest and of the shards.
     pub const VERSION: u32 = 1;
+
+    /// The manifest of a finished dataset and its BLAKE3, hexadecimal; no shard is read.
+    ///
+    /// # Errors
+    /// [`Error::Bad`] where there is none, or one that contradicts itself; I/O.
+    pub fn load(dir: impl AsRef<Path>) -> Result<(Self, String), Error> {
+        let (manifest, bytes) = load_labels(dir.as_ref(), &ReadLimits::default())?;
+        Ok((manifest, blake3::hash(&bytes).to_hex().to_string()))
+    }
 }
 
 impl SequencesManifest {

@@ -23,6 +23,7 @@
 //! ```
 
 pub mod demo;
+pub mod provenance;
 
 mod config;
 mod conversation;

@@ -6,13 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use rayon::prelude::*;
-use softshard_labels::{Sequence, SequenceDataset, SequenceKey, SequenceWriter, SequencesInfo};
+use softshard_labels::{
+    Example as HeldOut, Provenance, Sequence, SequenceDataset, SequenceKey, SequenceWriter, SequencesInfo,
+};
 
 use crate::config::{DataConfig, EmptyResponses, Split, TokenizerConfig};
 use crate::encode::{Encoder, Outcome, Question};
 use crate::rows::{Content, Row, rows};
 use crate::summary::Summary;
-use crate::{Error, Tokenizer};
+use crate::{Error, Tokenizer, provenance};
 
 /// Rows that are encoded in one parallel step; the stop flag is looked at in between.
 const ROWS_PER_STEP: usize = 1024;
@@ -36,6 +38,7 @@ pub fn run(
     data.validate()?;
     let tokenizer = Tokenizer::load(&config.path)?;
     let encoder = Encoder::new(data, config, &tokenizer)?;
+    let made_from = provenance::of_recipe(data, config, &tokenizer)?;
     let survey = survey(data, stop)?;
 
     let output = |split: Split| Output {
@@ -47,6 +50,7 @@ pub fn run(
             split: split.name().into(),
             seed: data.split.seed,
         },
+        made_from: made_from.clone(),
         sequences_per_shard: data.sequences_per_shard,
         writer: None,
     };
@@ -54,20 +58,24 @@ pub fn run(
     let mut summary = Summary::new(data);
     let mut seen = HashSet::new();
     let encoded = for_each_step(data, stop, |step| {
-        let outcomes: Vec<Result<Outcome, Error>> = step.par_iter().map(|row| encoder.encode(row)).collect();
-        for (row, outcome) in step.iter().zip(outcomes) {
+        let encode = |row: &Row| -> Result<(Split, Outcome, Option<HeldOut>), Error> {
             let split = survey.split(row);
-            if let Some(sequence) = summary.count(split, outcome?, |key: SequenceKey| seen.insert(key)) {
-                match split {
-                    Split::Train => train.push(sequence)?,
-                    Split::Valid => valid.push(sequence)?,
-                }
+            let held_out = if split == Split::Valid { held_out(&encoder, row)? } else { None };
+            Ok((split, encoder.encode(row)?, held_out))
+        };
+        let outcomes: Vec<Result<_, Error>> = step.par_iter().map(encode).collect();
+        for outcome in outcomes {
+            let (split, outcome, example) = outcome?;
+            if let Some(sequence) = summary.count(split, outcome, |key: SequenceKey| seen.insert(key)) {
+                let side = if split == Split::Valid { &mut valid } else { &mut train };
+                side.push(sequence, example.as_ref())?;
             }
         }
         report(summary.rows, survey.rows, summary.tokens());
         Ok(())
     });
-    if let Err(error) = encoded {
+    let unchanged = encoded.and_then(|()| provenance::check_unchanged(&made_from, data, config));
+    if let Err(error) = unchanged {
         train.discard()?;
         valid.discard()?;
         return Err(error);
@@ -86,20 +94,21 @@ struct Output {
     dir: PathBuf,
     was_there: bool,
     info: SequencesInfo,
+    made_from: Provenance,
     sequences_per_shard: usize,
     writer: Option<SequenceWriter>,
 }
 
 impl Output {
-    fn push(&mut self, sequence: Sequence) -> Result<(), Error> {
+    fn push(&mut self, sequence: Sequence, example: Option<&HeldOut>) -> Result<(), Error> {
         let writer = match &mut self.writer {
             Some(writer) => writer,
             None => {
                 let writer = SequenceWriter::create(&self.dir, self.info.clone(), self.sequences_per_shard)?;
-                self.writer.insert(writer)
+                self.writer.insert(writer.made_from(self.made_from.clone()))
             }
         };
-        Ok(writer.push(sequence)?)
+        Ok(writer.push_example(sequence, example)?)
     }
 
     /// Leaves nothing behind where nothing was.
@@ -206,6 +215,17 @@ fn example(encoder: &Encoder, row: &Row) -> Result<Option<Example>, Error> {
         category: row.category.clone(),
         facts: row.facts.clone(),
     }))
+}
+
+/// What the evaluation of a held-out row needs beside its sequence; a document of a corpus has no prompt.
+fn held_out(encoder: &Encoder, row: &Row) -> Result<Option<HeldOut>, Error> {
+    if matches!(row.content, Content::Document(_)) {
+        return Ok(None);
+    }
+    let Some(example) = example(encoder, row)? else { return Ok(None) };
+    let Example { prompt_ids, instruction, context, response, category, facts, .. } = example;
+    let prompt_tokens = prompt_ids.len();
+    Ok(Some(HeldOut { prompt_tokens, instruction, context, reference: response, category, facts }))
 }
 
 /// What the first reading found: every line is good, and where the split lies.

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::atomic::AtomicBool};
 
 use burn::tensor::Device;
-use softshard_labels::Tokenizer;
+use softshard_labels::{Difference, Tokenizer};
 
 use crate::config::{Mixed, Objective, TrainConfig};
 
@@ -23,6 +23,8 @@ pub struct TrainInputs<'a> {
     pub tokenizer_folder: &'a Path,
     /// Fingerprint of that tokenizer; data of another one is refused.
     pub tokenizer: &'a Tokenizer,
+    /// Differences between the recipe and the data that were taken all the same: kept in what the run makes.
+    pub accepted: &'a [Difference],
     /// Receives `adapter/` or `model/`, `checkpoints/` and `metrics.jsonl`.
     pub output: &'a Path,
     /// Where it computes: each without autodiff, which the loop adds, and with the micro-batches of a step that are computed at a
