@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    cluster::Jobs, doors::Accept, labels::Labels, logging::LogFormat, merge::Merge, model::Model,
+    cluster::Jobs, diff::Diff, doors::Accept, labels::Labels, logging::LogFormat, merge::Merge, model::Model,
     report::Report, schema::Schema, stage::Stage, teacher_labels::TeacherLabels,
 };
 
@@ -61,6 +61,8 @@ pub(crate) enum Command {
     Evaluate(Checked),
     /// All evaluations of a recipe's output as one table, and the curves of its trainings as a page
     Report(Report),
+    /// Why two runs, models, datasets or results are not the same, in words
+    Diff(Diff),
     /// Add an adapter to the weights of its base: a model folder that needs no adapter
     Merge(Merge),
     /// Print a published schema: of the shards, of their manifests, plans and commits, of recipes
@@ -118,7 +120,7 @@ impl Command {
     /// Whether nothing is lost where it ends because nobody reads on.
     pub(crate) fn only_prints(&self) -> bool {
         match self {
-            Self::Report(_) | Self::Model(Model::Inspect(_)) => true,
+            Self::Report(_) | Self::Diff(_) | Self::Model(Model::Inspect(_)) => true,
             Self::Schema(options) => options.all.is_none(),
             Self::Labels(Labels::Stats(options)) => options.html.is_none(),
             Self::Labels(Labels::Export(options)) => options.is_to_stdout(),

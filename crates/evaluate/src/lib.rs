@@ -12,4 +12,5 @@ mod table;
 
 pub use config::EvaluateConfig;
 pub use run::{AnswerScores, Breakdown, EvaluateInputs, Evaluation, HeldOutScores, run};
-pub use table::{HEADER, rows};
+pub use subject::made_from;
+pub use table::{HEADER, all, rows};

@@ -175,6 +175,32 @@ pub(crate) fn described(one: &Provenance) -> String {
     format!("{} `{}` ({files})", text("kind"), text("name"))
 }
 
+/// A line for each result, which says what it is of, and one where two are not of the same rows: those are not to be compared.
+pub fn made_from(evaluations: &[Evaluation]) -> Vec<String> {
+    let rows =
+        |one: &Evaluation| one.provenance.as_ref().and_then(|one| one.inputs.get("sequences").cloned());
+    let line = |one: &Evaluation| {
+        let Some(provenance) = &one.provenance else {
+            return format!("{}: by an earlier version, which does not say of what", one.name);
+        };
+        let of_rows = rows(one).map_or(String::new(), |blake3| format!(", rows {}", short(&blake3)));
+        let names: Vec<&str> = provenance.accepted.iter().map(|one| &*one.name).collect();
+        let accepted =
+            if names.is_empty() { String::new() } else { format!(", accepted: {}", names.join(", ")) };
+        format!("{}: {}{of_rows}{accepted}", one.name, described(provenance))
+    };
+    let mut lines: Vec<String> = evaluations.iter().map(line).collect();
+    let mut known: Vec<String> = evaluations.iter().filter_map(rows).collect();
+    known.sort();
+    known.dedup();
+    if known.len() > 1 {
+        lines.push(
+            "these are not of the same rows: a difference between them may be one of the rows".to_owned(),
+        );
+    }
+    lines
+}
+
 /// What a folder is called by people: `teacher` of `run/teacher/model`, `owner--name` of a snapshot in the Hub's cache.
 fn name_of(folder: &Path) -> String {
     if let Some(name) = hub_name(folder) {

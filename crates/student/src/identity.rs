@@ -24,8 +24,6 @@ const WITHOUT_NUMBERS: [&str; 8] = [
     "checkpointing",
     "evaluation",
 ];
-/// Name of the recipe's part: a run does not care whether it is the teacher's or the student's.
-const TRAINING: &str = "training";
 
 /// What a run is made from.
 ///
@@ -41,7 +39,7 @@ pub(crate) fn of_run(inputs: &TrainInputs, examples: &Examples) -> Result<Proven
     this.tokenizer(inputs.tokenizer);
     let (data, passes) = of_data(&examples.identity());
     this.inputs.extend(data);
-    this.recipe = of_recipe(config, inputs.objective, passes)?;
+    this.recipe = BTreeMap::from([(section(inputs.stage), of_recipe(config, inputs.objective, passes)?)]);
     this.dtype = Some(config.load_options().dtype());
     this.devices = inputs.devices.iter().map(|(device, _)| softshard_model::device_kind(device)).collect();
     this.from = examples.provenances();
@@ -62,11 +60,12 @@ fn of_data(identity: &Value) -> (BTreeMap<String, String>, Value) {
     }
 }
 
-fn of_recipe(
-    config: &TrainConfig,
-    objective: Objective,
-    passes: Value,
-) -> serde_json::Result<BTreeMap<String, Value>> {
+/// The recipe's section of a stage, which is how its keys are called there.
+fn section(stage: &str) -> String {
+    stage.strip_prefix("train-").unwrap_or(stage).to_owned()
+}
+
+fn of_recipe(config: &TrainConfig, objective: Objective, passes: Value) -> serde_json::Result<Value> {
     let mut training = serde_json::to_value(config)?;
     if let Some(map) = training.as_object_mut() {
         WITHOUT_NUMBERS.iter().for_each(|&key| drop(map.remove(key)));
@@ -77,34 +76,35 @@ fn of_recipe(
         map.insert("objective".to_owned(), serde_json::to_value(objective)?);
         map.insert("passes".to_owned(), passes);
     }
-    Ok(BTreeMap::from([(TRAINING.to_owned(), training)]))
+    Ok(training)
 }
 
 /// What a checkpoint says of its run, as this version says it: of earlier versions what they said, with the keys that their recipe had
 /// not yet. What was not said is as it was before there were such keys.
-fn completed(stored: &Value) -> Option<Provenance> {
+fn completed(run: &Provenance, stored: &Value) -> Option<Provenance> {
+    let section = run.recipe.keys().next()?;
     let mut this = if stored["format"] == Provenance::FORMAT {
         serde_json::from_value::<Provenance>(stored.clone()).ok()?
     } else {
-        of_earlier_version(stored)?
+        of_earlier_version(section, stored)?
     };
-    let training = this.recipe.get(TRAINING)?;
-    let (objective, passes) = (training["objective"].clone(), training["passes"].clone());
-    let mut whole = training.as_object()?.clone();
+    let Some(Value::Object(training)) = this.recipe.get(section) else { return Some(this) };
+    let mut whole = training.clone();
     whole.insert("model".to_owned(), json!(""));
-    whole.remove("passes");
+    let passes = whole.remove("passes").unwrap_or_default();
+    let objective = whole.get("objective").cloned().unwrap_or_default();
     let whole = serde_json::from_value::<TrainConfig>(Value::Object(whole));
     if let (Ok(whole), Ok(objective)) = (whole, serde_json::from_value(objective))
         && let Ok(recipe) = of_recipe(&whole, objective, passes)
     {
-        this.recipe = recipe;
+        this.recipe.insert(section.clone(), recipe);
     }
     Some(this)
 }
 
 /// Before runs had a provenance a checkpoint said `config`, `objective`, `data_manifest_blake3` and `model_blake3`, which was the hash
 /// of the weights, or of the configuration where there were none.
-fn of_earlier_version(stored: &Value) -> Option<Provenance> {
+fn of_earlier_version(section: &str, stored: &Value) -> Option<Provenance> {
     let mut this = Provenance::new(Artefact::Run);
     let mut training = stored["config"].as_object()?.clone();
     let model = if training.get("init") == Some(&json!("random")) { "model.config" } else { "model.weights" };
@@ -113,13 +113,13 @@ fn of_earlier_version(stored: &Value) -> Option<Provenance> {
     this.inputs.extend(data);
     training.insert("objective".to_owned(), stored["objective"].clone());
     training.insert("passes".to_owned(), passes);
-    this.recipe.insert(TRAINING.to_owned(), Value::Object(training));
+    this.recipe.insert(section.to_owned(), Value::Object(training));
     Some(this)
 }
 
 /// Compares this run with the one of a checkpoint, key by key; nothing where they are the same.
 pub(crate) fn differences(run: &Provenance, stored: &Value) -> Vec<Difference> {
-    match completed(stored) {
+    match completed(run, stored) {
         Some(stored) => {
             let gone = stored.inputs.keys().filter(|name| !run.inputs.contains_key(*name));
             let gone = gone.map(|name| Difference::of(name, "nothing", "an input")).collect();
@@ -132,7 +132,7 @@ pub(crate) fn differences(run: &Provenance, stored: &Value) -> Vec<Difference> {
 /// Takes over what a checkpoint of this run says beyond it: where it was computed before, and what was accepted. Says which inputs
 /// an earlier version did not write down.
 pub(crate) fn resumed(run: &mut Provenance, stored: &Value, stage: &str) {
-    let Some(stored) = completed(stored) else { return };
+    let Some(stored) = completed(run, stored) else { return };
     let unsaid: Vec<&str> =
         run.inputs.keys().filter(|name| !stored.inputs.contains_key(*name)).map(String::as_str).collect();
     if !unsaid.is_empty() {
@@ -204,12 +204,13 @@ pub(crate) fn base_name(model: &Path) -> String {
 mod tests {
     use super::*;
 
-    fn training(value: Value, objective: Objective) -> BTreeMap<String, Value> {
+    fn training(value: Value, objective: Objective) -> Value {
         let config: TrainConfig = serde_json::from_value(value).expect("a recipe");
         of_recipe(&config, objective, json!(1.0)).expect("JSON")
     }
 
-    fn run(recipe: BTreeMap<String, Value>) -> Provenance {
+    fn run(training: Value) -> Provenance {
+        let recipe = BTreeMap::from([("student".to_owned(), training)]);
         let mut run = Provenance { recipe, ..Provenance::new(Artefact::Run) };
         run.input("model.weights", "w");
         run.input("model.config", "c");
@@ -235,10 +236,14 @@ mod tests {
         assert_eq!(differences(&now, &earlier(before.clone(), "distill")), []);
         before["seed"] = json!(4);
         let found = differences(&now, &earlier(before, "distill"));
-        assert_eq!(found, [Difference::of("training.seed", 3, 4)]);
+        assert_eq!(found, [Difference::of("student.seed", 3, 4)]);
         // Those of today, of which a key was not there yet.
         let mut stored = serde_json::to_value(&now).expect("JSON");
-        stored["recipe"][TRAINING].as_object_mut().expect("a map").remove("packing").expect("a key of today");
+        stored["recipe"]["student"]
+            .as_object_mut()
+            .expect("a map")
+            .remove("packing")
+            .expect("a key of today");
         assert_eq!(differences(&now, &stored), []);
         stored["inputs"]["model.config"] = json!("another");
         assert_eq!(differences(&now, &stored), [Difference::of("model.config", "c", "another")]);
