@@ -72,6 +72,7 @@ pub struct SequencesManifest {
     pub info: SequencesInfo,
     /// What they were made from; not in datasets of version 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(required)]
     pub provenance: Option<Provenance>,
     /// Sequences in all.
     pub rows: u64,

@@ -13,18 +13,23 @@ const LAYOUT: [&str; 1] = ["sequences_per_shard"];
 /// Keys of `[data]` that are paths: their files count by what is in them, and the recipe by how many there are.
 const PATHS: [&str; 2] = ["instructions", "text"];
 
+/// Stands for the hash of what was no file.
+const PIPE: &str = "a pipe";
+
 /// What the sequences of a recipe are made from.
 ///
 /// # Errors
-/// A data file that is not there, or no regular file: what is read twice must stay.
+/// A data file that is not there, or cannot be read.
 pub(crate) fn of_recipe(
     data: &DataConfig,
     config: &TokenizerConfig,
     tokenizer: &Tokenizer,
 ) -> Result<Provenance, Error> {
-    let mut this = expected(data, config)?;
+    let mut this = sections(data, config);
     for (name, path) in files(data) {
-        this.input(name, file_blake3(path)?);
+        // What a pipe gave is gone when it was read: all that can be said is that it was one.
+        let blake3 = if fs_err::metadata(path)?.is_file() { file_blake3(path)? } else { PIPE.to_owned() };
+        this.input(name, blake3);
     }
     this.tokenizer(tokenizer.fingerprint());
     Ok(this)
@@ -36,16 +41,21 @@ pub(crate) fn of_recipe(
 /// # Errors
 /// A data file that cannot be read.
 pub fn expected(data: &DataConfig, config: &TokenizerConfig) -> Result<Provenance, Error> {
-    let mut this = Provenance::new(Artefact::Sequences);
+    let mut this = sections(data, config);
     for (name, path) in files(data) {
         if path.is_file() {
             this.input(name, file_blake3(path)?);
         }
     }
+    Ok(this)
+}
+
+fn sections(data: &DataConfig, config: &TokenizerConfig) -> Provenance {
+    let mut this = Provenance::new(Artefact::Sequences);
     let of_tokenizer = json!({ "add_bos": config.add_bos, "add_eos": config.add_eos });
     this.recipe.insert("data".to_owned(), of_data(data));
     this.recipe.insert("tokenizer".to_owned(), of_tokenizer);
-    Ok(this)
+    this
 }
 
 /// Refuses data that was written while it was read: it would not be what the sequences say they are made from.
@@ -58,7 +68,8 @@ pub(crate) fn check_unchanged(
     config: &TokenizerConfig,
 ) -> Result<(), Error> {
     let after = expected(data, config)?;
-    let mut inputs = before.inputs.iter().filter(|(name, _)| name.starts_with("data."));
+    let is_file = |(name, blake3): &(&String, &String)| name.starts_with("data.") && *blake3 != PIPE;
+    let mut inputs = before.inputs.iter().filter(is_file);
     let changed = inputs.find(|(name, blake3)| after.inputs.get(*name) != Some(*blake3));
     let Some((name, blake3)) = changed else { return Ok(()) };
     let found = after.inputs.get(name).map_or("none", |found| short(found));

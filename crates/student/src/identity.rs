@@ -25,6 +25,9 @@ const WITHOUT_NUMBERS: [&str; 8] = [
     "evaluation",
 ];
 
+/// Of a provenance's recipe: what is said of an adapter or a model alone.
+const EXPORT: &str = "export";
+
 /// What a run is made from.
 ///
 /// # Errors
@@ -79,6 +82,16 @@ fn of_recipe(config: &TrainConfig, objective: Objective, passes: Value) -> serde
     Ok(training)
 }
 
+/// What an adapter or a model says beyond its run: which step it is, and what chose it. A run may be resumed with another `evaluation`.
+pub(crate) fn exported(mut run: Provenance, config: &TrainConfig, step: u64) -> Result<Provenance> {
+    let mut chosen_by = serde_json::to_value(&config.evaluation)?;
+    if let Some(keys) = chosen_by.as_object_mut() {
+        keys.remove("data");
+    }
+    run.recipe.insert(EXPORT.to_owned(), json!({ "step": step, "evaluation": chosen_by }));
+    Ok(run)
+}
+
 /// What a checkpoint says of its run, as this version says it: of earlier versions what they said, with the keys that their recipe had
 /// not yet. What was not said is as it was before there were such keys.
 fn completed(run: &Provenance, stored: &Value) -> Option<Provenance> {
@@ -88,6 +101,7 @@ fn completed(run: &Provenance, stored: &Value) -> Option<Provenance> {
     } else {
         of_earlier_version(section, stored)?
     };
+    this.recipe.remove(EXPORT);
     let Some(Value::Object(training)) = this.recipe.get(section) else { return Some(this) };
     let mut whole = training.clone();
     whole.insert("model".to_owned(), json!(""));

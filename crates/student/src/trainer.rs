@@ -449,7 +449,7 @@ impl<'a> Trainer<'a> {
             decoder.save(&output)?;
             copy_tokenizer(self.inputs.tokenizer_folder, &output)?;
         }
-        self.provenance.write(&output)?;
+        identity::exported(self.provenance, self.inputs.config, exported_step)?.write(&output)?;
         lap(&mut self.seconds.write, began);
         Ok(Summary {
             output,

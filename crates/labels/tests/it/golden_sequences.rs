@@ -78,7 +78,7 @@ fn golden_sequences_of_this_version() {
     assert!(!folder.join("sequences").exists(), "{} is there: it is never made again", folder.display());
     write(&folder.join("sequences"));
     fs_err::write(folder.join("sequences.expected.json"), sequences()).unwrap();
-    fs_err::write(folder.join("examples.expected.json"), examples()).unwrap();
+    fs_err::write(folder.join("sequences.examples.json"), examples()).unwrap();
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn golden_sequences_and_examples_are_read() {
     assert_eq!(dataset.manifest().provenance, Some(provenance()));
     let read = dataset.read_examples(0..dataset.len()).unwrap();
     assert_eq!(read, rows().collect::<Vec<_>>());
-    let text = fs_err::read_to_string(folder(VERSION).join("examples.expected.json")).unwrap();
+    let text = fs_err::read_to_string(folder(VERSION).join("sequences.examples.json")).unwrap();
     let found: Vec<Value> = read.iter().map(|(_, example)| serde_json::to_value(example).unwrap()).collect();
     assert_eq!(serde_json::from_str::<Vec<Value>>(&text).unwrap(), found);
     assert_eq!(text, examples());
