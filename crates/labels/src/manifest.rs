@@ -61,6 +61,7 @@ pub struct LabelsManifest {
 /// `manifest.json` of a sequence dataset.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(transform = requires_provenance)]
 pub struct SequencesManifest {
     /// Always `softshard-sequences`.
     #[schemars(extend("const" = SequencesManifest::FORMAT))]
@@ -72,7 +73,7 @@ pub struct SequencesManifest {
     pub info: SequencesInfo,
     /// What they were made from; not in datasets of version 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(required)]
+    #[schemars(with = "Provenance")]
     pub provenance: Option<Provenance>,
     /// Sequences in all.
     pub rows: u64,
@@ -121,6 +122,13 @@ impl SequencesManifest {
     pub const FORMAT: &'static str = "softshard-sequences";
     /// Version of the manifest and of the shards; version 1, without provenance and examples, is read too.
     pub const VERSION: u32 = 2;
+}
+
+/// The published schema is that of the version that is written.
+fn requires_provenance(schema: &mut schemars::Schema) {
+    if let Some(serde_json::Value::Array(required)) = schema.get_mut("required") {
+        required.push("provenance".into());
+    }
 }
 
 /// Sums of rows, input tokens and labelled tokens; `None` if a sum overflows.
