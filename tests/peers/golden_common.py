@@ -106,7 +106,9 @@ def save_adapter(model: peft.PeftModel, path: Path) -> None:
     model.save_pretrained(path)
     (path / "README.md").unlink(missing_ok=True)
     config = json.loads((path / "adapter_config.json").read_text())
-    config["target_modules"].sort()  # PEFT keeps a set
+    for key in ("target_modules", "exclude_modules"):
+        if isinstance(config[key], list):
+            config[key].sort()  # PEFT keeps a set
     (path / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 

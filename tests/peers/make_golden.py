@@ -20,6 +20,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
+import adapters
 import families
 import golden_muon
 import golden_tokenizers
@@ -411,6 +412,7 @@ def make(out: Path) -> None:
     write_json(out / "tiny-qwen2.expected.json", expected_of(qwen2, [3, 11, 24], seed=22))
     make_distillation(llama, out)
     families.make(out)
+    adapters.make(out)
     golden_tokenizers.make(out)
     golden_muon.make(out)
 

@@ -66,6 +66,18 @@ for adapter in "$golden"/lora-tiny-*; do
     "$python" tests/peers/check_merged.py "$base" "$adapter" "$world/merged"
     rm -rf "$world/merged"
 done
+# Adapters of every kind that PEFT writes: patterns, whole tensors, biases, tables, DoRA.
+for adapter in "$golden"/adapters/*/; do
+    name=$(basename "$adapter")
+    case $name in *-unmergeable) continue ;; esac # neither PEFT nor we
+    base="$golden/$("$python" -c "import json, sys; print(json.load(open(sys.argv[1]))['adapters'][sys.argv[2]]['base'])" \
+        "$golden/adapters.expected.json" "$name")"
+    for dtype in keep f32; do
+        "$softshard" merge "$base" "$adapter" "$world/merged" --dtype $dtype >/dev/null
+        "$python" tests/peers/check_merged.py "$base" "$adapter" "$world/merged"
+        rm -rf "$world/merged"
+    done
+done
 
 # What `make gpu` measures beside us, in small and on the CPU: every way of transformers and PEFT has a speed.
 table=$("$(dirname "$softshard")/examples/gpu" --device cpu --quick --python "$python" \

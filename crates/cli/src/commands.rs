@@ -3,6 +3,7 @@
 use std::{path::Path, sync::atomic::AtomicBool};
 
 use anyhow::Result;
+use fs_err as fs;
 use softshard_evaluate::EvaluateInputs;
 use softshard_labels::Difference;
 use softshard_model::DecoderConfig;
@@ -125,7 +126,7 @@ fn train(
     plan_only: bool,
 ) -> Result<()> {
     let devices = devices::open(&stage.device)?;
-    check_adapter(name, config)?;
+    check_adapter(name, config, output)?;
     let tokenizer = recipe.tokenizer_for(&config.model)?;
     // The recipe names the folder, or the tokenizer.json in it.
     let path = &recipe.tokenizer.path;
@@ -155,15 +156,32 @@ fn train(
     let peaks = devices.iter().filter_map(|(device, _)| softshard_model::peak_bytes(device));
     let peak_bytes = peaks.max();
     print!("{}", Told { name, summary: &summary, best_by, peak_bytes });
-    println!("{}: {}", if config.lora.is_some() { "adapter" } else { "model" }, summary.output.display());
+    println!("{}: {}", if config.trains_adapter() { "adapter" } else { "model" }, summary.output.display());
     Ok(())
 }
 
-/// Refuses an adapter that the model cannot have, which its `config.json` says.
-fn check_adapter(stage: &str, config: &TrainConfig) -> Result<()> {
-    let Some(lora) = &config.lora else { return Ok(()) };
+/// Refuses an adapter that the model cannot have, which its `config.json` says, and one that this run would write over.
+fn check_adapter(stage: &str, config: &TrainConfig, output: &Path) -> Result<()> {
+    if !config.trains_adapter() {
+        return Ok(());
+    }
+    let shape = DecoderConfig::load(&config.model)?;
     let (section, model) = (stage.strip_prefix("train-").unwrap_or(stage), config.model.display());
-    DecoderConfig::load(&config.model)?.check_lora(lora).map_err(|error| {
+    if let Some(adapter) = &config.adapter {
+        let own = output.join("adapter");
+        let same = fs::canonicalize(adapter).ok().zip(fs::canonicalize(&own).ok());
+        if *adapter == own || same.is_some_and(|(one, other)| one == other) {
+            return Err(RecipeError(format!(
+                "recipe: `{section}.adapter`: expected another folder than the one that this run writes, found `{}`\n\
+                 hint: name another output",
+                adapter.display()
+            ))
+            .into());
+        }
+        shape.adapter_shape(adapter)?;
+    }
+    let Some(lora) = &config.lora else { return Ok(()) };
+    shape.lora_shape(lora).map_err(|error| {
         RecipeError(format!("recipe: `{section}`: {error}\nhint: these are the linear maps of `{model}`"))
     })?;
     Ok(())

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::atomic::AtomicBool};
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use softshard_model::{MergeInputs, Precision};
+use softshard_model::{MergeInputs, Merged, Precision};
 
 use crate::{numbers::grouped, progress};
 
@@ -44,14 +44,31 @@ pub(crate) fn merge(options: &Merge, stop: &AtomicBool) -> Result<()> {
     let merged = softshard_model::merge(&MergeInputs { base, adapter, output: out, precision, stop })?;
     progress::leave();
     println!(
-        "merged: an adapter of rank {}, scale {}, into {} of {} tensors, {} bytes",
-        merged.lora.r,
-        merged.lora.scale(),
+        "merged: {} into {} of {} tensors, {} bytes",
+        adapter_in_words(&merged),
         grouped(merged.changed as f64),
         grouped(merged.tensors as f64),
         grouped(merged.bytes as f64)
     );
+    if merged.untied {
+        println!("  embedding and head differ: the base ties them, the merged model has both");
+    }
     println!("  the adapter names its base `{}`", merged.made_for);
     println!("model: {}", out.display());
     Ok(())
+}
+
+/// Its ranks and scales.
+fn adapter_in_words(merged: &Merged) -> String {
+    let range = |name: &str, values: Vec<f64>| {
+        let (least, most) =
+            values.into_iter().fold((f64::MAX, f64::MIN), |(least, most), value| (least.min(value), most.max(value)));
+        if least < most { format!("{name}s {least} to {most}") } else { format!("{name} {least}") }
+    };
+    if merged.maps.is_empty() {
+        return "an adapter of whole tensors".to_owned();
+    }
+    let ranks = merged.maps.values().map(|map| map.r as f64).collect();
+    let scales = merged.maps.values().map(|map| map.scale).collect();
+    format!("an adapter of {}, {},", range("rank", ranks), range("scale", scales))
 }

@@ -12,7 +12,8 @@ use crate::builder::{Builder, LayerWeights, Source};
 use crate::config::CONFIG;
 use crate::layer::Layer;
 use crate::linear::{Linear, Weight};
-use crate::lora::LoraConfig;
+use crate::adapter::Attached;
+use crate::lora::LoraShape;
 use crate::names::ParameterKind;
 use crate::norm::Norm;
 use crate::residency::LoadOptions;
@@ -57,7 +58,7 @@ pub struct Decoder {
     pub(crate) rope: Option<Rope>,
     /// Where the layers' matrices are read from, if they are not in memory.
     pub(crate) stream: Option<Arc<Stream>>,
-    pub(crate) lora: Option<LoraConfig>,
+    pub(crate) lora: Option<Attached>,
     pub(crate) trainable: Trainable,
     pub(crate) dropout_seed: Option<u64>,
 }
@@ -150,9 +151,9 @@ impl Decoder {
         self.precision
     }
 
-    /// The LoRA that is attached.
-    pub fn lora(&self) -> Option<&LoraConfig> {
-        self.lora.as_ref()
+    /// The LoRA that is attached: the linear maps that have factors.
+    pub fn lora(&self) -> Option<&LoraShape> {
+        self.lora.as_ref().map(|attached| &attached.shape)
     }
 
     /// Whether the layers' matrices are read from the files at every pass.

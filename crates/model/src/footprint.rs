@@ -3,7 +3,7 @@
 use crate::layout::{Layout, QUERIES_PER_TILE};
 use crate::names::{Parameter, ParameterKind};
 use crate::quantised::Packing;
-use crate::{Activation, Bits, DecoderConfig, LoraConfig, Precision};
+use crate::{Activation, Bits, DecoderConfig, LoraShape, Precision};
 
 /// Normalisations are f32 in any case.
 const NORM_BYTES: u64 = 4;
@@ -59,7 +59,7 @@ impl DecoderConfig {
     }
 
     /// What a token takes of a training step while `lora` learns, or the whole model where there is none.
-    pub fn training_bytes_per_token(&self, precision: Precision, lora: Option<&LoraConfig>) -> TrainingBytes {
+    pub fn training_bytes_per_token(&self, precision: Precision, lora: Option<&LoraShape>) -> TrainingBytes {
         let names = self.names();
         let f32_bytes = NORM_BYTES;
         let bytes = precision.bytes() as u64;
@@ -69,8 +69,12 @@ impl DecoderConfig {
         let learns = |parts: &[&str]| {
             let one = |parameter: &Parameter| {
                 let module = module_of(parameter);
-                parts.contains(&module)
-                    && lora.is_none_or(|lora| lora.targets(&format!("{}.0.{module}", names.layers)))
+                // Of the layers one that has most stands for all.
+                let has_factors = |lora: &LoraShape| {
+                    let of_layer = |map: &String| map.starts_with(names.layers) && map.ends_with(&format!(".{module}"));
+                    lora.maps.keys().any(of_layer)
+                };
+                parts.contains(&module) && lora.is_none_or(has_factors)
             };
             self.parameters_of_layer().iter().filter(|parameter| is_matrix(parameter)).any(one)
         };
@@ -106,12 +110,12 @@ impl DecoderConfig {
     }
 
     /// Numbers that a LoRA adds.
-    pub fn lora_parameter_count(&self, lora: &LoraConfig) -> u64 {
-        let layers = self.names().layers;
-        let learns =
-            |one: &&Parameter| is_matrix(one) && one.name.starts_with(layers) && lora.targets(module_of(one));
-        let numbers = |one: &Parameter| count(lora.r) * count(one.outputs_and_inputs().iter().sum());
-        total(self.parameters().iter().filter(learns).map(numbers))
+    pub fn lora_parameter_count(&self, lora: &LoraShape) -> u64 {
+        let numbers = |one: &Parameter| {
+            let map = lora.maps.get(module_of(one)).filter(|_| is_matrix(one))?;
+            Some(count(map.r) * count(one.outputs_and_inputs().iter().sum()))
+        };
+        total(self.parameters().iter().filter_map(numbers))
     }
 
     /// Numbers in the matrices of all layers.

@@ -14,7 +14,8 @@ use crate::quantised::Quantised;
 /// Bytes of a dropout mask that a thread draws: enough to be worth waking it.
 const BYTES_AT_ONCE: usize = 1 << 11;
 
-/// `y = x · Wᵀ + bias`, and with LoRA `+ scale · (dropout(x) · Aᵀ) · Bᵀ`.
+/// `y = x · Wᵀ + bias`, and with LoRA `+ scale · (dropout(x) · Aᵀ) · Bᵀ`; with DoRA (arXiv 2402.09353) all but the bias
+/// multiplied by a gain for each output.
 #[derive(Debug, Clone)]
 pub(crate) struct Linear {
     pub(crate) weight: Weight,
@@ -48,6 +49,9 @@ pub(crate) struct Lora {
     pub(crate) scale: f64,
     /// Probability that an input of A is dropped while training.
     pub(crate) dropout: f64,
+    /// DoRA's magnitude over the norm of each row of `W + scale · B · A`, `[1, O]`. It is of the factors as they were read, so
+    /// they do not learn where there is one.
+    pub(crate) gain: Option<Tensor<2>>,
 }
 
 impl Weight {
@@ -80,7 +84,8 @@ impl Linear {
     pub(crate) fn forward(&self, x: Tensor<2>, dropout: &mut Dropout) -> Tensor<2> {
         let dtype = x.dtype();
         let mut y = self.weight.product(x.clone());
-        if let Some(bias) = &self.bias {
+        let gain = self.lora.as_ref().and_then(|lora| lora.gain.as_ref());
+        if let Some(bias) = self.bias.as_ref().filter(|_| gain.is_none()) {
             y = y + bias.clone();
         }
         if let Some(lora) = &self.lora {
@@ -89,8 +94,12 @@ impl Linear {
                 Some(mask) => fused::dropped_product(x, lora.a.clone(), mask),
                 None => x.matmul(lora.a.clone().transpose()),
             };
-            let low = low * lora.scale;
-            y = y + cast(low.matmul(lora.b.clone().transpose()), dtype);
+            let update = (low * lora.scale).matmul(lora.b.clone().transpose());
+            let Some(gain) = gain else { return y + cast(update, dtype) };
+            y = cast((cast(y, DType::F32) + update) * gain.clone(), dtype);
+            if let Some(bias) = &self.bias {
+                y = y + bias.clone();
+            }
         }
         y
     }

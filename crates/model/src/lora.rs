@@ -1,17 +1,19 @@
 //! What a LoRA (arXiv 2106.09685) is: its rank, scale and targets.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::names::ParameterKind;
+use crate::peft::AdapterFiles;
 use crate::{DecoderConfig, Error};
 
 /// Stands for every linear map of every layer, as in PEFT.
 pub(crate) const ALL_LINEAR: &str = "all-linear";
 /// A rank beyond any use: larger ones in a file are not believed.
-const MAX_RANK: usize = 1 << 16;
+pub(crate) const MAX_RANK: usize = 1 << 16;
 
 /// A low-rank update `scale · B · A` of some of the linear maps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -33,7 +35,7 @@ pub struct LoraConfig {
 
 impl LoraConfig {
     /// What the product of the factors is multiplied by.
-    pub fn scale(&self) -> f64 {
+    fn scale(&self) -> f64 {
         let rank = self.r as f64;
         self.alpha / if self.rslora { rank.sqrt() } else { rank }
     }
@@ -88,15 +90,46 @@ impl LoraConfig {
     }
 }
 
+/// A LoRA on one linear map.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LoraMap {
+    /// Rank.
+    pub r: usize,
+    /// What the product of the factors is multiplied by.
+    pub scale: f64,
+}
+
+/// A LoRA on a model.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LoraShape {
+    /// Of each linear map that has factors, by its name.
+    pub maps: BTreeMap<String, LoraMap>,
+    /// Probability that an input of A is dropped while training.
+    pub dropout: f64,
+}
+
 impl DecoderConfig {
-    /// Refuses a LoRA that no model of this shape can have; weights are not read.
+    /// What a new LoRA is on a model of this shape; weights are not read.
     ///
     /// # Errors
     /// [`Error::Lora`]: a setting is out of range, or a target names no linear map.
-    pub fn check_lora(&self, lora: &LoraConfig) -> Result<(), Error> {
+    pub fn lora_shape(&self, lora: &LoraConfig) -> Result<LoraShape, Error> {
         lora.check()?;
         let modules: Vec<String> = self.linear_maps().collect();
-        lora.check_targets(modules.iter()).map_err(Error::Lora)
+        lora.check_targets(modules.iter()).map_err(Error::Lora)?;
+        let map = LoraMap { r: lora.r, scale: lora.scale() };
+        let targeted = modules.into_iter().filter(|module| lora.targets(module));
+        Ok(LoraShape { maps: targeted.map(|module| (module, map)).collect(), dropout: lora.dropout })
+    }
+
+    /// What an adapter is on a model of this shape, if its training can go on: only its header is read.
+    ///
+    /// # Errors
+    /// As [`Decoder::load_adapter`](crate::Decoder::load_adapter); or the adapter is not of factors on linear maps alone.
+    pub fn adapter_shape(&self, folder: &Path) -> Result<LoraShape, Error> {
+        let adapter = AdapterFiles::open(folder, self)?;
+        adapter.check_learns(folder, self)?;
+        Ok(adapter.shape(self))
     }
 
     /// Names of the linear maps but the head, in the order of the model.

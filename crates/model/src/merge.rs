@@ -2,7 +2,7 @@
 //!
 //! Tensors go from file to file, one mapped at a time and in blocks of rows: memory does not grow with the model.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,10 +15,11 @@ use crate::config::{CONFIG, MAX_CONFIG_BYTES};
 use crate::convert::{self, Refused};
 use crate::files::{WeightsFile, read_text};
 use crate::header::{Entry, Header};
-use crate::names::{Parameter, ParameterKind};
-use crate::peft::{AdapterFiles, Named, factor_name};
+use crate::dora::{Along, Product};
+use crate::lora::LoraMap;
+use crate::peft::{AdapterFiles, Factors};
 use crate::weights::{Checkpoint, INDEX, MAX_INDEX_BYTES, SINGLE};
-use crate::{DecoderConfig, Error, LoraConfig, Precision};
+use crate::{DecoderConfig, Error, Precision};
 
 /// Elements of a tensor that are in memory at a time, as floats.
 const BLOCK: usize = 1 << 20;
@@ -61,14 +62,19 @@ pub struct Merged {
     pub changed: usize,
     /// Bytes of all weights files.
     pub bytes: u64,
-    /// The adapter's settings.
-    pub lora: LoraConfig,
+    /// Of each module that the adapter has factors for.
+    pub maps: BTreeMap<String, LoraMap>,
+    /// The base ties its head to the embedding, the merged model does not.
+    pub untied: bool,
     /// The base model that the adapter names.
     pub made_for: String,
 }
 
-/// Writes the model folder `base + adapter`: `W + scale · B · A` computed in 32-bit floats and rounded to the nearest of the
-/// number format, in the same files. All other tensors are the base's, byte for byte unless the number format changes.
+/// Writes the model folder `base + adapter`: `W + scale · B · A`, with DoRA's magnitudes if it has them, computed in 32-bit floats
+/// and rounded to the nearest of the number format, in the same files; whole tensors of the adapter in place of the base's. All
+/// other tensors are the base's, byte for byte unless the number format changes.
+///
+/// An adapter that changes the embedding or the head of a base that ties them leads to a model that does not.
 ///
 /// The folder appears whole or not at all.
 ///
@@ -78,13 +84,12 @@ pub struct Merged {
 pub fn merge(inputs: &MergeInputs<'_>) -> Result<Merged, Error> {
     let config = DecoderConfig::load(inputs.base)?;
     let checkpoint = Checkpoint::open(inputs.base, &config)?;
-    let linears = linears(&config);
-    let adapter = AdapterFiles::open(inputs.adapter, &linears)?;
+    let adapter = AdapterFiles::open(inputs.adapter, &config)?;
+    let work = Merge { inputs, config: &config, checkpoint: &checkpoint, adapter: &adapter };
+    work.check()?;
     let (temporary, parent) = temporary(inputs.output)?;
     fs_err::create_dir_all(&parent)?;
     fs_err::create_dir(&temporary)?;
-    let work =
-        Merge { inputs, config: &config, checkpoint: &checkpoint, adapter: &adapter, linears: &linears };
     let written = work.write(&temporary).and_then(|merged| {
         fs_err::File::open(&temporary)?.sync_all()?;
         fs_err::rename(&temporary, inputs.output)?;
@@ -117,42 +122,57 @@ fn temporary(output: &Path) -> Result<(PathBuf, PathBuf), Error> {
     Ok((parent.join(hidden), parent.to_owned()))
 }
 
-/// The linear maps but the head: what a LoRA can be on.
-fn linears(config: &DecoderConfig) -> Vec<Named> {
-    let names = config.names();
-    let maps = config.parameters().into_iter().filter_map(|Parameter { name, shape, kind }| {
-        let module = name.strip_suffix(".weight")?;
-        let is_table = [names.embedding, names.positions, names.head].contains(&module);
-        let [rows, columns] = <[usize; 2]>::try_from(shape).ok()?;
-        let dims = match kind {
-            ParameterKind::Transposed => [columns, rows],
-            _ => [rows, columns],
-        };
-        (!is_table).then(|| (module.to_owned(), dims))
-    });
-    maps.collect()
+/// What becomes of a stored tensor.
+struct Change<'a> {
+    /// Where its numbers are, if elsewhere.
+    from: Option<(&'a WeightsFile, String)>,
+    /// What is added to them.
+    product: Option<Product>,
+    /// What the sum is multiplied by.
+    gain: Option<(Vec<f32>, Along)>,
 }
 
-/// An update of a stored tensor: `scale · left · right` has its shape.
-struct Update {
-    /// `[rows, R]`.
-    left: Tensor<2>,
-    /// `[R, columns]`.
-    right: Tensor<2>,
-    scale: f64,
-}
-
-impl Update {
-    /// The rows from `first` on, added to `values`.
-    fn add(&self, first: usize, values: &mut [f32]) {
-        let [rank, columns] = self.right.dims();
+impl Change<'_> {
+    /// Computes the rows from `first` on.
+    fn apply(&self, first: usize, columns: usize, values: &mut [f32]) {
         let rows = values.len() / columns;
-        let left = self.left.clone().slice([first..first + rows, 0..rank]);
-        let update = (left.matmul(self.right.clone()) * self.scale).into_data();
-        let update = update.as_slice::<f32>().expect("factors are 32-bit floats");
-        for (value, update) in values.iter_mut().zip(update) {
-            *value += update;
+        if let Some(product) = &self.product {
+            let update = product.rows(first, rows).into_data();
+            let update = update.as_slice::<f32>().expect("factors are 32-bit floats");
+            values.iter_mut().zip(update).for_each(|(value, update)| *value += update);
         }
+        for (row, values) in values.chunks_mut(columns).enumerate() {
+            match &self.gain {
+                None => {}
+                Some((gain, Along::Rows)) => values.iter_mut().for_each(|value| *value *= gain[first + row]),
+                Some((gain, Along::Columns)) => {
+                    values.iter_mut().zip(gain).for_each(|(value, gain)| *value *= gain);
+                }
+            }
+        }
+    }
+
+    /// `magnitudes` over the norms of the sum.
+    fn norms(
+        &self,
+        file: &WeightsFile,
+        name: &str,
+        magnitudes: &[f32],
+        along: Along,
+    ) -> Result<Vec<f32>, Error> {
+        let mut squares = vec![0.0f64; magnitudes.len()];
+        each_block(file, name, |first, columns, mut values| {
+            self.apply(first, columns, &mut values);
+            for (row, values) in values.chunks(columns).enumerate() {
+                for (column, value) in values.iter().enumerate() {
+                    let place = if along == Along::Rows { first + row } else { column };
+                    squares[place] += f64::from(*value).powi(2);
+                }
+            }
+            Ok(())
+        })?;
+        let gain = magnitudes.iter().zip(squares);
+        Ok(gain.map(|(magnitude, square)| magnitude / square.sqrt() as f32).collect())
     }
 }
 
@@ -161,24 +181,50 @@ struct Merge<'a> {
     config: &'a DecoderConfig,
     checkpoint: &'a Checkpoint,
     adapter: &'a AdapterFiles,
-    linears: &'a [Named],
 }
 
 impl Merge<'_> {
+    /// Refuses what no file can hold, before one is written.
+    fn check(&self) -> Result<(), Error> {
+        let parameters: BTreeSet<String> = self.config.parameters().into_iter().map(|one| one.name).collect();
+        let unbiased = |(module, factors): (&String, &Factors)| {
+            let stored = factors.bias.as_ref()?;
+            (!parameters.contains(&format!("{module}.bias"))).then(|| (module.clone(), stored.clone()))
+        };
+        let mut problems = Vec::new();
+        if let Some((module, stored)) = self.adapter.factors.iter().find_map(unbiased) {
+            let expected = format!("expected a bias of `{module}` in the base, to add it to, found none");
+            problems.push(format!("`{stored}`: {expected}"));
+        }
+        let embedding = format!("{}.weight", self.config.names().embedding);
+        let (_, stored) = self.checkpoint.place(&embedding);
+        if self.adapter.untied && stored != embedding {
+            let hint = "hint: load the base with transformers and save it again, with its head";
+            problems.push(format!("`{stored}`: expected `{embedding}` beside a head of its own\n{hint}"));
+        }
+        if problems.is_empty() {
+            return Ok(());
+        }
+        let against = format!("`{}`, to be merged with it", self.inputs.base.display());
+        Err(Error::Tensors { folder: self.inputs.adapter.to_owned(), against, problems })
+    }
+
     fn write(&self, folder: &Path) -> Result<Merged, Error> {
+        let maps = self.adapter.factors.iter().map(|(module, factors)| (module.clone(), factors.map));
         let mut merged = Merged {
             tensors: 0,
             changed: 0,
             bytes: 0,
-            lora: self.adapter.lora.clone(),
-            made_for: self.adapter.made_for.clone(),
+            maps: maps.collect(),
+            untied: self.adapter.untied,
+            made_for: self.adapter.settings.made_for.clone(),
         };
-        let updates = self.updates();
+        let places = self.places();
         let mut data_bytes = 0;
         for file in self.checkpoint.files() {
             let name = file.path().file_name().expect("a weights file has a name");
             let target = fs_err::File::create(folder.join(name))?;
-            data_bytes += self.write_file(file, target, &updates, &mut merged)?;
+            data_bytes += self.write_file(file, target, &places, &mut merged)?;
         }
         self.write_index(folder, data_bytes)?;
         for name in COMPANIONS {
@@ -190,14 +236,57 @@ impl Merge<'_> {
         Ok(merged)
     }
 
-    /// Modules that change, by file and name of their stored weight.
-    fn updates(&self) -> BTreeMap<(PathBuf, String), &str> {
-        let targeted = self.linears.iter().filter(|(module, _)| self.adapter.lora.targets(module));
-        let places = targeted.map(|(module, _)| {
-            let (file, stored) = self.checkpoint.place(&format!("{module}.weight"));
-            ((file.path().to_owned(), stored.to_owned()), module.as_str())
-        });
-        places.collect()
+    fn head(&self) -> String {
+        format!("{}.weight", self.config.names().head)
+    }
+
+    /// The file that has the embedding, and its name there.
+    fn embedding(&self) -> (&WeightsFile, &str) {
+        self.checkpoint.place(&format!("{}.weight", self.config.names().embedding))
+    }
+
+    /// The file that gets a head of its own: the one that has it, read or not, else that of the embedding.
+    fn file_of_new_head(&self) -> &WeightsFile {
+        let head = self.head();
+        let has = |file: &&WeightsFile| file.header().tensors.contains_key(&head);
+        self.checkpoint.files().iter().find(has).unwrap_or(self.embedding().0)
+    }
+
+    /// Parameters that the adapter changes, by file and name of their stored tensors.
+    fn places(&self) -> BTreeMap<(PathBuf, String), String> {
+        let changes = |parameter: &String| {
+            let (module, part) = parameter.rsplit_once('.').expect("a parameter of a module");
+            let factors = self.adapter.factors.get(module);
+            self.adapter.whole.contains_key(parameter)
+                || factors.is_some_and(|factors| part == "weight" || factors.bias.is_some())
+        };
+        let parameters = self.config.parameters().into_iter().map(|parameter| parameter.name);
+        let mut places: BTreeMap<_, _> = parameters
+            .filter(changes)
+            .map(|name| {
+                let (file, stored) = self.checkpoint.place(&name);
+                ((file.path().to_owned(), stored.to_owned()), name)
+            })
+            .collect();
+        if self.adapter.untied {
+            places.insert((self.file_of_new_head().path().to_owned(), self.head()), self.head());
+        }
+        places
+    }
+
+    /// The tensors of a file as they will be, before their number format changes.
+    fn tensors_of(&self, file: &WeightsFile) -> BTreeMap<String, Entry> {
+        let mut tensors = file.header().tensors.clone();
+        if self.adapter.untied && file.path() == self.file_of_new_head().path() {
+            let (with_embedding, stored) = self.embedding();
+            let embedding = &with_embedding.header().tensors[stored];
+            let end = tensors.values().map(|entry| entry.data_offsets.1).max().unwrap_or(0);
+            tensors.entry(self.head()).or_insert_with(|| Entry {
+                data_offsets: (end, end + embedding.bytes()),
+                ..embedding.clone()
+            });
+        }
+        tensors
     }
 
     /// Returns the bytes of the tensors.
@@ -205,23 +294,23 @@ impl Merge<'_> {
         &self,
         file: &WeightsFile,
         mut target: fs_err::File,
-        updates: &BTreeMap<(PathBuf, String), &str>,
+        places: &BTreeMap<(PathBuf, String), String>,
         merged: &mut Merged,
     ) -> Result<u64, Error> {
-        let tensors = converted(&file.header().tensors, self.inputs.precision);
+        let tensors = converted(&self.tensors_of(file), self.inputs.precision);
         target.write_all(&Header::to_bytes(&tensors, &file.header().metadata))?;
         let mut data_bytes = 0;
-        let total: usize = self.checkpoint.files().iter().map(|file| file.header().tensors.len()).sum();
+        let total: usize = self.checkpoint.files().iter().map(|file| self.tensors_of(file).len()).sum();
         let mut in_order: Vec<_> = tensors.into_iter().collect();
         in_order.sort_by_key(|(_, entry)| entry.data_offsets);
         for (name, entry) in in_order {
             if self.inputs.stop.load(Ordering::Relaxed) {
                 return Err(io::Error::new(io::ErrorKind::Interrupted, "interrupted while merging").into());
             }
-            let module = updates.get(&(file.path().to_owned(), name.clone()));
-            let update = module.map(|module| self.update(module)).transpose()?;
-            merged.changed += usize::from(update.is_some());
-            write_tensor(file, &name, entry.dtype, update.as_ref(), &mut target)?;
+            let parameter = places.get(&(file.path().to_owned(), name.clone()));
+            let change = parameter.map(|parameter| self.change(parameter, (file, &name))).transpose()?;
+            merged.changed += usize::from(change.is_some());
+            write_tensor(file, &name, entry.dtype, change.as_ref(), &mut target)?;
             data_bytes += entry.bytes();
             merged.tensors += 1;
             let done = merged.tensors;
@@ -232,13 +321,41 @@ impl Merge<'_> {
         Ok(data_bytes)
     }
 
-    fn update(&self, module: &str) -> Result<Update, Error> {
-        let device = Device::flex();
-        let factor =
-            |letter| self.adapter.weights.tensor(&factor_name(module, letter), Precision::F32, &device);
-        let (a, b) = (factor('A')?, factor('B')?);
-        let (left, right) = if self.config.transposed { (a.transpose(), b.transpose()) } else { (b, a) };
-        Ok(Update { left, right, scale: self.adapter.lora.scale() })
+    /// What becomes of a parameter that is stored there.
+    fn change(&self, parameter: &str, (file, stored): (&WeightsFile, &str)) -> Result<Change<'_>, Error> {
+        let (adapter, device) = (self.adapter, Device::flex());
+        let whole = adapter.whole.get(parameter).map(|stored| (&adapter.weights, stored.clone()));
+        // A head that becomes one of its own begins as the embedding.
+        let tied = (adapter.untied && parameter == self.head()).then(|| {
+            let (file, stored) = self.embedding();
+            (file, stored.to_owned())
+        });
+        let mut change = Change { from: whole.or(tied), product: None, gain: None };
+        let (module, part) = parameter.rsplit_once('.').expect("a parameter of a module");
+        let Some(factors) = adapter.factors.get(module) else { return Ok(change) };
+        let scale = factors.map.scale;
+        if part == "bias" {
+            let added = factors.bias.as_ref().map(|stored| adapter.tensor(stored, &device)).transpose()?;
+            let one = Tensor::ones([1, 1], &device);
+            change.product = added.map(|right| Product { left: one, right, scale });
+            return Ok(change);
+        }
+        let (a, b) = (adapter.tensor(&factors.a, &device)?, adapter.tensor(&factors.b, &device)?);
+        let names = self.config.names();
+        let is_table = [names.embedding, names.positions].contains(&module);
+        let (product, along) = if is_table || (self.config.transposed && module != names.head) {
+            (Product { left: a.transpose(), right: b.transpose(), scale }, Along::Columns)
+        } else {
+            (Product { left: b, right: a, scale }, Along::Rows)
+        };
+        change.product = Some(product);
+        if let Some(magnitude) = &factors.magnitude {
+            let magnitude = adapter.tensor(magnitude, &device)?.into_data();
+            let magnitude = magnitude.as_slice::<f32>().expect("read as 32-bit floats");
+            let (file, stored) = change.from.as_ref().map_or((file, stored), |(file, stored)| (*file, stored));
+            change.gain = Some((change.norms(file, stored, magnitude, along)?, along));
+        }
+        Ok(change)
     }
 
     /// The base's index, with the size of what was written.
@@ -247,7 +364,7 @@ impl Merge<'_> {
             return Ok(());
         }
         let (from, to) = (self.inputs.base.join(INDEX), folder.join(INDEX));
-        if self.inputs.precision.is_none() {
+        if self.inputs.precision.is_none() && !self.adapter.untied {
             return copy(&from, &to);
         }
         let mut index: Value = serde_json::from_str(&read_text(&from, MAX_INDEX_BYTES)?)
@@ -255,18 +372,28 @@ impl Merge<'_> {
         if let Some(metadata) = index.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.insert("total_size".into(), data_bytes.into());
         }
+        if self.adapter.untied {
+            let file = self.file_of_new_head().path().file_name().expect("a weights file has a name");
+            index["weight_map"][self.head()] = json!(file.to_string_lossy());
+        }
         write_synced(&to, format!("{index:#}\n").as_bytes())
     }
 
     /// Comes last: without it the folder is no model.
     fn write_config(&self, folder: &Path) -> Result<(), Error> {
         let (from, to) = (self.inputs.base.join(CONFIG), folder.join(CONFIG));
-        let Some(precision) = self.inputs.precision else { return copy(&from, &to) };
+        if self.inputs.precision.is_none() && !self.adapter.untied {
+            return copy(&from, &to);
+        }
         let mut config: Value = serde_json::from_str(&read_text(&from, MAX_CONFIG_BYTES)?)
             .map_err(|error| Error::config(&from, error.to_string()))?;
-        let dtype = match precision {
-            Precision::F32 => "float32",
-            Precision::Bf16 => "bfloat16",
+        if self.adapter.untied {
+            config["tie_word_embeddings"] = json!(false);
+        }
+        let dtype = match self.inputs.precision {
+            None => return write_synced(&to, format!("{config:#}\n").as_bytes()),
+            Some(Precision::F32) => "float32",
+            Some(Precision::Bf16) => "bfloat16",
         };
         // `dtype` is the name in newer files.
         for key in ["dtype", "torch_dtype"] {
@@ -306,36 +433,53 @@ fn converted(tensors: &BTreeMap<String, Entry>, precision: Option<Precision>) ->
     in_order.into_iter().collect()
 }
 
-/// Writes one tensor, updated and in another number format where asked for.
+/// Writes one tensor, changed and in another number format where asked for.
 fn write_tensor(
     file: &WeightsFile,
     name: &str,
     dtype: Dtype,
-    update: Option<&Update>,
+    change: Option<&Change<'_>>,
     target: &mut fs_err::File,
 ) -> Result<(), Error> {
+    let from = change.and_then(|change| change.from.as_ref());
+    let (file, name) = from.map_or((file, name), |(file, name)| (*file, name));
+    let is_same = change.is_none_or(|change| change.product.is_none());
     let entry = &file.header().tensors[name];
-    let map = file.map(entry)?;
-    if update.is_none() && dtype == entry.dtype {
-        return Ok(target.write_all(map.bytes())?);
+    if is_same && dtype == entry.dtype {
+        return Ok(target.write_all(file.map(entry)?.bytes())?);
     }
+    each_block(file, name, |first, columns, mut values| {
+        if let Some(change) = change {
+            change.apply(first, columns, &mut values);
+        }
+        let bytes = convert::to_bytes(&values, dtype);
+        Ok(target.write_all(&bytes.map_err(|refused| refused_at(file, name, dtype, first * columns, refused))?)?)
+    })
+}
+
+/// Reads a tensor in blocks of rows: gives the first row, the columns, and the numbers.
+fn each_block(
+    file: &WeightsFile,
+    name: &str,
+    mut each: impl FnMut(usize, usize, Vec<f32>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let entry = file.entry(name)?;
+    let map = file.map(entry)?;
     let columns = entry.shape.last().copied().unwrap_or(1).max(1);
     let rows = (BLOCK / columns).max(1);
     let block_bytes = rows * columns * entry.dtype.bitsize() / 8;
     for (block, bytes) in map.bytes().chunks(block_bytes).enumerate() {
         let first = block * rows;
-        let refused = |dtype| {
-            move |Refused { index, value }| {
-                file.refused(name, dtype, Refused { index: first * columns + index, value })
-            }
-        };
-        let mut values = convert::to_f32(entry.dtype, bytes).map_err(refused(entry.dtype))?;
-        if let Some(update) = update {
-            update.add(first, &mut values);
-        }
-        target.write_all(&convert::to_bytes(&values, dtype).map_err(refused(dtype))?)?;
+        let values = convert::to_f32(entry.dtype, bytes)
+            .map_err(|refused| refused_at(file, name, entry.dtype, first * columns, refused))?;
+        each(first, columns, values)?;
     }
     Ok(())
+}
+
+/// The error of an element of a block that begins at `before`.
+fn refused_at(file: &WeightsFile, name: &str, dtype: Dtype, before: usize, refused: Refused) -> Error {
+    file.refused(name, dtype, Refused { index: before + refused.index, value: refused.value })
 }
 
 fn copy(from: &Path, to: &Path) -> Result<(), Error> {
@@ -355,19 +499,29 @@ mod tests {
 
     use super::*;
 
-    /// By hand: `2 · [[1], [3]] · [[10, 20, 30]]`, its second row alone.
+    /// By hand: `2 · [[1], [3]] · [[10, 20, 30]]`, its second row alone; then that row times 0.5.
     #[test]
-    fn an_update_adds_the_rows_that_it_is_asked_for() {
+    fn a_change_computes_the_rows_that_it_is_asked_for() {
         let tensor =
             |values: Vec<f32>, shape| Tensor::from_data(TensorData::new(values, shape), &Device::flex());
-        let update = Update {
+        let product = Product {
             left: tensor(vec![1.0, 3.0], [2, 1]),
             right: tensor(vec![10.0, 20.0, 30.0], [1, 3]),
             scale: 2.0,
         };
+        let mut change = Change { from: None, product: Some(product), gain: None };
         let mut values = [0.5; 3];
-        update.add(1, &mut values);
+        change.apply(1, 3, &mut values);
         assert_eq!(values, [60.5, 120.5, 180.5]);
+        for (gain, expected) in [
+            ((vec![9.0, 0.5], Along::Rows), [30.25, 60.25, 90.25]),
+            ((vec![1.0, 2.0, 0.0], Along::Columns), [60.5, 241.0, 0.0]),
+        ] {
+            change.gain = Some(gain);
+            let mut values = [0.5; 3];
+            change.apply(1, 3, &mut values);
+            assert_eq!(values, expected);
+        }
     }
 
     #[test]

@@ -154,6 +154,11 @@ impl Quantised {
         [self.packing.rows, self.packing.columns]
     }
 
+    /// Bits of a code.
+    pub(crate) fn bits(&self) -> Bits {
+        self.packing.bits
+    }
+
     /// Of codes and scales, on the device.
     pub(crate) fn bytes(&self) -> usize {
         self.packing.bytes()

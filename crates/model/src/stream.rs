@@ -1,11 +1,13 @@
 //! Layers whose matrices are read from the files at every pass, the next one while this one computes.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, mpsc};
 use std::thread;
 
 use burn::tensor::{Device, Tensor};
 
 use crate::layer::Layer;
+use crate::peft::AdapterFiles;
 use crate::weights::Checkpoint;
 use crate::{Decoder, Error, Precision};
 
@@ -18,6 +20,8 @@ pub(crate) struct Stream {
     transposed: bool,
     precision: Precision,
     device: Device,
+    /// Matrices that an adapter has as a whole, by their names in the model: they are read from its file.
+    adapter: Option<(Arc<AdapterFiles>, BTreeMap<String, String>)>,
 }
 
 impl Stream {
@@ -34,16 +38,35 @@ impl Stream {
             transposed: decoder.config.transposed,
             precision: decoder.precision,
             device: decoder.device.clone(),
+            adapter: None,
         }
+    }
+
+    /// The same stream with an adapter's whole matrices in place of the base's.
+    pub(crate) fn replaced(&self, adapter: &Arc<AdapterFiles>, stored: BTreeMap<String, String>) -> Self {
+        Self {
+            checkpoint: Arc::clone(&self.checkpoint),
+            names: self.names.clone(),
+            transposed: self.transposed,
+            precision: self.precision,
+            device: self.device.clone(),
+            adapter: Some((Arc::clone(adapter), stored)),
+        }
+    }
+
+    /// One matrix by its name, `[O, I]`.
+    pub(crate) fn matrix(&self, name: &str, precision: Precision) -> Result<Tensor<2>, Error> {
+        let replaced = self.adapter.as_ref().and_then(|(files, stored)| Some((files, stored.get(name)?)));
+        let tensor = match replaced {
+            Some((files, stored)) => files.weights.tensor(stored, precision, &self.device)?,
+            None => self.checkpoint.tensor(name, precision, &self.device)?,
+        };
+        Ok(if self.transposed { tensor.transpose() } else { tensor })
     }
 
     /// The matrices of one layer, `[O, I]` each.
     fn read(&self, layer: usize) -> Result<Vec<Tensor<2>>, Error> {
-        let read = |name: &String| {
-            let tensor = self.checkpoint.tensor(name, self.precision, &self.device)?;
-            Ok(if self.transposed { tensor.transpose() } else { tensor })
-        };
-        self.names[layer].iter().map(read).collect()
+        self.names[layer].iter().map(|name| self.matrix(name, self.precision)).collect()
     }
 }
 

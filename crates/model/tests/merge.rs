@@ -250,10 +250,10 @@ fn what_does_not_fit_is_refused() {
     refused("layers.0.self_attn.q_proj.lora_A.weight`: expected shape [5, 24], found [3, 24]");
     with("target_modules", json!(["q_proj"]));
     refused("layers.0.self_attn.v_proj.lora_A.weight`: expected no such tensor");
-    with("target_modules", json!(["q_proj", "v_proj", "fc1"]));
-    refused("all-linear, found `fc1` (the adapter was made for `models/small`)");
     with("use_dora", json!(true));
-    refused("use_dora true is not supported");
+    refused("q_proj.lora_magnitude_vector`: expected shape [32], found no such tensor");
+    with("use_bdlora", json!({}));
+    refused("use_bdlora {} is not supported");
     std::fs::write(&settings, &good).unwrap();
 
     std::fs::create_dir(folder.path().join("merged")).unwrap();

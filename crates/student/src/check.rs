@@ -17,7 +17,7 @@ impl TrainConfig {
         self.loss.check(section)?;
         self.check_data(section)?;
         self.load_options().check(section)?;
-        if self.lora.is_some() { self.check_adapter(section) } else { self.check_whole_model(section) }
+        if self.trains_adapter() { self.check_adapter(section) } else { self.check_whole_model(section) }
     }
 
     /// Each by itself.
@@ -74,14 +74,20 @@ impl TrainConfig {
 
     /// An adapter over frozen weights.
     fn check_adapter(&self, section: &str) -> Result<(), String> {
+        if self.lora.is_some() && self.adapter.is_some() {
+            return Err(format!(
+                "`{section}.lora`: expected none beside `adapter`, which has its own rank, scale and targets\nhint: remove one of them"
+            ));
+        }
         if self.optimizer == OptimizerKind::Muon {
             return Err(format!(
-                "`{section}.optimizer`: expected \"adamw\" where an adapter is trained, found \"muon\"\nhint: remove the lora section to train all weights"
+                "`{section}.optimizer`: expected \"adamw\" where an adapter is trained, found \"muon\"\nhint: remove `lora` or `adapter` to train all weights"
             ));
         }
         if self.init == Init::Random {
             return Err(format!(
-                "`{section}.lora`: adapters over random weights learn nothing\nhint: remove `init = \"random\"` or the lora section"
+                "`{section}.{}`: adapters over random weights learn nothing\nhint: remove `init = \"random\"` or this key",
+                if self.adapter.is_some() { "adapter" } else { "lora" }
             ));
         }
         let lora = self.lora.as_ref().map_or(Ok(()), softshard_model::LoraConfig::check);

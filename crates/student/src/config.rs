@@ -6,7 +6,7 @@ use crate::loss_config::LossConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use softshard_model::{Bits, LoadOptions, LoraConfig, Precision, Residency};
+use softshard_model::{Bits, DecoderConfig, LoadOptions, LoraConfig, LoraShape, Precision, Residency};
 
 /// One training run: which model, on what, for how long. Recipe sections `[student]` and `[finetune]`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -33,6 +33,10 @@ pub struct TrainConfig {
     pub objective: Option<Objective>,
     /// Train low-rank adapters and leave the base frozen; without this section all weights are trained.
     pub lora: Option<LoraConfig>,
+    /// Go on from this adapter, as PEFT writes it: its factors are the first ones, and rank, scale, targets and dropout are its own,
+    /// so there is no section `lora` beside it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<PathBuf>,
     /// Weights of the loss; not read by `supervised`, nor by `finetune`, where alpha is 0.
     #[serde(default)]
     pub loss: LossConfig,
@@ -239,6 +243,23 @@ impl Mixed {
 }
 
 impl TrainConfig {
+    /// Whether an adapter learns over frozen weights; else the whole model.
+    pub fn trains_adapter(&self) -> bool {
+        self.lora.is_some() || self.adapter.is_some()
+    }
+
+    /// The linear maps of the model that have factors, if an adapter learns; of one that there is its header is read.
+    ///
+    /// # Errors
+    /// The adapter cannot be on this model, or its training cannot go on.
+    pub fn lora_shape(&self, model: &DecoderConfig) -> Result<Option<LoraShape>, softshard_model::Error> {
+        match (&self.adapter, &self.lora) {
+            (Some(adapter), _) => model.adapter_shape(adapter).map(Some),
+            (None, Some(lora)) => model.lora_shape(lora).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+
     /// How the weights are brought into memory.
     pub fn load_options(&self) -> LoadOptions {
         LoadOptions { precision: self.precision, residency: self.residency, quantise: self.quantise }

@@ -13,8 +13,10 @@ use crate::{
 };
 
 /// Keys of a recipe that decide where files lie, what is in memory meanwhile and what is said, but no number.
-const WITHOUT_NUMBERS: [&str; 8] = [
+const WITHOUT_NUMBERS: [&str; 9] = [
     "model",
+    // Its files' hash stands beside the recipe.
+    "adapter",
     // The resolved one stands beside the recipe.
     "objective",
     "mixture",
@@ -39,6 +41,8 @@ pub(crate) fn of_run(inputs: &TrainInputs, examples: &Examples) -> Result<Proven
     if config.init == Init::Pretrained {
         this.input("model.weights", softshard_model::weights_blake3(&config.model)?);
     }
+    let adapter = config.adapter.as_deref().map(softshard_model::adapter_blake3).transpose()?;
+    this.input("adapter", adapter.as_deref().unwrap_or(Provenance::NONE));
     this.tokenizer(inputs.tokenizer);
     let (data, passes) = of_data(&examples.identity());
     this.inputs.extend(data);
@@ -123,6 +127,7 @@ fn of_earlier_version(section: &str, stored: &Value) -> Option<Provenance> {
     let mut training = stored["config"].as_object()?.clone();
     let model = if training.get("init") == Some(&json!("random")) { "model.config" } else { "model.weights" };
     this.input(model, stored["model_blake3"].as_str()?);
+    this.input("adapter", stored["adapter_blake3"].as_str().unwrap_or(Provenance::NONE));
     let (data, passes) = of_data(&stored["data_manifest_blake3"]);
     this.inputs.extend(data);
     training.insert("objective".to_owned(), stored["objective"].clone());
@@ -205,7 +210,7 @@ fn refused(door: &Door, differences: &[Difference]) -> Error {
 
 /// The folder that a run of this recipe makes.
 pub(crate) fn exported_name(config: &TrainConfig) -> &'static str {
-    if config.lora.is_some() { "adapter" } else { "model" }
+    if config.trains_adapter() { "adapter" } else { "model" }
 }
 
 /// What an adapter says of its base: the name on the Hub, where the folder is a snapshot in the Hub's cache, which is a path that no
@@ -228,6 +233,7 @@ mod tests {
         let mut run = Provenance { recipe, ..Provenance::new(Artefact::Run) };
         run.input("model.weights", "w");
         run.input("model.config", "c");
+        run.input("adapter", Provenance::NONE);
         run.input("data", "d");
         run
     }

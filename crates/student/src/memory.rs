@@ -10,7 +10,7 @@ use std::fmt;
 use anyhow::Result;
 use serde::Serialize;
 use softshard_losses::{Divergence, Tail};
-use softshard_model::{Arrangement, DecoderConfig, Layout, LoadOptions, Precision, QUERIES_PER_TILE};
+use softshard_model::{Arrangement, DecoderConfig, Layout, LoadOptions, LoraShape, Precision, QUERIES_PER_TILE};
 
 use crate::{
     config::{Checkpointing, OptimizerKind, TrainConfig},
@@ -91,12 +91,13 @@ impl MemoryPlan {
         steps: &Steps,
     ) -> Result<Self> {
         let config = inputs.config;
+        let lora = config.lora_shape(shape)?;
         let streamed = config.load_options().is_streamed(shape, &inputs.devices[0].0)?;
         let sizes = Sizes::of(inputs, examples, steps, streamed);
         let mut plan = Self { parts: Vec::new() };
         plan.part("program", PROGRAM);
         plan.part(weights_name(config, streamed), weights(shape, config, streamed));
-        plan.add_step(shape, config, streamed, &sizes);
+        plan.add_step(shape, config, lora.as_ref(), streamed, &sizes);
         plan.add_data(config, examples, held_out, &sizes);
         Ok(plan)
     }
@@ -106,12 +107,19 @@ impl MemoryPlan {
     }
 
     /// What learns, and what a step makes.
-    fn add_step(&mut self, shape: &DecoderConfig, config: &TrainConfig, streamed: bool, sizes: &Sizes) {
-        let learns = match &config.lora {
+    fn add_step(
+        &mut self,
+        shape: &DecoderConfig,
+        config: &TrainConfig,
+        lora: Option<&LoraShape>,
+        streamed: bool,
+        sizes: &Sizes,
+    ) {
+        let learns = match lora {
             Some(lora) => shape.lora_parameter_count(lora),
             None => shape.parameter_count() as u64,
         };
-        if config.lora.is_some() {
+        if lora.is_some() {
             self.part("adapter", F32 * learns);
         }
         let with_one_moment = match config.optimizer {
@@ -126,13 +134,13 @@ impl MemoryPlan {
         }
         let (sets, gradients) = (sizes.sets, F32 * learns);
         self.part(format!("gradients, {sets} times"), sets * gradients);
-        let graph = Graph::of(shape, config, streamed, sizes);
+        let graph = Graph::of(shape, config, lora, streamed, sizes);
         let tokens = sizes.tokens.max(1);
         // As the gradients of a layer come, its part of the graph goes: a micro-batch is at its most with one or the other.
         let beyond = scaled(graph.kept.saturating_sub(gradients), sizes.in_flight, tokens);
         // Micro-batches that are computed at the same time are seldom at their most at the same time: of each further one a half.
         let passing = scaled(graph.passing, sizes.in_flight + tokens, 2 * tokens);
-        let largest = if config.lora.is_some() { 0 } else { shape.numbers_in_largest_matrix() };
+        let largest = if lora.is_some() { 0 } else { shape.numbers_in_largest_matrix() };
         let update = OF_UPDATE * F32 * largest;
         if update > beyond + passing {
             self.part("update of the largest matrix", update);
@@ -142,7 +150,7 @@ impl MemoryPlan {
             self.part(graph.passing_name, passing);
         }
         // Where a whole model learns, every step makes new weights and moments.
-        let renewed = if config.lora.is_some() { 0 } else { F32 * learns + moments + averages };
+        let renewed = if lora.is_some() { 0 } else { F32 * learns + moments + averages };
         let anew = sets * gradients + update.max(beyond + passing) + renewed;
         self.part("fragmentation", anew / USED_PER_GAP);
     }
@@ -272,8 +280,14 @@ struct Graph {
 }
 
 impl Graph {
-    fn of(shape: &DecoderConfig, config: &TrainConfig, streamed: bool, sizes: &Sizes) -> Self {
-        let (precision, lora) = (config.precision, config.lora.as_ref());
+    fn of(
+        shape: &DecoderConfig,
+        config: &TrainConfig,
+        lora: Option<&LoraShape>,
+        streamed: bool,
+        sizes: &Sizes,
+    ) -> Self {
+        let precision = config.precision;
         let of_token = shape.training_bytes_per_token(precision, lora);
         let (tokens, layers) = (sizes.tokens, shape.num_hidden_layers as u64);
         let by_layer = streamed || config.checkpointing == Checkpointing::Layer;

@@ -96,13 +96,12 @@ fn first_weights(config: &TrainConfig, device: &Device) -> Result<Decoder> {
         Init::Pretrained => Decoder::load_with(&config.model, device, &config.load_options())?,
         Init::Random => Decoder::random(DecoderConfig::load(&config.model)?, config.seed, device),
     };
-    match &config.lora {
-        Some(lora) => {
-            decoder.attach_lora(lora, config.seed)?;
-            decoder.train(Trainable::Adapter);
-        }
-        None => decoder.train(Trainable::Model),
+    match (&config.adapter, &config.lora) {
+        (Some(adapter), _) => decoder.load_adapter(adapter)?,
+        (None, Some(lora)) => decoder.attach_lora(lora, config.seed)?,
+        (None, None) => {}
     }
+    decoder.train(if config.trains_adapter() { Trainable::Adapter } else { Trainable::Model });
     Ok(decoder)
 }
 

@@ -443,7 +443,7 @@ impl<'a> Trainer<'a> {
         let trained_parameters = self.replicas.first.trainable_count();
         let decoder = self.exported();
         let output = self.inputs.output.join(identity::exported_name(self.inputs.config));
-        if self.inputs.config.lora.is_some() {
+        if self.inputs.config.trains_adapter() {
             decoder.save_adapter(&output, &identity::base_name(&self.inputs.config.model))?;
         } else {
             decoder.save(&output)?;

@@ -99,6 +99,7 @@ impl Recipe {
         resolve(&mut self.tokenizer.path);
         for train in self.finetune.iter_mut().chain(&mut self.student) {
             resolve(&mut train.model);
+            train.adapter.iter_mut().for_each(resolve);
             let folders = train.mixture.iter_mut().map(|mixed| &mut mixed.labels);
             folders.filter(|folder| remote(folder).is_none()).for_each(resolve);
             let held_out = train.evaluation.iter_mut().filter_map(|evaluation| evaluation.data.as_mut());

@@ -3,4 +3,5 @@
 mod adapters;
 mod families;
 mod golden;
+mod kinds;
 mod published;
