@@ -165,7 +165,7 @@ fn a_checkpoint_of_another_run_is_refused_by_key() {
     world.run("train-student", &["student.max_steps=3"]).succeeded();
     world
         .run("train-student", &["student.max_steps=3", "student.loss.alpha=2"])
-        .failed(3, &["config.loss.alpha: expected 2.0, found 0.5"]);
+        .failed(3, &["student.loss.alpha: expected 2.0, found 0.5"]);
 }
 
 #[test]
@@ -215,10 +215,11 @@ fn an_evaluation_of_mixed_data_or_odd_settings_is_refused() {
     world
         .run("evaluate", &["evaluate.max_answers=0"])
         .failed(2, &["`evaluate.max_answers`: expected at least 1"]);
-    world.run("prepare", &["data.split.seed=2"]).succeeded();
-    world.run("evaluate", &[]).failed(3, &["run/labels/valid", "found none for "]);
+    let seed = "data.split.seed=2";
+    world.run("prepare", &[seed]).succeeded();
+    world.run("evaluate", &[seed]).failed(3, &["run/labels/valid", "labels.sequences: expected "]);
     fs::remove_dir_all(world.path("run/labels")).expect("the labels are removed");
-    world.run("evaluate", &[]).succeeded();
+    world.run("evaluate", &[seed]).succeeded();
 }
 
 #[test]

@@ -281,6 +281,15 @@ impl World {
         run(&mut self.stage(stage, overrides))
     }
 
+    /// A stage of the recipe with overrides, which takes differences by name.
+    pub fn run_accepting(&self, stage: &str, overrides: &[&str], names: &[&str]) -> Said {
+        let mut command = self.stage(stage, overrides);
+        for name in names {
+            command.args(["--accept", name]);
+        }
+        run(&mut command)
+    }
+
     /// The same, not yet started.
     pub fn stage(&self, stage: &str, overrides: &[&str]) -> Command {
         let mut command = command(&[stage]);

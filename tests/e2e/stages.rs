@@ -21,7 +21,8 @@ fn a_student_learns_from_labels_after_its_teacher_is_gone() {
     let said = world.run("evaluate", &[]).succeeded();
     assert!(said.stdout.contains("KL to teacher"), "{}", said.stdout);
     let table = world.run("report", &[]).succeeded().stdout;
-    assert!(table.contains("student") && table.lines().count() == 3, "{table}");
+    assert!(table.contains("student") && table.lines().count() == 5, "{table}");
+    assert!(table.contains("\nstudent: student `student` (adapter "), "{table}");
 }
 
 #[test]
@@ -71,7 +72,7 @@ fn top_p_keeps_what_it_needs_and_no_more() {
     let said = world.run("teacher-labels", &[selection]).succeeded();
     assert!(said.stdout.contains("bytes per labelled token"), "{}", said.stdout);
     world.run("finetune", &["finetune.max_steps=1", "output.teacher=../start"]).succeeded();
-    world.run("train-student", &["student.max_steps=2"]).succeeded();
+    world.run("train-student", &[selection, "student.max_steps=2"]).succeeded();
 }
 
 /// The divergence from draws estimates the one from all of the vocabulary, before the first step changes anything.
@@ -83,35 +84,33 @@ fn drawn_labels_teach_as_full_ones_do() {
         let (labels, student) = (format!("output.labels={name}"), format!("output.student={name}-student"));
         let selection = format!("labels.selection={selection}");
         world.run("teacher-labels", &[&labels, &selection]).succeeded();
-        world.run("train-student", &[&labels, &student, "student.max_steps=3"]).succeeded();
+        world.run("train-student", &[&labels, &selection, &student, "student.max_steps=3"]).succeeded();
         let line = world.curve(&format!("{name}-student")).remove(0);
         line["divergence"].as_f64().expect("a number")
     };
     let full = first_kl("full", r#"{ kind = "top_k", k = 400 }"#);
-    for (name, selection) in [
-        ("sampled", r#"{ kind = "sampled", draws = 50 }"#),
-        ("hybrid", r#"{ kind = "top_k_sampled", k = 12, draws = 12 }"#),
-    ] {
+    let [sampled, hybrid] =
+        [r#"{ kind = "sampled", draws = 50 }"#, r#"{ kind = "top_k_sampled", k = 12, draws = 12 }"#];
+    for (name, selection) in [("sampled", sampled), ("hybrid", hybrid)] {
         let found = first_kl(name, selection);
         assert!((found / full - 1.0).abs() < 0.05, "{name}: expected about {full}, found {found}");
     }
-    world
-        .run("train-student", &["output.labels=sampled", "student.loss.temperature=2.0", "output.student=t2"])
-        .failed(
-            3,
-            &["`student.loss.temperature`", "expected 1, as the labels were drawn at it, found 2", "top_k"],
-        );
+    // The recipe says another selection, which is refused by name unless it is taken.
+    let accepting = |overrides: &[&str]| {
+        world.run("train-student", overrides).failed(3, &["labels.selection.", "--accept labels.selection"]);
+        world.run_accepting("train-student", overrides, &["labels.selection"])
+    };
+    accepting(&["output.labels=sampled", "student.loss.temperature=2.0", "output.student=t2"]).failed(
+        3,
+        &["`student.loss.temperature`", "expected 1, as the labels were drawn at it, found 2", "top_k"],
+    );
     // Draws estimate the forward KL alone; of a hybrid the exact tokens serve the others.
     let reverse = ["student.loss.divergence=reverse_kl", "student.max_steps=2"];
-    world
-        .run("train-student", &[&reverse[..], &["output.labels=sampled", "output.student=draws"]].concat())
-        .failed(
-            3,
-            &["`student.loss.divergence`: expected forward_kl for labels of the selection sampled, 50"],
-        );
-    world
-        .run("train-student", &[&reverse[..], &["output.labels=hybrid", "output.student=exact"]].concat())
-        .succeeded();
+    accepting(&[&reverse[..], &["output.labels=sampled", "output.student=draws"]].concat()).failed(
+        3,
+        &["`student.loss.divergence`: expected forward_kl for labels of the selection sampled, 50"],
+    );
+    accepting(&[&reverse[..], &["output.labels=hybrid", "output.student=exact"]].concat()).succeeded();
     let inspected = softshard_e2e::softshard(&[
         "labels",
         "inspect",
@@ -132,6 +131,9 @@ fn a_temperature_with_its_partition_trains_and_one_without_is_refused() {
         ["labels.temperatures=[2.0, 3.0]", "student.loss.temperature=3.0", "output.student=other"];
     world
         .run("train-student", &of_recipe)
+        .failed(3, &["labels.temperatures: expected [2.0,3.0], found [2.0]", "label again"]);
+    world
+        .run_accepting("train-student", &of_recipe, &["labels.temperatures"])
         .failed(3, &["`student.loss.temperature`", "found 3", "`labels.temperatures`"]);
 }
 

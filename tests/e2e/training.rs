@@ -267,8 +267,8 @@ fn what_is_not_finite_stops_the_run_and_is_kept() {
         3,
         &[
             "expected one of this run",
-            "config.learning_rate: expected",
-            "config.weight_decay: expected 0.5, found 0.01",
+            "student.learning_rate: expected",
+            "student.weight_decay: expected 0.5, found 0.01",
         ],
     );
 }

@@ -75,6 +75,11 @@ BROKEN: dict[str, dict[str, Change]] = {
         "labels": lambda manifest: manifest.update(format="softshard-labels"),
         "no seed": lambda manifest: manifest["info"].pop("seed"),
         "no shards": lambda manifest: manifest.update(shards=[]),
+        "the version before": lambda manifest: manifest.update(version=1),
+        "no provenance": lambda manifest: manifest.pop("provenance"),
+        "a provenance with a time": lambda manifest: manifest["provenance"].update(time=17),
+        "an input without its hash": lambda manifest: manifest["provenance"]["inputs"].update(data=None),
+        "a provenance of nothing known": lambda manifest: manifest["provenance"].update(kind="teacher"),
         **{name: lambda manifest, change=change: change(manifest["shards"][0]) for name, change in SHARD.items()},
     },
     "commit": {
@@ -110,7 +115,7 @@ def documents(run: Path) -> Iterator[tuple[str, Path]]:
         yield "plan", dataset / "_softshard" / "plan.json"
         for commit in sorted((dataset / "_softshard" / "commits").iterdir()):
             yield "commit", commit
-    for dataset in (run / "sequences").glob("*/"):
+    for dataset in (*(run / "sequences").glob("*/"), GOLDEN / "v2" / "sequences"):
         yield "sequences-manifest", dataset / "manifest.json"
     for recipe in (*sorted((ROOT / "pipelines").glob("*.toml")), *sorted(run.glob("*/recipe.toml"))):
         yield "recipe", recipe
@@ -236,6 +241,8 @@ def check_golden() -> str:
     for path in sorted(GOLDEN.glob("v*/*.expected.json")):
         rows, row = json.loads(path.read_text()), 0
         dataset = path.with_name(path.name.removesuffix(".expected.json"))
+        beside = path.with_name(f"{dataset.name}.examples.json")
+        examples = json.loads(beside.read_text()) if beside.exists() else None
         for record in shards.manifest(dataset)["shards"]:
             for found in pq.read_table(dataset / "data" / record["file"]).to_pylist():
                 lists = {"log_partitions": "log_partition_", "tail_log_masses": "tail_log_mass_t"}
@@ -244,6 +251,11 @@ def check_golden() -> str:
                     temperatures = sorted(name for name in found if name.startswith(prefix))
                     expected |= dict(zip(temperatures, rows[row].get(name, []), strict=True))
                 found["sequence_key"] = found["sequence_key"].hex()
+                if examples is not None:
+                    expected["example"], text = examples[row], found["example"]
+                    found["example"] = text and json.loads(text)
+                    valid = text is None or validator("example").is_valid(found["example"])
+                    require(valid, f"{path}: row {row}: schemas/example.schema.json refuses {text}")
                 found = {name: null_if_infinite(value) for name, value in found.items() if value != []}
                 require(found == expected, f"{path}: row {row}: expected {expected}, pyarrow reads {found}")
                 row += 1

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    cluster::Jobs, labels::Labels, logging::LogFormat, merge::Merge, model::Model, report::Report,
-    schema::Schema, stage::Stage, teacher_labels::TeacherLabels,
+    cluster::Jobs, diff::Diff, doors::Accept, labels::Labels, logging::LogFormat, merge::Merge, model::Model,
+    report::Report, schema::Schema, stage::Stage, teacher_labels::TeacherLabels,
 };
 
 const MAP: &str = "\
@@ -48,7 +48,7 @@ pub(crate) enum Command {
     /// Instruction JSONL to token ids and loss masks: sequences/
     Prepare(Stage),
     /// Train the teacher on the sequences first (section [finetune])
-    Finetune(Stage),
+    Finetune(Checked),
     /// Stage 1: the teacher reads each sequence once and writes label shards: labels/
     TeacherLabels(TeacherLabels),
     /// Stage 1 on many machines: jobs of a cluster, each some of the shards, and after them `labels finalize`
@@ -58,9 +58,11 @@ pub(crate) enum Command {
     /// Stage 2: a student learns from label shards, without the teacher: adapter/ or model/
     TrainStudent(TrainStudent),
     /// Answers of a trained model and their scores: evaluations/NAME.json
-    Evaluate(Stage),
+    Evaluate(Checked),
     /// All evaluations of a recipe's output as one table, and the curves of its trainings as a page
     Report(Report),
+    /// Why two runs, models, datasets or results are not the same, in words
+    Diff(Diff),
     /// Add an adapter to the weights of its base: a model folder that needs no adapter
     Merge(Merge),
     /// Print a published schema: of the shards, of their manifests, plans and commits, of recipes
@@ -73,12 +75,26 @@ pub(crate) enum Command {
     Model(Model),
 }
 
+/// Arguments of a stage that compares what it reads with its recipe.
+#[derive(Args)]
+pub(crate) struct Checked {
+    /// The run
+    #[command(flatten)]
+    pub(crate) stage: Stage,
+    /// What is taken though it differs
+    #[command(flatten)]
+    pub(crate) accept: Accept,
+}
+
 /// Arguments of `train-student`.
 #[derive(Args)]
 pub(crate) struct TrainStudent {
     /// The run
     #[command(flatten)]
     pub(crate) stage: Stage,
+    /// What is taken though it differs
+    #[command(flatten)]
+    pub(crate) accept: Accept,
     /// Print how much memory the run will take at most, part by part, and stop before anything is loaded
     #[arg(long)]
     pub(crate) plan: bool,
@@ -104,7 +120,7 @@ impl Command {
     /// Whether nothing is lost where it ends because nobody reads on.
     pub(crate) fn only_prints(&self) -> bool {
         match self {
-            Self::Report(_) | Self::Model(Model::Inspect(_)) => true,
+            Self::Report(_) | Self::Diff(_) | Self::Model(Model::Inspect(_)) => true,
             Self::Schema(options) => options.all.is_none(),
             Self::Labels(Labels::Stats(options)) => options.html.is_none(),
             Self::Labels(Labels::Export(options)) => options.is_to_stdout(),

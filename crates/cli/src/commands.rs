@@ -5,13 +5,17 @@ use std::{path::Path, sync::atomic::AtomicBool};
 use anyhow::Result;
 use fs_err as fs;
 use softshard_evaluate::EvaluateInputs;
+use softshard_labels::Difference;
 use softshard_model::DecoderConfig;
 use softshard_prepare::demo;
 use softshard_student::{Alpha, LossConfig, MemoryPlan, Mixed, Objective, TrainConfig, TrainInputs};
 
 use crate::{
-    arguments::{Arguments, Command, DemoData, TrainStudent},
-    cluster, device, devices, labels,
+    arguments::{Arguments, Checked, Command, DemoData, TrainStudent},
+    cluster, device, devices,
+    diff::diff,
+    doors::{self, Accept},
+    labels,
     merge::merge,
     metrics::Recorder,
     model::{self, Model},
@@ -39,6 +43,7 @@ pub(crate) fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
         Command::TrainStudent(options) => train_student(options, stop),
         Command::Evaluate(stage) => evaluate(stage, stop),
         Command::Report(options) => report(options),
+        Command::Diff(options) => diff(options),
         Command::Merge(options) => merge(options, stop),
         Command::Schema(options) => schema::run(options),
         Command::Labels(command) => labels::run(command, stop),
@@ -62,16 +67,17 @@ fn prepare(stage: &Stage, stop: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-fn finetune(stage: &Stage, stop: &AtomicBool) -> Result<()> {
+fn finetune(Checked { stage, accept }: &Checked, stop: &AtomicBool) -> Result<()> {
     let recipe = Recipe::load(&stage.recipe, &stage.overrides)?;
     let config = Recipe::section(recipe.finetune.as_ref(), "finetune", "finetune")?;
     let objective = config.objective.unwrap_or(Objective::Supervised);
     // A teacher has no teacher: without this `pretrain` would ask for labels.
     let loss = LossConfig { alpha: Alpha::Constant(0.0), ..config.loss.clone() };
     let config = &TrainConfig { loss, ..config.clone() };
-    let data = [Mixed::once(recipe.output.sequences.join("train"))];
+    let folder = recipe.output.sequences.join("train");
+    let accepted = doors::sequences(&recipe, &folder, accept)?;
     let run = ("finetune", config, objective);
-    train(&recipe, stage, stop, run, &data, &recipe.output.teacher, false)
+    train(&recipe, stage, stop, run, (&[Mixed::once(folder)], &accepted), &recipe.output.teacher, false)
 }
 
 fn train_student(options: &TrainStudent, stop: &AtomicBool) -> Result<()> {
@@ -86,8 +92,27 @@ fn train_student(options: &TrainStudent, stop: &AtomicBool) -> Result<()> {
     } else {
         vec![Mixed::once(recipe.output.sequences.join("train"))]
     };
+    let accepted = train_doors(&recipe, config, objective, &data, &options.accept)?;
     let run = ("train-student", config, objective);
-    train(&recipe, stage, stop, run, &data, &recipe.output.student, options.plan)
+    train(&recipe, stage, stop, run, (&data, &accepted), &recipe.output.student, options.plan)
+}
+
+/// What a student reads against its recipe. Sequences count where it reads them, or labels of them.
+fn train_doors(
+    recipe: &Recipe,
+    config: &TrainConfig,
+    objective: Objective,
+    data: &[Mixed],
+    accept: &Accept,
+) -> Result<Vec<Difference>> {
+    let mut accepted = Vec::new();
+    if config.mixture.is_empty() {
+        accepted = doors::sequences(recipe, &recipe.output.sequences.join("train"), accept)?;
+    }
+    if objective.reads_labels(&config.loss) {
+        accepted.extend(doors::labels(recipe, data, accept)?);
+    }
+    Ok(accepted)
 }
 
 /// The training loop, for either model.
@@ -96,7 +121,7 @@ fn train(
     stage: &Stage,
     stop: &AtomicBool,
     (name, config, objective): (&'static str, &softshard_student::TrainConfig, Objective),
-    data: &[Mixed],
+    (data, accepted): (&[Mixed], &[Difference]),
     output: &Path,
     plan_only: bool,
 ) -> Result<()> {
@@ -114,6 +139,7 @@ fn train(
         template: recipe.data.template_name(),
         tokenizer_folder,
         tokenizer: &tokenizer,
+        accepted,
         output,
         devices: &devices,
         stop,
@@ -172,22 +198,23 @@ fn memory_table(plan: &MemoryPlan) -> String {
     format!("{}{note}\n", aligned(&rows))
 }
 
-fn evaluate(stage: &Stage, stop: &AtomicBool) -> Result<()> {
+fn evaluate(Checked { stage, accept }: &Checked, stop: &AtomicBool) -> Result<()> {
     let recipe = Recipe::load(&stage.recipe, &stage.overrides)?;
     let device = device::open(&stage.device)?;
-    let base = recipe.student.as_ref().map(|student| student.model.as_path());
-    let folder = recipe.output.student.file_name().map(|name| name.to_string_lossy().into_owned());
-    let name = recipe.evaluate.name.clone().or(folder).unwrap_or_else(|| "student".to_owned());
+    let (sequences, labels) =
+        (recipe.output.sequences.join("valid"), recipe.labels_folder("evaluate")?.join("valid"));
+    let mut accepted = doors::sequences(&recipe, &sequences, accept)?;
+    accepted.extend(doors::labels(&recipe, &[Mixed::once(labels.clone())], accept)?);
     let evaluation = softshard_evaluate::run(&EvaluateInputs {
-        name: &name,
         config: &recipe.evaluate,
-        data: &recipe.data,
         tokenizer: &recipe.tokenizer,
-        student_base: base,
+        student_base: recipe.student.as_ref().map(|student| student.model.as_path()),
         student_load: recipe.student.as_ref().map(TrainConfig::load_options).unwrap_or_default(),
         student: &recipe.output.student,
-        sequences: &recipe.output.sequences.join("valid"),
-        labels: &recipe.labels_folder("evaluate")?.join("valid"),
+        sequences: &sequences,
+        labels: &labels,
+        accept: &accept.names,
+        accepted: &accepted,
         output: &recipe.output.evaluations,
         device: &device,
         stop,

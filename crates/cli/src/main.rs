@@ -16,6 +16,8 @@ mod cluster;
 mod commands;
 mod device;
 mod devices;
+mod diff;
+mod doors;
 mod exit;
 mod labelling_summary;
 mod labels;

@@ -4,12 +4,14 @@ use std::{path::Path, sync::atomic::AtomicBool};
 
 use anyhow::Result;
 use clap::Args;
+use softshard_labels::{Artefact, Provenance};
 use softshard_share::Writers;
 use softshard_teacher::{Part, Teacher, TeacherInputs};
 
 use crate::{
     cluster::Task,
     devices,
+    doors::{self, Accept},
     labelling_summary::Told,
     metrics::Recorder,
     recipe::{Recipe, RecipeError},
@@ -22,6 +24,9 @@ pub(crate) struct TeacherLabels {
     /// The run
     #[command(flatten)]
     stage: Stage,
+    /// What is taken though it differs
+    #[command(flatten)]
+    accept: Accept,
     /// Label only the shards of one of several processes: which one, from 0 on, or `auto` as the scheduler says;
     /// `labels finalize` ends the dataset
     #[arg(long, value_name = "I", requires = "of")]
@@ -36,7 +41,7 @@ pub(crate) struct TeacherLabels {
 
 /// Labels every split that was prepared, or a part of its shards.
 pub(crate) fn teacher_labels(options: &TeacherLabels, stop: &AtomicBool) -> Result<()> {
-    let TeacherLabels { stage, task, of, price_per_hour } = options;
+    let TeacherLabels { stage, accept, task, of, price_per_hour } = options;
     let recipe = Recipe::load(&stage.recipe, &stage.overrides)?;
     let config = Recipe::section(recipe.teacher.as_ref(), "teacher", "teacher-labels")?;
     let task = task.as_ref().map(Task::number).transpose()?;
@@ -57,6 +62,8 @@ pub(crate) fn teacher_labels(options: &TeacherLabels, stop: &AtomicBool) -> Resu
     }
     let tokenizer = recipe.tokenizer_for(&config.model)?;
     let held_out = recipe.output.sequences.join("valid");
+    let mut accepted = doors::sequences(&recipe, &recipe.output.sequences.join("train"), accept)?;
+    accepted.extend(doors::sequences(&recipe, &held_out, accept)?);
     let mut teacher = Teacher::new(config, &devices);
     let labels = recipe.labels_output(if part.is_some() { Writers::Many } else { Writers::One })?;
     let metrics = Recorder::start(recipe.output.labelling_metrics("teacher-labels", part));
@@ -81,5 +88,10 @@ pub(crate) fn teacher_labels(options: &TeacherLabels, stop: &AtomicBool) -> Resu
         println!("labels: {output}");
     }
     drop(metrics);
+    if !accepted.is_empty() {
+        let mut made_from = Provenance::new(Artefact::Labels);
+        made_from.accept(accepted);
+        labels.write(Provenance::FILE, &made_from.to_json())?;
+    }
     recipe.write_beside_labels(&labels)
 }

@@ -7,8 +7,10 @@ pub mod rouge;
 
 mod config;
 mod run;
+mod subject;
 mod table;
 
 pub use config::EvaluateConfig;
 pub use run::{AnswerScores, Breakdown, EvaluateInputs, Evaluation, HeldOutScores, run};
-pub use table::{HEADER, rows};
+pub use subject::made_from;
+pub use table::{HEADER, all, rows};

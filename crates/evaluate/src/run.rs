@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     time::Instant,
 };
@@ -12,13 +12,17 @@ use burn::tensor::Device;
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 use softshard_labels::{
-    Error, LabelDataset, OwnTokenizer, Sequence, SequenceDataset, SequenceKey, SequenceLabels,
+    Difference, Error, Example, LabelDataset, OwnTokenizer, Provenance, Sequence, SequenceDataset,
+    SequenceKey, SequenceLabels,
 };
 use softshard_losses::{DistillLoss, StoredLabels, Targets, calibration::Calibration};
 use softshard_model::{Arrangement, Decoder, LoadOptions, batches_by_length};
-use softshard_prepare::{DataConfig, Example, Split, Tokenizer, TokenizerConfig, demo};
+use softshard_prepare::{Tokenizer, TokenizerConfig, demo};
 
-use crate::EvaluateConfig;
+use crate::{
+    EvaluateConfig,
+    subject::{Subject, check_result},
+};
 
 /// Prompts that are answered between two looks at the stop flag.
 const ANSWERS_PER_STEP: usize = 64;
@@ -27,12 +31,8 @@ const ROWS_PER_CHUNK: usize = 256;
 
 /// What an evaluation reads and where it writes.
 pub struct EvaluateInputs<'a> {
-    /// Name of the result.
-    pub name: &'a str,
     /// Recipe section `[evaluate]`.
     pub config: &'a EvaluateConfig,
-    /// Recipe section `[data]`: the held-out prompts.
-    pub data: &'a DataConfig,
     /// Recipe section `[tokenizer]`.
     pub tokenizer: &'a TokenizerConfig,
     /// Base model of the student's adapter.
@@ -41,10 +41,14 @@ pub struct EvaluateInputs<'a> {
     pub student_load: LoadOptions,
     /// What `train-student` made: holds `adapter/` or `model/`.
     pub student: &'a Path,
-    /// Sequences of the held-out split.
+    /// Sequences of the held-out split, with their examples: prompts, references and facts.
     pub sequences: &'a Path,
     /// The teacher's labels of that split, where it was labelled.
     pub labels: &'a Path,
+    /// Names of differences that are taken.
+    pub accept: &'a [String],
+    /// Differences that were taken before: kept in the result.
+    pub accepted: &'a [Difference],
     /// Receives `<name>.json` and `<name>.answers.jsonl`.
     pub output: &'a Path,
     /// Where the model runs.
@@ -69,6 +73,9 @@ pub struct Evaluation {
     pub held_out: HeldOutScores,
     /// Where the time went.
     pub seconds: Breakdown,
+    /// Which model, which rows, which settings; results of earlier versions do not say.
+    #[serde(default)]
+    pub provenance: Option<Provenance>,
 }
 
 /// Seconds by part.
@@ -129,51 +136,38 @@ struct Answer<'a> {
 pub fn run(inputs: &EvaluateInputs) -> Result<Evaluation> {
     let began = Instant::now();
     let mut seconds = Breakdown::default();
-    let (model, adapter) = chosen_model(inputs)?;
+    let subject = Subject::chosen(inputs)?;
+    let name = subject.result_name(inputs.config);
     let tokenizer = Tokenizer::load(&inputs.tokenizer.path)?;
-    tokenizer.expect_ids_of_model(&model)?;
+    tokenizer.expect_ids_of_model(&subject.model)?;
     let load = inputs.config.load_options(inputs.student_load);
-    let mut decoder = Decoder::load_with(&model, inputs.device, &load)?;
-    if let Some(adapter) = &adapter {
+    let provenance = subject.provenance(inputs, &load)?;
+    let file = inputs.output.join(format!("{name}.json"));
+    check_result(&file, &provenance, inputs.accept)?;
+    let questions = questions(inputs)?;
+    let mut decoder = Decoder::load_with(&subject.model, inputs.device, &load)?;
+    if let Some(adapter) = &subject.adapter {
         decoder.load_adapter(adapter)?;
     }
-    tokenizer.fingerprint().expect_fits(&model, decoder.config().vocab_size)?;
+    tokenizer.fingerprint().expect_fits(&subject.model, decoder.config().vocab_size)?;
     seconds.load = began.elapsed().as_secs_f64();
     let began = Instant::now();
     let held_out = score_held_out(inputs, &decoder, &tokenizer.own())?;
     seconds.held_out = began.elapsed().as_secs_f64();
     let began = Instant::now();
     let mut lines = Vec::new();
-    let answers = if inputs.data.text.is_empty() {
-        Some(score_answers(inputs, &decoder, &tokenizer, &mut lines)?)
-    } else {
-        None
+    let answers = match &questions[..] {
+        [] => None,
+        questions => Some(score_answers(inputs, &decoder, &tokenizer, questions, &mut lines)?),
     };
     seconds.answers = began.elapsed().as_secs_f64();
-    let name = inputs.name.to_owned();
     let (parameters, dtype) = (decoder.parameter_count(), load.dtype());
-    let evaluation = Evaluation { name, parameters, dtype, answers, held_out, seconds };
     fs::create_dir_all(inputs.output)?;
-    fs::write(inputs.output.join(format!("{}.answers.jsonl", inputs.name)), lines)?;
-    fs::write(inputs.output.join(format!("{}.json", inputs.name)), serde_json::to_vec_pretty(&evaluation)?)?;
+    fs::write(inputs.output.join(format!("{name}.answers.jsonl")), lines)?;
+    let provenance = Some(provenance);
+    let evaluation = Evaluation { name, parameters, dtype, answers, held_out, seconds, provenance };
+    fs::write(file, serde_json::to_vec_pretty(&evaluation)?)?;
     Ok(evaluation)
-}
-
-/// The model folder and the adapter over it.
-fn chosen_model(inputs: &EvaluateInputs) -> Result<(PathBuf, Option<PathBuf>), Error> {
-    if let Some(model) = &inputs.config.model {
-        return Ok((model.clone(), inputs.config.adapter.clone()));
-    }
-    let (model, adapter) = (inputs.student.join("model"), inputs.student.join("adapter"));
-    match inputs.student_base {
-        _ if model.exists() => Ok((model, None)),
-        Some(base) if adapter.exists() => Ok((base.to_owned(), Some(adapter))),
-        _ => {
-            let hint = "run `softshard train-student` first, or set `evaluate.model`";
-            let place = format!("`{}`", inputs.student.display());
-            Err(Error::bad(place, "`model/` or `adapter/`", "neither").hint(hint))
-        }
-    }
 }
 
 /// Negative log-likelihood, calibration and distance to the teacher on the held-out split.
@@ -288,20 +282,15 @@ fn score_answers(
     inputs: &EvaluateInputs,
     decoder: &Decoder,
     tokenizer: &Tokenizer,
+    examples: &[Question],
     lines: &mut Vec<u8>,
 ) -> Result<AnswerScores> {
-    let mut examples =
-        softshard_prepare::examples(inputs.data, inputs.tokenizer, tokenizer, Some(Split::Valid))?;
-    examples.truncate(inputs.config.max_answers.unwrap_or(usize::MAX));
-    if examples.is_empty() {
-        return Err(nothing_held_out(inputs.sequences).into());
-    }
     let (mut rouge_sum, mut faithful, mut stated, mut supported, mut judged) = (0.0, 0, 0, 0, 0);
     for (step, chunk) in examples.chunks(ANSWERS_PER_STEP).enumerate() {
         check_stop(inputs)?;
         for (example, text) in chunk.iter().zip(answer(inputs.config, decoder, tokenizer, chunk)?) {
-            let rouge_l = inputs.config.rouge.score(&example.response, &text).f_measure;
-            let faithfulness = faithfulness(example, &text);
+            let rouge_l = inputs.config.rouge.score(&example.example.reference, &text).f_measure;
+            let faithfulness = faithfulness(&example.example, &text);
             rouge_sum += rouge_l;
             if let Some(found) = &faithfulness {
                 judged += 1;
@@ -309,8 +298,9 @@ fn score_answers(
                 stated += found.stated;
                 supported += found.supported;
             }
-            let Example { source, prompt, response, .. } = example;
-            let answer = Answer { source, prompt, reference: response, answer: &text, rouge_l, faithfulness };
+            let (source, prompt) = (&example.source, &tokenizer.decode_all(&example.prompt_ids)?);
+            let reference = &example.example.reference;
+            let answer = Answer { source, prompt, reference, answer: &text, rouge_l, faithfulness };
             serde_json::to_writer(&mut *lines, &answer)?;
             lines.push(b'\n');
         }
@@ -328,11 +318,49 @@ fn score_answers(
     })
 }
 
+/// A held-out row whose prompt is answered.
+struct Question {
+    source: String,
+    prompt_ids: Vec<i32>,
+    example: Example,
+}
+
+/// The held-out rows to answer, from their sequences and from nowhere else; none of a corpus of documents.
+///
+/// # Errors
+/// Sequences of version 1, which do not have their rows.
+fn questions(inputs: &EvaluateInputs) -> Result<Vec<Question>> {
+    let place = format!("`{}`", inputs.sequences.display());
+    if !inputs.sequences.exists() {
+        tracing::warn!("{place}: there are no held-out sequences, so no prompts: answers are not scored");
+        return Ok(Vec::new());
+    }
+    let dataset = SequenceDataset::open(inputs.sequences)?;
+    let info = &dataset.manifest().info;
+    if dataset.manifest().version == 1 && info.template != "text" {
+        let expected = "held-out sequences with their prompts and references, version 2";
+        let hint = "run `softshard prepare` again: labels of the same rows stay good";
+        return Err(Error::bad(place, expected, "version 1, which has none").hint(hint).into());
+    }
+    let question = |(sequence, example): (Sequence, Option<Example>)| {
+        let example = example?;
+        let prompt_ids = example.prompt(&sequence).to_vec();
+        Some(Question { source: sequence.source.unwrap_or_default(), prompt_ids, example })
+    };
+    let mut questions: Vec<_> =
+        dataset.read_examples(0..dataset.len())?.into_iter().filter_map(question).collect();
+    questions.truncate(inputs.config.max_answers.unwrap_or(usize::MAX));
+    if questions.is_empty() && info.template != "text" {
+        tracing::warn!("{place}: no sequence has its row, so no prompts: answers are not scored");
+    }
+    Ok(questions)
+}
+
 fn answer(
     config: &EvaluateConfig,
     decoder: &Decoder,
     tokenizer: &Tokenizer,
-    examples: &[Example],
+    examples: &[Question],
 ) -> Result<Vec<String>> {
     let limit = decoder.config().max_position_embeddings;
     if let Some(long) = examples.iter().find(|example| example.prompt_ids.len() > limit) {

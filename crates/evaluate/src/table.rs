@@ -16,6 +16,14 @@ pub const HEADER: [&str; 8] =
 /// # Errors
 /// An evaluation that cannot be read.
 pub fn rows(folder: &Path) -> Result<Vec<[String; 8]>> {
+    Ok(all(folder)?.iter().map(Evaluation::cells).collect())
+}
+
+/// All evaluations in `folder`, by name; none where there is no such folder.
+///
+/// # Errors
+/// An evaluation that cannot be read.
+pub fn all(folder: &Path) -> Result<Vec<Evaluation>> {
     let mut files = Vec::new();
     if folder.exists() {
         for entry in fs::read_dir(folder)? {
@@ -26,12 +34,10 @@ pub fn rows(folder: &Path) -> Result<Vec<[String; 8]>> {
         }
     }
     files.sort();
-    let row = |path: PathBuf| -> Result<[String; 8]> {
-        let evaluation: Evaluation = serde_json::from_slice(&fs::read(&path)?)
-            .with_context(|| format!("evaluation `{}`", path.display()))?;
-        Ok(evaluation.cells())
+    let read = |path: PathBuf| -> Result<Evaluation> {
+        serde_json::from_slice(&fs::read(&path)?).with_context(|| format!("evaluation `{}`", path.display()))
     };
-    files.into_iter().map(row).collect()
+    files.into_iter().map(read).collect()
 }
 
 impl Evaluation {

@@ -29,6 +29,17 @@ pub enum Error {
         differences: Vec<String>,
     },
 
+    /// What is read was made from something else than the recipe says.
+    #[error("{place}: expected what the recipe says, found otherwise:{}\nhint: {hint}", lines(differences))]
+    OtherProvenance {
+        /// What is read.
+        place: String,
+        /// One line for each value that differs: `name: expected …, found …`.
+        differences: Vec<String>,
+        /// What to do about it.
+        hint: String,
+    },
+
     /// The dataset cannot be finished yet.
     #[error("`{}`: expected {total} committed shards, found {}; missing {}\nhint: run the same command \
              again, it resumes with the missing shards", dir.display(), total - missing.len(), some_of(missing))]
@@ -105,7 +116,13 @@ impl Error {
 
     /// Whether bad or mismatched data is the cause (exit code 3), not the machine (exit code 1).
     pub fn is_bad_data(&self) -> bool {
-        matches!(self, Self::Bad(_) | Self::OtherPlan { .. } | Self::UnknownSequence { .. })
+        matches!(
+            self,
+            Self::Bad(_)
+                | Self::OtherPlan { .. }
+                | Self::OtherProvenance { .. }
+                | Self::UnknownSequence { .. }
+        )
     }
 }
 

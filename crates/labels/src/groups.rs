@@ -5,10 +5,10 @@ use crate::page::Word;
 use crate::page_writer::Column;
 use crate::pages::{Chunk, PageDecoder};
 use crate::shard_reader::ShardReader;
-use crate::shard_schema::{COUNTS, INPUT_IDS, KEY, LabelColumns, POSITIONS, SOURCE, TOKEN_IDS};
+use crate::shard_schema::{COUNTS, EXAMPLE, INPUT_IDS, KEY, LabelColumns, POSITIONS, SOURCE, TOKEN_IDS};
 use crate::validate::Validator;
 use crate::view::LabelsView;
-use crate::{Error, LabelLimits, ReadLimits, Sequence, SequenceKey, SequenceLabels};
+use crate::{Error, Example, LabelLimits, ReadLimits, Sequence, SequenceKey, SequenceLabels};
 
 /// A row group of sequences; label groups begin with the same columns.
 #[derive(Debug, Default)]
@@ -17,6 +17,9 @@ pub(crate) struct SequenceGroup {
     sources: Vec<Option<String>>,
     input_ids: List<i32>,
     positions: List<i32>,
+    /// Of sequences alone; none where the shard has no such column.
+    examples: Vec<Option<String>>,
+    example_bytes: usize,
 }
 
 /// Key and sizes of a row.
@@ -33,6 +36,17 @@ impl SequenceGroup {
         self.sources.push(source);
         self.input_ids.push(input_ids);
         self.positions.push(positions);
+    }
+
+    /// Adds the example of the sequence that was pushed last.
+    pub(crate) fn push_example(&mut self, example: Option<String>) {
+        self.example_bytes += example.as_ref().map_or(0, String::len);
+        self.examples.push(example);
+    }
+
+    /// Bytes of all examples.
+    pub(crate) fn example_bytes(&self) -> usize {
+        self.example_bytes
     }
 
     pub(crate) fn rows(&self) -> usize {
@@ -56,6 +70,13 @@ impl SequenceGroup {
         ]
     }
 
+    /// The columns of a sequence shard.
+    pub(crate) fn all_columns(&self) -> Vec<Column<'_>> {
+        let mut columns = Vec::from(self.columns());
+        columns.push(Column::Texts(&self.examples));
+        columns
+    }
+
     /// Decodes and checks a row group of a sequence shard.
     pub(crate) fn read(
         shard: &ShardReader,
@@ -69,6 +90,8 @@ impl SequenceGroup {
                 sources: pages.texts(chunks[SOURCE])?,
                 input_ids: pages.list(chunks[INPUT_IDS])?,
                 positions: pages.list(chunks[POSITIONS])?,
+                examples: chunks.get(EXAMPLE).map_or(Ok(Vec::new()), |chunk| pages.texts(*chunk))?,
+                example_bytes: 0,
             };
             for row in 0..this.rows() {
                 let within = |error: Error| error.within(format_args!("row {row}"));
@@ -80,6 +103,7 @@ impl SequenceGroup {
                             vocab_size,
                         )
                     })
+                    .and_then(|()| this.example(row).map(drop))
                     .map_err(within)?;
             }
             Ok(this)
@@ -89,6 +113,12 @@ impl SequenceGroup {
     /// Checks what does not depend on the vocabulary.
     fn check_row(&self, row: usize, limits: &ReadLimits) -> Result<(), Error> {
         check_ids(self.input_ids.row(row), self.keys[row], limits)
+    }
+
+    /// The example of a row, where it has one.
+    pub(crate) fn example(&self, row: usize) -> Result<Option<Example>, Error> {
+        let text = self.examples.get(row).and_then(Option::as_ref);
+        text.map(|text| Example::from_text(text, self.input_ids.row_len(row))).transpose()
     }
 
     /// A copy of a row.

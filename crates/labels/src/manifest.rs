@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{HINT_DAMAGED, quoted};
-use crate::{Error, LabelPlan, ReadLimits, Tokenizer, json};
+use crate::{Error, LabelPlan, Provenance, ReadLimits, Tokenizer, json};
 
 /// One data file, as manifests and commits describe it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -61,6 +61,7 @@ pub struct LabelsManifest {
 /// `manifest.json` of a sequence dataset.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(transform = requires_provenance)]
 pub struct SequencesManifest {
     /// Always `softshard-sequences`.
     #[schemars(extend("const" = SequencesManifest::FORMAT))]
@@ -70,6 +71,10 @@ pub struct SequencesManifest {
     pub version: u32,
     /// Where the sequences come from.
     pub info: SequencesInfo,
+    /// What they were made from; not in datasets of version 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Provenance")]
+    pub provenance: Option<Provenance>,
     /// Sequences in all.
     pub rows: u64,
     /// Tokens in all.
@@ -101,13 +106,29 @@ impl LabelsManifest {
     pub const FORMAT: &'static str = "softshard-labels";
     /// The newest version of the manifest and of the shards; each has that of its plan.
     pub const NEWEST_VERSION: u32 = LabelPlan::NEWEST_VERSION;
+
+    /// The manifest of a finished dataset and its BLAKE3, hexadecimal; no shard is read.
+    ///
+    /// # Errors
+    /// [`Error::Bad`] where there is none, or one that contradicts itself; I/O.
+    pub fn load(dir: impl AsRef<Path>) -> Result<(Self, String), Error> {
+        let (manifest, bytes) = load_labels(dir.as_ref(), &ReadLimits::default())?;
+        Ok((manifest, blake3::hash(&bytes).to_hex().to_string()))
+    }
 }
 
 impl SequencesManifest {
     /// Format name of the manifest and of the shards.
     pub const FORMAT: &'static str = "softshard-sequences";
-    /// Version of the manifest and of the shards.
-    pub const VERSION: u32 = 1;
+    /// Version of the manifest and of the shards; version 1, without provenance and examples, is read too.
+    pub const VERSION: u32 = 2;
+}
+
+/// The published schema is that of the version that is written.
+fn requires_provenance(schema: &mut schemars::Schema) {
+    if let Some(serde_json::Value::Array(required)) = schema.get_mut("required") {
+        required.push("provenance".into());
+    }
 }
 
 /// Sums of rows, input tokens and labelled tokens; `None` if a sum overflows.

@@ -13,7 +13,8 @@ use crate::commit::CommitFile;
 use crate::plan::{partition_column, tail_column};
 use crate::shard_schema::ShardSchema;
 use crate::{
-    LabelPlan, LabelsManifest, OptionalColumn, Selection, SequencesManifest, TeacherIdentity, Tokenizer,
+    Example, LabelPlan, LabelsManifest, OptionalColumn, Provenance, Selection, SequencesManifest,
+    TeacherIdentity, Tokenizer,
 };
 
 /// A published schema.
@@ -30,7 +31,8 @@ pub struct Schema {
 impl Schema {
     /// The schemas of this crate's formats: Parquet and Arrow of the shards, and JSON Schemas of the small files.
     pub fn all() -> Vec<Self> {
-        let (labels, sequences) = (label_shards(&ALL_COLUMNS, &[]), ShardSchema::sequences());
+        let (labels, sequences) =
+            (label_shards(&ALL_COLUMNS, &[]), ShardSchema::sequences(SequencesManifest::VERSION));
         vec![
             Self::text("labels.parquet", label_notes() + &parquet(&labels)),
             Self::text("labels.arrow", label_notes() + &arrow(&labels)),
@@ -40,6 +42,8 @@ impl Schema {
             Self::written::<SequencesManifest>("sequences-manifest"),
             Self::written::<LabelPlan>("plan"),
             Self::written::<CommitFile>("commit"),
+            Self::written::<Provenance>("provenance"),
+            Self::written::<Example>("example"),
         ]
     }
 

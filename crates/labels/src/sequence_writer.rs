@@ -9,18 +9,24 @@ use crate::plan::check_split;
 use crate::shard_reader::ShardReader;
 use crate::shard_schema::ShardSchema;
 use crate::shard_writer::{ShardFile, WrittenFile};
-use crate::{Error, ReadLimits, Sequence, SequencesInfo, SequencesManifest, ShardRecord, json};
+use crate::{
+    Artefact, Error, Example, Provenance, ReadLimits, Sequence, SequencesInfo, SequencesManifest,
+    ShardRecord, json,
+};
 
 /// Tokens of a row group.
 const ROW_GROUP_TOKENS: usize = 1 << 18;
 /// Rows of a row group.
 const ROW_GROUP_ROWS: usize = 1 << 14;
+/// Bytes of the examples of a row group; one alone may have more.
+const ROW_GROUP_EXAMPLE_BYTES: usize = 16 << 20;
 
 /// Writes sequences into shards; nothing is to be seen in the dataset before [`SequenceWriter::finish`].
 #[derive(Debug)]
 pub struct SequenceWriter {
     dir: PathBuf,
     info: SequencesInfo,
+    provenance: Provenance,
     sequences_per_shard: u64,
     schema: ShardSchema,
     /// The shard in hand.
@@ -59,8 +65,9 @@ impl SequenceWriter {
         Ok(Self {
             dir,
             info,
+            provenance: Provenance::new(Artefact::Sequences),
             sequences_per_shard: count(sequences_per_shard),
-            schema: ShardSchema::sequences(),
+            schema: ShardSchema::sequences(SequencesManifest::VERSION),
             open: None,
             group: SequenceGroup::default(),
             counts: Counts::default(),
@@ -69,21 +76,43 @@ impl SequenceWriter {
         })
     }
 
+    /// The same, with what its sequences are made from.
+    #[must_use]
+    pub fn made_from(self, provenance: Provenance) -> Self {
+        Self { provenance, ..self }
+    }
+
     /// Adds a sequence.
     ///
     /// # Errors
     /// [`Error::Bad`] naming the sequence and what is wrong with it; I/O.
     pub fn push(&mut self, sequence: Sequence) -> Result<(), Error> {
-        sequence.validate(self.info.tokenizer.vocab_size).map_err(|error| {
-            let source = sequence.source.as_ref().map(|source| format!(" ({source})")).unwrap_or_default();
-            error.within(format_args!("sequence {}{source}", self.pushed))
-        })?;
+        self.push_example(sequence, None)
+    }
+
+    /// Adds a sequence, and for one that is held out what its prompt is answered and judged by.
+    ///
+    /// # Errors
+    /// As [`SequenceWriter::push`].
+    pub fn push_example(&mut self, sequence: Sequence, example: Option<&Example>) -> Result<(), Error> {
+        let example = sequence
+            .validate(self.info.tokenizer.vocab_size)
+            .and_then(|()| example.map(|example| example.to_text(&sequence)).transpose())
+            .map_err(|error| {
+                let source = sequence.source.as_ref();
+                let source = source.map(|source| format!(" ({source})")).unwrap_or_default();
+                error.within(format_args!("sequence {}{source}", self.pushed))
+            })?;
         self.counts.rows += 1;
         self.counts.input_tokens += count(sequence.input_ids.len());
         self.counts.labelled_tokens += count(sequence.positions.len());
         self.pushed += 1;
         self.group.push(sequence.source, &sequence.input_ids, &sequence.positions);
-        if self.group.input_tokens() >= ROW_GROUP_TOKENS || self.group.rows() >= ROW_GROUP_ROWS {
+        self.group.push_example(example);
+        if self.group.input_tokens() >= ROW_GROUP_TOKENS
+            || self.group.rows() >= ROW_GROUP_ROWS
+            || self.group.example_bytes() >= ROW_GROUP_EXAMPLE_BYTES
+        {
             self.write_group()?;
         }
         if self.counts.rows == self.sequences_per_shard { self.close_shard() } else { Ok(()) }
@@ -111,6 +140,7 @@ impl SequenceWriter {
             format: SequencesManifest::FORMAT.to_owned(),
             version: SequencesManifest::VERSION,
             info: self.info,
+            provenance: Some(self.provenance),
             rows,
             input_tokens,
             labelled_tokens,
@@ -142,7 +172,7 @@ impl SequenceWriter {
             Some(file) => file,
             None => self.open.insert(ShardFile::create(&self.dir, &self.schema)?),
         };
-        file.write_group(&group.columns())
+        file.write_group(&group.all_columns())
     }
 
     /// Completes the shard in hand and reads all of it back.

@@ -13,11 +13,13 @@ use crate::{LabelLimits, LabelPlan, LabelsManifest, OptionalColumn, SequencesMan
 pub(crate) const ROW_GROUP_HASHES: &str = "softshard.row_group_blake3";
 /// Columns that both kinds of shards begin with.
 const COMMON: &str = "required fixed_len_byte_array(16) sequence_key; optional binary source (STRING);";
-/// Index of `source`, the only column that may be null.
 pub(crate) const KEY: usize = 0;
+/// May be null.
 pub(crate) const SOURCE: usize = 1;
 pub(crate) const INPUT_IDS: usize = 2;
 pub(crate) const POSITIONS: usize = 3;
+/// In shards of sequences alone, from version 2 on; may be null.
+pub(crate) const EXAMPLE: usize = 4;
 pub(crate) const COUNTS: usize = 4;
 pub(crate) const TOKEN_IDS: usize = 5;
 /// Where the other columns of a label shard are: they follow in this order, if the plan has them.
@@ -76,12 +78,15 @@ impl ShardSchema {
         schema
     }
 
-    /// Shards of a sequence dataset.
-    pub(crate) fn sequences() -> Self {
+    /// Shards of a sequence dataset of a version that this program reads.
+    pub(crate) fn sequences(version: u32) -> Self {
         let mut columns = String::new();
         push_list(&mut columns, "int32", "input_ids");
         push_list(&mut columns, "int32", "positions");
-        Self::new("sequences", &columns, SequencesManifest::FORMAT, SequencesManifest::VERSION)
+        if version > 1 {
+            columns += "optional binary example (STRING);";
+        }
+        Self::new("sequences", &columns, SequencesManifest::FORMAT, version)
     }
 
     fn new(name: &str, columns: &str, format: &str, version: u32) -> Self {

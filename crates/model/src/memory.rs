@@ -29,6 +29,28 @@ pub fn peak_bytes(device: &Device) -> Option<u64> {
     if is_host(device) { status("VmHWM:") } else { pools(device).map(|[_, reserved]| reserved) }
 }
 
+/// The kind of a device: `cpu`, `cuda` or `wgpu`.
+pub fn device_kind(device: &Device) -> String {
+    let kind = if is_host(device) {
+        "cpu"
+    } else if is_cuda(device) {
+        "cuda"
+    } else {
+        "wgpu"
+    };
+    kind.to_owned()
+}
+
+#[cfg(feature = "cuda")]
+fn is_cuda(device: &Device) -> bool {
+    Device::enumerate(burn::tensor::DeviceType::Cuda).into_vec().contains(&device.clone().without_autodiff())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn is_cuda(_: &Device) -> bool {
+    false
+}
+
 fn is_host(device: &Device) -> bool {
     device.clone().without_autodiff() == Device::flex()
 }

@@ -23,6 +23,7 @@
 //! ```
 
 pub mod demo;
+pub mod provenance;
 
 mod chat_template;
 mod compatible;

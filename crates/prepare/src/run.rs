@@ -6,13 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use rayon::prelude::*;
-use softshard_labels::{Sequence, SequenceDataset, SequenceKey, SequenceWriter, SequencesInfo};
+use softshard_labels::{
+    Example as HeldOut, Provenance, Sequence, SequenceDataset, SequenceKey, SequenceWriter, SequencesInfo,
+};
 
 use crate::config::{DataConfig, EmptyResponses, Split, Template, TokenizerConfig};
 use crate::encode::{Encoder, Outcome, Question};
 use crate::rows::{Content, Inputs, Reading, Row};
 use crate::summary::Summary;
-use crate::{Error, Tokenizer};
+use crate::{Error, Tokenizer, provenance};
 
 /// Reads the rows, tokenises them and writes `out_dir/train` and `out_dir/valid` (a side without sequences is not
 /// written).
@@ -38,6 +40,7 @@ pub fn run(
         encoder.check_chat_template()?;
     }
     let inputs = Inputs::open(data, Some(folder_beside(out_dir)), stop)?;
+    let made_from = provenance::of_recipe(data, config, &tokenizer)?;
     let survey = survey(&inputs, data, stop)?;
 
     let output = |split: Split| Output {
@@ -49,6 +52,7 @@ pub fn run(
             split: split.name().into(),
             seed: data.split.seed,
         },
+        made_from: made_from.clone(),
         sequences_per_shard: data.sequences_per_shard,
         writer: None,
     };
@@ -56,23 +60,30 @@ pub fn run(
     let mut summary = Summary::new(data);
     let mut seen = HashSet::new();
     let encoded = inputs.for_each_step(data, stop, |step| {
-        let encode = |row: &Row| {
-            if stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { encoder.encode(row) }
-        };
-        let outcomes: Vec<Result<Outcome, Error>> = step.par_iter().map(encode).collect();
-        for (row, outcome) in step.iter().zip(outcomes) {
+        let encode = |row: &Row| -> Result<(Split, Outcome, Option<HeldOut>), Error> {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
             let split = survey.split(row);
-            if let Some(sequence) = summary.count(split, outcome?, |key: SequenceKey| seen.insert(key)) {
-                match split {
-                    Split::Train => train.push(sequence)?,
-                    Split::Valid => valid.push(sequence)?,
-                }
+            let held_out = if split == Split::Valid { held_out(&encoder, row)? } else { None };
+            Ok((split, encoder.encode(row)?, held_out))
+        };
+        let outcomes: Vec<Result<_, Error>> = step.par_iter().map(encode).collect();
+        for outcome in outcomes {
+            let (split, outcome, example) = outcome?;
+            if let Some(sequence) = summary.count(split, outcome, |key: SequenceKey| seen.insert(key)) {
+                let side = if split == Split::Valid { &mut valid } else { &mut train };
+                side.push(sequence, example.as_ref())?;
             }
         }
         report(summary.rows, survey.reading.rows(), summary.tokens());
         Ok(())
     });
-    let again = encoded.and_then(|again| survey.reading.check_same(&again, &inputs).map(|()| again));
+    let again = encoded.and_then(|again| {
+        survey.reading.check_same(&again, &inputs)?;
+        provenance::check_unchanged(&made_from, data, config)?;
+        Ok(again)
+    });
     summary.read = match again {
         Ok(again) => again.counts,
         Err(error) => {
@@ -95,20 +106,21 @@ struct Output {
     dir: PathBuf,
     was_there: bool,
     info: SequencesInfo,
+    made_from: Provenance,
     sequences_per_shard: usize,
     writer: Option<SequenceWriter>,
 }
 
 impl Output {
-    fn push(&mut self, sequence: Sequence) -> Result<(), Error> {
+    fn push(&mut self, sequence: Sequence, example: Option<&HeldOut>) -> Result<(), Error> {
         let writer = match &mut self.writer {
             Some(writer) => writer,
             None => {
                 let writer = SequenceWriter::create(&self.dir, self.info.clone(), self.sequences_per_shard)?;
-                self.writer.insert(writer)
+                self.writer.insert(writer.made_from(self.made_from.clone()))
             }
         };
-        Ok(writer.push(sequence)?)
+        Ok(writer.push_example(sequence, example)?)
     }
 
     /// Leaves nothing behind where nothing was.
@@ -218,6 +230,17 @@ fn example(encoder: &Encoder, row: &Row) -> Result<Option<Example>, Error> {
         category: row.category.clone(),
         facts: row.facts.clone(),
     }))
+}
+
+/// What the evaluation of a held-out row needs beside its sequence; a document of a corpus has no prompt.
+fn held_out(encoder: &Encoder, row: &Row) -> Result<Option<HeldOut>, Error> {
+    if matches!(row.content, Content::Document(_)) {
+        return Ok(None);
+    }
+    let Some(example) = example(encoder, row)? else { return Ok(None) };
+    let Example { prompt_ids, instruction, context, response, category, facts, .. } = example;
+    let prompt_tokens = prompt_ids.len();
+    Ok(Some(HeldOut { prompt_tokens, instruction, context, reference: response, category, facts }))
 }
 
 /// What the first reading found: every line is good, and where the split lies.

@@ -18,7 +18,7 @@ use anyhow::{Context, Result};
 use burn::tensor::{Device, Tensor};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
-use softshard_labels::{Error, differences};
+use softshard_labels::{Error, Provenance};
 
 use crate::{
     identity,
@@ -262,17 +262,14 @@ pub(crate) fn load_step(folder: &Path, step: u64, device: &Device) -> Result<Che
 /// # Errors
 /// A whole checkpoint of another run: the keys that differ are named. One of another version, or one that the disk does not give
 /// back: to go on from one before it would remove it.
-pub(crate) fn load_last(
-    folder: &Path,
-    run: &serde_json::Value,
-    device: &Device,
-) -> Result<Option<Checkpoint>> {
+pub(crate) fn load_last(folder: &Path, run: &Provenance, device: &Device) -> Result<Option<Checkpoint>> {
     let all = list(folder)?;
     for (step, path) in all.iter().rev() {
         match read(path, *step, device) {
             Ok(checkpoint) => {
-                let differences = differences(run, &identity::completed(checkpoint.state.run.clone()));
+                let differences = identity::differences(run, &checkpoint.state.run);
                 if !differences.is_empty() {
+                    let differences: Vec<_> = differences.iter().map(ToString::to_string).collect();
                     let found = format!("one of another run:\n  {}", differences.join("\n  "));
                     let hint = "choose another output, or remove the checkpoints to start anew";
                     return Err(Error::bad(in_text(path), "one of this run", found).hint(hint).into());
@@ -405,6 +402,12 @@ mod tests {
 
     use super::*;
 
+    fn run(seed: u64) -> Provenance {
+        let mut run = Provenance::new(softshard_labels::Artefact::Run);
+        run.recipe.insert("training".to_owned(), json!({ "made_up": seed }));
+        run
+    }
+
     fn tensor(values: &[f32]) -> Tensor<2> {
         Tensor::from_data(TensorData::new(values.to_vec(), [1, values.len()]), &Device::flex())
     }
@@ -415,12 +418,13 @@ mod tests {
         let best = (step > 1).then_some(Best { step: 2, value: 0.5 });
         let progress =
             Progress { step, metrics_bytes: 7, best, evaluations_since_best: 0, ..Progress::default() };
-        save(folder, &progress, json!({"seed": 1}), &[(TRAINABLE, weights.to_vec())]).expect("it is written");
+        let run = serde_json::to_value(run(1)).expect("JSON");
+        save(folder, &progress, run, &[(TRAINABLE, weights.to_vec())]).expect("it is written");
         prune(folder, step, best, 2).expect("older ones go");
     }
 
     fn load(folder: &Path) -> Result<Option<Checkpoint>> {
-        load_last(folder, &json!({"seed": 1}), &Device::flex())
+        load_last(folder, &run(1), &Device::flex())
     }
 
     /// Names in a folder, in order.
@@ -473,10 +477,8 @@ mod tests {
     fn a_checkpoint_of_another_run_is_refused_by_key() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         save_step(folder.path(), 1);
-        let error = load_last(folder.path(), &json!({"seed": 2}), &Device::flex())
-            .err()
-            .expect("another run is refused");
-        assert!(error.to_string().contains("seed: expected 2, found 1"), "{error}");
+        let error = load_last(folder.path(), &run(2), &Device::flex()).err().expect("another run is refused");
+        assert!(error.to_string().contains("training.made_up: expected 2, found 1"), "{error}");
     }
 
     /// Covers what a kill leaves between any two calls of a save, and copies that somebody made.

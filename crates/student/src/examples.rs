@@ -1,13 +1,13 @@
 //! Where a run's examples come from: label shards or sequences, one dataset or several with weights.
 
-use std::{ops::Range, path::Path};
+use std::{collections::BTreeMap, ops::Range, path::Path};
 
 use anyhow::{Context, Result};
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 use softshard_labels::{
-    Error, LabelDataset, LabelPlan, OptionalColumn, Sequence, SequenceDataset, Tokenizer,
+    Error, LabelDataset, LabelPlan, OptionalColumn, Provenance, Sequence, SequenceDataset, Tokenizer,
 };
 use softshard_model::DecoderConfig;
 
@@ -127,6 +127,14 @@ impl Examples {
                 })
                 .collect(),
         }
+    }
+
+    /// What the datasets say of themselves, by the names of [`Examples::identity`].
+    pub(crate) fn provenances(&self) -> BTreeMap<String, Provenance> {
+        let is_alone = self.identity().is_string();
+        let name = |number: usize| if is_alone { "data".to_owned() } else { format!("data.{number}") };
+        let parts = self.parts.iter().enumerate();
+        parts.filter_map(|(number, part)| Some((name(number), part.data.provenance()?))).collect()
     }
 
     /// Bytes that a token takes of a batch, if all of them are labelled.
@@ -273,6 +281,13 @@ impl Data {
         match self {
             Data::Labels { dataset, .. } => &dataset.manifest().plan.template,
             Data::Sequences { dataset, .. } => &dataset.manifest().info.template,
+        }
+    }
+
+    fn provenance(&self) -> Option<Provenance> {
+        match self {
+            Data::Labels { dataset, .. } => Some(Provenance::from(&dataset.manifest().plan)),
+            Data::Sequences { dataset, .. } => dataset.manifest().provenance.clone(),
         }
     }
 

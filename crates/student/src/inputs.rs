@@ -3,7 +3,7 @@
 use std::{path::Path, sync::atomic::AtomicBool};
 
 use burn::tensor::Device;
-use softshard_labels::OwnTokenizer;
+use softshard_labels::{Difference, OwnTokenizer};
 
 use crate::config::{Mixed, Objective, TrainConfig};
 
@@ -23,6 +23,8 @@ pub struct TrainInputs<'a> {
     pub tokenizer_folder: &'a Path,
     /// That tokenizer; data of one with other ids is refused.
     pub tokenizer: &'a OwnTokenizer,
+    /// Differences between the recipe and the data that were taken all the same: kept in what the run makes.
+    pub accepted: &'a [Difference],
     /// Receives `adapter/` or `model/`, `checkpoints/` and `metrics.jsonl`.
     pub output: &'a Path,
     /// Where it computes: each without autodiff, which the loop adds, and with the micro-batches of a step that are computed at a

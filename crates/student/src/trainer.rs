@@ -11,6 +11,7 @@ use anyhow::{Context, Error, Result, anyhow, bail};
 use burn::tensor::Tensor;
 use fs_err as fs;
 use serde::Serialize;
+use softshard_labels::Provenance;
 use softshard_losses::DistillLoss;
 use softshard_model::Decoder;
 
@@ -81,7 +82,7 @@ pub(crate) struct Trainer<'a> {
     schedule: LearningRate,
     held_out: Option<HeldOutData>,
     pub(crate) progress: Progress,
-    identity: serde_json::Value,
+    provenance: Provenance,
     metrics: Metrics,
     tokens: u64,
     last_loss: Option<f64>,
@@ -105,8 +106,12 @@ impl<'a> Trainer<'a> {
         let judged_by = held_out.as_ref().map(|data| data.judged_by.clone()).unwrap_or_default();
         let parameters = replicas.first.parameters_mut();
         let average = |decay| Average::new(decay, parameters.iter().map(|(_, parameter)| &**parameter));
-        let identity = identity::of_run(inputs, examples)?;
-        let last = checkpoint::load_last(&checkpoints(inputs), &identity, &inputs.devices[0].0)?;
+        let mut provenance = identity::of_run(inputs, examples)?;
+        let last = checkpoint::load_last(&checkpoints(inputs), &provenance, &inputs.devices[0].0)?;
+        identity::check_output(inputs, &provenance, last.is_some())?;
+        if let Some(last) = &last {
+            identity::resumed(&mut provenance, &last.state.run, inputs.stage);
+        }
         let Progress { step, metrics_bytes, .. } =
             last.as_ref().map(|last| last.state.progress.clone()).unwrap_or_default();
         let mut trainer = Trainer {
@@ -116,7 +121,7 @@ impl<'a> Trainer<'a> {
             schedule: LearningRate::of(config, total_steps),
             held_out,
             progress: Progress { judged_by, ..Progress::default() },
-            identity,
+            provenance,
             metrics: Metrics::open(
                 inputs.output,
                 inputs.stage,
@@ -407,8 +412,12 @@ impl<'a> Trainer<'a> {
             files.push((AVERAGES, names.into_iter().zip(average.values.iter().cloned()).collect()));
         }
         let (stage, step) = (self.inputs.stage, self.progress.step);
-        checkpoint::save(&checkpoints(self.inputs), &self.progress, self.identity.clone(), &files)
-            .with_context(|| format!("{stage} step {step}: no checkpoint could be written; those of earlier steps are as they were"))?;
+        let run = serde_json::to_value(&self.provenance)?;
+        checkpoint::save(&checkpoints(self.inputs), &self.progress, run, &files).with_context(|| {
+            format!(
+                "{stage} step {step}: no checkpoint could be written; those of earlier steps are as they were"
+            )
+        })?;
         self.last_saved = Some(step);
         checkpoint::discard_later(&checkpoints(self.inputs), step)?;
         self.prune()
@@ -433,16 +442,14 @@ impl<'a> Trainer<'a> {
         }
         let trained_parameters = self.replicas.first.trainable_count();
         let decoder = self.exported();
-        let output = if self.inputs.config.trains_adapter() {
-            let output = self.inputs.output.join("adapter");
-            decoder.save_adapter(&output, &self.inputs.config.model.to_string_lossy())?;
-            output
+        let output = self.inputs.output.join(identity::exported_name(self.inputs.config));
+        if self.inputs.config.trains_adapter() {
+            decoder.save_adapter(&output, &identity::base_name(&self.inputs.config.model))?;
         } else {
-            let output = self.inputs.output.join("model");
             decoder.save(&output)?;
             copy_tokenizer(self.inputs.tokenizer_folder, &output)?;
-            output
-        };
+        }
+        identity::exported(self.provenance, self.inputs.config, exported_step)?.write(&output)?;
         lap(&mut self.seconds.write, began);
         Ok(Summary {
             output,

@@ -93,7 +93,7 @@ impl<'a> Teacher<'a> {
 }
 
 /// What a recipe does to the teacher's distributions, with the scale that was fitted if one was.
-fn altered(config: &TeacherConfig, fitted: Option<f64>) -> Option<Alteration> {
+pub(crate) fn altered(config: &TeacherConfig, fitted: Option<f64>) -> Option<Alteration> {
     let logit_scale = fitted.unwrap_or(config.logit_scale);
     let altered =
         Alteration { logit_scale, is_calibrated: fitted.is_some(), label_noise: config.label_noise };

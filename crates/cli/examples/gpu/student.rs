@@ -182,6 +182,7 @@ fn train(bench: &Bench, device: &Device, variant: &Variant) -> Result<Trained> {
         template: "none",
         tokenizer_folder: &config.model,
         tokenizer: &made_up::tokenizer(vocabulary)?.into(),
+        accepted: &[],
         output: &output,
         devices: &[(device.clone(), 1)],
         stop: &AtomicBool::new(false),

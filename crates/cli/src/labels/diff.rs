@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use softshard_labels::{Error, LabelDataset, LabelDiff};
 
-use crate::{numbers::number, recipe::local, stdout::print_json, table::aligned};
+use crate::{diff::of_plans, numbers::number, recipe::local, stdout::print_json, table::aligned};
 
 /// Arguments of `labels diff`.
 #[derive(Args)]
@@ -32,6 +32,7 @@ pub(super) fn diff(options: &Diff, stop: &AtomicBool) -> Result<()> {
     if options.json {
         print_json(&found)?;
     } else {
+        print_made_from(&left, &right);
         print_diff(&found);
     }
     if found.interchangeable() {
@@ -48,6 +49,15 @@ pub(super) fn diff(options: &Diff, stop: &AtomicBool) -> Result<()> {
         number(alone)
     );
     Err(Error::bad(place, expected, summary).into())
+}
+
+/// What the labels were made from otherwise, in words.
+fn print_made_from(left: &LabelDataset, right: &LabelDataset) {
+    let lines = of_plans(left.manifest(), right.manifest());
+    if !lines.is_empty() {
+        println!("Made from");
+    }
+    lines.iter().for_each(|line| println!("  {line}"));
 }
 
 fn print_diff(found: &LabelDiff) {

@@ -23,6 +23,11 @@ pub(crate) use output::OutputConfig;
 pub(crate) use place::local;
 use place::{absolute, remote};
 
+/// Whether labels are in a store.
+pub(crate) fn remote_labels(place: &Path) -> bool {
+    remote(place).is_some()
+}
+
 /// A recipe that cannot be used: exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]

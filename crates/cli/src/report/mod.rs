@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use fs_err as fs;
+use softshard_evaluate::Evaluation;
 use softshard_labels::Error;
 
 use crate::{recipe::Recipe, table::ruled};
@@ -30,14 +31,17 @@ pub(crate) struct Report {
 pub(crate) fn report(options: &Report) -> Result<()> {
     let recipe = Recipe::load(&options.recipe, &options.overrides)?;
     let output = &recipe.output;
-    let evaluations = softshard_evaluate::rows(&output.evaluations)?;
+    let evaluations = softshard_evaluate::all(&output.evaluations)?;
+    let made_from = softshard_evaluate::made_from(&evaluations);
+    let evaluations: Vec<[String; 8]> = evaluations.iter().map(Evaluation::cells).collect();
     let Some(file) = &options.html else {
         if evaluations.is_empty() {
             let place = format!("`{}`", output.evaluations.display());
             let hint = "run `softshard evaluate` first";
             return Err(Error::bad(place, "evaluations", "none").hint(hint).into());
         }
-        println!("{}", side_by_side(&evaluations));
+        println!("{}\n", side_by_side(&evaluations));
+        made_from.iter().for_each(|line| println!("{line}"));
         return Ok(());
     };
     let trainings = training::all(&output.dir, &[&output.teacher, &output.student])?;
@@ -46,9 +50,10 @@ pub(crate) fn report(options: &Report) -> Result<()> {
         let hint = "run `softshard train-student` or `softshard evaluate` first";
         return Err(Error::bad(place, "trainings or evaluations", "none").hint(hint).into());
     }
-    fs::write(file, page::of(&output.dir, &trainings, &evaluations))?;
+    fs::write(file, page::of(&output.dir, &trainings, (&evaluations, &made_from)))?;
     if !evaluations.is_empty() {
         println!("{}\n", side_by_side(&evaluations));
+        made_from.iter().for_each(|line| println!("{line}"));
     }
     let names: Vec<&str> = trainings.iter().map(|training| training.name.as_str()).collect();
     if !names.is_empty() {

@@ -15,7 +15,11 @@ use crate::{
 const COLOURS: usize = 6;
 
 /// The page of what lies in `output`.
-pub(super) fn of(output: &Path, trainings: &[Training], evaluations: &[[String; 8]]) -> String {
+pub(super) fn of(
+    output: &Path,
+    trainings: &[Training],
+    (evaluations, made_from): (&[[String; 8]], &[String]),
+) -> String {
     let counts = [("training", trainings.len()), ("evaluation", evaluations.len())];
     let counts: Vec<String> = counts
         .iter()
@@ -26,6 +30,7 @@ pub(super) fn of(output: &Path, trainings: &[Training], evaluations: &[[String; 
         trainings_table(trainings),
         held_out_table(trainings),
         evaluations_table(evaluations),
+        made_from.iter().map(|line| format!("<p>{}</p>\n", escape(line))).collect(),
         curves(trainings),
     ];
     let foot = "<code>tensorboard --logdir</code> with the folder of the run shows the same curves while a training runs.";
@@ -278,7 +283,7 @@ mod tests {
         }
         let trainings = training::all(folder.path(), &[]).expect("readable");
         let evaluation = ["student", "1000", "-", "-", "-", "2.3", "3.0 %", "0.4"].map(str::to_owned);
-        let page = of(folder.path(), &trainings, &[evaluation]);
+        let page = of(folder.path(), &trainings, (&[evaluation], &["<b>: student".to_owned()]));
         let titles = page.matches("<figcaption><b>").count();
         assert_eq!(
             (titles, page.matches("<svg viewBox").count()),
@@ -299,7 +304,7 @@ mod tests {
             assert!(page.contains(part), "expected {part} in\n{page}");
         }
         assert!(!page.contains("a<b") && !page.contains("<script") && !page.contains("NaN"));
-        let empty = of(folder.path(), &trainings[..0], &[]);
+        let empty = of(folder.path(), &trainings[..0], (&[], &[]));
         assert!(!empty.contains("<table") && !empty.contains("<svg"));
     }
 }

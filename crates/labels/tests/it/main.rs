@@ -5,6 +5,7 @@ mod commit;
 mod common;
 mod exchange;
 mod golden;
+mod golden_sequences;
 mod judge;
 mod merge;
 mod round_trip;

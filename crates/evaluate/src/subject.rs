@@ -1,0 +1,238 @@
+//! What is evaluated, what its scores are made from, and whose result must not be overwritten.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use fs_err as fs;
+use serde_json::{Value, json};
+use softshard_labels::{
+    Artefact, Difference, Door, Error, LabelsManifest, Provenance, SequenceDataset, short,
+};
+use softshard_model::{LoadOptions, adapter_blake3, config_blake3, hub_name, weights_blake3};
+
+use crate::{EvaluateConfig, EvaluateInputs, Evaluation};
+
+/// The model folder and the adapter over it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Subject {
+    pub(crate) model: PathBuf,
+    pub(crate) adapter: Option<PathBuf>,
+    /// Trained by the recipe: it may be trained anew. Otherwise it is a model that somebody names.
+    is_student: bool,
+    /// As it is called in results.
+    name: String,
+}
+
+impl Subject {
+    /// What the recipe names, or what `train-student` made.
+    ///
+    /// # Errors
+    /// There is no trained model, or there are two.
+    pub(crate) fn chosen(inputs: &EvaluateInputs) -> Result<Self, Error> {
+        if let Some(model) = &inputs.config.model {
+            let adapter = inputs.config.adapter.clone();
+            let name = name_of(adapter.as_deref().unwrap_or(model));
+            return Ok(Self { model: model.clone(), adapter, is_student: false, name });
+        }
+        let place = format!("`{}`", inputs.student.display());
+        let (model, adapter) = (inputs.student.join("model"), inputs.student.join("adapter"));
+        let name = name_of(inputs.student);
+        match (model.exists(), inputs.student_base.filter(|_| adapter.exists())) {
+            (true, _) if adapter.exists() => {
+                let hint = "two runs wrote there: remove what is not meant, or name it with `evaluate.model`";
+                Err(Error::bad(place, "`model/` or `adapter/`", "both").hint(hint))
+            }
+            (true, _) => Ok(Self { model, adapter: None, is_student: true, name }),
+            (false, Some(base)) => {
+                Ok(Self { model: base.to_owned(), adapter: Some(adapter), is_student: true, name })
+            }
+            (false, None) => {
+                let hint = "run `softshard train-student` first, or set `evaluate.model`";
+                Err(Error::bad(place, "`model/` or `adapter/`", "neither").hint(hint))
+            }
+        }
+    }
+
+    /// Name of its result, unless the recipe gives one.
+    pub(crate) fn result_name(&self, config: &EvaluateConfig) -> String {
+        config.name.clone().unwrap_or_else(|| self.name.clone())
+    }
+
+    /// What its scores are made from, settings and held-out rows included; hashes its files.
+    ///
+    /// # Errors
+    /// A file cannot be read, or an adapter was trained over another base.
+    pub(crate) fn provenance(&self, inputs: &EvaluateInputs, load: &LoadOptions) -> Result<Provenance> {
+        let mut this = Provenance::new(Artefact::Evaluation);
+        this.input("model.config", config_blake3(&self.model)?);
+        this.input("model.weights", weights_blake3(&self.model)?);
+        let adapter = self.adapter.as_deref().map(adapter_blake3).transpose()?;
+        this.input("adapter", adapter.as_deref().unwrap_or(Provenance::NONE));
+        let trained = self.adapter.as_deref().unwrap_or(&self.model);
+        if let Some(run) = Provenance::read(trained)? {
+            if self.adapter.is_some() {
+                this.accept(self.check_base(&this, &run, inputs.accept)?);
+            }
+            this.accept(run.accepted.iter().cloned());
+            this.from.insert("run".to_owned(), run);
+        }
+        this.accept(inputs.accepted.iter().cloned());
+        if inputs.sequences.exists() {
+            let (manifest, blake3) = SequenceDataset::manifest_of(inputs.sequences)?;
+            this.input("sequences", blake3);
+            this.from.extend(manifest.provenance.map(|one| ("sequences".to_owned(), one)));
+        }
+        if inputs.labels.exists() {
+            let (manifest, blake3) = LabelsManifest::load(inputs.labels)?;
+            this.input("labels", blake3);
+            this.from.insert("labels".to_owned(), Provenance::from(&manifest.plan));
+        }
+        this.recipe.insert("evaluate".to_owned(), self.settings(inputs.config)?);
+        this.dtype = Some(load.dtype());
+        this.devices = [softshard_model::device_kind(inputs.device)].into();
+        Ok(this)
+    }
+
+    /// Refuses an adapter over another base than the one it was trained on.
+    fn check_base(
+        &self,
+        base: &Provenance,
+        run: &Provenance,
+        accept: &[String],
+    ) -> Result<Vec<Difference>, Error> {
+        let of_base = |one: &Provenance| {
+            let mut base = Provenance::new(Artefact::Run);
+            let names = ["model.config", "model.weights"];
+            base.inputs =
+                names.iter().filter_map(|name| one.inputs.get_key_value(*name)).map(owned).collect();
+            base
+        };
+        let place = format!("base `{}` of the adapter", self.model.display());
+        let hint = "name the base that the adapter was trained over";
+        of_base(run).check(&of_base(base), &Door { place: &place, hint, accept })
+    }
+
+    /// What changes scores besides the model: how answers are made, and which rows are scored.
+    fn settings(&self, config: &EvaluateConfig) -> Result<Value> {
+        let EvaluateConfig { max_answers, max_new_tokens, stop_at_newline, rouge, .. } = config;
+        let kind = if self.is_student { "student" } else { "model" };
+        Ok(json!({
+            "subject": { "kind": kind, "name": self.name },
+            "split": "valid",
+            "max_answers": max_answers,
+            "max_new_tokens": max_new_tokens,
+            "stop_at_newline": stop_at_newline,
+            "rouge": rouge,
+        }))
+    }
+}
+
+/// Refuses to overwrite the result of another model. A student that was trained anew has its result anew.
+///
+/// # Errors
+/// Names both models; a result that cannot be read.
+pub(crate) fn check_result(path: &Path, now: &Provenance, accept: &[String]) -> Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let before: Evaluation = serde_json::from_slice(&fs::read(path)?)
+        .with_context(|| format!("evaluation `{}`", path.display()))?;
+    let found = match &before.provenance {
+        Some(before) if is_same(before, now) => return Ok(()),
+        Some(before) => described(before),
+        None => "a model that the result does not name, as an earlier version wrote it".to_owned(),
+    };
+    let difference = Difference::of("result", described(now), &found);
+    if difference.is_accepted(accept) {
+        tracing::warn!("`{}`: the result of {found} is overwritten", path.display());
+        return Ok(());
+    }
+    let place = format!("evaluation `{}`", path.display());
+    let hint = "give this result a name with `evaluate.name`, or overwrite that one with `--accept result`";
+    Err(Error::bad(place, format_args!("none, or one of {}", described(now)), format_args!("one of {found}"))
+        .hint(hint)
+        .into())
+}
+
+/// Whether two results are of one model: the same student, or the same files.
+fn is_same(before: &Provenance, now: &Provenance) -> bool {
+    let subject = |one: &Provenance| one.recipe.get("evaluate").map(|settings| settings["subject"].clone());
+    let is_student = subject(now).is_some_and(|subject| subject["kind"] == "student");
+    let files = ["model.config", "model.weights", "adapter"];
+    let same_files = files.iter().all(|name| before.inputs.get(*name) == now.inputs.get(*name));
+    if is_student { subject(before) == subject(now) } else { same_files }
+}
+
+/// ``student `alpha-1` (adapter 0123456789ab over 0123456789ab)``.
+pub(crate) fn described(one: &Provenance) -> String {
+    let subject = one.recipe.get("evaluate").map_or(&Value::Null, |settings| &settings["subject"]);
+    let text = |key: &str| subject[key].as_str().unwrap_or("unknown");
+    let hash = |name: &str| one.inputs.get(name).map_or("unknown", |blake3| short(blake3));
+    let files = match hash("adapter") {
+        Provenance::NONE => format!("weights {}", hash("model.weights")),
+        adapter => format!("adapter {adapter} over weights {}", hash("model.weights")),
+    };
+    format!("{} `{}` ({files})", text("kind"), text("name"))
+}
+
+/// A line for each result, which says what it is of, and one where two are not of the same rows: those are not to be compared.
+pub fn made_from(evaluations: &[Evaluation]) -> Vec<String> {
+    let rows =
+        |one: &Evaluation| one.provenance.as_ref().and_then(|one| one.inputs.get("sequences").cloned());
+    let line = |one: &Evaluation| {
+        let Some(provenance) = &one.provenance else {
+            return format!("{}: by an earlier version, which does not say of what", one.name);
+        };
+        let of_rows = rows(one).map_or(String::new(), |blake3| format!(", rows {}", short(&blake3)));
+        let names: Vec<&str> = provenance.accepted.iter().map(|one| &*one.name).collect();
+        let accepted =
+            if names.is_empty() { String::new() } else { format!(", accepted: {}", names.join(", ")) };
+        format!("{}: {}{of_rows}{accepted}", one.name, described(provenance))
+    };
+    let mut lines: Vec<String> = evaluations.iter().map(line).collect();
+    let mut known: Vec<String> = evaluations.iter().filter_map(rows).collect();
+    known.sort();
+    known.dedup();
+    if known.len() > 1 {
+        lines.push(
+            "these are not of the same rows: a difference between them may be one of the rows".to_owned(),
+        );
+    }
+    lines
+}
+
+/// What a folder is called by people: `teacher` of `run/teacher/model`, `owner--name` of a snapshot in the Hub's cache.
+fn name_of(folder: &Path) -> String {
+    if let Some(name) = hub_name(folder) {
+        return name.replace('/', "--");
+    }
+    let named = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    match named(folder) {
+        Some(name) if name != "model" && name != "adapter" => name,
+        own => folder.parent().and_then(named).or(own).unwrap_or_else(|| "model".to_owned()),
+    }
+}
+
+fn owned((name, blake3): (&String, &String)) -> (String, String) {
+    (name.clone(), blake3.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_called_by_the_folder_that_tells() {
+        let names = [
+            ("/run/teacher/model", "teacher"),
+            ("/run/student/adapter", "student"),
+            ("/run/student", "student"),
+            ("/models/Qwen2.5-7B", "Qwen2.5-7B"),
+            ("/hub/models--Qwen--Qwen2.5-7B/snapshots/0123abcd", "Qwen--Qwen2.5-7B"),
+            ("model", "model"),
+        ];
+        for (folder, name) in names {
+            assert_eq!(name_of(Path::new(folder)), name);
+        }
+    }
+}
