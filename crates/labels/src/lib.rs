@@ -107,6 +107,7 @@ mod page_writer;
 mod pages;
 mod parallel;
 mod plan;
+mod regular;
 mod rounding;
 mod row;
 mod runs;
@@ -124,6 +125,7 @@ mod tokenizer;
 mod validate;
 mod verify;
 mod view;
+mod visible;
 mod writer;
 
 /// What the labels of other programs are described with.
@@ -159,4 +161,5 @@ pub use store::Store;
 pub use tokenizer::Tokenizer;
 pub use verify::{Problem, Verification, verify};
 pub use view::{LabelsView, PositionEntries};
+pub use visible::{visible, visible_line};
 pub use writer::LabelWriter;
