@@ -1,8 +1,16 @@
 //! Errors to people and to schedulers.
 
-use std::{error::Error, io, process::ExitCode};
+use std::{
+    error::Error,
+    io::{self, Write},
+    panic,
+    process::ExitCode,
+};
 
+use anyhow::Result;
+use softshard_labels::visible;
 use softshard_losses::HeadError;
+use softshard_model::OutOfMemory;
 
 use crate::{
     device::DeviceError, logging::LogFormat, lost_task, progress, recipe::RecipeError, schema::UnknownSchema,
@@ -23,6 +31,34 @@ pub(crate) fn report(error: &anyhow::Error, format: LogFormat) -> ExitCode {
         LogFormat::Json => tracing::error!(exit_code = code, "{}", message(error)),
     }
     ExitCode::from(code)
+}
+
+/// Prints help, the version, or what is wrong with the command line; its exit code.
+pub(crate) fn of_usage(said: &clap::Error) -> ExitCode {
+    let plain = said.render().to_string();
+    let printed = if visible(&plain) == plain {
+        said.print() // in colour where there is any
+    } else {
+        progress::tell(plain.trim_end());
+        Ok(())
+    };
+    let code = u8::try_from(said.exit_code()).unwrap_or(FAILED);
+    match printed.and_then(|()| io::stdout().flush()) {
+        Err(error) if !said.use_stderr() && error.kind() != io::ErrorKind::BrokenPipe => {
+            report(&anyhow::anyhow!("standard output: {error}"), LogFormat::Text)
+        }
+        _ => ExitCode::from(code),
+    }
+}
+
+/// Does what is asked for. That a device is out of memory, wherever no stage knows a way out, is an error and no panic.
+pub(crate) fn guarded(work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let default = panic::take_hook();
+    panic::set_hook(Box::new(move |info| match info.payload_as_str().and_then(OutOfMemory::of_message) {
+        Some(error) => tracing::debug!("{error}"), // whoever catches it says more
+        None => default(info),
+    }));
+    softshard_model::guarded(work).unwrap_or_else(|error| Err(DeviceError::of_memory(&error).into()))
 }
 
 /// Ends the process because a device lost a task, for a reason; on another thread than the device's.
@@ -54,7 +90,10 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<u8> {
     if cause.is::<RecipeError>() || cause.is::<UnknownSchema>() {
         return Some(BAD_RECIPE);
     }
-    if cause.is::<DeviceError>() || matches!(cause.downcast_ref(), Some(HeadError::Device(_))) {
+    if cause.is::<DeviceError>()
+        || cause.is::<OutOfMemory>()
+        || matches!(cause.downcast_ref(), Some(HeadError::Device(_)))
+    {
         return Some(BAD_DEVICE);
     }
     if let Some(error) = cause.downcast_ref::<softshard_labels::Error>() {
@@ -63,7 +102,7 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<softshard_model::Error>() {
         return match error {
             softshard_model::Error::Io(error) => of_io(error),
-            softshard_model::Error::Residency(_) => Some(BAD_DEVICE),
+            softshard_model::Error::Residency(_) | softshard_model::Error::Device(_) => Some(BAD_DEVICE),
             _ => Some(BAD_DATA),
         };
     }

@@ -303,7 +303,14 @@ mod tests {
         assert!(!is_dead(Some("00000000"), &here, gone), "of another machine");
         assert!(!is_dead(None, UNKNOWN, gone), "nobody knows of which machine");
         assert!(!is_dead(Some(&here), UNKNOWN, gone), "nobody knows of which machine");
-        for odd in ["", "-", "x-1", &format!("{here}-0-1"), &format!("{here}--5-1"), &format!("{here}-99999999999-1")] {
+        for odd in [
+            "",
+            "-",
+            "x-1",
+            &format!("{here}-0-1"),
+            &format!("{here}--5-1"),
+            &format!("{here}-99999999999-1"),
+        ] {
             assert!(!is_of_dead_process(odd, Some(&here)), "{odd}");
         }
     }

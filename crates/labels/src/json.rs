@@ -8,9 +8,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::Error;
 use crate::error::quoted;
 use crate::regular::{self, Links};
-use crate::Error;
 
 /// A JSON file larger than this is refused before it is parsed: a manifest of 100,000 shards has 45 MB.
 pub(crate) const MAX_BYTES: u64 = 64 << 20;

@@ -81,16 +81,25 @@ impl LabelWriter {
     /// [`Error::Bad`] if there is neither, or if it is not what a plan may be; see [`LabelWriter::create_or_resume`].
     pub fn open(output: impl Into<Output>) -> Result<Self, Error> {
         let output = output.into();
-        let plan = if let Some(bytes) = output.read(PLAN)? {
-            json::parse::<LabelPlan>(&output.path(PLAN), &bytes, LabelPlan::FORMAT, LabelPlan::VERSION)?
-        } else if let Some((path, bytes)) = output.manifest()? {
-            manifest::parse_labels(&path, &bytes, &ReadLimits::default())?.plan
-        } else {
+        let Some(plan) = plan_in(&output)? else {
             let place = quoted(&output.place());
             let expected = format!("a label dataset that was begun, with `{PLAN}`");
             return Err(Error::bad(place, expected, "none").hint("`softshard teacher-labels` begins it"));
         };
         Self::create_or_resume(output, plan)
+    }
+
+    /// The dataset that lies there, to ask what it lacks; `None` if none was begun. Writes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Bad`] if the output holds other files and no dataset, or a plan that is none; I/O.
+    pub fn look(output: impl Into<Output>) -> Result<Option<Self>, Error> {
+        let output = output.into();
+        output.check_foreign()?;
+        let Some(plan) = plan_in(&output)? else { return Ok(None) };
+        plan.validate()?;
+        output.finished(&plan)?;
+        Ok(Some(Self { job: Arc::new(Job::new(output, plan)) }))
     }
 
     /// The plan of the dataset.
@@ -230,4 +239,13 @@ impl LabelWriter {
         job.output.clear_temporary()?;
         Ok(manifest)
     }
+}
+
+/// The plan of the dataset that lies there: its own, or that of its manifest.
+fn plan_in(output: &Output) -> Result<Option<LabelPlan>, Error> {
+    if let Some(bytes) = output.read(PLAN)? {
+        return json::parse(&output.path(PLAN), &bytes, LabelPlan::FORMAT, LabelPlan::VERSION).map(Some);
+    }
+    let Some((path, bytes)) = output.manifest()? else { return Ok(None) };
+    Ok(Some(manifest::parse_labels(&path, &bytes, &ReadLimits::default())?.plan))
 }

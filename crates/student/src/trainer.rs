@@ -12,7 +12,7 @@ use burn::tensor::Tensor;
 use fs_err as fs;
 use serde::Serialize;
 use softshard_losses::DistillLoss;
-use softshard_model::Decoder;
+use softshard_model::{Decoder, Fitting};
 
 use crate::{
     average::Average,
@@ -87,6 +87,7 @@ pub(crate) struct Trainer<'a> {
     last_loss: Option<f64>,
     pub(crate) seconds: Breakdown,
     last_saved: Option<u64>,
+    fitting: Arc<Fitting>,
     /// Held as long as the run.
     _lock: File,
 }
@@ -128,6 +129,7 @@ impl<'a> Trainer<'a> {
             last_loss: None,
             seconds: Breakdown::default(),
             last_saved: None,
+            fitting: Arc::default(),
             replicas,
             _lock: lock,
         };
@@ -224,6 +226,7 @@ impl<'a> Trainer<'a> {
             loss: self.loss(),
             checkpointing: self.checkpointing(),
             divide_by: 1.0,
+            fitting: Arc::clone(&self.fitting),
         };
         step.divide_by = as_f64(step.labelled_tokens());
         step
