@@ -59,6 +59,7 @@ fn stop() {
 }
 
 fn main() -> ExitCode {
+    stdout::long_files_are_errors();
     let memory_is_kept = softshard_model::keep_freed_memory();
     let arguments = match arguments::Arguments::try_parse() {
         Ok(arguments) => arguments,

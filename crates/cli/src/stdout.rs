@@ -30,6 +30,19 @@ pub(crate) fn end_with_its_reader() {
 #[cfg(not(unix))]
 pub(crate) fn end_with_its_reader() {}
 
+/// A file that grows beyond `ulimit -f` is an error that names it, and no signal that ends the process without a word.
+#[cfg(unix)]
+#[expect(unsafe_code, reason = "the action of a signal cannot be set without")]
+pub(crate) fn long_files_are_errors() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+
+    // SAFETY: to ignore a signal runs no code of ours. It cannot fail: SIGXFSZ is a signal whose action may be set.
+    let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
+}
+
+#[cfg(not(unix))]
+pub(crate) fn long_files_are_errors() {}
+
 /// Why standard output could not be written to, at the first time.
 static FAILED: OnceLock<io::Error> = OnceLock::new();
 

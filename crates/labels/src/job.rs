@@ -124,7 +124,7 @@ impl Job {
         let reader = ShardReader::open(file.temp.path(), record, &self.schema, &limits)?;
         let threads = parallel::threads().min(reader.groups());
         parallel::map(threads, |thread| {
-            let mut decoded = LabelGroup::default();
+            let (_share, mut decoded) = (reader.largest_share(), LabelGroup::default());
             for group in (thread..reader.groups()).step_by(threads) {
                 decoded.read(&reader, group, &self.limits, &limits)?;
             }

@@ -100,6 +100,7 @@ mod labels;
 mod limits;
 mod list;
 mod manifest;
+mod memory;
 mod merge;
 mod output;
 mod page;

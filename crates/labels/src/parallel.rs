@@ -1,13 +1,22 @@
 //! The same work for each shard, on all cores.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use crate::Error;
 
-/// Cores of this process.
+/// Threads beyond any use.
+const MOST: usize = 1024;
+
+/// Cores of this process, or as many as `RAYON_NUM_THREADS` says: what it says to the other crates of a program.
 pub(crate) fn threads() -> usize {
-    thread::available_parallelism().map_or(1, usize::from)
+    static THREADS: OnceLock<usize> = OnceLock::new();
+    *THREADS.get_or_init(|| {
+        let said = std::env::var("RAYON_NUM_THREADS").ok().and_then(|text| text.parse().ok());
+        let cores = || thread::available_parallelism().map_or(1, usize::from);
+        said.filter(|threads| (1..=MOST).contains(threads)).unwrap_or_else(cores)
+    })
 }
 
 /// Calls `work` with each index below `count`, and with none above one that failed, once that is known. Of several errors
