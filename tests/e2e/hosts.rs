@@ -259,6 +259,39 @@ fn a_process_that_proc_hides_is_alive() {
     assert!(!temporary(gone.id()).exists(), "a dead one has none: its machine was known");
 }
 
+/// Covers a user who may start no more threads: fewer do the work, or an error says so.
+#[test]
+fn threads_that_may_not_be_started_are_no_panic() {
+    let world = World::small();
+    let own = world.path("softshard");
+    fs::copy(binary(), &own).expect("the binary is copied to where others may run it");
+    assert!(
+        Command::new("chmod").args(["-R", "a+rwX"]).arg(world.path("")).status().expect("chmod").success()
+    );
+    let limited = |threads: u32, arguments: &[&str]| {
+        let mut command = Command::new("setpriv");
+        // A user that nobody else is.
+        command.args(["--reuid", "64123", "--regid", "64123", "--clear-groups", "prlimit"]);
+        run(command.arg(format!("--nproc={threads}")).arg(&own).args(arguments))
+    };
+    if limited(1_000, &["--version"]).code != 0 {
+        return skip("no process may be started as another user");
+    }
+    let recipe = world.path("recipe.toml");
+    for threads in 1..8 {
+        for stage in ["prepare", "teacher-labels"] {
+            let said = limited(threads, &[stage, text(&recipe)]);
+            assert!(matches!(said.code, 0 | 1), "{threads}: {said:?}");
+            assert!(
+                said.code == 0 || said.stderr.contains("a thread could not be started"),
+                "{threads}: {said:?}"
+            );
+            assert!(!said.stderr.contains("panicked"), "{threads}: {said:?}");
+        }
+    }
+    limited(100, &["teacher-labels", text(&recipe)]).succeeded();
+}
+
 /// Covers paths with spaces and quotes, and a dry run that makes no labels.
 #[test]
 fn commands_to_type_are_quoted_and_a_dry_run_makes_no_labels() {

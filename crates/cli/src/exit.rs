@@ -1,13 +1,14 @@
 //! Errors to people and to schedulers.
 
 use std::{
+    any::Any,
     error::Error,
     io::{self, Write},
-    panic,
+    panic::{self, AssertUnwindSafe},
     process::ExitCode,
 };
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use softshard_labels::visible;
 use softshard_losses::HeadError;
 use softshard_model::OutOfMemory;
@@ -45,20 +46,41 @@ pub(crate) fn of_usage(said: &clap::Error) -> ExitCode {
     let code = u8::try_from(said.exit_code()).unwrap_or(FAILED);
     match printed.and_then(|()| io::stdout().flush()) {
         Err(error) if !said.use_stderr() && error.kind() != io::ErrorKind::BrokenPipe => {
-            report(&anyhow::anyhow!("standard output: {error}"), LogFormat::Text)
+            report(&anyhow!("standard output: {error}"), LogFormat::Text)
         }
         _ => ExitCode::from(code),
     }
 }
 
-/// Does what is asked for. That a device is out of memory, wherever no stage knows a way out, is an error and no panic.
+/// Does what is asked for. What the host denies and only a panic says, from the depths of a runtime, is an error; a panic for another
+/// reason is a bug of ours and goes on.
 pub(crate) fn guarded(work: impl FnOnce() -> Result<()>) -> Result<()> {
     let default = panic::take_hook();
-    panic::set_hook(Box::new(move |info| match info.payload_as_str().and_then(OutOfMemory::of_message) {
-        Some(error) => tracing::debug!("{error}"), // whoever catches it says more
+    panic::set_hook(Box::new(move |info| match denied(info.payload()) {
+        Some(error) => tracing::debug!("{error:#}"), // whoever catches it says more
         None => default(info),
     }));
-    softshard_model::guarded(work).unwrap_or_else(|error| Err(DeviceError::of_memory(&error).into()))
+    panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| match denied(&*panic) {
+        Some(error) => Err(error),
+        None => panic::resume_unwind(panic),
+    })
+}
+
+/// The error that a panic stands for, if it says what the host denied.
+fn denied(panic: &(dyn Any + Send)) -> Option<anyhow::Error> {
+    if let Some(error) = OutOfMemory::of_panic(panic) {
+        return Some(DeviceError::of_memory(&error).into());
+    }
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied())?;
+    let is_thread =
+        ["failed to spawn thread", "ThreadPoolBuildError"].iter().any(|words| text.contains(words));
+    is_thread.then(|| {
+        anyhow!(
+            "a thread could not be started: {text}\n\
+             hint: `ulimit -u` and the control group's `pids.max` say how many there may be; RAYON_NUM_THREADS=1 starts fewer"
+        )
+    })
 }
 
 /// Ends the process because a device lost a task, for a reason; on another thread than the device's.

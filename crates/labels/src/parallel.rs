@@ -51,10 +51,14 @@ pub(crate) fn map_on<T: Send>(
         }
     };
     let mut results: Vec<(usize, Result<T, Error>)> = thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(take)).collect();
+        // Where no more threads may be made (`ulimit -u`) fewer do it, this one at the least.
+        let start = |_| thread::Builder::new().spawn_scoped(scope, take).ok();
+        let workers: Vec<_> = (1..threads).map_while(start).collect();
+        let own = take();
         workers
             .into_iter()
             .flat_map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .chain(own)
             .collect()
     });
     results.sort_unstable_by_key(|(index, _)| *index);
