@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::Error;
 use crate::error::quoted;
+use crate::regular::{self, Links};
 
 /// A JSON file larger than this is refused before it is parsed: a manifest of 100,000 shards has 45 MB.
 pub(crate) const MAX_BYTES: u64 = 64 << 20;
@@ -23,11 +24,11 @@ pub(crate) fn to_bytes(value: &impl Serialize) -> Vec<u8> {
 }
 
 /// Reads a whole file that is small by its nature.
-pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    let file = fs_err::File::open(path)?;
+pub(crate) fn read(path: &Path, links: Links) -> Result<Vec<u8>, Error> {
+    let file = regular::open(path, links)?;
     let size = file.metadata()?.len();
     let mut bytes = Vec::new();
-    // What is no regular file has no size and may have no end.
+    // It may grow meanwhile.
     if size <= MAX_BYTES {
         file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
     }

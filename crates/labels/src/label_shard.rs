@@ -42,7 +42,7 @@ impl ShardWriter {
     /// Begins shard `shard` of the plan.
     pub(crate) fn create(job: Arc<Job>, shard: usize) -> Result<Self, Error> {
         Ok(Self {
-            file: ShardFile::create(job.scratch.root(), &job.schema)?,
+            file: ShardFile::create(job.scratch()?.root(), &job.schema)?,
             group: LabelGroup::new(&job.limits),
             group_bytes: 0,
             encoding: VecDeque::new(),

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{HINT_DAMAGED, quoted};
+use crate::regular::{Links, name_of};
 use crate::{Error, LabelPlan, Provenance, ReadLimits, Tokenizer, json};
 
 /// One data file, as manifests and commits describe it.
@@ -156,8 +157,8 @@ pub(crate) fn is_data_file(stem: &str, name: &str) -> bool {
 pub(crate) fn read_manifest(dir: &Path) -> Result<(PathBuf, Vec<u8>), Error> {
     let path = dir.join("manifest.json");
     match fs_err::symlink_metadata(&path) {
-        Ok(metadata) if metadata.is_file() => json::read(&path).map(|bytes| (path, bytes)),
-        Ok(_) => Err(Error::bad(quoted(&path), "a regular file", "a link or a folder")),
+        Ok(metadata) if metadata.is_file() => json::read(&path, Links::Refused).map(|bytes| (path, bytes)),
+        Ok(metadata) => Err(Error::bad(quoted(&path), "a regular file", name_of(metadata.file_type()))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let hint = "the dataset is not finished, or this is not a dataset: run the stage that writes it";
             Err(Error::bad(quoted(dir), "a finished dataset", "no manifest.json").hint(hint))
@@ -174,7 +175,7 @@ pub(crate) fn load_labels(dir: &Path, limits: &ReadLimits) -> Result<(LabelsMani
 
 /// As [`load_labels`], of a manifest that lies elsewhere.
 pub(crate) fn load_labels_file(path: &Path, limits: &ReadLimits) -> Result<(LabelsManifest, Vec<u8>), Error> {
-    let bytes = json::read(path)?;
+    let bytes = json::read(path, Links::Followed)?;
     Ok((parse_labels(path, &bytes, limits)?, bytes))
 }
 
@@ -302,7 +303,8 @@ pub(crate) fn folder_problems(data: &Path, shards: &[ShardRecord]) -> Result<Vec
             let expected = "only the shards of the manifest";
             problems.push(Error::bad(quoted(data), expected, found).hint(HINT_DAMAGED));
         } else if !entry.file_type()?.is_file() {
-            problems.push(Error::bad(quoted(&entry.path()), "a regular file", "a link or a folder"));
+            let found = name_of(entry.file_type()?);
+            problems.push(Error::bad(quoted(&entry.path()), "a regular file", found));
         }
     }
     let lacks = |name| Error::bad(quoted(data), format_args!("shard `{name}`"), "none").hint(HINT_DAMAGED);

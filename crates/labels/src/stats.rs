@@ -306,6 +306,7 @@ impl LabelStats {
     pub fn of(dataset: &LabelDataset, stop: &AtomicBool) -> Result<Self, Error> {
         let shards = dataset.shards();
         let counted = parallel::map(shards.len(), |shard| {
+            let _share = shards[shard].largest_share();
             let (mut counts, mut labels) = (Counts::new(), LabelGroup::default());
             for group in 0..shards[shard].groups() {
                 if stop.load(Ordering::Relaxed) {

@@ -244,6 +244,7 @@ impl Shard<'_> {
 
     /// Hash, then each column, then each row.
     fn check_group(&self, reader: &ShardReader, group: usize, first_row: u64, checked: &mut Checked) {
+        let _share = reader.share(group);
         let rows = u64::try_from(reader.group_rows(group)).expect("a count fits 64 bits");
         let place = format!("row group {group} (rows {first_row}..{})", first_row + rows);
         match reader.wrong_hash(group) {

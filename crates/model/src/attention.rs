@@ -9,7 +9,7 @@ use crate::cache::Cache;
 use crate::config::{DecoderConfig, FusedQkv};
 use crate::fused;
 use crate::layout::{Layout, Padding, Tile};
-use crate::linear::{Dropout, Linear};
+use crate::linear::{Dropout, DropoutSeed, Linear};
 use crate::norm::Norm;
 use crate::precision::cast;
 use crate::rope::{Angles, Rope};
@@ -54,7 +54,7 @@ pub(crate) struct Context<'a> {
     pub(crate) rope: Option<(&'a Rope, Angles)>,
     /// One for each window that some layer has.
     pub(crate) views: Vec<View<'a>>,
-    pub(crate) dropout_seed: Option<u64>,
+    pub(crate) dropout_seed: Option<DropoutSeed>,
     /// Whether something learns: the fused operations are then used, with a graph and without one to the same bits.
     pub(crate) learning: bool,
 }

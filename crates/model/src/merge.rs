@@ -382,9 +382,11 @@ fn converted(tensors: &BTreeMap<String, Entry>, precision: Option<Precision>) ->
     in_order.into_iter().collect()
 }
 
+/// Copies what is in a file and not its mode: a read-only one could not be written the next time.
 fn copy(from: &Path, to: &Path) -> Result<(), Error> {
-    fs_err::copy(from, to)?;
-    Ok(fs_err::File::open(to)?.sync_all()?)
+    let (mut from, mut to) = (fs_err::File::open(from)?, fs_err::File::create(to)?);
+    std::io::copy(&mut from, &mut to)?;
+    Ok(to.sync_all()?)
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), Error> {

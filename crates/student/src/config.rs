@@ -197,7 +197,7 @@ pub struct EvaluationConfig {
     pub data: Option<PathBuf>,
     /// Steps between two evaluations; there is one after the last step too.
     pub every_steps: u64,
-    /// Sequences that are looked at, the first ones; 0: all.
+    /// Sequences that are looked at, spread evenly over the data: of a mixture each dataset has its share; 0: all.
     #[serde(default)]
     pub max_sequences: usize,
     /// What makes a step the best one: the least of this.

@@ -7,10 +7,12 @@ use std::{
 
 use anyhow::Result;
 use clap::Args;
-use softshard_labels::{Error, LabelDataset, PositionEntries, SequenceKey, SequenceLabels, differences};
+use softshard_labels::{
+    Error, LabelDataset, PositionEntries, SequenceKey, SequenceLabels, differences, visible,
+};
 use softshard_prepare::Tokenizer;
 
-use crate::{recipe::local, table::bar};
+use crate::{recipe::local, stdout::print_painted, table::bar};
 
 /// Arguments of `labels inspect`.
 #[derive(Args)]
@@ -55,9 +57,9 @@ pub(super) fn inspect(options: &Inspect) -> Result<()> {
         labels.source.as_ref().map(|source| format!(", source {source:?}")).unwrap_or_default()
     );
     let painter = Painter { tokenizer, colours: stdout().is_terminal() };
-    println!("\n{}\n", painter.sequence(&labels)?);
+    print_painted(&format!("\n{}\n", painter.sequence(&labels)?));
     for line in painter.positions(&labels, options.top)? {
-        println!("{line}");
+        print_painted(&line);
     }
     Ok(())
 }
@@ -104,7 +106,7 @@ impl Painter {
         for index in 0..labels.input_ids.len() {
             let previous = index.checked_sub(1).map(|before| labels.input_ids[before]);
             let piece = match self.piece(previous, labels.input_ids[index])? {
-                Some(piece) => visible(&piece),
+                Some(piece) => visible(&piece).into_owned(),
                 None if index == 0 => labels.input_ids[index].to_string(),
                 None => format!(" {}", labels.input_ids[index]),
             };
@@ -202,16 +204,6 @@ impl Painter {
     }
 }
 
-/// Text of a stranger's dataset may not steer the terminal: control characters are shown.
-fn visible(text: &str) -> String {
-    let show = |letter: char| match letter {
-        '\n' => letter.to_string(),
-        letter if letter.is_control() => letter.escape_default().to_string(),
-        letter => letter.to_string(),
-    };
-    text.chars().map(show).collect()
-}
-
 /// Where an entry stands among the exact ones, behind those that are as probable; a drawn one, among all.
 fn rank(here: &PositionEntries<'_>, place: usize) -> usize {
     match here.log_probs.get(place) {
@@ -272,6 +264,6 @@ mod tests {
 
     #[test]
     fn text_does_not_steer_the_terminal() {
-        assert_eq!(visible("a\n\x1b[31m\u{9b}b"), "a\n\\u{1b}[31m\\u{9b}b");
+        assert_eq!(visible("a\n\x1b[31m\u{9b}b"), "a\n\\x1b[31m\\x9bb");
     }
 }
