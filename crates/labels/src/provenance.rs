@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::regular::Links;
 use crate::{Error, LabelPlan, Tokenizer, error::quoted, json};
 
 /// What is described.
@@ -165,7 +166,7 @@ impl Provenance {
             Ok(metadata) if !metadata.is_file() => {
                 Err(Error::bad(quoted(&path), "a regular file", "a link or a folder"))
             }
-            Ok(_) => json::parse(&path, &json::read(&path)?, Self::FORMAT, Self::VERSION).map(Some),
+            Ok(_) => json::parse(&path, &json::read(&path, Links::Refused)?, Self::FORMAT, Self::VERSION).map(Some),
         }
     }
 

@@ -244,7 +244,8 @@ impl LabelWriter {
 /// The plan of the dataset that lies there: its own, or that of its manifest.
 fn plan_in(output: &Output) -> Result<Option<LabelPlan>, Error> {
     if let Some(bytes) = output.read(PLAN)? {
-        return json::parse(&output.path(PLAN), &bytes, LabelPlan::FORMAT, LabelPlan::VERSION).map(Some);
+        return json::parse(&output.path(PLAN), &bytes, LabelPlan::FORMAT, LabelPlan::NEWEST_VERSION)
+            .map(Some);
     }
     let Some((path, bytes)) = output.manifest()? else { return Ok(None) };
     Ok(Some(manifest::parse_labels(&path, &bytes, &ReadLimits::default())?.plan))
