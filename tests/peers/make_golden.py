@@ -21,6 +21,7 @@ import warnings
 from pathlib import Path
 
 import families
+import golden_masks
 import golden_muon
 import golden_tokenizers
 from golden_common import (  # first: it sets the environment of transformers
@@ -412,6 +413,7 @@ def make(out: Path) -> None:
     make_distillation(llama, out)
     families.make(out)
     golden_tokenizers.make(out)
+    golden_masks.make(out)
     golden_muon.make(out)
 
 
