@@ -8,3 +8,4 @@ mod real_data;
 mod rows;
 mod sequences;
 mod support;
+mod templates;
