@@ -22,6 +22,7 @@ from pathlib import Path
 
 import adapters
 import families
+import golden_masks
 import golden_muon
 import golden_positions
 import golden_tokenizers
@@ -416,6 +417,7 @@ def make(out: Path) -> None:
     adapters.make(out)
     golden_positions.make(out)
     golden_tokenizers.make(out)
+    golden_masks.make(out)
     golden_muon.make(out)
 
 

@@ -275,7 +275,7 @@ impl<'a> Encoder<'a> {
     fn join(&self, prompt: &str, response: &str) -> Result<Encoded, Error> {
         let text = format!("{prompt}{response}");
         let tokens = self.tokenizer.encode_with_ranges(&text)?;
-        let Held { mut mask, straddling } = held(&tokens, &[prompt.len()..text.len()]);
+        let Held { mut mask, straddling } = held(&tokens, std::slice::from_ref(&(prompt.len()..text.len())));
         let answer = tokens.first_behind(prompt.len());
         let mut input_ids = tokens.ids;
         input_ids.extend(self.eos);
@@ -348,7 +348,7 @@ impl<'a> Encoder<'a> {
             if message.trained == Some(false) { left_out.push(answer.text) } else { learnt.push(answer.text) }
         }
         if self.mask == Mask::All {
-            learnt = vec![0..text.len()];
+            learnt = std::iter::once(0..text.len()).collect();
         }
         let Held { mask, straddling } = held(&tokens, &learnt);
         notes.straddling = straddling;
