@@ -178,8 +178,7 @@ fn score_held_out(
 ) -> Result<HeldOutScores> {
     let (examples, has_teacher) = held_out(inputs, tokenizer)?;
     let lengths: Vec<usize> = examples.iter().map(|example| example.0.len()).collect();
-    let (longest, limit) =
-        (lengths.iter().max().copied().unwrap_or(0), decoder.config().max_position_embeddings);
+    let (longest, limit) = (lengths.iter().max().copied().unwrap_or(0), decoder.config().context());
     if longest > limit {
         let read = if has_teacher { inputs.labels } else { inputs.sequences };
         let place = format!("`{}`", read.display());
@@ -368,7 +367,7 @@ fn answer(
     examples: &[Question],
     fitting: &Fitting,
 ) -> Result<Vec<String>> {
-    let limit = decoder.config().max_position_embeddings;
+    let limit = decoder.config().context();
     if let Some(long) = examples.iter().find(|example| example.prompt_ids.len() > limit) {
         let place = format!("prompt from `{}`", long.source);
         let expected = format_args!("at most the model's {limit} positions");

@@ -195,7 +195,7 @@ pub struct DecoderConfig {
     pub num_key_value_heads: usize,
     /// E: width of a head, D / H unless the file says otherwise.
     pub head_dim: usize,
-    /// The longest sequence the model was made for.
+    /// What the file says of the longest sequence; [`context`](Self::context) is what scaled angles make of it.
     pub max_position_embeddings: usize,
     /// How a token's place enters.
     pub positions: Positions,
@@ -245,6 +245,24 @@ impl DecoderConfig {
             windows.entry(layout.narrowing(window)).or_default().push(window);
         }
         windows
+    }
+
+    /// Tokens of the longest sequence that the model was made for. Files with scaled angles often still have the context
+    /// of the first training in `max_position_embeddings`: then it is that times the factor.
+    pub fn context(&self) -> usize {
+        let longest = self.max_position_embeddings;
+        let Positions::Rotary { scaling, .. } = &self.positions else { return longest };
+        let stretched = match scaling {
+            RopeScaling::Linear { factor } => longest as f64 * factor,
+            RopeScaling::Dynamic { factor, original } | RopeScaling::Yarn { factor, original, .. } => {
+                *original as f64 * factor
+            }
+            RopeScaling::None
+            | RopeScaling::Proportional { .. }
+            | RopeScaling::LongRope { .. }
+            | RopeScaling::Llama3 { .. } => 0.0,
+        };
+        longest.max(stretched.min(MAX_SIZE as f64) as usize)
     }
 
     /// Refuses sizes and constants that no decoder has; `place` is the file that errors name.

@@ -81,7 +81,7 @@ impl Examples {
     pub(crate) fn check_fit(&self, inputs: &TrainInputs, shape: &DecoderConfig) -> Result<(), Error> {
         let model = &inputs.config.model;
         inputs.tokenizer.expect_fits(model, shape.vocab_size)?;
-        let limit = shape.max_position_embeddings;
+        let limit = shape.context();
         for Part { place, data, .. } in &self.parts {
             // Of several datasets each has the template that someone chose for it.
             let with_template = data.template() == "chat" && self.parts.len() == 1;

@@ -247,7 +247,7 @@ fn score(labeller: &Labeller, plan: &LabelPlan, sequences: &[Sequence]) -> Resul
 /// Labels of the live teacher, of each second sequence alone and of the others padded to a longer one beside them.
 fn control(labeller: &Labeller, plan: &LabelPlan, sequences: &[Sequence]) -> Result<Vec<SequenceLabels>> {
     let (wanted, done) = ([Wanted::of(plan)?], progress("control", sequences.len() + sequences.len() / 2));
-    let most = labeller.decoder.config().max_position_embeddings;
+    let most = labeller.decoder.config().context();
     let score = |(index, sequence): (usize, &Sequence)| -> Result<Option<SequenceLabels>> {
         let pair = [longer(sequence, most), sequence.clone()];
         let batch = if index.is_multiple_of(2) { &pair[1..] } else { &pair[..] };

@@ -162,7 +162,7 @@ pub(crate) fn check_fit(
 
 /// Refuses a sequence over the teacher's context before any work; reads some rows at a time.
 pub(crate) fn check_lengths(sequences: &SequenceDataset, config: &DecoderConfig, rows: usize) -> Result<()> {
-    let limit = config.max_position_embeddings;
+    let limit = config.context();
     for first in (0..sequences.len()).step_by(rows) {
         let end = (first + rows).min(sequences.len());
         if let Some(long) = sequences.read_range(first..end)?.iter().find(|one| one.input_ids.len() > limit) {
