@@ -12,8 +12,8 @@ use burn::tensor::Device;
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 use softshard_labels::{
-    Difference, Error, Example, LabelDataset, Provenance, Sequence, SequenceDataset, SequenceKey,
-    SequenceLabels, Tokenizer as Fingerprint,
+    Difference, Error, Example, LabelDataset, OwnTokenizer, Provenance, Sequence, SequenceDataset, SequenceKey,
+    SequenceLabels,
 };
 use softshard_losses::{DistillLoss, StoredLabels, Targets, calibration::Calibration};
 use softshard_model::{Arrangement, Decoder, LoadOptions, batches_by_length};
@@ -138,6 +138,8 @@ pub fn run(inputs: &EvaluateInputs) -> Result<Evaluation> {
     let mut seconds = Breakdown::default();
     let subject = Subject::chosen(inputs)?;
     let name = subject.result_name(inputs.config);
+    let tokenizer = Tokenizer::load(&inputs.tokenizer.path)?;
+    tokenizer.expect_ids_of_model(&subject.model)?;
     let load = inputs.config.load_options(inputs.student_load);
     let provenance = subject.provenance(inputs, &load)?;
     let file = inputs.output.join(format!("{name}.json"));
@@ -147,11 +149,10 @@ pub fn run(inputs: &EvaluateInputs) -> Result<Evaluation> {
     if let Some(adapter) = &subject.adapter {
         decoder.load_adapter(adapter)?;
     }
-    let tokenizer = Tokenizer::load(&inputs.tokenizer.path)?;
     tokenizer.fingerprint().expect_fits(&subject.model, decoder.config().vocab_size)?;
     seconds.load = began.elapsed().as_secs_f64();
     let began = Instant::now();
-    let held_out = score_held_out(inputs, &decoder, tokenizer.fingerprint())?;
+    let held_out = score_held_out(inputs, &decoder, &tokenizer.own())?;
     seconds.held_out = began.elapsed().as_secs_f64();
     let began = Instant::now();
     let mut lines = Vec::new();
@@ -173,7 +174,7 @@ pub fn run(inputs: &EvaluateInputs) -> Result<Evaluation> {
 fn score_held_out(
     inputs: &EvaluateInputs,
     decoder: &Decoder,
-    tokenizer: &Fingerprint,
+    tokenizer: &OwnTokenizer,
 ) -> Result<HeldOutScores> {
     let (examples, has_teacher) = held_out(inputs, tokenizer)?;
     let lengths: Vec<usize> = examples.iter().map(|example| example.0.len()).collect();
@@ -232,14 +233,14 @@ type HeldOut = (Vec<i32>, Vec<i32>, Targets);
 /// The held-out sequences, with the teacher's distributions where it labelled them.
 ///
 /// Where sequences are prepared, all of them must be labelled: found by key, so labels may be merged or imported ones.
-fn held_out(inputs: &EvaluateInputs, tokenizer: &Fingerprint) -> Result<(Vec<HeldOut>, bool)> {
+fn held_out(inputs: &EvaluateInputs, tokenizer: &OwnTokenizer) -> Result<(Vec<HeldOut>, bool)> {
     let prepared =
         if inputs.sequences.exists() { Some(SequenceDataset::open(inputs.sequences)?) } else { None };
     if inputs.labels.exists() {
         let dataset = LabelDataset::open(inputs.labels)?;
         let place = format!("`{}`", inputs.labels.display());
         let plan = &dataset.manifest().plan;
-        tokenizer.expect_same(&plan.tokenizer, &place)?;
+        tokenizer.expect_reads(&plan.tokenizer, plan.template == "chat", &place)?;
         let keys: Vec<SequenceKey> = match &prepared {
             Some(prepared) => prepared.read_all()?.iter().map(Sequence::key).collect(),
             None => dataset.keys().collect(),
@@ -266,8 +267,9 @@ fn held_out(inputs: &EvaluateInputs, tokenizer: &Fingerprint) -> Result<(Vec<Hel
         return Ok((rows, true));
     }
     let Some(prepared) = prepared else { return Err(nothing_held_out(inputs.sequences).into()) };
-    tokenizer
-        .expect_same(&prepared.manifest().info.tokenizer, format_args!("`{}`", inputs.sequences.display()))?;
+    let info = &prepared.manifest().info;
+    let place = format!("`{}`", inputs.sequences.display());
+    tokenizer.expect_reads(&info.tokenizer, info.template == "chat", place)?;
     let read = |sequence: Sequence| {
         let targets = Targets::without_teacher(sequence.gold());
         (sequence.input_ids, sequence.positions, targets)

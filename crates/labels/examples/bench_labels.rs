@@ -335,6 +335,7 @@ fn plan(rows: u64, selection: Selection, mantissa_bits: u32) -> LabelPlan {
             special_ids: BTreeMap::new(),
             normalizer_blake3: none.clone(),
             chat_template_blake3: None,
+            merges_blake3: None,
         },
         template: "none".to_owned(),
         teacher: TeacherIdentity {

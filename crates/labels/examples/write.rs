@@ -42,6 +42,7 @@ fn plan() -> LabelPlan {
             special_ids: BTreeMap::from([("eos".to_owned(), 0)]),
             normalizer_blake3: hash("the normaliser"),
             chat_template_blake3: None,
+            merges_blake3: None,
         },
         template: "none".to_owned(),
         teacher: TeacherIdentity {

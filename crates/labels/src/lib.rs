@@ -29,6 +29,7 @@
 //!         special_ids: BTreeMap::new(),
 //!         normalizer_blake3: "its hash".to_owned(),
 //!         chat_template_blake3: None,
+//!         merges_blake3: None,
 //!     },
 //!     template: "alpaca".to_owned(),
 //!     teacher: TeacherIdentity {
@@ -103,6 +104,7 @@ mod list;
 mod manifest;
 mod merge;
 mod output;
+mod own_tokenizer;
 mod page;
 mod page_writer;
 mod pages;
@@ -152,6 +154,7 @@ pub use limits::ReadLimits;
 pub use manifest::{LabelsManifest, SequencesInfo, SequencesManifest, ShardRecord};
 pub use merge::{Merged, merge};
 pub use output::Output;
+pub use own_tokenizer::OwnTokenizer;
 pub use plan::{Alteration, LabelPlan, OptionalColumn, Selection, TeacherIdentity};
 pub use provenance::{Artefact, Difference, Door, Provenance, file_blake3, short};
 pub use schema::Schema;

@@ -115,6 +115,9 @@ impl Provenance {
         self.input("tokenizer.normalizer", &tokenizer.normalizer_blake3);
         let template = tokenizer.chat_template_blake3.as_deref().unwrap_or(Self::NONE);
         self.input("tokenizer.chat_template", template);
+        if let Some(merges) = &tokenizer.merges_blake3 {
+            self.input("tokenizer.merges", merges);
+        }
     }
 
     /// Adds differences that were taken, each once.

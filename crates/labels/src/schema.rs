@@ -109,6 +109,7 @@ fn label_shards(selection: &Selection, omit: &[OptionalColumn]) -> TypePtr {
             special_ids: BTreeMap::new(),
             normalizer_blake3: String::new(),
             chat_template_blake3: None,
+            merges_blake3: None,
         },
         template: String::new(),
         teacher: TeacherIdentity {

@@ -1,11 +1,13 @@
 //! The recipe sections `[data]` and `[tokenizer]`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::Error;
+use crate::template::{check_variable, is_date};
+use crate::{Error, Value};
 
 /// The recipe section `[data]`: which rows, how they become text, and how long a sequence may be.
 ///
@@ -23,21 +25,32 @@ use crate::Error;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// JSONL files (one path or a list): rows of `instruction`, `context` (or `input`), `response` (or `output`),
-    /// `category`, or of `messages`, a conversation whose last message is the response. Other columns are ignored.
+    /// Files of rows (one path or a list): JSONL, a JSON array or Parquet, packed with gzip or zstd or not, or a pipe. A
+    /// row has `messages`, `conversations`, `prompt` and `completion`, `instruction` and `response`, or `input_ids`.
     #[serde(default, deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "OneOrMany")]
     pub instructions: Vec<PathBuf>,
-    /// Plain text files (one path or a list) for pretraining, instead of `instructions`.
+    /// Plain text files (one path or a list) for pretraining, instead of `instructions`; or rows of `text`.
     #[serde(default, deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "OneOrMany")]
     pub text: Vec<PathBuf>,
+    /// Columns that are left out. Without it a column that carries part of a conversation and is not used is an error.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignore_columns: Vec<String>,
     /// What stands between two documents of a text file; `"\n\n"` for documents parted by blank lines.
     #[serde(default = "default_document_separator")]
     pub document_separator: String,
     /// How a row becomes a prompt; `minillm` unless given. Not for `text`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<Template>,
+    /// The day that a chat template's `strftime_now` takes for today, as `"2025-01-31"` or `"2025-01-31 12:00:00"`: without
+    /// it a template that asks for the date is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template_date: Option<String>,
+    /// More variables of the chat template, as in `{ enable_thinking = false }`. A row's own come first.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, serde_json::Value>")]
+    pub template_variables: BTreeMap<String, Value>,
     /// A row whose prompt is longer is dropped and counted, never cut.
     #[serde(default = "default_max_prompt_tokens")]
     pub max_prompt_tokens: usize,
@@ -207,6 +220,11 @@ impl DataConfig {
         }
     }
 
+    /// The files, in order.
+    pub(crate) fn files(&self) -> &[PathBuf] {
+        if self.is_text() { &self.text } else { &self.instructions }
+    }
+
     pub(crate) fn is_text(&self) -> bool {
         !self.text.is_empty()
     }
@@ -223,6 +241,7 @@ impl DataConfig {
         if self.is_text() && self.template.is_some() {
             return refuse("`template` is for `instructions`; a `text` corpus has none".into());
         }
+        self.validate_template()?;
         if self.is_text() && self.mask() != Mask::All {
             return refuse("this `mask` is for `instructions`; a `text` corpus has no responses".into());
         }
@@ -259,6 +278,25 @@ impl DataConfig {
             }
             _ => Ok(()),
         }
+    }
+}
+
+impl DataConfig {
+    fn validate_template(&self) -> Result<(), Error> {
+        let refuse = |problem: String| Err(Error::Config(format!("[data]: {problem}")));
+        let is_chat = self.template() == Some(Template::Chat);
+        if !is_chat && (self.template_date.is_some() || !self.template_variables.is_empty()) {
+            return refuse("`template_date` and `template_variables` are for `template = \"chat\"`".into());
+        }
+        if let Some(date) = self.template_date.as_ref().filter(|date| !is_date(date)) {
+            return refuse(format!("expected `template_date` as in \"2025-01-31\", found {date:?}"));
+        }
+        for name in self.template_variables.keys() {
+            if let Err(problem) = check_variable(name) {
+                return refuse(format!("`template_variables`: {problem}"));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -59,19 +59,6 @@ impl Conversation {
         self.messages.split_last().map_or(&[], |(_, before)| before)
     }
 
-    /// Whether the last turn says nothing: no text, no reasoning, no call of a tool.
-    pub(crate) fn has_empty_response(&self) -> bool {
-        const SAID: [&str; 5] = ["content", "reasoning_content", "reasoning", "thinking", "tool_calls"];
-        let is_blank = |value: &Value| match value {
-            Value::Null => true,
-            Value::Text(text) => text.trim().is_empty(),
-            Value::List(items) => items.is_empty(),
-            _ => false,
-        };
-        let Some(last) = self.messages.last() else { return true };
-        SAID.iter().filter_map(|field| last.get(field)).all(is_blank)
-    }
-
     /// The text of the last turn; empty if there is none.
     pub fn response(&self) -> &str {
         self.messages.last().map_or("", Message::text)

@@ -13,7 +13,7 @@ use crate::config::{Bos, DataConfig, Mask, Template, TokenizerConfig};
 use crate::conversation::Conversation;
 use crate::offsets::Tokens;
 use crate::rows::{Content, Row};
-use crate::template::{minillm_prompt, plain_prompt};
+use crate::template::{ChatTemplate, minillm_prompt, plain_prompt};
 use crate::{Error, Tokenizer};
 use spans::{Answer, Held, ended, held};
 pub(crate) use turns::ending;
@@ -23,6 +23,8 @@ use turns::{Rendered, Turn};
 pub(crate) struct Encoder<'a> {
     tokenizer: &'a Tokenizer,
     template: Option<Template>,
+    /// The tokenizer's, with the recipe's date and variables.
+    chat_template: Option<ChatTemplate>,
     mask: Mask,
     bos: Option<i32>,
     /// The token that the tokenizer would begin with, where the recipe does not say whether to.
@@ -136,9 +138,32 @@ impl<'a> Encoder<'a> {
                 Some(_) => {}
             }
         }
+        let chat_template = tokenizer.chat_template().map(|template| template.configured(data));
         let (max_prompt_tokens, max_tokens) = (data.max_prompt_tokens, data.max_tokens);
         let (mask, warned) = (data.mask(), Warned::default());
-        Ok(Self { tokenizer, template, mask, bos, expected_bos, eos, max_prompt_tokens, max_tokens, warned })
+        Ok(Self {
+            tokenizer,
+            template,
+            chat_template,
+            mask,
+            bos,
+            expected_bos,
+            eos,
+            max_prompt_tokens,
+            max_tokens,
+            warned,
+        })
+    }
+
+    /// The chat template, where `template = "chat"`.
+    fn chat_template(&self) -> &ChatTemplate {
+        self.chat_template.as_ref().expect("checked in `new`")
+    }
+
+    /// A template that cannot tell prompt and answer of a small conversation apart is refused before anything is written.
+    pub(crate) fn check_chat_template(&self) -> Result<(), Error> {
+        let conversation = Conversation::short("question", "answer");
+        Rendered::new(self.chat_template(), &conversation)?.answer(1).map(|_| ())
     }
 
     /// The sequence of a row.
@@ -201,6 +226,7 @@ impl<'a> Encoder<'a> {
         let mut encoded = match (&row.content, self.template) {
             (Content::Document(text), _) => self.document(text)?,
             (Content::Tokens { input_ids, labelled }, _) => return self.given(row, input_ids, labelled),
+            (Content::Completion { prompt, completion }, _) => self.join(prompt, completion)?,
             (_, Some(Template::Chat)) => self.chat(row)?,
             (Content::Instruction { response, .. }, _) => self.join(&self.prompt(row)?, response)?,
             (Content::Conversation(conversation), _) => {
@@ -229,7 +255,7 @@ impl<'a> Encoder<'a> {
                     return Err(row.place.error(problem, "set `template = \"chat\"`"));
                 }
             },
-            Content::Document(_) | Content::Tokens { .. } => ("", ""),
+            Content::Document(_) | Content::Completion { .. } | Content::Tokens { .. } => ("", ""),
         };
         Ok(match self.template {
             Some(Template::MiniLlm) => minillm_prompt(instruction, context),
@@ -284,7 +310,7 @@ impl<'a> Encoder<'a> {
     /// The rendered conversation. With the mask of the template it is whole, as transformers has it; else it reaches to
     /// the special token that ends the last turn, and where the template writes none, the end-of-sequence token is added.
     fn chat(&self, row: &Row) -> Result<Encoded, Error> {
-        let template = self.tokenizer.chat_template().expect("checked in `new`");
+        let template = self.chat_template();
         let conversation = conversation(row);
         let encoded = Rendered::new(template, &conversation).and_then(|rendered| match self.mask {
             Mask::Generation => self.marked(&rendered, &conversation),
@@ -432,11 +458,12 @@ fn conversation(row: &Row) -> Cow<'_, Conversation> {
             Conversation::short(&format!("{instruction}\n\n{context}"), response)
         }
         Content::Conversation(conversation) => return Cow::Borrowed(conversation),
+        Content::Completion { prompt, completion } => Conversation::short(prompt, completion),
         Content::Document(text) => Conversation::short("", text),
         Content::Tokens { .. } => Conversation::short("", ""),
     })
 }
 
 fn in_row(row: &Row, error: Error) -> Error {
-    row.place.error(error.to_string(), "the template refuses this row: change the row or the template")
+    row.place.error(error.to_string(), "change the row or the template; of a template with `{% generation %}`, `mask = \"generation\"` reads the marks")
 }

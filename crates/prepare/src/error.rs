@@ -1,17 +1,30 @@
 //! What can go wrong between a data file and a sequence shard.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 /// An error of this crate. Each message names the place, what was expected and what was found.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A line of a data file cannot be used. Nothing has been written when this is returned by [`crate::run`].
-    #[error("data `{}` line {line}: {problem}\nhint: {hint}", path.display())]
+    /// A row of a data file cannot be used. Nothing has been written when this is returned by [`crate::run`].
+    #[error("data `{}` {unit} {line}: {problem}\nhint: {hint}", path.display())]
     Row {
         /// The data file.
         path: PathBuf,
-        /// Line number, from 1.
+        /// `line` in text, `row` in arrays and tables.
+        unit: &'static str,
+        /// Its number, from 1.
         line: u64,
+        /// What was expected and what was found.
+        problem: String,
+        /// What to do about it.
+        hint: Cow<'static, str>,
+    },
+    /// A data file cannot be read, or is not what it was when it was checked.
+    #[error("data `{}`: {problem}\nhint: {hint}", path.display())]
+    File {
+        /// The data file.
+        path: PathBuf,
         /// What was expected and what was found.
         problem: String,
         /// What to do about it.
@@ -48,6 +61,10 @@ pub enum Error {
 }
 
 impl Error {
+    pub(crate) fn file(path: &Path, problem: impl Into<String>, hint: &'static str) -> Self {
+        Self::File { path: path.to_owned(), problem: problem.into(), hint }
+    }
+
     pub(crate) fn tokenizer(path: &Path, problem: impl std::fmt::Display) -> Self {
         Self::Tokenizer { path: path.to_owned(), problem: problem.to_string() }
     }
@@ -55,7 +72,11 @@ impl Error {
     /// Whether the input data is at fault, rather than the recipe or the machine (exit code 3).
     pub fn is_bad_data(&self) -> bool {
         match self {
-            Self::Row { .. } | Self::Tokenizer { .. } | Self::ChatTemplate(_) | Self::NothingLeft(_) => true,
+            Self::Row { .. }
+            | Self::File { .. }
+            | Self::Tokenizer { .. }
+            | Self::ChatTemplate(_)
+            | Self::NothingLeft(_) => true,
             Self::Sequences(error) => error.is_bad_data(),
             Self::Config(_) | Self::Io(_) | Self::Interrupted => false,
         }

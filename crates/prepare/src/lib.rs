@@ -25,10 +25,13 @@
 pub mod demo;
 pub mod provenance;
 
+mod chat_template;
+mod compatible;
 mod config;
 mod conversation;
 mod encode;
 mod error;
+mod no_tokenizer;
 mod offsets;
 mod rows;
 mod run;
@@ -41,7 +44,7 @@ pub use config::{Bos, DataConfig, EmptyResponses, Mask, Split, SplitConfig, Temp
 pub use conversation::{Conversation, Message};
 pub use error::Error;
 pub use run::{Example, examples, run};
-pub use summary::{Dropped, MaskSummary, SplitSummary, Summary};
+pub use summary::{Dropped, MaskSummary, RowCounts, SplitSummary, Summary};
 pub use template::{ChatTemplate, Rendering, minillm_prompt};
 pub use tokenizer::Tokenizer;
 pub use value::Value;

@@ -10,24 +10,22 @@ use softshard_labels::{
     Example as HeldOut, Provenance, Sequence, SequenceDataset, SequenceKey, SequenceWriter, SequencesInfo,
 };
 
-use crate::config::{DataConfig, EmptyResponses, Split, TokenizerConfig};
+use crate::config::{DataConfig, EmptyResponses, Split, Template, TokenizerConfig};
 use crate::encode::{Encoder, Outcome, Question};
-use crate::rows::{Content, Row, rows};
+use crate::rows::{Content, Inputs, Reading, Row};
 use crate::summary::Summary;
 use crate::{Error, Tokenizer, provenance};
-
-/// Rows that are encoded in one parallel step; the stop flag is looked at in between.
-const ROWS_PER_STEP: usize = 1024;
 
 /// Reads the rows, tokenises them and writes `out_dir/train` and `out_dir/valid` (a side without sequences is not
 /// written).
 ///
-/// The rows are read twice: once to check every line and to fix the split, before anything is written, and once to
-/// encode them (in parallel, in the order of the input). Memory: one step of rows, 16 bytes for each sequence.
+/// The rows are read twice: once to check every row and to fix the split, before anything is written, and once to
+/// encode them (in parallel, in the order of the input). What a pipe gives is kept meanwhile, in a file without a name
+/// beside `out_dir`. Memory: one step of rows, 16 bytes for each sequence.
 ///
 /// # Errors
-/// [`Error::Row`] names the first bad line; [`Error::Interrupted`] where `stop` was set. Neither leaves a
-/// manifest that was not there before.
+/// [`Error::Row`] names the first bad row, [`Error::File`] a file that is none, or that changed between the readings;
+/// [`Error::Interrupted`] where `stop` was set. None leaves a manifest that was not there before.
 pub fn run(
     data: &DataConfig,
     config: &TokenizerConfig,
@@ -38,8 +36,12 @@ pub fn run(
     data.validate()?;
     let tokenizer = Tokenizer::load(&config.path)?;
     let encoder = Encoder::new(data, config, &tokenizer)?;
+    if data.template() == Some(Template::Chat) {
+        encoder.check_chat_template()?;
+    }
+    let inputs = Inputs::open(data, Some(folder_beside(out_dir)), stop)?;
     let made_from = provenance::of_recipe(data, config, &tokenizer)?;
-    let survey = survey(data, stop)?;
+    let survey = survey(&inputs, data, stop)?;
 
     let output = |split: Split| Output {
         dir: out_dir.join(split.name()),
@@ -57,8 +59,11 @@ pub fn run(
     let (mut train, mut valid) = (output(Split::Train), output(Split::Valid));
     let mut summary = Summary::new(data);
     let mut seen = HashSet::new();
-    let encoded = for_each_step(data, stop, |step| {
+    let encoded = inputs.for_each_step(data, stop, |step| {
         let encode = |row: &Row| -> Result<(Split, Outcome, Option<HeldOut>), Error> {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
             let split = survey.split(row);
             let held_out = if split == Split::Valid { held_out(&encoder, row)? } else { None };
             Ok((split, encoder.encode(row)?, held_out))
@@ -71,15 +76,22 @@ pub fn run(
                 side.push(sequence, example.as_ref())?;
             }
         }
-        report(summary.rows, survey.rows, summary.tokens());
+        report(summary.rows, survey.reading.rows(), summary.tokens());
         Ok(())
     });
-    let unchanged = encoded.and_then(|()| provenance::check_unchanged(&made_from, data, config));
-    if let Err(error) = unchanged {
-        train.discard()?;
-        valid.discard()?;
-        return Err(error);
-    }
+    let again = encoded.and_then(|again| {
+        survey.reading.check_same(&again, &inputs)?;
+        provenance::check_unchanged(&made_from, data, config)?;
+        Ok(again)
+    });
+    summary.read = match again {
+        Ok(again) => again.counts,
+        Err(error) => {
+            train.discard()?;
+            valid.discard()?;
+            return Err(error);
+        }
+    };
     summary.finish(started.elapsed());
     if summary.tokens() == 0 {
         return Err(Error::NothingLeft(Box::new(summary)));
@@ -178,14 +190,16 @@ pub fn examples(
     }
     let encoder = Encoder::new(data, config, tokenizer)?;
     let never = AtomicBool::new(false);
-    let survey = survey(data, &never)?;
+    let inputs = Inputs::open(data, None, &never)?;
+    let survey = survey(&inputs, data, &never)?;
     let mut examples = Vec::new();
-    for_each_step(data, &never, |step| {
+    let again = inputs.for_each_step(data, &never, |step| {
         let chosen = step.par_iter().filter(|row| split.is_none_or(|split| survey.split(row) == split));
         let step: Result<Vec<Option<Example>>, Error> = chosen.map(|row| example(&encoder, row)).collect();
         examples.extend(step?.into_iter().flatten());
         Ok(())
     })?;
+    survey.reading.check_same(&again, &inputs)?;
     Ok(examples)
 }
 
@@ -202,6 +216,7 @@ fn example(encoder: &Encoder, row: &Row) -> Result<Option<Example>, Error> {
             let text = conversation.response();
             (instruction, String::new(), if text.trim().is_empty() { answer } else { text.to_owned() })
         }
+        Content::Completion { prompt, completion } => (prompt.clone(), String::new(), completion.clone()),
         Content::Tokens { .. } => (prompt.clone(), String::new(), answer),
         Content::Document(text) => (String::new(), String::new(), text.clone()),
     };
@@ -230,7 +245,7 @@ fn held_out(encoder: &Encoder, row: &Row) -> Result<Option<HeldOut>, Error> {
 
 /// What the first reading found: every line is good, and where the split lies.
 struct Survey {
-    rows: u64,
+    reading: Reading,
     seed: u64,
     /// The largest hash that is held out.
     last_valid: Option<u64>,
@@ -245,13 +260,11 @@ impl Survey {
     }
 }
 
-fn survey(data: &DataConfig, stop: &AtomicBool) -> Result<Survey, Error> {
+fn survey(inputs: &Inputs, data: &DataConfig, stop: &AtomicBool) -> Result<Survey, Error> {
     let seed = data.split.seed;
     let mut hashes = Vec::new();
     let mut empty: Option<(u64, Row)> = None;
-    let mut count = 0u64;
-    for_each_step(data, stop, |step| {
-        count += u64::try_from(step.len()).expect("a length fits 64 bits");
+    let reading = inputs.for_each_step(data, stop, |step| {
         if data.split.valid_rows.is_some() {
             hashes.par_extend(step.par_iter().map(|row| row.split_hash(seed)));
         }
@@ -261,7 +274,8 @@ fn survey(data: &DataConfig, stop: &AtomicBool) -> Result<Survey, Error> {
         Ok(())
     })?;
     if let Some((rows, first)) = empty.filter(|_| data.empty_responses == EmptyResponses::Error) {
-        let problem = format!("expected a response, found an empty one (in {rows} of {count} rows)");
+        let problem =
+            format!("expected a response, found an empty one (in {rows} of {} rows)", reading.rows());
         return Err(first.place.error(problem, "correct the row, or set `data.empty_responses = \"drop\"`"));
     }
     let last_valid = match (data.split.valid_fraction, data.split.valid_rows) {
@@ -272,26 +286,12 @@ fn survey(data: &DataConfig, stop: &AtomicBool) -> Result<Survey, Error> {
         }
         _ => None,
     };
-    Ok(Survey { rows: count, seed, last_valid })
+    Ok(Survey { reading, seed, last_valid })
 }
 
-/// Reads all rows, a step at a time.
-fn for_each_step(
-    data: &DataConfig,
-    stop: &AtomicBool,
-    mut work: impl FnMut(&[Row]) -> Result<(), Error>,
-) -> Result<(), Error> {
-    let mut rows = rows(data);
-    loop {
-        if stop.load(Ordering::Relaxed) {
-            return Err(Error::Interrupted);
-        }
-        let step: Vec<Row> = rows.by_ref().take(ROWS_PER_STEP).collect::<Result<_, _>>()?;
-        if step.is_empty() {
-            return Ok(());
-        }
-        work(&step)?;
-    }
+/// The nearest folder above a path that is there: where a file without a name may lie beside the output.
+fn folder_beside(path: &Path) -> &Path {
+    path.ancestors().skip(1).find(|folder| folder.is_dir()).unwrap_or(Path::new("."))
 }
 
 fn report(done: u64, total: u64, tokens: u64) {

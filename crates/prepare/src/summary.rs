@@ -1,5 +1,6 @@
 //! What the stage did, for people and for machines.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use crate::encode::{Notes, Outcome};
 pub struct Summary {
     /// Rows (or documents) read.
     pub rows: u64,
+    /// What they were, and what of them was not used.
+    pub read: RowCounts,
     /// Sequences to learn from.
     pub train: SplitSummary,
     /// Sequences held out.
@@ -45,6 +48,83 @@ pub struct SplitSummary {
     pub longest_tokens: u64,
     /// Sequences cut at `max_tokens`.
     pub cut: u64,
+}
+
+/// Names of columns that are told; rows of JSON may have any.
+const MAX_COLUMNS: usize = 64;
+
+/// What the rows that were read are, and what of them was not used.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RowCounts {
+    /// Rows by the columns that make their shape.
+    pub shapes: BTreeMap<String, u64>,
+    /// Texts of a column `system` that became the first turn.
+    pub merged_system_texts: u64,
+    /// Turns of which parts of text became one text.
+    pub joined_parts: u64,
+    /// Turns of the assistant that their row keeps out of the loss.
+    pub turns_not_trained: u64,
+    /// Columns with something in them that no one reads, and in how many rows.
+    pub unused_columns: BTreeMap<String, u64>,
+    /// The same for columns that the recipe ignores.
+    pub ignored_columns: BTreeMap<String, u64>,
+}
+
+impl RowCounts {
+    pub(crate) fn new(ignored: &[String]) -> Self {
+        let ignored_columns = ignored.iter().map(|name| (name.clone(), 0)).collect();
+        Self { ignored_columns, ..Self::default() }
+    }
+
+    pub(crate) fn add(
+        &mut self,
+        shape: &str,
+        merged_system_text: bool,
+        turns_not_trained: u64,
+        joined_parts: u64,
+    ) {
+        match self.shapes.get_mut(shape) {
+            Some(rows) => *rows += 1,
+            None => drop(self.shapes.insert(shape.to_owned(), 1)),
+        }
+        self.merged_system_texts += u64::from(merged_system_text);
+        self.turns_not_trained += turns_not_trained;
+        self.joined_parts += joined_parts;
+    }
+
+    pub(crate) fn add_columns(&mut self, unused: &[String], ignored: &[String]) {
+        for (names, columns) in [(unused, &mut self.unused_columns), (ignored, &mut self.ignored_columns)] {
+            for name in names {
+                if let Some(rows) = columns.get_mut(name) {
+                    *rows += 1;
+                } else if columns.len() < MAX_COLUMNS {
+                    columns.insert(name.clone(), 1);
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Display for RowCounts {
+    /// Lines for what is worth one, each ended with a newline.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = [
+            (self.merged_system_texts, "system texts put before their conversation"),
+            (self.joined_parts, "turns put together from parts of text"),
+            (self.turns_not_trained, "turns of the assistant not trained, as their row says"),
+        ];
+        for (count, what) in counts.iter().filter(|(count, _)| *count > 0) {
+            writeln!(f, "{} {what}", grouped(*count))?;
+        }
+        for (columns, what) in [(&self.unused_columns, "not used"), (&self.ignored_columns, "ignored")] {
+            if !columns.is_empty() {
+                let columns: Vec<String> =
+                    columns.iter().map(|(name, rows)| format!("{name} ({})", grouped(*rows))).collect();
+                writeln!(f, "columns {what}, and in how many rows: {}", columns.join(", "))?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Rows that became no sequence, by reason.
@@ -214,10 +294,11 @@ impl fmt::Display for Summary {
         if !reasons.is_empty() {
             write!(f, ": {}", reasons.join(", "))?;
         }
-        write!(f, "{}", self.mask)?;
+        writeln!(f, "{}", self.mask)?;
+        write!(f, "{}", self.read)?;
         let speed = format!("{:.0}", self.tokens_per_second);
         let speed = speed.parse().map_or(speed, grouped);
-        write!(f, "\n{} tokens in {:.1} s, {speed} tokens/s", grouped(self.tokens()), self.seconds)
+        write!(f, "{} tokens in {:.1} s, {speed} tokens/s", grouped(self.tokens()), self.seconds)
     }
 }
 

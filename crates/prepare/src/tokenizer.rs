@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use serde_json::Value;
-use softshard_labels::Tokenizer as Fingerprint;
+use softshard_labels::{OwnTokenizer, Tokenizer as Fingerprint};
 use tokenizers::PostProcessorWrapper;
 
-use crate::encode::ending;
-use crate::{ChatTemplate, Error};
+use crate::compatible::{Splitting, tokens};
+use crate::no_tokenizer::check_kind;
+use crate::{ChatTemplate, Error, chat_template};
 
 /// A tokenizer: text to ids and back, special ids, chat template, fingerprint.
 ///
@@ -24,7 +26,10 @@ pub struct Tokenizer {
     pub(crate) stripping: HashMap<u32, String>,
     pub(crate) path: PathBuf,
     special_ids: BTreeMap<String, i32>,
+    /// The end-of-sequence ids.
     stop_ids: Vec<i32>,
+    /// With the end of a turn, which the chat template is asked for when it is first needed.
+    all_stop_ids: OnceLock<Vec<i32>>,
     special: HashSet<i32>,
     adds_bos: bool,
     chat_template: Option<ChatTemplate>,
@@ -38,16 +43,18 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::Tokenizer`] where a file is broken, a special token is unknown or an id does not fit the format;
-    /// [`Error::ChatTemplate`] where the template does not compile; [`Error::Io`].
+    /// [`Error::Io`]. The chat template is compiled when it is first used.
     pub fn load(path: &Path) -> Result<Self, Error> {
         let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
         let folder = file.parent().unwrap_or(Path::new("")).to_owned();
+        check_kind(path)?;
         let bytes = fs_err::read(&file).map_err(|error| {
             let hint = "a tokenizer is a Hugging Face model folder, or a tokenizer.json";
             io::Error::new(error.kind(), format!("tokenizer: {error}\nhint: {hint}"))
         })?;
         let mut inner =
-            tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| Error::tokenizer(&file, error))?;
+            tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| Error::tokenizer(&file, error))?;
+        let merges_blake3 = Some(Splitting::read(&file, &bytes)?.blake3());
         inner.with_truncation(None).map_err(|error| Error::tokenizer(&file, error))?;
         inner.with_padding(None);
 
@@ -59,19 +66,20 @@ impl Tokenizer {
         for (name, value) in read_json(&folder.join("config.json"))? {
             generation.entry(name).or_insert(value);
         }
-        let vocabulary = Vocabulary::new(&inner, &file)?;
+        let tokens = tokens(&inner);
+        let vocab_size = vocab_size(&tokens, &file)?;
         let (special_ids, mut stop_ids) = special_ids(&inner, &file, &config, &generation)?;
-        stop_ids.retain(|id| u32::try_from(*id).is_ok_and(|id| id < vocabulary.size));
+        stop_ids.retain(|id| u32::try_from(*id).is_ok_and(|id| id < vocab_size));
 
-        let chat_template = read_chat_template(&folder, &config)?
-            .map(|source| ChatTemplate::new(source, special_texts(&inner, &special_ids)))
-            .transpose()?;
+        let chat_template = chat_template::read(&folder, &config)?
+            .map(|sources| ChatTemplate::of(sources, chat_template::special_texts(&config)));
         let fingerprint = Fingerprint {
-            vocabulary_blake3: vocabulary.blake3,
-            vocab_size: vocabulary.size,
+            vocabulary_blake3: OwnTokenizer::vocabulary_blake3(&tokens),
+            vocab_size,
             special_ids: special_ids.clone(),
             normalizer_blake3: normalizer_blake3(&inner, &file)?,
-            chat_template_blake3: chat_template.as_ref().map(|template| hex_of(template.source())),
+            merges_blake3,
+            chat_template_blake3: chat_template.as_ref().map(ChatTemplate::blake3),
         };
         let special = inner
             .get_added_tokens_decoder()
@@ -81,20 +89,19 @@ impl Tokenizer {
         let adds_bos = adds_bos(&inner, special_ids.get("bos"));
         let post_processor = inner.get_post_processor().cloned();
         inner.with_post_processor(None::<PostProcessorWrapper>);
-        let mut tokenizer = Self {
+        Ok(Self {
             stripping: stripping(&inner),
             inner,
             post_processor,
             path: file,
             special_ids,
             stop_ids,
+            all_stop_ids: OnceLock::new(),
             special,
             adds_bos,
             chat_template,
             fingerprint,
-        };
-        tokenizer.add_end_of_turn()?;
-        Ok(tokenizer)
+        })
     }
 
     /// Ids of `text`.
@@ -155,7 +162,10 @@ impl Tokenizer {
 
     /// Ids that end an answer: the end-of-sequence ids and the token with which the chat template ends a turn.
     pub fn stop_ids(&self) -> &[i32] {
-        &self.stop_ids
+        self.all_stop_ids.get_or_init(|| {
+            let end_of_turn = self.end_of_turn().filter(|id| !self.stop_ids.contains(id));
+            self.stop_ids.iter().copied().chain(end_of_turn).collect()
+        })
     }
 
     /// Whether the id is a special token.
@@ -198,13 +208,11 @@ impl Tokenizer {
         self.is_special(id) || self.stop_ids.contains(&id)
     }
 
-    /// Adds the special token with which the chat template ends the assistant's turn to the stop ids.
-    fn add_end_of_turn(&mut self) -> Result<(), Error> {
-        let Some(ending) = self.chat_template.as_ref().and_then(ending) else { return Ok(()) };
-        let first = self.encode(ending.trim())?.first().copied();
-        let known = first.filter(|id| self.is_special(*id) && !self.stop_ids.contains(id));
-        self.stop_ids.extend(known);
-        Ok(())
+    /// The special token with which the chat template ends the assistant's turn.
+    fn end_of_turn(&self) -> Option<i32> {
+        let ending = self.chat_template.as_ref()?.ending()?;
+        let first = self.encode(ending.trim()).ok()?.first().copied();
+        first.filter(|id| self.is_special(*id))
     }
 }
 
@@ -214,37 +222,10 @@ impl std::fmt::Debug for Tokenizer {
     }
 }
 
-struct Vocabulary {
-    blake3: String,
-    size: u32,
-}
-
-impl Vocabulary {
-    fn new(inner: &tokenizers::Tokenizer, file: &Path) -> Result<Self, Error> {
-        let mut tokens: Vec<(u32, String)> =
-            inner.get_vocab(true).into_iter().map(|(token, id)| (id, token)).collect();
-        tokens.sort_unstable();
-        let Some((largest, _)) = tokens.last() else {
-            return Err(Error::tokenizer(file, "expected a vocabulary, found no token"));
-        };
-        if i32::try_from(*largest).is_err() {
-            return Err(Error::tokenizer(file, format!("expected ids below 2^31, found {largest}")));
-        }
-        let size = largest + 1;
-        let mut hasher = blake3::Hasher::new();
-        for (id, token) in &tokens {
-            hasher.update(&id.to_le_bytes());
-            hasher.update(&u64::try_from(token.len()).expect("a length fits 64 bits").to_le_bytes());
-            hasher.update(token.as_bytes());
-        }
-        Ok(Self { blake3: hasher.finalize().to_hex().to_string(), size })
-    }
-}
-
-type JsonObject = serde_json::Map<String, Value>;
+pub(crate) type JsonObject = serde_json::Map<String, Value>;
 
 /// An optional JSON file: empty where there is none.
-fn read_json(path: &Path) -> Result<JsonObject, Error> {
+pub(crate) fn read_json(path: &Path) -> Result<JsonObject, Error> {
     match fs_err::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| Error::tokenizer(path, error)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(JsonObject::new()),
@@ -300,11 +281,6 @@ fn stripping(inner: &tokenizers::Tokenizer) -> HashMap<u32, String> {
     added.filter(|(_, token)| token.lstrip || token.rstrip).map(|(id, token)| (id, token.content)).collect()
 }
 
-fn special_texts(inner: &tokenizers::Tokenizer, ids: &BTreeMap<String, i32>) -> BTreeMap<String, String> {
-    let text = |id: i32| inner.id_to_token(u32::try_from(id).ok()?);
-    ids.iter().filter_map(|(name, id)| Some((format!("{name}_token"), text(*id)?))).collect()
-}
-
 /// Whether the post-processor puts the beginning-of-sequence token before a text. `add_bos_token` of the configuration does not
 /// count beside a `tokenizer.json`, as in Hugging Face's library.
 fn adds_bos(inner: &tokenizers::Tokenizer, bos: Option<&i32>) -> bool {
@@ -312,22 +288,15 @@ fn adds_bos(inner: &tokenizers::Tokenizer, bos: Option<&i32>) -> bool {
     bos.is_some_and(|bos| first.is_some_and(|first| i32::try_from(first) == Ok(*bos)))
 }
 
-/// `chat_template.jinja`, or `chat_template` of the configuration: a string, or a list with one named `default`.
-fn read_chat_template(folder: &Path, config: &JsonObject) -> Result<Option<String>, Error> {
-    match fs_err::read_to_string(folder.join("chat_template.jinja")) {
-        Ok(source) => return Ok(Some(source)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error.into()),
+/// Largest id + 1.
+fn vocab_size(tokens: &[(u32, String)], file: &Path) -> Result<u32, Error> {
+    let Some((largest, _)) = tokens.last() else {
+        return Err(Error::tokenizer(file, "expected a vocabulary, found no token"));
+    };
+    if i32::try_from(*largest).is_err() {
+        return Err(Error::tokenizer(file, format!("expected ids below 2^31, found {largest}")));
     }
-    let field = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
-    Ok(match config.get("chat_template") {
-        Some(Value::Array(named)) => named
-            .iter()
-            .find(|entry| field(entry, "name").as_deref() == Some("default"))
-            .and_then(|entry| field(entry, "template")),
-        Some(template) => template.as_str().map(str::to_owned),
-        None => None,
-    })
+    Ok(largest + 1)
 }
 
 fn normalizer_blake3(inner: &tokenizers::Tokenizer, file: &Path) -> Result<String, Error> {

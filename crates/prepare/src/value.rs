@@ -1,5 +1,6 @@
 //! Values of a row as JSON gives them, with the order of an object's keys: what a chat template sees.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -67,6 +68,9 @@ impl<'de> Deserialize<'de> for Value {
     }
 }
 
+/// Up to this many keys, looking at all of them is faster than hashing.
+const SMALL_OBJECT: usize = 16;
+
 struct AnyValue;
 
 impl<'de> Visitor<'de> for AnyValue {
@@ -122,12 +126,25 @@ impl<'de> Visitor<'de> for AnyValue {
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut fields: Vec<(String, Value)> = Vec::new();
-        let mut places = std::collections::HashMap::new();
+        // Of many keys the places are kept: they may come from anyone.
+        let mut places: Option<HashMap<String, usize>> = None;
         while let Some((key, value)) = entries.next_entry::<String, Value>()? {
-            let place = *places.entry(key.clone()).or_insert(fields.len());
-            match fields.get_mut(place) {
-                Some((_, earlier)) => *earlier = value,
-                None => fields.push((key, value)),
+            let place = match &mut places {
+                Some(places) => places.get(&key).copied(),
+                None => fields.iter().position(|(name, _)| *name == key),
+            };
+            match place {
+                Some(place) => fields[place].1 = value,
+                None => {
+                    if let Some(places) = &mut places {
+                        places.insert(key.clone(), fields.len());
+                    }
+                    fields.push((key, value));
+                }
+            }
+            if fields.len() == SMALL_OBJECT && places.is_none() {
+                let named = fields.iter().enumerate().map(|(place, (name, _))| (name.clone(), place));
+                places = Some(named.collect());
             }
         }
         Ok(Value::Object(fields))
@@ -168,5 +185,10 @@ mod tests {
     fn of_keys_that_come_twice_the_last_value_counts() {
         let value: Value = serde_json::from_str(r#"{"a":1,"b":2,"a":3}"#).unwrap();
         assert_eq!(serde_json::to_string(&value).unwrap(), r#"{"a":3,"b":2}"#);
+        let twice: Vec<String> = (0..40).chain(0..40).map(|key| format!("\"{key}\":{key}")).collect();
+        let value: Value = serde_json::from_str(&format!("{{{}}}", twice.join(","))).unwrap();
+        let Value::Object(fields) = value else { panic!("an object") };
+        let found: Vec<String> = fields.into_iter().map(|(name, _)| name).collect();
+        assert_eq!(found, (0..40).map(|key| key.to_string()).collect::<Vec<_>>());
     }
 }

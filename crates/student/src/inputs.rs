@@ -3,7 +3,7 @@
 use std::{path::Path, sync::atomic::AtomicBool};
 
 use burn::tensor::Device;
-use softshard_labels::{Difference, Tokenizer};
+use softshard_labels::{Difference, OwnTokenizer};
 
 use crate::config::{Mixed, Objective, TrainConfig};
 
@@ -21,8 +21,8 @@ pub struct TrainInputs<'a> {
     pub template: &'a str,
     /// Folder with the tokenizer's files, copied beside a whole model.
     pub tokenizer_folder: &'a Path,
-    /// Fingerprint of that tokenizer; data of another one is refused.
-    pub tokenizer: &'a Tokenizer,
+    /// That tokenizer; data of one with other ids is refused.
+    pub tokenizer: &'a OwnTokenizer,
     /// Differences between the recipe and the data that were taken all the same: kept in what the run makes.
     pub accepted: &'a [Difference],
     /// Receives `adapter/` or `model/`, `checkpoints/` and `metrics.jsonl`.

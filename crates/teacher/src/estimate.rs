@@ -12,8 +12,8 @@ use rand::{SeedableRng, seq::index};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use softshard_labels::{
-    LabelDataset, LabelPlan, LabelStats, LabelWriter, OptionalColumn, Selection, Sequence, SequenceDataset,
-    SequenceLabels, ShardRecord, Tokenizer,
+    LabelDataset, LabelPlan, LabelStats, LabelWriter, OptionalColumn, OwnTokenizer, Selection, Sequence,
+    SequenceDataset, SequenceLabels, ShardRecord,
 };
 use softshard_model::DecoderConfig;
 
@@ -49,8 +49,8 @@ pub struct EstimateInputs<'a> {
     pub labels: &'a LabelsConfig,
     /// Sequence datasets of the splits; the sample is drawn from the first, and a temperature is fitted on the second.
     pub sequences: &'a [PathBuf],
-    /// Fingerprint of the teacher's tokenizer; sequences of another one are refused.
-    pub tokenizer: &'a Tokenizer,
+    /// The teacher's tokenizer; sequences of one with other ids are refused.
+    pub tokenizer: &'a OwnTokenizer,
     /// Sequences of the sample; more where they have less than 2,000 labelled tokens.
     pub sample: usize,
     /// Where the teacher runs.

@@ -3,7 +3,7 @@
 use std::{ops::Range, path::Path, sync::atomic::AtomicBool, time::Instant};
 
 use anyhow::Result;
-use softshard_labels::{Error, LabelPlan, LabelWriter, Output, SequenceDataset, Tokenizer};
+use softshard_labels::{Error, LabelPlan, LabelWriter, Output, OwnTokenizer, SequenceDataset};
 use softshard_model::DecoderConfig;
 
 use crate::{
@@ -24,8 +24,8 @@ pub struct TeacherInputs<'a> {
     pub sequences: &'a Path,
     /// Sequences that a temperature is fitted on, where the recipe calibrates the teacher.
     pub held_out: Option<&'a Path>,
-    /// Fingerprint of the teacher's tokenizer; sequences of another one are refused.
-    pub tokenizer: &'a Tokenizer,
+    /// The teacher's tokenizer; sequences of one with other ids are refused.
+    pub tokenizer: &'a OwnTokenizer,
     /// Receives the label dataset.
     pub output: &'a Output,
     /// The part of the shards that this process labels; all, and the dataset is finished, where it is not given.
@@ -151,11 +151,12 @@ fn remaining(sequences: &SequenceDataset, writer: &LabelWriter) -> Result<u64> {
 pub(crate) fn check_fit(
     model: &Path,
     config: &DecoderConfig,
-    tokenizer: &Tokenizer,
+    tokenizer: &OwnTokenizer,
     (path, sequences): (&Path, &SequenceDataset),
 ) -> Result<(), Error> {
-    let found = &sequences.manifest().info.tokenizer;
-    tokenizer.expect_same(found, format_args!("sequences `{}`", path.display()))?;
+    let info = &sequences.manifest().info;
+    let place = format!("sequences `{}`", path.display());
+    tokenizer.expect_reads(&info.tokenizer, info.template == "chat", place)?;
     tokenizer.expect_fits(model, config.vocab_size)
 }
 

@@ -151,7 +151,7 @@ impl Labelling<'_> {
                 labels: &labels,
                 sequences,
                 held_out: None,
-                tokenizer: &made_up::tokenizer(self.config.vocab_size)?,
+                tokenizer: &made_up::tokenizer(self.config.vocab_size)?.into(),
                 output: &Output::from(self.bench.result(&name)),
                 part: None,
                 stop: &AtomicBool::new(false),

@@ -193,5 +193,6 @@ pub(crate) fn tokenizer(vocabulary: usize) -> Result<Tokenizer> {
         special_ids: std::collections::BTreeMap::new(),
         normalizer_blake3: "0".repeat(64),
         chat_template_blake3: None,
+        merges_blake3: None,
     })
 }

@@ -181,7 +181,7 @@ fn train(bench: &Bench, device: &Device, variant: &Variant) -> Result<Trained> {
         data: &[Mixed { labels: bench.result(LABELS), weight: 1.0 }],
         template: "none",
         tokenizer_folder: &config.model,
-        tokenizer: &made_up::tokenizer(vocabulary)?,
+        tokenizer: &made_up::tokenizer(vocabulary)?.into(),
         accepted: &[],
         output: &output,
         devices: &[(device.clone(), 1)],

@@ -13,7 +13,7 @@ use fs_err as fs;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use softshard_evaluate::EvaluateConfig;
-use softshard_labels::{Output, Tokenizer as Fingerprint};
+use softshard_labels::{Output, OwnTokenizer};
 use softshard_prepare::{DataConfig, Tokenizer, TokenizerConfig};
 use softshard_share::{Place, S3, Writers};
 use softshard_student::TrainConfig;
@@ -155,23 +155,15 @@ impl Recipe {
         )))
     }
 
-    /// Fingerprint of the recipe's tokenizer. Where `model` has one of its own, it must give the same ids; templates and special
-    /// tokens may differ, as they do between base and instruct models.
+    /// The recipe's tokenizer. Where `model` has one of its own, it must give the same ids for all of this one's tokens; templates
+    /// and special tokens may differ, as they do between base and instruct models.
     ///
     /// # Errors
     /// Either cannot be read; they give other ids.
-    pub(crate) fn tokenizer_for(&self, model: &Path) -> anyhow::Result<Fingerprint> {
-        let tokenizer = Tokenizer::load(&self.tokenizer.path)?.fingerprint().clone();
-        if model.join("tokenizer.json").exists() {
-            let own = Tokenizer::load(model)?.fingerprint().clone();
-            let same_ids = Fingerprint {
-                special_ids: tokenizer.special_ids.clone(),
-                chat_template_blake3: tokenizer.chat_template_blake3.clone(),
-                ..own
-            };
-            tokenizer.expect_same(&same_ids, format_args!("model `{}`", model.display()))?;
-        }
-        Ok(tokenizer)
+    pub(crate) fn tokenizer_for(&self, model: &Path) -> anyhow::Result<OwnTokenizer> {
+        let tokenizer = Tokenizer::load(&self.tokenizer.path)?;
+        tokenizer.expect_ids_of_model(model)?;
+        Ok(tokenizer.own())
     }
 
     /// Writes the resolved recipe as `recipe.toml` beside labels, wherever they are.

@@ -40,6 +40,7 @@ pub(crate) fn tokenizer() -> Tokenizer {
         special_ids: BTreeMap::from([("eos".to_owned(), 2)]),
         normalizer_blake3: "22".repeat(32),
         chat_template_blake3: None,
+        merges_blake3: None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use serde_json::json;
 use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
@@ -12,7 +13,7 @@ use tokenizers::{AddedToken, Tokenizer};
 
 use super::write_file;
 use crate::conversation::Message;
-use crate::rows::{Content, rows};
+use crate::rows::{Content, Inputs};
 use crate::template::plain_prompt;
 use crate::{DataConfig, Error};
 
@@ -66,16 +67,22 @@ pub fn train_tokenizer(jsonl: &Path, vocab_size: usize, out_dir: &Path) -> Resul
 fn texts(jsonl: &Path) -> Result<Vec<String>, Error> {
     let data: DataConfig = serde_json::from_value(json!({ "instructions": jsonl }))
         .map_err(|error| Error::Config(format!("[data]: {error}")))?;
-    let text = |content: Content| match content {
+    let text = |content: &Content| match content {
         Content::Instruction { instruction, context, response } => {
-            format!("{}{response}", plain_prompt(&instruction, &context))
+            format!("{}{response}", plain_prompt(instruction, context))
         }
         Content::Conversation(conversation) => {
             let texts: Vec<&str> = conversation.messages.iter().map(Message::text).collect();
             texts.join("\n")
         }
-        Content::Document(text) => text,
+        Content::Completion { prompt, completion } => format!("{prompt}{completion}"),
+        Content::Document(text) => text.clone(),
         Content::Tokens { .. } => String::new(),
     };
-    rows(&data).map(|row| row.map(|row| text(row.content))).collect()
+    let (never, mut texts) = (AtomicBool::new(false), Vec::new());
+    Inputs::open(&data, None, &never)?.for_each_step(&data, &never, |rows| {
+        texts.extend(rows.iter().map(|row| text(&row.content)));
+        Ok(())
+    })?;
+    Ok(texts)
 }

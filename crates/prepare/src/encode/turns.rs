@@ -144,8 +144,7 @@ impl<'a> Rendered<'a> {
         let (character, turn) = (self.text[..same].chars().count(), turn + 1);
         Error::ChatTemplate(format!(
             "expected the prompt of turn {turn} to begin the rendered conversation, found a difference at character \
-             {character}: {:?} in the prompt, {:?} in the conversation\nhint: `mask = \"generation\"` reads the \
-             marks of a template that has them; or use another chat template, or `template = \"minillm\"`",
+             {character}: {:?} in the prompt, {:?} in the conversation",
             part(prompt),
             part(&self.text)
         ))

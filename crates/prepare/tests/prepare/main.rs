@@ -2,5 +2,6 @@
 
 mod peers;
 mod real_data;
+mod rows;
 mod sequences;
 mod support;

@@ -220,6 +220,7 @@ fn plan(world: &impl World, selection: Selection) -> LabelPlan {
             special_ids: Default::default(),
             normalizer_blake3: none.clone(),
             chat_template_blake3: None,
+            merges_blake3: None,
         },
         template: "none".to_owned(),
         teacher: TeacherIdentity {
