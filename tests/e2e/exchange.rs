@@ -32,6 +32,7 @@ fn labels_travel() {
     trainers_rows_come_back(&world);
     imports_say_what_they_need(&world);
     texts_of_a_tokenizer_that_drops_spaces_are_found(&world);
+    bad_rows_are_dropped_where_it_is_asked_for(&world);
     options_of_other_sources_are_refused(&world);
     readers_may_leave(&world);
 }
@@ -144,7 +145,7 @@ fn trainers_rows_come_back(world: &World) {
         // The partitions of extra temperatures stay behind, and log_sum_exp is rounded without them: nothing else changes.
         assert_eq!(
             (&sequence["max_log_prob"], &sequence["columns"]),
-            (&json!(0.0), &json!(["log_sum_exp", "log_partitions"])),
+            (&json!(0.0), &json!(["log_sum_exp", "log_partitions", "tail_log_masses"])),
             "{sequence}"
         );
     }
@@ -284,6 +285,37 @@ fn texts_of_a_tokenizer_that_drops_spaces_are_found(world: &World) {
         .failed(3, &["token \"the\": expected the text of one token, found 2 tokens, among them 5 and 6"]);
 }
 
+fn bad_rows_are_dropped_where_it_is_asked_for(world: &World) {
+    let (tokenizer, file) = (text(world.path("data/tokenizer")), text(world.path("some-bad.jsonl")));
+    // The last token ties with the second of its alternatives, and has the smaller id.
+    let good = json!({"prompt_token_ids": [65], "choices": [{"logprobs": {"tokens": ["token_id:72", "token_id:5"],
+        "token_logprobs": [-0.5, -2.25], "top_logprobs": [{"token_id:72": -0.5, "token_id:9": -1.5},
+        {"token_id:5": -2.25, "token_id:100": -0.4, "token_id:101": -2.25}]}}]});
+    let lines = format!("\u{feff}{good}\n") + &"{\"error\": {\"message\": \"overloaded\"}}\n".repeat(12);
+    fs::write(&file, lines).expect("responses");
+    let out = text(world.path("some"));
+    let arguments = [
+        &["labels", "import", &file, "-o", &out, "--from", "completions", "--top-k", "2", "--teacher", "gpt"],
+        &["--tokenizer", tokenizer.as_str()][..],
+    ]
+    .concat();
+    softshard(&arguments).failed(
+        3,
+        &["some-bad.jsonl` line 2 choices: ", "found an error: overloaded", "hint: --bad-rows drop"],
+    );
+    assert!(!world.path("some").exists());
+    let said = softshard(&[&arguments[..], &["--bad-rows", "drop"]].concat()).succeeded().stdout;
+    let list = world.path("some/dropped_rows.jsonl");
+    let expected = format!("\ndropped 12 rows that cannot be read; all of them: {}\n", list.display());
+    assert!(said.starts_with("imported: 1 shards") && said.contains(&expected), "{said}");
+    assert!(
+        said.contains("some-bad.jsonl` line 11 choices: ") && said.contains("\n  and 2 more\n"),
+        "{said}"
+    );
+    assert_eq!(fs::read_to_string(list).expect("the list").lines().count(), 12);
+    softshard(&["labels", "verify", &out]).succeeded();
+}
+
 fn options_of_other_sources_are_refused(world: &World) {
     let file = text(world.path("labels.jsonl"));
     let out = text(world.path("not-there"));
@@ -298,6 +330,7 @@ fn options_of_other_sources_are_refused(world: &World) {
         &["--template", "x"],
         &["--mantissa-bits", "7"],
         &["--sequences-per-shard", "9"],
+        &["--bad-rows", "drop"],
     ] {
         refused("softshard", flag, &format!("expected no `{}` with this `--from`", flag[0]));
     }

@@ -166,10 +166,23 @@ fn truncated_empty_and_junk_shards_are_named() {
     world.run("train-student", &[]).succeeded();
 }
 
-/// A shard with one data page that says it holds 2 GB once decompressed; every hash is right.
+/// A number as Thrift writes it.
+fn varint(number: u64) -> Vec<u8> {
+    let (mut doubled, mut bytes) = (2 * number, Vec::new());
+    while doubled >= 128 {
+        bytes.push((doubled & 127) as u8 | 128);
+        doubled >>= 7;
+    }
+    bytes.push(doubled as u8);
+    bytes
+}
+
+/// A shard with one data page that says it holds so many bytes, of 5 digits, once decompressed; every hash is right.
 ///
-/// The number is 2 bytes longer than the true one: the page loses its last 2, so that all offsets stay.
-fn bomb(shard: &[u8]) -> Vec<u8> {
+/// The number is 2 digits longer than the true one: the page loses its last 2 bytes, so that all offsets stay.
+fn bomb(shard: &[u8], bytes: u64) -> Vec<u8> {
+    let claimed = varint(bytes);
+    assert_eq!(claimed.len(), 5);
     let footer_bytes = shard.last_chunk::<8>().expect("a footer")[..4].try_into().expect("4 bytes");
     let footer = shard.len() - 8 - usize::try_from(u32::from_le_bytes(footer_bytes)).expect("a length");
     let is_page = |at: &usize| match &shard[*at..*at + 11] {
@@ -190,7 +203,9 @@ fn bomb(shard: &[u8]) -> Vec<u8> {
     let high = u8::try_from(shorter >> 7).expect("7 bits");
     let bomb = [
         &shard[..page],
-        &[0x15, 0, 0x15, 0xfe, 0xff, 0xff, 0xff, 0x0f, 0x15, low, high], // 2^31 - 1
+        &[0x15, 0, 0x15],
+        &claimed,
+        &[0x15, low, high],
         &shard[page + 9..body],
         &shard[body..body + usize::from(doubled / 2) - 2],
         &shard[body + usize::from(doubled / 2)..],
@@ -222,10 +237,77 @@ fn a_bomb_is_refused_under_a_memory_cap() {
     let train = |output: &str| capped(&world.stage("train-student", &[&format!("output.student={output}")]));
     train("good").succeeded();
     let mut manifest = manifest(&world);
-    let bytes = bomb(&fs::read(shard(&world, 0)).expect("the shard is there"));
+    let bytes = bomb(&fs::read(shard(&world, 0)).expect("the shard is there"), (1 << 31) - 1);
     let name = forge(&world, 0, &bytes, &mut manifest);
     write_manifest(&world, &manifest);
     train("bombed").failed(3, &[&name, "a page of at most"]);
+}
+
+/// A shard whose footer says that each of its columns has so many bytes once decompressed.
+fn claiming(shard: &[u8], bytes: u64) -> Vec<u8> {
+    let size = shard.last_chunk::<8>().expect("a footer")[..4].try_into().expect("4 bytes");
+    let start = shard.len() - 8 - usize::try_from(u32::from_le_bytes(size)).expect("a length");
+    let (mut rest, mut footer, mut claims) = (&shard[start..shard.len() - 8], Vec::new(), 0);
+    while let Some(&byte) = rest.first() {
+        // Field 4 of a column: zstd. Field 5: values. Field 6: bytes without compression.
+        if rest.starts_with(&[0x15, 12, 0x16]) {
+            let end_of_varint =
+                |from: usize| from + 1 + rest[from..].iter().position(|byte| *byte < 128).expect("an end");
+            let sizes = end_of_varint(3);
+            assert_eq!(rest[sizes], 0x16);
+            footer.extend(&rest[..=sizes]);
+            footer.extend(varint(bytes));
+            rest = &rest[end_of_varint(sizes + 1)..];
+            claims += 1;
+            continue;
+        }
+        footer.push(byte);
+        rest = &rest[1..];
+    }
+    assert!(claims > 5, "{claims} columns");
+    let size = u32::try_from(footer.len()).expect("4 bytes").to_le_bytes();
+    [&shard[..start], &footer, &size, b"PAR1"].concat()
+}
+
+/// Covers many bombs at a time: what all threads decode has one limit, however many there are.
+#[test]
+fn bombs_in_all_shards_are_refused_by_64_threads_under_a_memory_cap() {
+    /// Below what a fifth of the bombs ask for.
+    const CAP: u64 = 2500 << 20;
+    const BOMB: u64 = 400 << 20;
+    let world = World::new();
+    world.run("prepare", &["data.split={ valid_rows = 0, seed = 1 }"]).succeeded();
+    world.run("finetune", &["finetune.max_steps=2"]).succeeded();
+    world
+        .run(
+            "teacher-labels",
+            &["labels.sequences_per_shard=2", "labels.selection={ kind = \"top_k\", k = 64 }"],
+        )
+        .succeeded();
+    let mut manifest = manifest(&world);
+    let shards = manifest["shards"].as_array().expect("a list").len();
+    assert!(shards > 30, "{shards} shards");
+    let capped = |command: &Command| {
+        let mut capped = Command::new("prlimit");
+        capped.arg(format!("--as={CAP}")).arg(command.get_program()).args(command.get_args());
+        run(capped.env("RAYON_NUM_THREADS", "64"))
+    };
+    let labels = world.path("run/labels/train");
+    let verify = command(&["labels", "verify", labels.to_str().expect("a path of ASCII")]);
+    let stats = command(&["labels", "stats", labels.to_str().expect("a path of ASCII")]);
+    for good in [&verify, &stats] {
+        capped(good).succeeded();
+    }
+    for index in 0..shards {
+        let bytes = fs::read(shard(&world, index)).expect("the shard is there");
+        let bytes = claiming(&bomb(&bytes, BOMB), BOMB);
+        forge(&world, index, &bytes, &mut manifest);
+    }
+    write_manifest(&world, &manifest);
+    let said = capped(&verify).failed(3, &["problems"]);
+    assert!(said.stdout.contains("a zstd frame") || said.stdout.contains("expected 419430400"), "{said:?}");
+    capped(&stats).failed(3, &["shard `labels-"]);
+    capped(&world.stage("train-student", &["student.model=../teacher/model"])).failed(3, &["shard `labels-"]);
 }
 
 /// Puts many copies of a piece of JSON between two others.

@@ -307,9 +307,14 @@ fn adapters_that_do_not_fit_are_refused_by_tensor_and_base() {
         "[8, 32], found [4, 32]",
     ]);
     with("target_modules", json!(["q_proj"]));
-    refused(&["v_proj.lora_A.weight`: expected no such tensor, as the modules that adapter_config.json names leave"]);
+    refused(&[
+        "v_proj.lora_A.weight`: expected no such tensor, as the modules that adapter_config.json names leave",
+    ]);
     with("target_modules", json!(["query_key_value"]));
-    refused(&["q_proj.lora_A.weight`: expected no such tensor", "leave `model.layers.0.self_attn.q_proj` out"]);
+    refused(&[
+        "q_proj.lora_A.weight`: expected no such tensor",
+        "leave `model.layers.0.self_attn.q_proj` out",
+    ]);
     with("peft_type", json!("IA3"));
     refused(&["adapter_config.json`: peft_type \"IA3\" is not supported"]);
     with("r", json!(4));

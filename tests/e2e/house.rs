@@ -13,7 +13,7 @@ const ALLOWED: [(&str, &[&str]); 10] = [
     ("evaluate", &["prepare", "model", "losses", "labels"]),
     ("share", &["labels"]),
     ("labels", &[]),
-    ("model", &[]),
+    ("model", &["losses"]),
     ("losses", &[]),
     ("e2e", &[]),
 ];

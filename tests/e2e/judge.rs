@@ -172,7 +172,7 @@ fn shift(labels: &mut SequenceLabels, index: usize) -> i32 {
     labels.token_ids.copy_within(next..next + entries, start);
     labels.log_probs.copy_within(next..next + entries, start);
     let mut columns = vec![&mut labels.log_sum_exp, &mut labels.tail_log_mass, &mut labels.entropy];
-    columns.extend(&mut labels.log_partitions);
+    columns.extend(labels.log_partitions.iter_mut().chain(&mut labels.tail_log_masses));
     for column in columns {
         column[index] = column[index + 1];
     }

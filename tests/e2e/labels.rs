@@ -100,6 +100,7 @@ fn stats_show_sizes_and_the_teacher(world: &World) {
             "Columns",
             "sequence_key",
             "log_partition_t2",
+            "tail_log_mass_t2",
             "(footers)",
             "Entropy of the teacher, nats",
             "█",

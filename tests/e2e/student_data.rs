@@ -1,9 +1,10 @@
 //! The data of a student: packing, mixtures, objectives, and datasets that it cannot learn from.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use serde_json::Value;
 use softshard_e2e::{World, softshard};
+use softshard_labels::{LabelDataset, LabelPlan, LabelWriter, SequenceLabels};
 
 /// Of f32 sums in another order, relative: 24 bits, some hundred terms.
 const OTHER_ORDER: f64 = 2e-5;
@@ -155,6 +156,53 @@ fn pretraining_scores_every_token() {
     world.run("finetune", &pretrain).succeeded();
     let line = &metrics(&world, "pretrained")[0];
     assert!(number(line, "labelled_tokens") > 0.9 * number(line, "tokens"), "{line}");
+}
+
+/// Writes a dataset again as it was written before temperatures had tails.
+fn without_tails(from: &Path, to: &Path) {
+    let dataset = LabelDataset::open(from).expect("labels");
+    let plan = LabelPlan { version: LabelPlan::VERSION, ..dataset.manifest().plan.clone() };
+    let writer = LabelWriter::create_or_resume(to, plan).expect("a new dataset");
+    let mut rows = dataset.iter();
+    for (shard, [start, end]) in dataset.manifest().plan.shards.iter().enumerate() {
+        let mut file = writer.shard(shard).expect("a shard");
+        for row in rows.by_ref().take(usize::try_from(end - start).expect("small")) {
+            let row = row.expect("a row");
+            assert_eq!(row.tail_log_masses.len(), 2, "one for each temperature");
+            file.push(SequenceLabels { tail_log_masses: Vec::new(), ..row }).expect("valid labels");
+        }
+        file.commit().expect("a commit");
+    }
+    writer.finish().expect("a dataset");
+}
+
+#[test]
+fn a_temperature_below_1_needs_labels_that_say_what_is_beyond_their_entries() {
+    let world = World::labelled();
+    let temperatures = "labels.temperatures=[0.5, 2.0]";
+    world.run("teacher-labels", &[temperatures, "output.labels=new"]).succeeded();
+    let at = |temperature: &str, labels: &str, student: &str| {
+        let settings = [
+            format!("student.loss.temperature={temperature}"),
+            format!("output.labels={labels}"),
+            format!("output.student={student}"),
+            "student.max_steps=2".to_owned(),
+            temperatures.to_owned(),
+        ];
+        world.run("train-student", &settings.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    at("0.5", "new", "sharp").succeeded();
+    assert!(number(&metrics(&world, "sharp")[1], "divergence").is_finite());
+
+    without_tails(&world.path("run/new/train"), &world.path("run/old/train"));
+    at("0.5", "old", "refused").failed(
+        3,
+        &["run/old/train", "`student.loss.temperature`", "labels of version 1", "found 0.5", "label again"],
+    );
+    assert!(!world.path("run/refused/metrics.jsonl").exists());
+    // Above 1 most of the mass is beyond, and a difference says it.
+    at("2.0", "old", "soft").succeeded();
+    softshard(&["labels", "verify", world.path("run/old/train").to_str().expect("ASCII")]).succeeded();
 }
 
 /// Covers labels that lack what the loss needs, prompts of another template, and sequences over the student's context.

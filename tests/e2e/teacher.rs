@@ -52,6 +52,13 @@ fn a_scale_makes_a_teacher_less_sure() {
         for (at_2, scaled) in sure.log_partitions[0].iter().zip(&unsure.log_sum_exp) {
             assert!((at_2 - scaled).abs() < 4e-3, "10 mantissa bits: {at_2} and {scaled}");
         }
+        // The same tokens are the most probable ones, so the same are beyond them.
+        for (at_2, scaled) in sure.tail_log_masses[0].iter().zip(&unsure.tail_log_mass) {
+            assert!(
+                (at_2 - scaled).abs() <= 2e-3 * scaled.abs() + 1e-5,
+                "10 mantissa bits: {at_2} and {scaled}"
+            );
+        }
         let nats = |labels: &SequenceLabels| labels.entropy.iter().sum::<f32>();
         assert!(nats(unsure) > nats(sure));
     }

@@ -1,10 +1,10 @@
-"""The part of golden/ that has adapters of every kind that PEFT writes: which modules, which ranks, what else than factors.
+"""The part of golden/ that has adapters of every kind that PEFT writes: which modules, which ranks, what besides.
 
 Called by make_golden.py after families.py. For an adapter NAME of CASES it writes
   * adapters/NAME/: as PEFT saves it, over one of the tiny models;
   * in adapters.expected.json: its base, and whether PEFT can merge it;
-  * in adapters.expected.safetensors: `NAME/logits` [T, V] with the adapter, not merged; and of each tensor TENSOR that PEFT's
-    `merge_and_unload` changed `NAME/merged/TENSOR`: SAMPLES of its numbers, evenly spaced, as `sampled` takes them.
+  * in adapters.expected.safetensors: `NAME/logits` [T, V] with the adapter, not merged; and of each tensor TENSOR that
+    PEFT's `merge_and_unload` changed `NAME/merged/TENSOR`: SAMPLES of its numbers, as `sampled` takes them.
 """
 
 from dataclasses import dataclass, field

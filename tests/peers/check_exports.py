@@ -67,7 +67,7 @@ def check_training(number: int, row: dict, ours: dict, entries: list[dict]) -> N
         else:
             assert not row.get(name), f"{place} lacks {name}"
     for name in row:
-        if name in FLAT or name.startswith("log_partition"):
+        if name in FLAT or name.startswith(("log_partition", "tail_log_mass_t")):
             want = dict(zip(row["positions"], row[name]))
             assert ours[f"teacher_{name}"] == [want.get(t, 0.0) for t in range(length)], f"{place} {name}"
 
@@ -83,7 +83,8 @@ def check_line(number: int, row: dict, line: dict, entries: list[dict]) -> None:
     for name in FLAT:
         if name in row:
             same([line[name]], [row[name]], f"{place} {name}")
-    same(line.get("log_partitions", []), [row[name] for name in row if name.startswith("log_partition")], place)
+    for key, prefix in (("log_partitions", "log_partition"), ("tail_log_masses", "tail_log_mass_t")):
+        same(line.get(key, []), [row[name] for name in row if name.startswith(prefix)], place)
 
 
 def same(found: list[list], expected: list[list], place: str) -> None:

@@ -41,9 +41,15 @@ def partition_columns(plan: dict) -> list[str]:
     return [f"log_partition_t{float(t):g}".replace(".", "_") for t in plan["temperatures"]]
 
 
+def tail_columns(plan: dict) -> list[str]:
+    """Of the mass beyond the exact entries at each temperature, which version 1 has not."""
+    temperatures = plan["temperatures"] if plan["version"] > 1 else []
+    return [f"tail_log_mass_t{float(t):g}".replace(".", "_") for t in temperatures]
+
+
 def position_columns(plan: dict) -> list[str]:
     """Columns with one float per position."""
-    return [name for name in POSITION_LISTS if name not in plan["omit"]] + partition_columns(plan)
+    return [name for name in POSITION_LISTS if name not in plan["omit"]] + partition_columns(plan) + tail_columns(plan)
 
 
 def exact_entries(plan: dict) -> int:
@@ -212,9 +218,11 @@ def check_row(place: str, key: bytes, row: dict[str, np.ndarray], plan: dict) ->
             np.isfinite(values).all() and (values >= low).all() and (values <= high).all(),
             f"{place}: {name} out of range",
         )
-    require((row["tail_log_mass"] <= 0).all(), f"{place}: tail_log_mass above 0 or NaN")  # -inf: nothing was cut
+    tails = ["tail_log_mass", *tail_columns(plan)]
+    for name in tails:
+        require((row[name] <= 0).all(), f"{place}: {name} above 0 or NaN")  # -inf: nothing was cut
     bits = {"log_probs": plan["mantissa_bits"]}
-    bits |= {name: plan["position_mantissa_bits"] for name in ("tail_log_mass", "entropy", "gold_log_prob")}
+    bits |= {name: plan["position_mantissa_bits"] for name in (*tails, "entropy", "gold_log_prob")}
     bits |= {} if plan["temperatures"] else {"log_sum_exp": plan["position_mantissa_bits"]}
     for name, kept in bits.items():
         dropped = (1 << (23 - kept)) - 1
@@ -267,6 +275,17 @@ def check_position(place: str, gold: int, labels: dict, plan: dict) -> None:
         require(
             labels[name] >= least - F32_TOLERANCE * abs(least),
             f"{place}: {name} below the sum over the kept entries",
+        )
+    for name, partition, temperature in zip(tail_columns(plan), partition_columns(plan), plan["temperatures"]):
+        log_p = (log_probs + float(labels["log_sum_exp"])) / temperature - float(labels[partition])
+        # Below 1 rounding and the last bits of two large numbers count for more.
+        error = (rounding + F32_TOLERANCE * abs(float(labels["log_sum_exp"]))) / temperature
+        error = error + F32_TOLERANCE * abs(float(labels[partition]))
+        mass, tail = np.exp(log_p).sum(), math.exp(labels[name])
+        tolerance = (np.exp(log_p) * error).sum() + tail * abs(float(labels[name])) * coarse + F32_TOLERANCE
+        require(
+            abs(mass + tail - 1.0) <= 2 * tolerance,
+            f"{place}: kept mass {mass:.8f} and {name} {tail:.8f} do not add up to 1",
         )
 
 

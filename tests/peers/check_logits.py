@@ -77,6 +77,10 @@ def differences(logits: torch.Tensor, row: dict[str, np.ndarray], plan: dict) ->
         if cut.any():
             tail, stored_tail = float(log_p[i, cut].logsumexp(0)), float(row["tail_log_mass"][i])
             found["tail_log_mass"] = abs(tail - stored_tail) - coarse * abs(stored_tail)
+            for temperature in plan["temperatures"] if plan["version"] > 1 else []:
+                name = f"tail_log_mass_t{temperature:g}".replace(".", "_")
+                soft, stored_soft = torch.log_softmax(z[i] / temperature, dim=0), float(row[name][i])
+                found[name] = abs(float(soft[cut].logsumexp(0)) - stored_soft) - coarse * abs(stored_soft)
             if "log_probs" in row:
                 found["selection"] = float(log_p[i, cut].max() - log_p[i, ids].min())
         if kind == "top_p":

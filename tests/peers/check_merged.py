@@ -1,11 +1,11 @@
 """Compares a folder that `softshard merge` wrote with PEFT's own merge: check_merged.py BASE ADAPTER MERGED.
 
 transformers loads the merged folder; its weights are those of PEFT's merge_and_unload in f32, rounded to the number format
-of the folder. Sums in another order may differ by TOLERANCE, and a rounded weight by one unit of its last place. Logits are
-those of PEFT before it merges, too.
+of the folder. Sums in another order may differ by TOLERANCE, and a rounded weight by one unit of its last place.
+Logits are those of PEFT before it merges, too.
 
-With factors on one of two tied tables PEFT merges into both, and so into another model than it computes; ours is the model that
-it computes. The two tables are then not compared.
+With factors on one of two tied tables PEFT merges into both, and so into another model than it computes; ours is the
+model that it computes. The two tables are then not compared.
 """
 
 import argparse

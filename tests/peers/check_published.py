@@ -45,7 +45,7 @@ SHARD: dict[str, Change] = {
 }
 PLAN: dict[str, Change] = {
     "another format": lambda plan: plan.update(format="softshard-labels"),
-    "another version": lambda plan: plan.update(version=2),
+    "another version": lambda plan: plan.update(version=3),
     "no shards": lambda plan: plan.update(shards=[]),
     "half a range": lambda plan: plan["shards"].append([7]),
     "another selection": lambda plan: plan["selection"].update(kind="best"),
@@ -143,7 +143,7 @@ def check_schemas(run: Path) -> str:
 
 
 def arrow_columns(kind: str) -> list[str]:
-    """The published Arrow schema, one text for each column; `log_partition_t2` stands for every temperature."""
+    """The published Arrow schema, one text for each column; 2 stands for every temperature."""
     lines = (SCHEMAS / f"{kind}.arrow.txt").read_text().splitlines()
     text = "\n".join(line for line in lines if not line.startswith("#"))
     return re.split(r"\n(?! )", text)
@@ -158,6 +158,7 @@ def check_arrow(kind: str, dataset: Path) -> str:
         absent = sampled.get(plan["selection"]["kind"], {"sample_counts"}) | set(plan["omit"])
         require(plan["temperatures"] in ([], [2.0]), f"{dataset}: temperatures {plan['temperatures']}")
         absent |= set() if plan["temperatures"] else {"log_partition_t2"}
+        absent |= set() if plan["version"] > 1 else {"tail_log_mass_t2"}
     expected = [column for column in arrow_columns(kind) if column.split(":")[0] not in absent]
     for record in shards.manifest(dataset)["shards"]:
         schema = pq.read_schema(dataset / "data" / record["file"]).remove_metadata()
@@ -244,9 +245,11 @@ def check_golden() -> str:
         examples = json.loads(beside.read_text()) if beside.exists() else None
         for record in shards.manifest(dataset)["shards"]:
             for found in pq.read_table(dataset / "data" / record["file"]).to_pylist():
-                expected = {name: value for name, value in rows[row].items() if name != "log_partitions" and value != []}
-                temperatures = sorted(name for name in found if name.startswith("log_partition_"))
-                expected |= dict(zip(temperatures, rows[row].get("log_partitions", []), strict=True))
+                lists = {"log_partitions": "log_partition_", "tail_log_masses": "tail_log_mass_t"}
+                expected = {name: value for name, value in rows[row].items() if name not in lists and value != []}
+                for name, prefix in lists.items():
+                    temperatures = sorted(name for name in found if name.startswith(prefix))
+                    expected |= dict(zip(temperatures, rows[row].get(name, []), strict=True))
                 found["sequence_key"] = found["sequence_key"].hex()
                 if examples is not None:
                     expected["example"], text = examples[row], found["example"]

@@ -115,6 +115,21 @@ def tiny_models() -> list[Tiny]:
             lora=dict(target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]),
         ),
         Tiny(
+            "tiny-qwen3-windows",  # the second of two layers has a window
+            transformers.Qwen3Config(
+                **LLAMA_SHAPE,
+                head_dim=8,
+                rms_norm_eps=1e-6,
+                rope_parameters=ROPE,
+                tie_word_embeddings=False,
+                use_sliding_window=True,
+                sliding_window=4,
+                max_window_layers=1,
+            ),
+            seed=40,
+            lora=dict(target_modules=["q_proj", "k_proj", "v_proj", "down_proj"]),
+        ),
+        Tiny(
             "tiny-neox",
             transformers.GPTNeoXConfig(**neox, use_parallel_residual=True, rope_parameters=rotary),
             seed=34,

@@ -23,6 +23,7 @@ from pathlib import Path
 import adapters
 import families
 import golden_muon
+import golden_positions
 import golden_tokenizers
 from golden_common import (  # first: it sets the environment of transformers
     NEW_TOKENS,
@@ -413,6 +414,7 @@ def make(out: Path) -> None:
     make_distillation(llama, out)
     families.make(out)
     adapters.make(out)
+    golden_positions.make(out)
     golden_tokenizers.make(out)
     golden_muon.make(out)
 

@@ -22,7 +22,7 @@ SEQUENCES = json.loads((Path(__file__).parent / "golden" / "tiny-llama.expected.
 MANTISSA_BITS = 10
 PLAN = {
     "format": "softshard-labels-plan",
-    "version": 1,
+    "version": 2,
     "shards": [[0, 4], [4, 6]],
     "tokenizer": {"vocab_size": 300},
     "teacher": {"vocab_size": 300},
@@ -41,9 +41,19 @@ def rounded(values: list[float]) -> list[float]:
     return (((bits + (1 << (drop - 1))) >> drop) << drop).astype(np.uint32).view(np.float32).tolist()
 
 
+def tails_at_2(sequence: dict) -> list[float]:
+    """What the kept entries leave at a temperature of 2, where that is most."""
+    log_probs, tails = np.asarray(sequence["log_probs"], np.float64), []
+    for count, lse, partition in zip(sequence["counts"], sequence["log_sum_exp"], sequence["log_partition_t2"]):
+        kept, log_probs = log_probs[:count], log_probs[count:]
+        tails.append(float(np.float32(np.log1p(-np.exp((kept + lse) / 2 - partition).sum()))))
+    return tails
+
+
 def row_of(sequence: dict) -> dict:
     """A row as the format wants it; rounding may tie neighbours, which then go by id."""
     row = {**sequence, "source": None, "log_probs": rounded(sequence["log_probs"])}
+    row["tail_log_mass_t2"] = tails_at_2(sequence)
     ranked, start = [], 0
     for count in row["counts"]:
         entries = list(zip(row["log_probs"][start : start + count], row["token_ids"][start : start + count]))
@@ -150,6 +160,11 @@ BROKEN_ROWS: dict[str, tuple[Callable[[dict], None], str]] = {
     ),
     "off by one": (shift, "gold_log_prob"),
     "partition": (lambda r: r["log_partition_t2"].__setitem__(0, 1.0), "log_partition_t2 below"),
+    "tail at 2": (
+        lambda r: r["tail_log_mass_t2"].__setitem__(0, r["tail_log_mass_t2"][0] - 0.1),
+        "tail_log_mass_t2",
+    ),
+    "tail at 2 above 0": (lambda r: r["tail_log_mass_t2"].__setitem__(0, 0.5), "tail_log_mass_t2 above 0"),
 }
 
 

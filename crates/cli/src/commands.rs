@@ -160,7 +160,8 @@ fn train(
     Ok(())
 }
 
-/// Refuses an adapter that the model cannot have, which its `config.json` says, and one that this run would write over.
+/// Refuses an adapter that the model cannot have, which its `config.json` says, and one that this run would write
+/// over.
 fn check_adapter(stage: &str, config: &TrainConfig, output: &Path) -> Result<()> {
     if !config.trains_adapter() {
         return Ok(());

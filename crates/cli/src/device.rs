@@ -1,6 +1,7 @@
 //! Where tensors live: the CPU, or a GPU if this build has the feature `cuda` or `wgpu` and the machine has one.
 
 use burn::tensor::Device;
+use softshard_model::OutOfMemory;
 
 /// A device that this build or machine does not have: exit code 4.
 #[derive(Debug, thiserror::Error)]
@@ -8,6 +9,15 @@ use burn::tensor::Device;
 pub(crate) struct DeviceError(String);
 
 impl DeviceError {
+    /// A device has no memory for a model, or for a step of its optimizer: what could be halved was halved before.
+    pub(crate) fn of_memory(error: &OutOfMemory) -> Self {
+        Self(format!(
+            "the device is out of memory: {error}\n\
+             hint: weights take less with `residency = \"streamed\"` or `quantise`, training with `lora` or `checkpointing = \"layer\"`, all \
+             of it with a smaller `max_tokens_per_batch`; finished shards and checkpoints are as they were"
+        ))
+    }
+
     /// What a device's thread said when it lost a task.
     pub(crate) fn of_lost_task(reason: &str) -> Self {
         Self(format!(

@@ -1,8 +1,17 @@
 //! Errors to people and to schedulers.
 
-use std::{error::Error, io, process::ExitCode};
+use std::{
+    any::Any,
+    error::Error,
+    io::{self, Write},
+    panic::{self, AssertUnwindSafe},
+    process::ExitCode,
+};
 
+use anyhow::{Result, anyhow};
+use softshard_labels::visible;
 use softshard_losses::HeadError;
+use softshard_model::OutOfMemory;
 
 use crate::{
     device::DeviceError, logging::LogFormat, lost_task, progress, recipe::RecipeError, schema::UnknownSchema,
@@ -23,6 +32,55 @@ pub(crate) fn report(error: &anyhow::Error, format: LogFormat) -> ExitCode {
         LogFormat::Json => tracing::error!(exit_code = code, "{}", message(error)),
     }
     ExitCode::from(code)
+}
+
+/// Prints help, the version, or what is wrong with the command line; its exit code.
+pub(crate) fn of_usage(said: &clap::Error) -> ExitCode {
+    let plain = said.render().to_string();
+    let printed = if visible(&plain) == plain {
+        said.print() // in colour where there is any
+    } else {
+        progress::tell(plain.trim_end());
+        Ok(())
+    };
+    let code = u8::try_from(said.exit_code()).unwrap_or(FAILED);
+    match printed.and_then(|()| io::stdout().flush()) {
+        Err(error) if !said.use_stderr() && error.kind() != io::ErrorKind::BrokenPipe => {
+            report(&anyhow!("standard output: {error}"), LogFormat::Text)
+        }
+        _ => ExitCode::from(code),
+    }
+}
+
+/// Does what is asked for. What the host denies and only a panic says, from the depths of a runtime, is an error; a panic for another
+/// reason is a bug of ours and goes on.
+pub(crate) fn guarded(work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let default = panic::take_hook();
+    panic::set_hook(Box::new(move |info| match denied(info.payload()) {
+        Some(error) => tracing::debug!("{error:#}"), // whoever catches it says more
+        None => default(info),
+    }));
+    panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| match denied(&*panic) {
+        Some(error) => Err(error),
+        None => panic::resume_unwind(panic),
+    })
+}
+
+/// The error that a panic stands for, if it says what the host denied.
+fn denied(panic: &(dyn Any + Send)) -> Option<anyhow::Error> {
+    if let Some(error) = OutOfMemory::of_panic(panic) {
+        return Some(DeviceError::of_memory(&error).into());
+    }
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied())?;
+    let is_thread =
+        ["failed to spawn thread", "ThreadPoolBuildError"].iter().any(|words| text.contains(words));
+    is_thread.then(|| {
+        anyhow!(
+            "a thread could not be started: {text}\n\
+             hint: `ulimit -u` and the control group's `pids.max` say how many there may be; RAYON_NUM_THREADS=1 starts fewer"
+        )
+    })
 }
 
 /// Ends the process because a device lost a task, for a reason; on another thread than the device's.
@@ -54,7 +112,10 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<u8> {
     if cause.is::<RecipeError>() || cause.is::<UnknownSchema>() {
         return Some(BAD_RECIPE);
     }
-    if cause.is::<DeviceError>() || matches!(cause.downcast_ref(), Some(HeadError::Device(_))) {
+    if cause.is::<DeviceError>()
+        || cause.is::<OutOfMemory>()
+        || matches!(cause.downcast_ref(), Some(HeadError::Device(_)))
+    {
         return Some(BAD_DEVICE);
     }
     if let Some(error) = cause.downcast_ref::<softshard_labels::Error>() {
@@ -63,7 +124,7 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<softshard_model::Error>() {
         return match error {
             softshard_model::Error::Io(error) => of_io(error),
-            softshard_model::Error::Residency(_) => Some(BAD_DEVICE),
+            softshard_model::Error::Residency(_) | softshard_model::Error::Device(_) => Some(BAD_DEVICE),
             _ => Some(BAD_DATA),
         };
     }

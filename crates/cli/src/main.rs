@@ -34,6 +34,7 @@ mod progress;
 mod recipe;
 mod report;
 mod schema;
+mod shell;
 mod stage;
 mod stdout;
 mod table;
@@ -45,6 +46,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use anyhow::Context;
 use clap::Parser;
 
 /// Set by SIGINT or SIGTERM; every stage stops at its next boundary.
@@ -59,8 +61,12 @@ fn stop() {
 }
 
 fn main() -> ExitCode {
+    stdout::long_files_are_errors();
     let memory_is_kept = softshard_model::keep_freed_memory();
-    let arguments = arguments::Arguments::parse();
+    let arguments = match arguments::Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(said) => return exit::of_usage(&said),
+    };
     if arguments.command.only_prints() {
         stdout::end_with_its_reader();
     }
@@ -78,10 +84,14 @@ fn main() -> ExitCode {
     if arguments.no_mmap {
         softshard_labels::never_map();
     }
-    let result = commands::run(&arguments, &STOP);
+    let result = exit::guarded(|| commands::run(&arguments, &STOP));
     progress::leave();
-    match result {
+    let printed = stdout::end().context(match arguments.command.only_prints() {
+        true => "what was to be printed is not whole",
+        false => "the files of this command are whole, but its words could not be printed",
+    });
+    match result.and(printed) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => exit::report(&error, arguments.log_format),
+        Err(error) => exit::report(&error, format),
     }
 }

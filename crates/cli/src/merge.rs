@@ -61,8 +61,9 @@ pub(crate) fn merge(options: &Merge, stop: &AtomicBool) -> Result<()> {
 /// Its ranks and scales.
 fn adapter_in_words(merged: &Merged) -> String {
     let range = |name: &str, values: Vec<f64>| {
-        let (least, most) =
-            values.into_iter().fold((f64::MAX, f64::MIN), |(least, most), value| (least.min(value), most.max(value)));
+        let (least, most) = values
+            .into_iter()
+            .fold((f64::MAX, f64::MIN), |(least, most), value| (least.min(value), most.max(value)));
         if least < most { format!("{name}s {least} to {most}") } else { format!("{name} {least}") }
     };
     if merged.maps.is_empty() {

@@ -1,4 +1,5 @@
-//! `softshard model inspect`: what a model is and what memory it takes, from its `config.json` alone.
+//! `softshard model inspect`: what a model is and what memory it takes, from its `config.json` alone, or, where its weights are there and the
+//! file ties the head, from both.
 
 use std::path::{Path, PathBuf};
 
@@ -40,12 +41,16 @@ struct Inspected {
     vocab_size: usize,
     /// Positions.
     context: usize,
+    /// The widest window that a layer has.
     sliding_window: Option<usize>,
+    layers_with_window: usize,
     positions: String,
     tied: bool,
     parameters: usize,
     parameters_of_layer: usize,
     bytes: Bytes,
+    /// What the file says and the model does not do, as in transformers.
+    remarks: Vec<String>,
 }
 
 /// Memory; floats are bf16.
@@ -71,6 +76,9 @@ pub(crate) fn inspect(options: &InspectModel) -> Result<()> {
     }
     let rows: Vec<Vec<String>> = [header()].into_iter().chain(found.iter().map(Inspected::row)).collect();
     print!("{}", aligned(&rows));
+    for one in &found {
+        one.remarks.iter().for_each(|remark| println!("{}: {remark}", one.file));
+    }
     println!(
         "bf16, 8 bits, 4 bits: all weights as they are loaded; in bits are the matrices of the layers alone. f32 takes twice bf16.\n\
          streamed: two layers, and what is outside of the layers; activations come on top of any of these.\n\
@@ -105,6 +113,7 @@ impl Inspected {
     fn of(path: &Path) -> Result<Self> {
         let config = if path.is_file() { DecoderConfig::read(path) } else { DecoderConfig::load(path) }?;
         let precision = Precision::Bf16;
+        let windows: Vec<usize> = config.layers.iter().filter_map(|layer| layer.window).collect();
         Ok(Self {
             file: path.display().to_string(),
             family: family(config.family),
@@ -115,7 +124,8 @@ impl Inspected {
             head_dim: config.head_dim,
             vocab_size: config.vocab_size,
             context: config.max_position_embeddings,
-            sliding_window: config.sliding_window,
+            sliding_window: windows.iter().copied().max(),
+            layers_with_window: windows.len(),
             positions: positions(&config.positions),
             tied: config.tie_word_embeddings,
             parameters: config.parameter_count(),
@@ -128,6 +138,7 @@ impl Inspected {
                 streamed: config.streamed_bytes(precision),
                 cache_per_token: config.cache_bytes_per_token(precision),
             },
+            remarks: config.remarks,
         })
     }
 
@@ -142,7 +153,16 @@ impl Inspected {
             format!("{}/{}", self.heads, self.key_value_heads),
             number(self.vocab_size),
             match self.sliding_window {
-                Some(window) => format!("{} (sees {})", number(self.context), number(window)),
+                Some(window) if self.layers_with_window == self.layers => {
+                    format!("{} (sees {})", number(self.context), number(window))
+                }
+                Some(window) => format!(
+                    "{} ({} of {} layers see {})",
+                    number(self.context),
+                    self.layers_with_window,
+                    self.layers,
+                    number(window)
+                ),
                 None => number(self.context),
             },
             self.positions.clone(),
@@ -171,15 +191,37 @@ fn family(family: Family) -> &'static str {
 fn positions(positions: &Positions) -> String {
     match positions {
         Positions::Learned { .. } => "learned".to_owned(),
-        Positions::Rotary { theta, scaling, .. } => {
-            let theta = grouped(*theta);
-            match scaling {
-                RopeScaling::None => format!("rope {theta}"),
-                RopeScaling::Linear { factor } => format!("rope {theta}, linear ×{factor}"),
-                RopeScaling::Llama3 { factor, .. } => format!("rope {theta}, llama3 ×{factor}"),
-            }
+        Positions::Rotary { theta, scaling, attention_factor, .. } => {
+            let kind = match scaling {
+                RopeScaling::None => String::new(),
+                RopeScaling::Linear { factor } => format!(", linear ×{factor}"),
+                RopeScaling::Proportional { factor, pairs } => {
+                    format!(", proportional ×{factor}, {pairs} pairs of a head")
+                }
+                RopeScaling::Dynamic { factor, original } => {
+                    format!(", dynamic ×{factor} beyond {}", number(*original))
+                }
+                RopeScaling::Yarn { factor, original, .. } => {
+                    format!(", yarn ×{} from {}", three_decimals(*factor), number(*original))
+                }
+                RopeScaling::LongRope { original, .. } => {
+                    format!(", longrope, long factors beyond {}", number(*original))
+                }
+                RopeScaling::Llama3 { factor, .. } => format!(", llama3 ×{factor}"),
+            };
+            let attention = if *attention_factor == 1.0 {
+                String::new()
+            } else {
+                format!(", cos and sin ×{}", three_decimals(*attention_factor))
+            };
+            format!("rope {}{kind}{attention}", grouped(*theta))
         }
     }
+}
+
+/// Without zeros at the end.
+fn three_decimals(number: f64) -> f64 {
+    (number * 1e3).round() / 1e3
 }
 
 /// `7.79 GB`, `524 kB`: three digits, which is what tells one model from another.
@@ -246,5 +288,40 @@ mod tests {
         ];
         assert_eq!(found.row()[1..], expected);
         assert_eq!(found.row().len(), header().len());
+    }
+
+    #[test]
+    fn what_is_not_plain_is_said() {
+        let base = json!({
+            "model_type": "qwen2", "vocab_size": 1000, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3,
+            "num_attention_heads": 4, "max_position_embeddings": 4096,
+        });
+        let row = |changes: serde_json::Value| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            let mut config = base.clone();
+            config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+            std::fs::write(file.path(), config.to_string()).unwrap();
+            let found = Inspected::of(file.path()).unwrap();
+            (found.row()[6..8].to_vec(), found.remarks)
+        };
+        let yarn = json!({ "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024 });
+        let (found, remarks) = row(json!({
+            "rope_scaling": yarn, "use_sliding_window": true, "sliding_window": 512, "max_window_layers": 1,
+        }));
+        assert_eq!(
+            found,
+            ["4,096 (2 of 3 layers see 512)", "rope 10,000, yarn ×4 from 1,024, cos and sin ×1.139"]
+        );
+        assert!(remarks.is_empty());
+        let (found, remarks) =
+            row(json!({ "use_sliding_window": true, "rope_parameters": { "factor": 2.0 } }));
+        assert_eq!(found, ["4,096", "rope 10,000"]);
+        assert_eq!(
+            remarks,
+            [
+                "`rope_parameters.factor` is not used by type \"default\"",
+                "`use_sliding_window` is true, but no layer has a window"
+            ]
+        );
     }
 }

@@ -13,6 +13,7 @@ use std::{
 };
 
 use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
+use softshard_labels::visible;
 use tracing::{
     Event, Subscriber,
     field::{Field, Visit},
@@ -89,15 +90,17 @@ pub(crate) fn say(line: &str) {
     above_bars(|| tell(line));
 }
 
-/// A line to standard error, in one piece. Whoever read it may have left: that ends no stage.
+/// A line to standard error, in one piece, with what a terminal would obey made visible. Whoever read it may have left: that ends
+/// no stage.
 pub(crate) fn tell(line: &str) {
-    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
+    let _ = io::stderr().write_all(format!("{}\n", visible(line)).as_bytes());
 }
 
 fn above_bars<R>(write: impl FnOnce() -> R) -> R {
     drawn(|drawn| match drawn {
-        Some(lines) => lines.all.suspend(write),
-        None => write(),
+        // A terminal that has hung up is none any more, and indicatif panics where it cannot draw.
+        Some(lines) if io::stderr().is_terminal() => lines.all.suspend(write),
+        _ => write(),
     })
 }
 

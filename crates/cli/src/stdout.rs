@@ -1,12 +1,15 @@
-//! Results to standard output, also when nobody reads on, as behind `| head`.
+//! Results to standard output, also when nobody reads on, as behind `| head`, or it is full.
 
 use std::{
+    borrow::Cow,
     fmt,
     io::{self, Write},
+    sync::OnceLock,
 };
 
 use anyhow::Result;
 use serde::Serialize;
+use softshard_labels::visible;
 
 use crate::progress;
 
@@ -27,13 +30,71 @@ pub(crate) fn end_with_its_reader() {
 #[cfg(not(unix))]
 pub(crate) fn end_with_its_reader() {}
 
-/// Prints to standard output.
-///
-/// # Panics
-/// It cannot be written to, for another reason than that nobody reads it.
+/// A file that grows beyond `ulimit -f` is an error that names it, and no signal that ends the process without a word.
+#[cfg(unix)]
+#[expect(unsafe_code, reason = "the action of a signal cannot be set without")]
+pub(crate) fn long_files_are_errors() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+
+    // SAFETY: to ignore a signal runs no code of ours. It cannot fail: SIGXFSZ is a signal whose action may be set.
+    let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
+}
+
+#[cfg(not(unix))]
+pub(crate) fn long_files_are_errors() {}
+
+/// Why standard output could not be written to, at the first time.
+static FAILED: OnceLock<io::Error> = OnceLock::new();
+
+/// Prints to standard output, with what a terminal would obey made visible: much of it was written by strangers. What cannot be
+/// printed does not end a stage whose work is worth more; [`end`] says it.
 pub(crate) fn print(words: fmt::Arguments<'_>) {
-    if let Err(error) = io::stdout().write_fmt(words) {
-        assert!(error.kind() == io::ErrorKind::BrokenPipe, "failed printing to stdout: {error}");
+    write(&visible(&words.to_string()));
+}
+
+/// Prints a line with colours of ours, in which all that is a stranger's was made visible before.
+pub(crate) fn print_painted(line: &str) {
+    write(&format!("{line}\n"));
+}
+
+fn write(text: &str) {
+    if FAILED.get().is_none() {
+        keep(io::stdout().write_all(text.as_bytes()));
+    }
+}
+
+fn keep(written: io::Result<()>) {
+    if let Err(error) = written {
+        let _ = FAILED.set(error); // the first one counts
+    }
+}
+
+/// Standard output for data, with errors that name it.
+pub(crate) struct Stdout;
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        io::stdout().write(bytes).map_err(|error| named(&error))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().flush().map_err(|error| named(&error))
+    }
+}
+
+fn named(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("standard output: {error}"))
+}
+
+/// Writes what is still to be written. Nobody is to read it is no error.
+///
+/// # Errors
+/// Something could not be printed.
+pub(crate) fn end() -> io::Result<()> {
+    keep(io::stdout().flush());
+    match FAILED.get() {
+        Some(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(named(error)),
+        _ => Ok(()),
     }
 }
 
@@ -43,6 +104,30 @@ pub(crate) fn print(words: fmt::Arguments<'_>) {
 /// It has no JSON.
 pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
     progress::leave();
-    println!("{}", serde_json::to_string_pretty(value)?);
+    write(&(json_without_control(&serde_json::to_string_pretty(value)?) + "\n"));
     Ok(())
+}
+
+/// JSON with the control characters escaped that JSON itself leaves as they are, but for the new lines between its values.
+pub(crate) fn json_without_control(json: &str) -> Cow<'_, str> {
+    let hides = |letter: char| letter.is_control() && letter != '\n';
+    if !json.contains(hides) {
+        return json.into();
+    }
+    let show =
+        |letter: char| if hides(letter) { format!("\\u{:04x}", u32::from(letter)) } else { letter.into() };
+    json.chars().map(show).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_stays_what_it_is_without_control_characters() {
+        let text = "a\u{1b}\u{7f}\u{9b}\nb";
+        let json = json_without_control(&serde_json::to_string(text).expect("JSON")).into_owned();
+        assert!(!json.contains(char::is_control), "{json:?}");
+        assert_eq!(serde_json::from_str::<String>(&json).expect("JSON"), text);
+    }
 }

@@ -1,5 +1,7 @@
 //! Tables and bars in plain text.
 
+use softshard_labels::visible_line;
+
 /// Rows with columns padded to their widest cell, the first to the left and all others to the right.
 pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
     padded(rows).iter().map(|line| format!("  {line}").trim_end().to_owned() + "\n").collect()
@@ -15,6 +17,9 @@ pub(crate) fn ruled(rows: &[Vec<String>]) -> String {
 }
 
 fn padded(rows: &[Vec<String>]) -> Vec<String> {
+    // Names in them are strangers': a cell is one line.
+    let shown = |row: &Vec<String>| row.iter().map(|cell| visible_line(cell).into_owned()).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(shown).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let cells = |column: usize| rows.iter().filter_map(move |row| row.get(column));
     let widths: Vec<usize> = (0..columns)
@@ -49,6 +54,8 @@ mod tests {
         let rows = [vec!["a".to_owned(), "1".to_owned()], vec!["bcd".to_owned(), "1,000".to_owned()]];
         assert_eq!(aligned(&rows), "  a        1\n  bcd  1,000\n");
         assert_eq!(ruled(&rows), "a        1\n──────────\nbcd  1,000");
+        let hostile = [vec!["a\x1b[2J\nb".to_owned(), "1".to_owned()]];
+        assert_eq!(aligned(&hostile), "  a\\x1b[2J\\nb  1\n");
     }
 
     #[test]

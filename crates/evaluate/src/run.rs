@@ -12,11 +12,11 @@ use burn::tensor::Device;
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 use softshard_labels::{
-    Difference, Error, Example, LabelDataset, OwnTokenizer, Provenance, Sequence, SequenceDataset, SequenceKey,
-    SequenceLabels,
+    Difference, Error, Example, LabelDataset, OwnTokenizer, Provenance, Sequence, SequenceDataset,
+    SequenceKey, SequenceLabels,
 };
 use softshard_losses::{DistillLoss, StoredLabels, Targets, calibration::Calibration};
-use softshard_model::{Arrangement, Decoder, LoadOptions, batches_by_length};
+use softshard_model::{Arrangement, Decoder, Fitting, LoadOptions, OutOfMemory, batches_by_length};
 use softshard_prepare::{Tokenizer, TokenizerConfig, demo};
 
 use crate::{
@@ -192,24 +192,28 @@ fn score_held_out(
     let (mut cross_entropy, mut kl) = (0.0, 0.0);
     let (mut confidences, mut correct) = (Vec::new(), Vec::new());
     let mut done = 0;
-    for batch in batches_by_length(&lengths, inputs.config.max_tokens_per_batch) {
-        check_stop(inputs)?;
+    let fitting = Fitting::default();
+    let tokens_of = |batch: &[usize]| batch.iter().map(|&index| lengths[index]).sum();
+    let score = |batch: &[usize]| -> Result<_> {
         let ids: Vec<&[i32]> = batch.iter().map(|&index| examples[index].0.as_slice()).collect();
         let positions: Vec<&[i32]> = batch.iter().map(|&index| examples[index].1.as_slice()).collect();
         let mut targets = Targets::default();
-        for &index in &batch {
+        for &index in batch {
             targets.append(examples[index].2.clone());
         }
         targets.fold_ids_from(decoder.config().vocab_size);
-        let scores = loss.evaluate(
-            decoder.hidden_before(&ids, &positions, Arrangement::Padded)?,
-            decoder.head(),
-            &targets,
-        );
-        cross_entropy += scores.cross_entropy_sum;
-        kl += scores.kl_sum;
-        confidences.extend(scores.confidences);
-        correct.extend(scores.correct);
+        let hidden = decoder.hidden_before(&ids, &positions, Arrangement::Padded)?;
+        Ok(loss.evaluate(hidden, decoder.head(), &targets))
+    };
+    for batch in batches_by_length(&lengths, inputs.config.max_tokens_per_batch) {
+        check_stop(inputs)?;
+        let parts = fitting.each(&batch, &tokens_of, inputs.device, &score);
+        for scores in parts.map_err(|error| too_large("held-out sequence", lengths[batch[0]], error))? {
+            cross_entropy += scores.cross_entropy_sum;
+            kl += scores.kl_sum;
+            confidences.extend(scores.confidences);
+            correct.extend(scores.correct);
+        }
         done += batch.len();
         tracing::info!(target: "softshard::progress", stage = "held-out", done, total = examples.len(), unit = "sequences", tokens = confidences.len());
     }
@@ -285,10 +289,11 @@ fn score_answers(
     examples: &[Question],
     lines: &mut Vec<u8>,
 ) -> Result<AnswerScores> {
+    let fitting = Fitting::default();
     let (mut rouge_sum, mut faithful, mut stated, mut supported, mut judged) = (0.0, 0, 0, 0, 0);
     for (step, chunk) in examples.chunks(ANSWERS_PER_STEP).enumerate() {
         check_stop(inputs)?;
-        for (example, text) in chunk.iter().zip(answer(inputs.config, decoder, tokenizer, chunk)?) {
+        for (example, text) in chunk.iter().zip(answer(inputs.config, decoder, tokenizer, chunk, &fitting)?) {
             let rouge_l = inputs.config.rouge.score(&example.example.reference, &text).f_measure;
             let faithfulness = faithfulness(&example.example, &text);
             rouge_sum += rouge_l;
@@ -361,6 +366,7 @@ fn answer(
     decoder: &Decoder,
     tokenizer: &Tokenizer,
     examples: &[Question],
+    fitting: &Fitting,
 ) -> Result<Vec<String>> {
     let limit = decoder.config().max_position_embeddings;
     if let Some(long) = examples.iter().find(|example| example.prompt_ids.len() > limit) {
@@ -370,9 +376,15 @@ fn answer(
         return Err(Error::bad(place, expected, long.prompt_ids.len()).hint(hint).into());
     }
     let prompts: Vec<Vec<i32>> = examples.iter().map(|example| example.prompt_ids.clone()).collect();
-    let answers = decoder.generate(&prompts, config.max_new_tokens, tokenizer.stop_ids())?;
-    let mut texts = Vec::with_capacity(answers.len());
-    for ids in answers {
+    let tokens_of = |prompts: &[Vec<i32>]| prompts.iter().map(Vec::len).sum();
+    let generate = |prompts: &[Vec<i32>]| -> Result<_> {
+        Ok(decoder.generate(prompts, config.max_new_tokens, tokenizer.stop_ids())?)
+    };
+    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+    let answers = fitting.each(&prompts, &tokens_of, decoder.device(), &generate);
+    let answers = answers.map_err(|error| too_large("prompt", longest, error))?;
+    let mut texts = Vec::with_capacity(prompts.len());
+    for ids in answers.into_iter().flatten() {
         let text = tokenizer.decode(&ids)?;
         let text = text.trim();
         let end = if config.stop_at_newline { text.find('\n') } else { None };
@@ -390,6 +402,20 @@ fn faithfulness(example: &Example, answer: &str) -> Option<demo::Faithfulness> {
 fn nothing_held_out(sequences: &Path) -> Error {
     Error::bad(format_args!("`{}`", sequences.display()), "held-out sequences", "none")
         .hint("set `data.split`")
+}
+
+/// What a device without memory for one of these is told; other errors stay as they are.
+fn too_large(what: &str, tokens: usize, error: anyhow::Error) -> anyhow::Error {
+    let error = match error.downcast::<OutOfMemory>() {
+        Ok(error) => error,
+        Err(error) => return error,
+    };
+    let message = format!(
+        "the device is out of memory with one {what} at a time (of at most {tokens} tokens): {error}\n\
+         hint: `precision = \"bf16\"`, `residency = \"streamed\"` or `quantise` in [evaluate] take less, and so do shorter sequences \
+         (`data.max_tokens`, `data.max_prompt_tokens`, `evaluate.max_new_tokens`)"
+    );
+    io::Error::new(io::ErrorKind::OutOfMemory, message).into()
 }
 
 fn check_stop(inputs: &EvaluateInputs) -> Result<()> {

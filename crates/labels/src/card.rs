@@ -1,6 +1,6 @@
 //! The dataset card: lets `load_dataset` of Hugging Face open the shards, and a person see what they are.
 
-use crate::{LabelsManifest, Selection};
+use crate::{LabelsManifest, Selection, visible_line};
 
 /// `README.md` of a finished label dataset.
 pub(crate) fn of(manifest: &LabelsManifest) -> String {
@@ -51,9 +51,44 @@ pub(crate) fn of(manifest: &LabelsManifest) -> String {
         input_tokens = manifest.input_tokens,
         labelled_tokens = manifest.labelled_tokens,
         of_weights = if plan.teacher.is_verified() { "teacher weights (BLAKE3)" } else { "teacher, by name" },
-        template = plan.template,
-        weights = plan.teacher.weights_blake3,
+        template = cell(&plan.template),
+        weights = code_cell(&plan.teacher.weights_blake3),
         vocabulary = plan.teacher.vocab_size,
         bits = plan.mantissa_bits,
     )
+}
+
+/// A stranger's text in a cell of a table: one line that is neither Markdown nor HTML.
+fn cell(text: &str) -> String {
+    let mut cell = String::new();
+    for letter in visible_line(text).chars() {
+        match letter {
+            '&' => cell += "&amp;",
+            '<' => cell += "&lt;",
+            '>' => cell += "&gt;",
+            '|' | '\\' | '`' | '*' | '[' | ']' => cell.extend(['\\', letter]),
+            letter => cell.push(letter),
+        }
+    }
+    cell
+}
+
+/// The same between backticks, where only they and the bar of a table mean something.
+fn code_cell(text: &str) -> String {
+    visible_line(text).replace('`', "'").replace('|', "\\|")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_names_stay_in_their_cells() {
+        for plain in ["chat", "minillm", "ChatML 2"] {
+            assert_eq!(cell(plain), plain);
+        }
+        let hostile = "a\u{1b}[2J|\n# b <img src=x> [c](d) `e`";
+        assert_eq!(cell(hostile), "a\\\\x1b\\[2J\\|\\\\n# b &lt;img src=x&gt; \\[c\\](d) \\`e\\`");
+        assert_eq!(code_cell(hostile), "a\\x1b[2J\\|\\n# b <img src=x> [c](d) 'e'");
+    }
 }

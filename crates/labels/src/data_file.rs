@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::Error;
 use crate::error::HINT_DAMAGED;
+use crate::regular::{self, Links};
 
 /// Linux maps pages that are in its cache beside the one that is read: up to so many bytes.
 const NEIGHBOURS: usize = 1 << 16;
@@ -44,7 +45,7 @@ pub(crate) struct DataFile {
 impl DataFile {
     /// Opens a file, and maps it if `memory_map` and its file system allow.
     pub(crate) fn open(path: &Path, memory_map: bool) -> Result<Self, Error> {
-        let file = fs_err::File::open(path)?;
+        let file = regular::open(path, Links::Refused)?;
         let bytes = usize::try_from(file.metadata()?.len())
             .map_err(|_| Error::bad("file", "a size below the address space", "a larger one"))?;
         let map = match bytes {
@@ -81,7 +82,7 @@ impl DataFile {
         let mut bytes = vec![0; range.len()];
         match &self.handle {
             Some(file) => self.read(file, range.start, &mut bytes)?,
-            None => self.read(&fs_err::File::open(&self.path)?, range.start, &mut bytes)?,
+            None => self.read(&regular::open(&self.path, Links::Refused)?, range.start, &mut bytes)?,
         }
         Ok(bytes.into())
     }

@@ -17,6 +17,8 @@ use crate::{
 
 /// Decoded row groups that are kept: about 7 MB each for top-64.
 const CACHED_GROUPS: usize = 16;
+/// Bytes of them; the newest is kept whatever its size.
+const CACHED_BYTES: usize = 512 << 20;
 /// A row group that is asked for again while it is among the last of these is decoded whole: someone reads in order.
 const RECENT_GROUPS: usize = 4;
 
@@ -183,7 +185,9 @@ impl LabelDataset {
             |GroupPlace { id: (shard, group), .. }: &GroupPlace| self.shards[*shard].decoded_bytes(*group);
         let mut groups: Vec<usize> = self.groups.iter().map(bytes).collect();
         groups.sort_unstable_by(|a, b| b.cmp(a));
-        groups.into_iter().take(CACHED_GROUPS).fold(OF_ROW * self.len(), usize::saturating_add)
+        let largest = groups.first().copied().unwrap_or(0);
+        let cached = groups.into_iter().take(CACHED_GROUPS).fold(0, usize::saturating_add);
+        (OF_ROW * self.len()).saturating_add(cached.min(CACHED_BYTES.max(largest)))
     }
 
     /// Row of a sequence: the first, if it was labelled twice. Labels of equal sequences are equal.
@@ -324,6 +328,13 @@ impl LabelDataset {
         let mut cache = cache();
         cache.groups.truncate(CACHED_GROUPS - 1);
         cache.groups.push_front((id, group.clone()));
+        let mut bytes = 0usize;
+        let fits = cache.groups.iter().take_while(|((shard, group), _)| {
+            bytes = bytes.saturating_add(self.shards[*shard].decoded_bytes(*group));
+            bytes <= CACHED_BYTES
+        });
+        let fits = fits.count().max(1);
+        cache.groups.truncate(fits);
         Ok(Some(group))
     }
 }

@@ -148,6 +148,7 @@ fn difference(
         ("entropy", left.entropy != right.entropy),
         ("gold_log_prob", left.gold_log_prob != right.gold_log_prob),
         ("log_partitions", left.log_partitions != right.log_partitions),
+        ("tail_log_masses", left.tail_log_masses != right.tail_log_masses),
     ]
     .into_iter()
     .filter(|(_, differs)| *differs)

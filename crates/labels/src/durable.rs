@@ -9,11 +9,14 @@ use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use crate::Error;
 use crate::data_file::DataFile;
+use crate::regular::Links;
+use crate::{Error, json};
 
 /// Private folder of a dataset.
 pub(crate) const PRIVATE: &str = "_softshard";
+/// Stands for a machine that cannot be told from others; no hash has these letters.
+const UNKNOWN: &str = "unknown";
 
 /// A file below `_softshard/tmp`, removed when dropped.
 #[derive(Debug)]
@@ -106,7 +109,7 @@ impl Scratch {
         let machine = machine();
         for entry in fs_err::read_dir(&folder)?.flatten() {
             let name = entry.file_name();
-            let is_dead = |nonce| is_of_dead_process(nonce, &machine);
+            let is_dead = |nonce| is_of_dead_process(nonce, machine.as_deref());
             if name.to_str().and_then(|name| name.strip_prefix(NAME)).is_some_and(is_dead)
                 && let Err(error) = fs_err::remove_dir_all(entry.path())
             {
@@ -145,7 +148,8 @@ impl Drop for Scratch {
 /// Names an attempt: machine, process, and something by chance.
 pub(crate) fn nonce() -> String {
     let chance = RandomState::new().build_hasher().finish();
-    format!("{}-{}-{chance:016x}", machine(), std::process::id())
+    let machine = machine().unwrap_or_else(|| UNKNOWN.to_owned());
+    format!("{machine}-{}-{chance:016x}", std::process::id())
 }
 
 /// An error of a write, with the size that was asked for.
@@ -189,9 +193,9 @@ pub(crate) fn write_new(root: &Path, to: &Path, bytes: &[u8]) -> Result<bool, Er
 
 /// Gives `to` this content; if it has it, only sees to it that it stays.
 pub(crate) fn put(root: &Path, to: &Path, bytes: &[u8]) -> Result<(), Error> {
-    again_if_cleared(|| match fs_err::read(to) {
+    again_if_cleared(|| match json::read(to, Links::Refused) {
         Ok(found) if found == bytes => sync_parent(to),
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+        Err(error) if !is_not_found(&error) => Err(error),
         _ => TempFile::with(root, bytes)?.rename(to),
     })
 }
@@ -238,28 +242,76 @@ pub(crate) fn remove_files(folder: &Path, remove: impl Fn(&str) -> bool) -> Resu
 /// Removes temporary files whose process is gone: of this machine only, for others cannot be asked.
 pub(crate) fn remove_dead(root: &Path) -> Result<(), Error> {
     let machine = machine();
-    remove_files(&root.join(PRIVATE).join("tmp"), |nonce| is_of_dead_process(nonce, &machine))
+    remove_files(&root.join(PRIVATE).join("tmp"), |nonce| is_of_dead_process(nonce, machine.as_deref()))
 }
 
-/// Whether the process that a nonce names was one of this machine and is gone.
-fn is_of_dead_process(nonce: &str, machine: &str) -> bool {
+/// Whether the process that a nonce names was one of this machine and is gone. What is not known is not dead.
+fn is_of_dead_process(nonce: &str, machine: Option<&str>) -> bool {
     let mut parts = nonce.split('-');
-    let (of, process) = (parts.next(), parts.next().and_then(|part| part.parse::<u32>().ok()));
-    let Some(process) = process.filter(|_| of == Some(machine)) else { return false };
-    Path::new("/proc/self").exists() && !Path::new("/proc").join(process.to_string()).exists()
+    let (of, process) = (parts.next(), parts.next().and_then(|part| part.parse::<i32>().ok()));
+    machine.is_some() && of == machine && process.is_some_and(is_gone)
+}
+
+/// Whether there is no process of this id. The kernel is asked, as `/proc` may hide the processes of others (`hidepid`): to one that
+/// we may not signal it says so.
+#[cfg(target_os = "linux")]
+fn is_gone(process: i32) -> bool {
+    use rustix::{io::Errno, process::Pid, process::test_kill_process};
+
+    Pid::from_raw(process).is_some_and(|process| test_kill_process(process) == Err(Errno::SRCH))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_gone(_: i32) -> bool {
+    false
 }
 
 /// Syncs the folder that a path lies in.
-fn sync_parent(path: &Path) -> Result<(), Error> {
+pub(crate) fn sync_parent(path: &Path) -> Result<(), Error> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     Ok(fs_err::File::open(parent)?.sync_all()?)
 }
 
-/// Names the boot and the process namespace in which process ids mean something.
-fn machine() -> String {
+/// Names the boot and the process namespace in which process ids mean something; `None` where that cannot be told.
+fn machine() -> Option<String> {
+    let boot = std::fs::read("/proc/sys/kernel/random/boot_id").ok().filter(|boot| !boot.is_empty())?;
+    let namespace = std::fs::read_link("/proc/self/ns/pid").ok()?;
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default());
-    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    hasher.update(&boot);
     hasher.update(namespace.as_os_str().as_encoded_bytes());
-    hasher.finalize().to_hex()[..8].to_owned()
+    Some(hasher.finalize().to_hex()[..8].to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A process of another user is not signalled, and is alive: EPERM. What is not of this boot and namespace is not asked about.
+    #[test]
+    fn only_a_process_that_is_known_to_be_gone_is_dead() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let gone = child.id();
+        child.wait().unwrap();
+        let here = machine().expect("Linux has both");
+        let is_dead = |machine: Option<&str>, of: &str, process: u32| {
+            is_of_dead_process(&format!("{of}-{process}-0123456789abcdef"), machine)
+        };
+        assert!(is_dead(Some(&here), &here, gone));
+        for alive in [std::process::id(), 1] {
+            assert!(!is_dead(Some(&here), &here, alive), "{alive}");
+        }
+        assert!(!is_dead(Some("00000000"), &here, gone), "of another machine");
+        assert!(!is_dead(None, UNKNOWN, gone), "nobody knows of which machine");
+        assert!(!is_dead(Some(&here), UNKNOWN, gone), "nobody knows of which machine");
+        for odd in [
+            "",
+            "-",
+            "x-1",
+            &format!("{here}-0-1"),
+            &format!("{here}--5-1"),
+            &format!("{here}-99999999999-1"),
+        ] {
+            assert!(!is_of_dead_process(odd, Some(&here)), "{odd}");
+        }
+    }
 }

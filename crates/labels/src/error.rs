@@ -1,5 +1,6 @@
 //! The errors of this crate: each names the place, what was expected, what was found and, where known, a hint.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -71,7 +72,7 @@ pub struct Bad {
     /// What is there.
     pub found: String,
     /// What to do about it.
-    pub hint: Option<&'static str>,
+    pub hint: Option<Cow<'static, str>>,
 }
 
 /// The hint for a finished dataset that no longer is what it was.
@@ -88,7 +89,19 @@ impl Error {
     #[must_use]
     pub fn hint(mut self, hint: &'static str) -> Self {
         if let Self::Bad(bad) = &mut self {
-            bad.hint = Some(hint);
+            bad.hint = Some(hint.into());
+        }
+        self
+    }
+
+    /// The same error with one more hint, where it carries any.
+    #[must_use]
+    pub(crate) fn also_hint(mut self, hint: &'static str) -> Self {
+        if let Self::Bad(bad) = &mut self {
+            bad.hint = Some(match bad.hint.take() {
+                Some(first) => format!("{first}\nhint: {hint}").into(),
+                None => hint.into(),
+            });
         }
         self
     }
@@ -113,10 +126,17 @@ impl Error {
     }
 }
 
+impl Bad {
+    /// The message alone.
+    pub(crate) fn without_hint(&self) -> String {
+        format!("{}: expected {}, found {}", self.place, self.expected, self.found)
+    }
+}
+
 impl fmt::Display for Bad {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: expected {}, found {}", self.place, self.expected, self.found)?;
-        self.hint.map_or(Ok(()), |hint| write!(f, "\nhint: {hint}"))
+        f.write_str(&self.without_hint())?;
+        self.hint.as_ref().map_or(Ok(()), |hint| write!(f, "\nhint: {hint}"))
     }
 }
 

@@ -3,6 +3,7 @@
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader};
 
 use crate::Error;
+use crate::memory::Share;
 use crate::thrift::{Kind, Thrift};
 
 /// Ours have a column for each temperature, and three levels.
@@ -11,8 +12,9 @@ const MAX_LEVELS: usize = 8;
 
 /// Parses the metadata of a footer.
 pub(crate) fn read(footer: &[u8]) -> Result<ParquetMetaData, Error> {
-    let mut walk = Walk::default();
-    walk.value(&mut Thrift::new(footer), Kind::STRUCT, &FILE).map_err(|error| error.within("footer"))?;
+    let (mut walk, mut thrift) = (Walk::default(), Thrift::new(footer));
+    walk.value(&mut thrift, Kind::STRUCT, &FILE).map_err(|error| error.within("footer"))?;
+    let _share = Share::of(thrift.list_bytes());
     // As they are, and not in short, so that a merge writes the footer that a run writes.
     let options = ParquetMetaDataOptions::new().with_encoding_stats_as_mask(false);
     ParquetMetaDataReader::decode_metadata_with_options(footer, Some(&options))

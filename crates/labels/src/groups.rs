@@ -172,12 +172,17 @@ pub struct LabelGroup {
     entropy: List<f32>,
     gold_log_prob: List<f32>,
     log_partitions: Vec<List<f32>>,
+    tail_log_masses: Vec<List<f32>>,
 }
 
 impl LabelGroup {
-    /// An empty row group for labels with this many extra temperatures.
-    pub(crate) fn new(temperatures: usize) -> Self {
-        Self { log_partitions: vec![List::default(); temperatures], ..Self::default() }
+    /// An empty row group for labels with these extra temperatures.
+    pub(crate) fn new(limits: &LabelLimits) -> Self {
+        Self {
+            log_partitions: vec![List::default(); limits.temperatures],
+            tail_log_masses: vec![List::default(); limits.tails()],
+            ..Self::default()
+        }
     }
 
     pub(crate) fn push(&mut self, labels: &SequenceLabels) {
@@ -190,7 +195,8 @@ impl LabelGroup {
         self.tail_log_mass.push(&labels.tail_log_mass);
         self.entropy.push(&labels.entropy);
         self.gold_log_prob.push(&labels.gold_log_prob);
-        for (column, row) in self.log_partitions.iter_mut().zip(&labels.log_partitions) {
+        let columns = self.log_partitions.iter_mut().chain(&mut self.tail_log_masses);
+        for (column, row) in columns.zip(labels.log_partitions.iter().chain(&labels.tail_log_masses)) {
             column.push(row);
         }
     }
@@ -210,7 +216,7 @@ impl LabelGroup {
             (at.gold_log_prob, &self.gold_log_prob),
         ];
         columns.extend(floats.into_iter().filter_map(|(place, list)| place.map(|_| Column::Floats(list))));
-        columns.extend(self.log_partitions.iter().map(Column::Floats));
+        columns.extend(self.log_partitions.iter().chain(&self.tail_log_masses).map(Column::Floats));
         columns
     }
 
@@ -255,12 +261,11 @@ impl LabelGroup {
         optional(pages, chunks, at.tail_log_mass, &mut self.tail_log_mass)?;
         optional(pages, chunks, at.entropy, &mut self.entropy)?;
         optional(pages, chunks, at.gold_log_prob, &mut self.gold_log_prob)?;
-        let temperatures = &chunks[at.log_partitions..];
-        self.log_partitions.resize_with(temperatures.len(), List::default);
-        self.log_partitions
-            .iter_mut()
-            .zip(temperatures)
-            .try_for_each(|(column, chunk)| pages.list_into(*chunk, column))
+        self.log_partitions.resize_with(at.log_partitions.len(), List::default);
+        self.tail_log_masses.resize_with(at.tail_log_masses.len(), List::default);
+        let columns = self.log_partitions.iter_mut().chain(&mut self.tail_log_masses);
+        let places = at.log_partitions.chain(at.tail_log_masses);
+        columns.zip(places).try_for_each(|(column, place)| pages.list_into(chunks[place], column))
     }
 
     /// Decodes one column and forgets it: names the column that [`LabelGroup::decode`] could not decode.
@@ -333,6 +338,7 @@ impl LabelGroup {
             entropy: self.entropy.row(row),
             gold_log_prob: self.gold_log_prob.row(row),
             log_partitions: self.log_partitions.iter().map(|column| column.row(row)).collect(),
+            tail_log_masses: self.tail_log_masses.iter().map(|column| column.row(row)).collect(),
         }
     }
 

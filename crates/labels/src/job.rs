@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use crate::commit::{COMMITS, CommitFile, commit_file};
 use crate::durable::{self, Scratch};
@@ -17,7 +18,8 @@ use crate::{Error, LabelLimits, LabelPlan, LabelsManifest, Output, ReadLimits, S
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) output: Output,
-    pub(crate) scratch: Scratch,
+    /// Made when it is needed: a finished dataset needs none.
+    scratch: OnceLock<Scratch>,
     pub(crate) plan: LabelPlan,
     pub(crate) plan_blake3: String,
     pub(crate) schema: ShardSchema,
@@ -35,14 +37,23 @@ pub enum Commit {
 
 /// For each shard of the plan the record of its commit, if the folder holds a valid one; writes nothing.
 pub(crate) fn committed_records(dir: &Path, plan: &LabelPlan) -> Result<Vec<Option<ShardRecord>>, Error> {
-    Job::new(dir.into(), Scratch::within(dir), plan.clone()).records(0..plan.shards.len())
+    Job::new(dir.into(), plan.clone()).records(0..plan.shards.len())
 }
 
 impl Job {
-    /// Of a plan, in `output`; files are made in `scratch`.
-    pub(crate) fn new(output: Output, scratch: Scratch, plan: LabelPlan) -> Self {
+    /// Of a plan, in `output`; writes nothing.
+    pub(crate) fn new(output: Output, plan: LabelPlan) -> Self {
         let (schema, limits, plan_blake3) = (ShardSchema::labels(&plan), plan.limits(), plan.blake3());
-        Self { output, scratch, plan, plan_blake3, schema, limits }
+        Self { output, scratch: OnceLock::new(), plan, plan_blake3, schema, limits }
+    }
+
+    /// Where files are made.
+    pub(crate) fn scratch(&self) -> Result<&Scratch, Error> {
+        if let Some(scratch) = self.scratch.get() {
+            return Ok(scratch);
+        }
+        let made = self.output.scratch()?;
+        Ok(self.scratch.get_or_init(|| made))
     }
 
     /// The record of each of these shards that has a valid commit. Hashes the files, in parallel.
@@ -113,7 +124,7 @@ impl Job {
         let reader = ShardReader::open(file.temp.path(), record, &self.schema, &limits)?;
         let threads = parallel::threads().min(reader.groups());
         parallel::map(threads, |thread| {
-            let mut decoded = LabelGroup::default();
+            let (_share, mut decoded) = (reader.largest_share(), LabelGroup::default());
             for group in (thread..reader.groups()).step_by(threads) {
                 decoded.read(&reader, group, &self.limits, &limits)?;
             }

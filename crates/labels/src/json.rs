@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::Error;
 use crate::error::quoted;
+use crate::regular::{self, Links};
 
 /// A JSON file larger than this is refused before it is parsed: a manifest of 100,000 shards has 45 MB.
 pub(crate) const MAX_BYTES: u64 = 64 << 20;
@@ -23,11 +24,11 @@ pub(crate) fn to_bytes(value: &impl Serialize) -> Vec<u8> {
 }
 
 /// Reads a whole file that is small by its nature.
-pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    let file = fs_err::File::open(path)?;
+pub(crate) fn read(path: &Path, links: Links) -> Result<Vec<u8>, Error> {
+    let file = regular::open(path, links)?;
     let size = file.metadata()?.len();
     let mut bytes = Vec::new();
-    // What is no regular file has no size and may have no end.
+    // It may grow meanwhile.
     if size <= MAX_BYTES {
         file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
     }
@@ -45,12 +46,12 @@ struct Head {
     version: Option<u64>,
 }
 
-/// Checks `format` and `version`, then parses the rest.
+/// Checks `format` and `version`, which is at most the newest, then parses the rest.
 pub(crate) fn parse<T: DeserializeOwned>(
     path: &Path,
     bytes: &[u8],
     format: &str,
-    version: u32,
+    newest: u32,
 ) -> Result<T, Error> {
     let bad = |error: serde_json::Error| Error::bad(quoted(path), format_args!("a {format} file"), error);
     let head: Head = serde_json::from_slice(bytes).map_err(bad)?;
@@ -58,9 +59,10 @@ pub(crate) fn parse<T: DeserializeOwned>(
         let found = head.format.map(Value::from);
         return Err(Error::bad(quoted(path), format_args!("format \"{format}\""), show(found.as_ref())));
     }
-    if head.version != Some(version.into()) {
+    if !head.version.is_some_and(|version| (1..=newest.into()).contains(&version)) {
         let found = head.version.map(Value::from);
-        return Err(Error::bad(quoted(path), format_args!("version {version}"), show(found.as_ref())));
+        let expected = if newest == 1 { "version 1".to_owned() } else { format!("version 1 to {newest}") };
+        return Err(Error::bad(quoted(path), expected, show(found.as_ref())));
     }
     serde_json::from_slice(bytes).map_err(bad)
 }

@@ -42,8 +42,8 @@ impl ShardWriter {
     /// Begins shard `shard` of the plan.
     pub(crate) fn create(job: Arc<Job>, shard: usize) -> Result<Self, Error> {
         Ok(Self {
-            file: ShardFile::create(job.scratch.root(), &job.schema)?,
-            group: LabelGroup::new(job.limits.temperatures),
+            file: ShardFile::create(job.scratch()?.root(), &job.schema)?,
+            group: LabelGroup::new(&job.limits),
             group_bytes: 0,
             encoding: VecDeque::new(),
             job,
@@ -141,7 +141,7 @@ impl ShardWriter {
     /// Gives the row group in hand to a thread that encodes it; with as many threads as cores, waits for the oldest.
     fn write_group(&mut self) -> Result<(), Error> {
         self.group_bytes = 0;
-        let group = std::mem::replace(&mut self.group, LabelGroup::new(self.job.limits.temperatures));
+        let group = std::mem::replace(&mut self.group, LabelGroup::new(&self.job.limits));
         self.append_encoded(parallel::threads().min(MAX_ENCODING) - 1)?;
         let schema = self.file.schema();
         let job = self.job.clone();

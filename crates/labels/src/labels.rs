@@ -36,6 +36,9 @@ pub struct SequenceLabels {
     pub gold_log_prob: Vec<f32>,
     /// For each extra temperature X of the plan: log Σ exp(z/X), N each.
     pub log_partitions: Vec<Vec<f32>>,
+    /// For each extra temperature X of the plan: logarithm of the probability at X beyond the exact entries, N each; −∞ where there is
+    /// none. Empty in labels of version 1.
+    pub tail_log_masses: Vec<Vec<f32>>,
 }
 
 /// What labels of a plan may hold, see [`LabelPlan::limits`](crate::LabelPlan::limits).
@@ -55,12 +58,19 @@ pub struct LabelLimits {
     pub omit: Vec<OptionalColumn>,
     /// Number of extra temperatures.
     pub temperatures: usize,
+    /// Whether each of them has a tail.
+    pub tails: bool,
 }
 
 impl LabelLimits {
     /// Whether labels have this column.
     pub(crate) fn has(&self, column: OptionalColumn) -> bool {
         !self.omit.contains(&column)
+    }
+
+    /// Number of extra temperatures that have a tail.
+    pub(crate) fn tails(&self) -> usize {
+        if self.tails { self.temperatures } else { 0 }
     }
 
     /// Exact entries among `count` of a position.
@@ -97,7 +107,8 @@ impl SequenceLabels {
             .map(Vec::len);
         let floats =
             [&self.log_probs, &self.log_sum_exp, &self.tail_log_mass, &self.entropy, &self.gold_log_prob];
-        let floats = floats.into_iter().chain(&self.log_partitions).map(Vec::len);
+        let floats =
+            floats.into_iter().chain(&self.log_partitions).chain(&self.tail_log_masses).map(Vec::len);
         4 * ints.into_iter().chain(floats).sum::<usize>() + self.source.as_ref().map_or(0, String::len)
     }
 

@@ -102,6 +102,7 @@ mod labels;
 mod limits;
 mod list;
 mod manifest;
+mod memory;
 mod merge;
 mod output;
 mod own_tokenizer;
@@ -111,6 +112,7 @@ mod pages;
 mod parallel;
 mod plan;
 mod provenance;
+mod regular;
 mod rounding;
 mod row;
 mod runs;
@@ -128,6 +130,7 @@ mod tokenizer;
 mod validate;
 mod verify;
 mod view;
+mod visible;
 mod writer;
 
 /// What the labels of other programs are described with.
@@ -143,7 +146,8 @@ pub use example::Example;
 pub use export::{export_hf, export_jsonl, write_jsonl};
 pub use groups::LabelGroup;
 pub use import::{
-    ColumnMap, DistillKitConfig, ImportSource, ImportTarget, Imported, PositionRule, import, import_jsonl,
+    BadRows, ColumnMap, DistillKitConfig, DroppedRows, ImportSource, ImportTarget, Imported, PositionRule,
+    import, import_jsonl,
 };
 pub use job::Commit;
 pub use json::differences;
@@ -166,4 +170,5 @@ pub use store::Store;
 pub use tokenizer::Tokenizer;
 pub use verify::{Problem, Verification, verify};
 pub use view::{LabelsView, PositionEntries};
+pub use visible::{visible, visible_line};
 pub use writer::LabelWriter;

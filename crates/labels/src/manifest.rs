@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{HINT_DAMAGED, quoted};
+use crate::regular::{Links, name_of};
 use crate::{Error, LabelPlan, Provenance, ReadLimits, Tokenizer, json};
 
 /// One data file, as manifests and commits describe it.
@@ -39,8 +40,8 @@ pub struct LabelsManifest {
     /// Always `softshard-labels`.
     #[schemars(extend("const" = LabelsManifest::FORMAT))]
     pub format: String,
-    /// Version of the format.
-    #[schemars(extend("const" = LabelsManifest::VERSION))]
+    /// Version of the format: that of the plan.
+    #[schemars(range(min = LabelPlan::VERSION, max = LabelPlan::NEWEST_VERSION))]
     pub version: u32,
     /// BLAKE3 of `_softshard/plan.json`, hexadecimal; every shard carries it.
     #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
@@ -104,8 +105,8 @@ pub struct SequencesInfo {
 impl LabelsManifest {
     /// Format name of the manifest and of the shards.
     pub const FORMAT: &'static str = "softshard-labels";
-    /// Version of the manifest and of the shards.
-    pub const VERSION: u32 = 1;
+    /// The newest version of the manifest and of the shards; each has that of its plan.
+    pub const NEWEST_VERSION: u32 = LabelPlan::NEWEST_VERSION;
 
     /// The manifest of a finished dataset and its BLAKE3, hexadecimal; no shard is read.
     ///
@@ -156,8 +157,8 @@ pub(crate) fn is_data_file(stem: &str, name: &str) -> bool {
 pub(crate) fn read_manifest(dir: &Path) -> Result<(PathBuf, Vec<u8>), Error> {
     let path = dir.join("manifest.json");
     match fs_err::symlink_metadata(&path) {
-        Ok(metadata) if metadata.is_file() => json::read(&path).map(|bytes| (path, bytes)),
-        Ok(_) => Err(Error::bad(quoted(&path), "a regular file", "a link or a folder")),
+        Ok(metadata) if metadata.is_file() => json::read(&path, Links::Refused).map(|bytes| (path, bytes)),
+        Ok(metadata) => Err(Error::bad(quoted(&path), "a regular file", name_of(metadata.file_type()))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let hint = "the dataset is not finished, or this is not a dataset: run the stage that writes it";
             Err(Error::bad(quoted(dir), "a finished dataset", "no manifest.json").hint(hint))
@@ -174,13 +175,14 @@ pub(crate) fn load_labels(dir: &Path, limits: &ReadLimits) -> Result<(LabelsMani
 
 /// As [`load_labels`], of a manifest that lies elsewhere.
 pub(crate) fn load_labels_file(path: &Path, limits: &ReadLimits) -> Result<(LabelsManifest, Vec<u8>), Error> {
-    let bytes = json::read(path)?;
+    let bytes = json::read(path, Links::Followed)?;
     Ok((parse_labels(path, &bytes, limits)?, bytes))
 }
 
 /// Parses a manifest, and checks what it says about itself.
 pub(crate) fn parse_labels(path: &Path, bytes: &[u8], limits: &ReadLimits) -> Result<LabelsManifest, Error> {
-    let manifest: LabelsManifest = json::parse(path, bytes, LabelsManifest::FORMAT, LabelsManifest::VERSION)?;
+    let manifest: LabelsManifest =
+        json::parse(path, bytes, LabelsManifest::FORMAT, LabelsManifest::NEWEST_VERSION)?;
     check_manifest(path, &manifest, limits)?;
     Ok(manifest)
 }
@@ -203,6 +205,10 @@ pub(crate) fn check_manifest(
     let place = quoted(path);
     check_sizes(path, manifest, limits)?;
     manifest.plan.validate().map_err(|error| error.within(&place))?;
+    if manifest.version != manifest.plan.version {
+        let expected = format!("version {}", manifest.plan.version);
+        return Err(Error::bad(place, expected, manifest.version));
+    }
     let plan_blake3 = manifest.plan.blake3();
     if manifest.plan_blake3 != plan_blake3 {
         return Err(Error::bad(format_args!("{place} plan_blake3"), plan_blake3, &manifest.plan_blake3));
@@ -297,7 +303,8 @@ pub(crate) fn folder_problems(data: &Path, shards: &[ShardRecord]) -> Result<Vec
             let expected = "only the shards of the manifest";
             problems.push(Error::bad(quoted(data), expected, found).hint(HINT_DAMAGED));
         } else if !entry.file_type()?.is_file() {
-            problems.push(Error::bad(quoted(&entry.path()), "a regular file", "a link or a folder"));
+            let found = name_of(entry.file_type()?);
+            problems.push(Error::bad(quoted(&entry.path()), "a regular file", found));
         }
     }
     let lacks = |name| Error::bad(quoted(data), format_args!("shard `{name}`"), "none").hint(HINT_DAMAGED);

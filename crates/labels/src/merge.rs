@@ -10,6 +10,7 @@ use crate::durable::{self, PRIVATE};
 use crate::error::{quoted, some_of};
 use crate::job::committed_records;
 use crate::manifest::{check_record, load_labels};
+use crate::regular::Links;
 use crate::{
     Error, LabelDataset, LabelPlan, LabelWriter, LabelsManifest, ReadLimits, SequenceLabels, ShardRecord,
     json, parallel,
@@ -73,12 +74,15 @@ impl Part {
             (manifest(dir)?.plan, true)
         } else {
             let path = dir.join(PRIVATE).join("plan.json");
-            let bytes = json::read(&path).map_err(|error| match durable::is_not_found(&error) {
-                true => Error::bad(quoted(dir), "labels: manifest.json or _softshard/plan.json", "neither")
-                    .hint("name the folder of one split, such as labels/train"),
-                false => error,
-            })?;
-            let plan: LabelPlan = json::parse(&path, &bytes, LabelPlan::FORMAT, LabelPlan::VERSION)?;
+            let bytes =
+                json::read(&path, Links::Refused).map_err(|error| match durable::is_not_found(&error) {
+                    true => {
+                        Error::bad(quoted(dir), "labels: manifest.json or _softshard/plan.json", "neither")
+                            .hint("name the folder of one split, such as labels/train")
+                    }
+                    false => error,
+                })?;
+            let plan: LabelPlan = json::parse(&path, &bytes, LabelPlan::FORMAT, LabelPlan::NEWEST_VERSION)?;
             plan.validate().map_err(|error| error.within(quoted(&path)))?;
             (plan, false)
         };

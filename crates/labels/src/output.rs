@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::durable::{self, PRIVATE, Scratch};
 use crate::error::quoted;
 use crate::manifest::{folder_problems, is_data_file, read_manifest};
+use crate::regular::Links;
 use crate::shard_writer::WrittenFile;
 use crate::{Error, LabelPlan, LabelsManifest, ShardRecord, Store, json, parallel};
 
@@ -68,8 +69,14 @@ impl Output {
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
         match self {
             Self::Folder(dir) => {
+                let path = dir.join(name);
+                match json::read(&path, Links::Followed) {
+                    Ok(found) if found == bytes => return Ok(()), // perhaps where nothing can be written
+                    Err(error) if !durable::is_not_found(&error) => return Err(error),
+                    _ => {}
+                }
                 fs_err::create_dir_all(dir)?;
-                Ok(fs_err::write(dir.join(name), bytes)?)
+                Ok(fs_err::write(path, bytes)?)
             }
             Self::Store(store, _) => Ok(store.put(&self.key(name), bytes)?),
         }
@@ -107,6 +114,7 @@ impl Output {
     pub(crate) fn scratch(&self) -> Result<Scratch, Error> {
         match self {
             Self::Folder(dir) => {
+                durable::create_folders(dir, &[PRIVATE, "_softshard/tmp"])?;
                 durable::remove_dead(dir)?;
                 Ok(Scratch::within(dir))
             }
@@ -117,7 +125,7 @@ impl Output {
     /// A small file; `None` if there is none.
     pub(crate) fn read(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
         match self {
-            Self::Folder(dir) => match json::read(&dir.join(name)) {
+            Self::Folder(dir) => match json::read(&dir.join(name), Links::Refused) {
                 Err(error) if durable::is_not_found(&error) => Ok(None),
                 bytes => bytes.map(Some),
             },
@@ -263,6 +271,19 @@ impl Output {
         }
     }
 
+    /// What an end that was interrupted did not come to: the manifest stays, a card is there, temporary files are gone.
+    pub(crate) fn settle(&self, card: &str) -> Result<(), Error> {
+        if !self.is_there("README.md")? {
+            self.put("README.md", card.as_bytes())?;
+        }
+        let Self::Folder(dir) = self else { return Ok(()) };
+        durable::sync_parent(&dir.join("manifest.json"))?;
+        match self.clear_temporary() {
+            Err(error) if durable::is_not_found(&error) => Ok(()), // a copy without its private folder
+            cleared => cleared,
+        }
+    }
+
     /// Bytes of the manifest; `None` if there is none.
     pub(crate) fn manifest(&self) -> Result<Option<(PathBuf, Vec<u8>)>, Error> {
         let path = self.path("manifest.json");
@@ -330,7 +351,7 @@ impl Output {
             return Ok(true);
         }
         let path = self.path(PLAN);
-        let found: LabelPlan = json::parse(&path, &found, LabelPlan::FORMAT, LabelPlan::VERSION)?;
+        let found: LabelPlan = json::parse(&path, &found, LabelPlan::FORMAT, LabelPlan::NEWEST_VERSION)?;
         Err(Error::OtherPlan { path, differences: plan.differences(&found) })
     }
 
@@ -339,7 +360,7 @@ impl Output {
         let Some((path, bytes)) = self.manifest()? else { return Ok(None) };
         let hint = "remove the file if the dataset is to be finished again, or choose another output folder";
         let found: LabelsManifest =
-            json::parse(&path, &bytes, LabelsManifest::FORMAT, LabelsManifest::VERSION)
+            json::parse(&path, &bytes, LabelsManifest::FORMAT, LabelsManifest::NEWEST_VERSION)
                 .map_err(|error| error.hint(hint))?;
         if found.plan != *plan {
             return Err(Error::OtherPlan { path, differences: plan.differences(&found.plan) });

@@ -1,13 +1,22 @@
 //! The same work for each shard, on all cores.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use crate::Error;
 
-/// Cores of this process.
+/// Threads beyond any use.
+const MOST: usize = 1024;
+
+/// Cores of this process, or as many as `RAYON_NUM_THREADS` says: what it says to the other crates of a program.
 pub(crate) fn threads() -> usize {
-    thread::available_parallelism().map_or(1, usize::from)
+    static THREADS: OnceLock<usize> = OnceLock::new();
+    *THREADS.get_or_init(|| {
+        let said = std::env::var("RAYON_NUM_THREADS").ok().and_then(|text| text.parse().ok());
+        let cores = || thread::available_parallelism().map_or(1, usize::from);
+        said.filter(|threads| (1..=MOST).contains(threads)).unwrap_or_else(cores)
+    })
 }
 
 /// Calls `work` with each index below `count`, and with none above one that failed, once that is known. Of several errors
@@ -42,10 +51,14 @@ pub(crate) fn map_on<T: Send>(
         }
     };
     let mut results: Vec<(usize, Result<T, Error>)> = thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(take)).collect();
+        // Where no more threads may be made (`ulimit -u`) fewer do it, this one at the least.
+        let start = |_| thread::Builder::new().spawn_scoped(scope, take).ok();
+        let workers: Vec<_> = (1..threads).map_while(start).collect();
+        let own = take();
         workers
             .into_iter()
             .flat_map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .chain(own)
             .collect()
     });
     results.sort_unstable_by_key(|(index, _)| *index);

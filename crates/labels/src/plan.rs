@@ -151,8 +151,8 @@ pub struct LabelPlan {
     /// Always `softshard-labels-plan`.
     #[schemars(extend("const" = LabelPlan::FORMAT))]
     pub format: String,
-    /// Version of the format.
-    #[schemars(extend("const" = LabelPlan::VERSION))]
+    /// Version of the format: 2 where there are extra temperatures and exact entries, otherwise 1.
+    #[schemars(range(min = LabelPlan::VERSION, max = LabelPlan::NEWEST_VERSION))]
     pub version: u32,
     /// BLAKE3 of the manifest of the sequence dataset, hexadecimal.
     pub sequences: String,
@@ -180,7 +180,8 @@ pub struct LabelPlan {
     /// Columns that are not there, ascending.
     #[schemars(extend("uniqueItems" = true))]
     pub omit: Vec<OptionalColumn>,
-    /// Extra temperatures, ascending, none of them 1: one `log_partition_tX` column each.
+    /// Extra temperatures, ascending, none of them 1: one `log_partition_tX` column each, and in version 2 one
+    /// `tail_log_mass_tX`.
     #[schemars(extend("items" = serde_json::json!({ "type": "number", "exclusiveMinimum": 0, "not": { "const": 1 } })))]
     pub temperatures: Vec<f32>,
     /// Seed of every random choice of the run.
@@ -193,8 +194,10 @@ pub struct LabelPlan {
 impl LabelPlan {
     /// Format name of a plan file.
     pub const FORMAT: &'static str = "softshard-labels-plan";
-    /// Version of the plan file.
+    /// Version of plans, and of their datasets, that have nothing of a later version.
     pub const VERSION: u32 = 1;
+    /// The newest version that is read and written: of labels whose extra temperatures have tails.
+    pub const NEWEST_VERSION: u32 = 2;
     /// Mantissa bits kept by default: as bf16, at a KL below 1e-5 nats.
     pub const DEFAULT_MANTISSA_BITS: u32 = 7;
     /// Mantissa bits of the columns with one value per position by default: as f16.
@@ -212,6 +215,18 @@ impl LabelPlan {
         assert!(rows_per_shard > 0, "a shard holds at least one row");
         let count = rows.div_ceil(rows_per_shard);
         (0..count).map(|i| [i * rows_per_shard, rows.min((i + 1) * rows_per_shard)]).collect()
+    }
+
+    /// The version of labels with this selection and these extra temperatures: 2 where there are temperatures and exact entries,
+    /// beyond which there is a mass at each temperature; otherwise 1, which other software reads as well.
+    pub fn version_of(selection: &Selection, temperatures: &[f32]) -> u32 {
+        if selection.is_exact() && !temperatures.is_empty() { Self::NEWEST_VERSION } else { Self::VERSION }
+    }
+
+    /// Whether labels say what mass lies beyond their entries at the extra temperatures. Of those that do not, a difference of
+    /// rounded numbers does, which is noise below a temperature of 1.
+    pub fn has_tails(&self) -> bool {
+        self.version >= Self::NEWEST_VERSION
     }
 
     /// BLAKE3 of the plan file, hexadecimal: what shards and commits refer to.
@@ -236,6 +251,7 @@ impl LabelPlan {
             draws: self.selection.draws(),
             omit: self.omit.clone(),
             temperatures: self.temperatures.len(),
+            tails: self.has_tails(),
         }
     }
 
@@ -253,7 +269,14 @@ impl LabelPlan {
             if holds { Ok(()) } else { Err(Error::bad(format_args!("plan: {field}"), expected, found)) }
         };
         check(self.format == Self::FORMAT, "format", Self::FORMAT, self.format.clone())?;
-        check(self.version == Self::VERSION, "version", "1", self.version.to_string())?;
+        let newest = Self::version_of(&self.selection, &self.temperatures);
+        let expected = if newest == Self::VERSION { "1" } else { "1 or 2" };
+        check(
+            (Self::VERSION..=newest).contains(&self.version),
+            "version",
+            expected,
+            self.version.to_string(),
+        )?;
         check(!self.shards.is_empty(), "shards", "at least one shard", "none".to_owned())?;
         let mut end = self.shards.first().map_or(0, |range| range[0]);
         for range in &self.shards {
@@ -345,9 +368,15 @@ impl LabelPlan {
         needed(OptionalColumn::Entropy, self.selection.draws().is_some(), why)
     }
 
-    /// Names of the columns of the extra temperatures, in their order.
+    /// Names of the columns with the partitions of the extra temperatures, in their order.
     pub fn partition_columns(&self) -> Vec<String> {
         self.temperatures.iter().map(|temperature| partition_column(*temperature)).collect()
+    }
+
+    /// Names of the columns with the tails of the extra temperatures, in their order; none in version 1.
+    pub fn tail_columns(&self) -> Vec<String> {
+        let with_tails = self.temperatures.iter().filter(|_| self.has_tails());
+        with_tails.map(|temperature| tail_column(*temperature)).collect()
     }
 
     fn validate_temperatures(&self) -> Result<(), Error> {
@@ -387,6 +416,11 @@ pub(crate) fn check_split(split: &str) -> Result<(), Error> {
 /// A dot would split the name in the readers that take it for a path.
 pub(crate) fn partition_column(temperature: f32) -> String {
     format!("log_partition_t{temperature}").replace('.', "_")
+}
+
+/// Name of the column that holds the log of the mass beyond the exact entries at a temperature, as `tail_log_mass_t1_5`.
+pub(crate) fn tail_column(temperature: f32) -> String {
+    format!("tail_log_mass_t{temperature}").replace('.', "_")
 }
 
 #[cfg(test)]

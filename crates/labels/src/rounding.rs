@@ -26,6 +26,7 @@ pub(crate) fn round(labels: &mut SequenceLabels, plan: &LabelPlan) {
     for values in [&mut labels.tail_log_mass, &mut labels.entropy, &mut labels.gold_log_prob] {
         round(values, bits);
     }
+    labels.tail_log_masses.iter_mut().for_each(|values| round(values, bits));
     if plan.temperatures.is_empty() {
         round(&mut labels.log_sum_exp, bits);
     }

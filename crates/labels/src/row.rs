@@ -55,11 +55,13 @@ pub(crate) fn read_row(
         let tail_log_mass = floats(at.tail_log_mass, labelled)?;
         let entropy = floats(at.entropy, labelled)?;
         let gold_log_prob = floats(at.gold_log_prob, labelled)?;
-        let partitions = at.log_partitions..chunks.len();
-        let log_partitions = partitions.map(|column| floats(Some(column), labelled));
+        let mut columns = |range: Range<usize>| -> Result<Vec<Vec<f32>>, Error> {
+            range.map(|column| floats(Some(column), labelled)).collect()
+        };
         let this = SequenceLabels {
             source: sources.swap_remove(place.row),
-            log_partitions: log_partitions.collect::<Result<_, _>>()?,
+            log_partitions: columns(at.log_partitions)?,
+            tail_log_masses: columns(at.tail_log_masses)?,
             input_ids: pages.list_row(chunks[INPUT_IDS], &place.inputs)?,
             positions: pages.list_row(chunks[POSITIONS], labelled)?,
             counts: counts.row(place.row).to_vec(),

@@ -10,7 +10,7 @@ use schemars::generate::SchemaSettings;
 use schemars::transform::RecursiveTransform;
 
 use crate::commit::CommitFile;
-use crate::plan::partition_column;
+use crate::plan::{partition_column, tail_column};
 use crate::shard_schema::ShardSchema;
 use crate::{
     Example, LabelPlan, LabelsManifest, OptionalColumn, Provenance, Selection, SequencesManifest,
@@ -99,7 +99,7 @@ const TEMPERATURE: f32 = 2.0;
 fn label_shards(selection: &Selection, omit: &[OptionalColumn]) -> TypePtr {
     let plan = LabelPlan {
         format: LabelPlan::FORMAT.to_owned(),
-        version: LabelPlan::VERSION,
+        version: LabelPlan::version_of(selection, &[TEMPERATURE]),
         sequences: String::new(),
         shards: LabelPlan::ranges(1, 1),
         split: String::new(),
@@ -146,10 +146,12 @@ fn label_notes() -> String {
     }
     let names = missing(&label_shards(&ALL_COLUMNS, &OPTIONAL));
     notes += &format!("# Not there where the plan's `omit` names it: {names}.\n");
-    let name = partition_column(TEMPERATURE);
+    let names = [partition_column(TEMPERATURE), tail_column(TEMPERATURE)];
     notes += &format!(
-        "# One for each of the plan's `temperatures`, as here for 2: {name}; 1.5 is written t1_5.\n"
+        "# One for each of the plan's `temperatures`, as here for 2: {}; 1.5 is written t1_5.\n",
+        names.join(", ")
     );
+    notes += &format!("# Not there in version 1: {}.\n", names[1]);
     notes
 }
 

@@ -6,6 +6,7 @@ use crate::durable::{self, PRIVATE};
 use crate::groups::SequenceGroup;
 use crate::manifest::{self, file_name, is_data_file, totals};
 use crate::plan::check_split;
+use crate::regular::Links;
 use crate::shard_reader::ShardReader;
 use crate::shard_schema::ShardSchema;
 use crate::shard_writer::{ShardFile, WrittenFile};
@@ -148,7 +149,7 @@ impl SequenceWriter {
         };
         let (path, bytes) = (self.dir.join("manifest.json"), json::to_bytes(&manifest));
         let data = self.dir.join("data");
-        if fs_err::read(&path).ok().as_ref() != Some(&bytes) {
+        if json::read(&path, Links::Refused).ok().as_ref() != Some(&bytes) {
             // From here until the new manifest is there, the dataset is not finished.
             durable::remove_files(&self.dir, |name| name == "manifest.json")?;
         }

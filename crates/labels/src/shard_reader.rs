@@ -10,12 +10,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::{Buf, Bytes, buf::Reader};
 use parquet::column::writer::ColumnCloseResult;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
 use parquet::file::reader::{ChunkReader, Length};
 use parquet::file::writer::SerializedRowGroupWriter;
 
 use crate::data_file::DataFile;
 use crate::error::{HINT_DAMAGED, failed};
+use crate::memory::Share;
 use crate::pages::{Chunk, PageDecoder, Scratch};
 use crate::shard_schema::{ROW_GROUP_HASHES, ShardSchema};
 use crate::{Error, ReadLimits, ShardRecord, footer};
@@ -139,6 +140,28 @@ impl ShardReader {
         usize::try_from(self.metadata.row_group(group).total_byte_size()).unwrap_or(0)
     }
 
+    /// Bytes that decoding a row group may cost, as [`PageDecoder`] counts: what the footer says its columns have, twice as
+    /// dictionaries count beside their values, and not more than the limit.
+    fn budget(&self, group: usize) -> usize {
+        let of_column = |column: &ColumnChunkMetaData| {
+            let [bytes, values] = [column.uncompressed_size(), column.num_values()]
+                .map(|size| usize::try_from(size).unwrap_or(0));
+            bytes.saturating_mul(2).saturating_add(values.saturating_mul(4))
+        };
+        let columns = self.metadata.row_group(group).columns().iter().map(of_column);
+        columns.fold(0, usize::saturating_add).min(self.row_group_bytes)
+    }
+
+    /// The memory that a row group is decoded in.
+    pub(crate) fn share(&self, group: usize) -> Share {
+        Share::of(self.budget(group))
+    }
+
+    /// The same for any of its row groups, one after the other.
+    pub(crate) fn largest_share(&self) -> Share {
+        Share::of((0..self.groups()).map(|group| self.budget(group)).max().unwrap_or(0))
+    }
+
     /// Number of row groups.
     pub(crate) fn groups(&self) -> usize {
         self.groups.len()
@@ -229,7 +252,8 @@ impl ShardReader {
                 rest = after;
             }
             let rows = self.groups[index].rows;
-            let mut pages = PageDecoder::new(rows, self.row_group_bytes, SCRATCH.take())?;
+            let _share = self.share(index);
+            let mut pages = PageDecoder::new(rows, self.budget(index), SCRATCH.take())?;
             let decoded = decode(&mut pages, &chunks);
             SCRATCH.set(pages.into_scratch());
             decoded

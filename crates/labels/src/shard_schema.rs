@@ -1,12 +1,12 @@
 //! The Parquet schemas of label and sequence shards.
 
 use std::fmt::Write;
+use std::ops::Range;
 use std::sync::Arc;
 
 use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::TypePtr;
 
-use crate::plan::partition_column;
 use crate::{LabelLimits, LabelPlan, LabelsManifest, OptionalColumn, SequencesManifest};
 
 /// Key-value with the hashes of the row groups.
@@ -23,7 +23,7 @@ pub(crate) const EXAMPLE: usize = 4;
 pub(crate) const COUNTS: usize = 4;
 pub(crate) const TOKEN_IDS: usize = 5;
 /// Where the other columns of a label shard are: they follow in this order, if the plan has them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct LabelColumns {
     pub(crate) log_probs: Option<usize>,
     pub(crate) sample_counts: Option<usize>,
@@ -31,8 +31,10 @@ pub(crate) struct LabelColumns {
     pub(crate) tail_log_mass: Option<usize>,
     pub(crate) entropy: Option<usize>,
     pub(crate) gold_log_prob: Option<usize>,
-    /// The first of them, if there is one.
-    pub(crate) log_partitions: usize,
+    /// One for each extra temperature.
+    pub(crate) log_partitions: Range<usize>,
+    /// The same, if they have tails.
+    pub(crate) tail_log_masses: Range<usize>,
 }
 
 impl LabelColumns {
@@ -50,7 +52,8 @@ impl LabelColumns {
             tail_log_mass: place(true),
             entropy: place(limits.has(OptionalColumn::Entropy)),
             gold_log_prob: place(limits.has(OptionalColumn::GoldLogProb)),
-            log_partitions: next,
+            log_partitions: next..next + limits.temperatures,
+            tail_log_masses: next + limits.temperatures..next + limits.temperatures + limits.tails(),
         }
     }
 }
@@ -70,7 +73,7 @@ impl ShardSchema {
         for (name, element) in label_columns(plan) {
             push_list(&mut columns, element, &name);
         }
-        let mut schema = Self::new("labels", &columns, LabelsManifest::FORMAT, LabelsManifest::VERSION);
+        let mut schema = Self::new("labels", &columns, LabelsManifest::FORMAT, plan.version);
         schema.key_values.push(("softshard.plan_blake3", plan.blake3()));
         schema
     }
@@ -109,7 +112,8 @@ fn label_columns(plan: &LabelPlan) -> Vec<(String, &'static str)> {
     ];
     let others = others.into_iter().filter_map(|(place, name, element)| place.map(|_| (name, element)));
     let named = always.into_iter().chain(others).map(|(name, element)| (name.to_owned(), element));
-    named.chain(plan.temperatures.iter().map(|t| (partition_column(*t), "float"))).collect()
+    let of_temperatures = plan.partition_columns().into_iter().chain(plan.tail_columns());
+    named.chain(of_temperatures.map(|name| (name, "float"))).collect()
 }
 
 /// A required list of required elements, in the three levels that every reader knows.

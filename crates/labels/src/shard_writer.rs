@@ -16,6 +16,7 @@ use crate::data_file::hexadecimal;
 use crate::durable::{TempFile, write_failed};
 use crate::error::failed;
 use crate::page_writer::{Column, EncodedColumn, encode};
+use crate::regular::{self, Links};
 use crate::shard_reader::ShardReader;
 use crate::shard_schema::{ROW_GROUP_HASHES, ShardSchema};
 
@@ -41,7 +42,7 @@ impl WrittenFile {
     pub(crate) fn copy(root: &Path, from: &Path) -> Result<Self, Error> {
         let (temp, file) = TempFile::create(root)?;
         let mut hashing = Hashing::new(file);
-        io::copy(&mut fs_err::File::open(from)?, &mut hashing)?;
+        io::copy(&mut regular::open(from, Links::Refused)?, &mut hashing)?;
         hashing.finish(temp)
     }
 }

@@ -99,7 +99,7 @@ pub struct TeacherScores {
 /// The teacher's most probable token against the gold token.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Calibration {
-    /// Share of positions whose most probable token is the gold token; entries that rounding made equal count by id.
+    /// Share of positions at which the gold token is more probable than any other. A tie is not right, also where rounding made it.
     pub top_1_accuracy: f64,
     /// Mean probability of the most probable token.
     pub confidence: f64,
@@ -243,7 +243,8 @@ impl Counts {
                 self.gold = (self.gold.0 + 1, self.gold.1 - f64::from(*log_prob));
             }
             if let Some(log_prob) = here.log_probs.first() {
-                self.guess(f64::from(*log_prob).exp(), here.token_ids[0] == gold);
+                let ties = here.log_probs.get(1) == Some(log_prob);
+                self.guess(f64::from(*log_prob).exp(), here.token_ids[0] == gold && !ties);
             }
         }
     }
@@ -305,6 +306,7 @@ impl LabelStats {
     pub fn of(dataset: &LabelDataset, stop: &AtomicBool) -> Result<Self, Error> {
         let shards = dataset.shards();
         let counted = parallel::map(shards.len(), |shard| {
+            let _share = shards[shard].largest_share();
             let (mut counts, mut labels) = (Counts::new(), LabelGroup::default());
             for group in 0..shards[shard].groups() {
                 if stop.load(Ordering::Relaxed) {

@@ -43,6 +43,11 @@ impl<'a> Thrift<'a> {
         Self { rest: bytes, depth: 0, list_bytes: MAX_LIST_BYTES }
     }
 
+    /// Bytes of memory that the lists that were read may take.
+    pub(crate) fn list_bytes(&self) -> usize {
+        usize::try_from(MAX_LIST_BYTES - self.list_bytes).unwrap_or(usize::MAX)
+    }
+
     /// What was not read yet.
     pub(crate) fn rest(&self) -> &'a [u8] {
         self.rest

@@ -73,6 +73,9 @@ impl<'a> Validator<'a> {
         for (index, partition) in labels.log_partitions.iter().enumerate() {
             at(&format!("log_partitions[{index}]"), partition, f32::is_finite, "a finite number")?;
         }
+        for (index, tail) in labels.tail_log_masses.iter().enumerate() {
+            at(&format!("tail_log_masses[{index}]"), tail, |mass| mass <= 0.0, "at most 0")?;
+        }
         Ok(())
     }
 
@@ -193,12 +196,16 @@ fn lengths(labels: &LabelsView<'_>, limits: &LabelLimits) -> Result<(), Error> {
     optional(OptionalColumn::LogSumExp, "log_sum_exp", labels.log_sum_exp.len())?;
     optional(OptionalColumn::Entropy, "entropy", labels.entropy.len())?;
     optional(OptionalColumn::GoldLogProb, "gold_log_prob", labels.gold_log_prob.len())?;
-    if labels.log_partitions.len() != limits.temperatures {
-        let expected = format!("{} temperatures", limits.temperatures);
-        return Err(Error::bad("log_partitions", expected, labels.log_partitions.len()));
-    }
-    for (index, partition) in labels.log_partitions.iter().enumerate() {
-        same(format_args!("log_partitions[{index}]"), positions, partition.len())?;
+    for (field, columns, temperatures) in [
+        ("log_partitions", &labels.log_partitions, limits.temperatures),
+        ("tail_log_masses", &labels.tail_log_masses, limits.tails()),
+    ] {
+        if columns.len() != temperatures {
+            return Err(Error::bad(field, format_args!("{temperatures} temperatures"), columns.len()));
+        }
+        for (index, column) in columns.iter().enumerate() {
+            same(format_args!("{field}[{index}]"), positions, column.len())?;
+        }
     }
     Ok(())
 }
@@ -288,6 +295,7 @@ mod tests {
             draws: None,
             omit: Vec::new(),
             temperatures: 0,
+            tails: false,
         };
         let mut validator = Validator::new(&limits);
         validator.seen.resize(1 << 20, 0);

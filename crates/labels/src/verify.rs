@@ -171,7 +171,7 @@ fn manifest(
 ) -> Result<LabelsManifest, Error> {
     let (path, bytes) = read_manifest(dir)?;
     let manifest: LabelsManifest =
-        json::parse(&path, &bytes, LabelsManifest::FORMAT, LabelsManifest::VERSION)?;
+        json::parse(&path, &bytes, LabelsManifest::FORMAT, LabelsManifest::NEWEST_VERSION)?;
     check_sizes(&path, &manifest, limits)?;
     manifest.plan.validate().map_err(|error| error.within(quoted(&path)))?;
     verification.manifest_blake3 = Some(blake3::hash(&bytes).to_hex().to_string());
@@ -244,6 +244,7 @@ impl Shard<'_> {
 
     /// Hash, then each column, then each row.
     fn check_group(&self, reader: &ShardReader, group: usize, first_row: u64, checked: &mut Checked) {
+        let _share = reader.share(group);
         let rows = u64::try_from(reader.group_rows(group)).expect("a count fits 64 bits");
         let place = format!("row group {group} (rows {first_row}..{})", first_row + rows);
         match reader.wrong_hash(group) {
@@ -303,8 +304,13 @@ impl Shard<'_> {
         if words.contains("count") {
             return Some("counts".to_owned());
         }
-        if let Some(index) = partition_of(&bad.place) {
-            return self.manifest.plan.partition_columns().into_iter().nth(index);
+        let plan = &self.manifest.plan;
+        for (field, columns) in
+            [("log_partitions", plan.partition_columns()), ("tail_log_masses", plan.tail_columns())]
+        {
+            if let Some(index) = temperature_of(&bad.place, field) {
+                return columns.into_iter().nth(index);
+            }
         }
         let fields = self.schema.message.get_fields();
         fields.iter().map(|field| field.name()).find(|name| words.contains(name)).map(str::to_owned)
@@ -325,9 +331,10 @@ impl Shard<'_> {
     }
 }
 
-/// Which extra temperature the place of an error names.
-fn partition_of(place: &str) -> Option<usize> {
-    let (_, rest) = place.split_once("log_partitions[")?;
+/// Which extra temperature the place of an error names, if it is in this field.
+fn temperature_of(place: &str, field: &str) -> Option<usize> {
+    let (_, rest) = place.split_once(field)?;
+    let rest = rest.strip_prefix('[')?;
     rest.split_once(']')?.0.parse().ok()
 }
 
@@ -346,6 +353,7 @@ mod tests {
             draws: None,
             omit: Vec::new(),
             temperatures: 2,
+            tails: true,
         };
         let good = SequenceLabels {
             input_ids: vec![1, 2],
@@ -358,14 +366,21 @@ mod tests {
             entropy: vec![0.7],
             gold_log_prob: vec![-0.5],
             log_partitions: vec![vec![1.0]; 2],
+            tail_log_masses: vec![vec![-1.0]; 2],
             ..SequenceLabels::default()
         };
         for column in [vec![f32::NAN], vec![]] {
             let mut bad = good.clone();
             bad.log_partitions[1] = column;
             let error = Validator::new(&limits).labels(&(&bad).into()).unwrap_err().to_string();
-            assert_eq!(super::partition_of(&error), Some(1), "{error}");
+            assert_eq!(super::temperature_of(&error, "log_partitions"), Some(1), "{error}");
         }
-        assert_eq!(super::partition_of("log_sum_exp[0]"), None);
+        for column in [vec![f32::NAN], vec![0.5], vec![]] {
+            let mut bad = good.clone();
+            bad.tail_log_masses[1] = column;
+            let error = Validator::new(&limits).labels(&(&bad).into()).unwrap_err().to_string();
+            assert_eq!(super::temperature_of(&error, "tail_log_masses"), Some(1), "{error}");
+        }
+        assert_eq!(super::temperature_of("log_sum_exp[0]", "log_partitions"), None);
     }
 }

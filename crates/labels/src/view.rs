@@ -27,6 +27,8 @@ pub struct LabelsView<'a> {
     pub gold_log_prob: &'a [f32],
     /// One for each extra temperature.
     pub log_partitions: Vec<&'a [f32]>,
+    /// One for each extra temperature, if they have tails.
+    pub tail_log_masses: Vec<&'a [f32]>,
 }
 
 /// Entries of one position.
@@ -80,6 +82,7 @@ impl<'a> LabelsView<'a> {
             entropy: self.entropy.to_vec(),
             gold_log_prob: self.gold_log_prob.to_vec(),
             log_partitions: self.log_partitions.iter().map(|column| column.to_vec()).collect(),
+            tail_log_masses: self.tail_log_masses.iter().map(|column| column.to_vec()).collect(),
         }
     }
 }
@@ -105,6 +108,7 @@ impl<'a> From<&'a SequenceLabels> for LabelsView<'a> {
             entropy: &labels.entropy,
             gold_log_prob: &labels.gold_log_prob,
             log_partitions: labels.log_partitions.iter().map(Vec::as_slice).collect(),
+            tail_log_masses: labels.tail_log_masses.iter().map(Vec::as_slice).collect(),
         }
     }
 }

@@ -24,14 +24,17 @@ pub struct LabelWriter {
 }
 
 impl LabelWriter {
-    /// Whether there is a plan. Writes to a folder either way, so that one that cannot be written fails here, before a
-    /// teacher is loaded, and a teacher that cannot be loaded leaves no plan.
+    /// Whether there is a plan, or a finished dataset. Writes to a folder that is not finished either way, so that one that cannot
+    /// be written fails here, before a teacher is loaded, and a teacher that cannot be loaded leaves no plan.
     ///
     /// # Errors
     /// [`Error::Bad`] if the output holds other files and no dataset; I/O.
     pub fn is_begun(output: impl Into<Output>) -> Result<bool, Error> {
         let output = output.into();
         output.check_foreign()?;
+        if output.manifest()?.is_some() {
+            return Ok(true);
+        }
         output.prepare(&[PRIVATE, "_softshard/tmp"])?;
         drop(TempFile::create(output.scratch()?.root())?);
         output.is_there(PLAN)
@@ -39,8 +42,8 @@ impl LabelWriter {
 
     /// Creates the dataset with its plan, or resumes it if it has the same plan.
     ///
-    /// Writes right away, so an output that cannot be written fails here. Temporary files that dead processes of this machine
-    /// left are removed.
+    /// Writes right away, so an output that cannot be written fails here; but to one that is finished as its manifest says nothing.
+    /// Temporary files that dead processes of this machine left are removed.
     ///
     /// # Errors
     /// [`Error::OtherPlan`] naming every key that differs, of a plan or of a finished dataset without one;
@@ -51,13 +54,25 @@ impl LabelWriter {
         let output = output.into();
         output.check_foreign()?;
         output.has_plan(&plan)?;
-        output.finished(&plan)?;
+        if output.finished(&plan)?.is_some() {
+            let job = Job::new(output, plan);
+            if job.finished()?.is_some() {
+                return Ok(Self { job: Arc::new(job) });
+            }
+            return Self::begin(job.output, job.plan);
+        }
+        Self::begin(output, plan)
+    }
+
+    /// Writes the plan, unless it is there.
+    fn begin(output: Output, plan: LabelPlan) -> Result<Self, Error> {
         output.prepare(&["data", PRIVATE, "_softshard/tmp", "_softshard/commits"])?;
         if !output.create(PLAN, &json::to_bytes(&plan))? && !output.has_plan(&plan)? {
             return Err(Error::bad(quoted(&output.path(PLAN)), "a plan", "something that is not read"));
         }
-        let scratch = output.scratch()?;
-        Ok(Self { job: Arc::new(Job::new(output, scratch, plan)) })
+        let job = Job::new(output, plan);
+        job.scratch()?;
+        Ok(Self { job: Arc::new(job) })
     }
 
     /// Goes on with the dataset that lies there, by its plan or, where it has none, its manifest.
@@ -66,16 +81,25 @@ impl LabelWriter {
     /// [`Error::Bad`] if there is neither, or if it is not what a plan may be; see [`LabelWriter::create_or_resume`].
     pub fn open(output: impl Into<Output>) -> Result<Self, Error> {
         let output = output.into();
-        let plan = if let Some(bytes) = output.read(PLAN)? {
-            json::parse::<LabelPlan>(&output.path(PLAN), &bytes, LabelPlan::FORMAT, LabelPlan::VERSION)?
-        } else if let Some((path, bytes)) = output.manifest()? {
-            manifest::parse_labels(&path, &bytes, &ReadLimits::default())?.plan
-        } else {
+        let Some(plan) = plan_in(&output)? else {
             let place = quoted(&output.place());
             let expected = format!("a label dataset that was begun, with `{PLAN}`");
             return Err(Error::bad(place, expected, "none").hint("`softshard teacher-labels` begins it"));
         };
         Self::create_or_resume(output, plan)
+    }
+
+    /// The dataset that lies there, to ask what it lacks; `None` if none was begun. Writes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Bad`] if the output holds other files and no dataset, or a plan that is none; I/O.
+    pub fn look(output: impl Into<Output>) -> Result<Option<Self>, Error> {
+        let output = output.into();
+        output.check_foreign()?;
+        let Some(plan) = plan_in(&output)? else { return Ok(None) };
+        plan.validate()?;
+        output.finished(&plan)?;
+        Ok(Some(Self { job: Arc::new(Job::new(output, plan)) }))
     }
 
     /// The plan of the dataset.
@@ -137,7 +161,7 @@ impl LabelWriter {
 
     /// Commits a copy of a shard of the same plan, after reading all of the copy.
     pub(crate) fn copy_file(&self, shard: usize, from: &Path, record: &ShardRecord) -> Result<Commit, Error> {
-        let file = WrittenFile::copy(self.job.scratch.root(), from)?;
+        let file = WrittenFile::copy(self.job.scratch()?.root(), from)?;
         if file.sha256 != record.sha256 {
             let expected = format!("SHA-256 {}", record.sha256);
             return Err(Error::bad(quoted(from), expected, &file.sha256).hint(HINT_DAMAGED));
@@ -152,7 +176,7 @@ impl LabelWriter {
         from: &ShardReader,
         record: &ShardRecord,
     ) -> Result<Commit, Error> {
-        let mut file = ShardFile::create(self.job.scratch.root(), &self.job.schema)?;
+        let mut file = ShardFile::create(self.job.scratch()?.root(), &self.job.schema)?;
         for group in 0..from.groups() {
             file.copy_group(from, group)?;
         }
@@ -175,19 +199,21 @@ impl LabelWriter {
     /// [`Error::MissingShards`]; [`Error::Bad`] if `data/` holds something foreign; I/O.
     pub fn finish(&self) -> Result<LabelsManifest, Error> {
         let job = &self.job;
-        let shards = match job.finished()? {
-            Some(manifest) => manifest.shards,
-            None => {
-                let records = job.records(0..job.plan.shards.len())?;
-                let total = records.len();
-                let missing: Vec<usize> = (0..total).filter(|shard| records[*shard].is_none()).collect();
-                if !missing.is_empty() {
-                    let dir = job.output.place();
-                    return Err(Error::MissingShards { dir, total, missing });
-                }
-                records.into_iter().flatten().collect()
+        if let Some(manifest) = job.finished()? {
+            // It may lie where nothing can be written: what is left to do is not needed to read it.
+            if let Err(error) = job.output.settle(&card::of(&manifest)) {
+                tracing::warn!(%error, "the labels are finished and sound, but cannot be tidied up");
             }
-        };
+            return Ok(manifest);
+        }
+        let records = job.records(0..job.plan.shards.len())?;
+        let total = records.len();
+        let missing: Vec<usize> = (0..total).filter(|shard| records[*shard].is_none()).collect();
+        if !missing.is_empty() {
+            let dir = job.output.place();
+            return Err(Error::MissingShards { dir, total, missing });
+        }
+        let shards: Vec<ShardRecord> = records.into_iter().flatten().collect();
         manifest::check_records(
             &job.output.path("manifest.json"),
             "labels",
@@ -200,7 +226,7 @@ impl LabelWriter {
             totals(&shards).expect("files on a disk hold fewer tokens");
         let manifest = LabelsManifest {
             format: LabelsManifest::FORMAT.to_owned(),
-            version: LabelsManifest::VERSION,
+            version: job.plan.version,
             plan_blake3: job.plan_blake3.clone(),
             plan: job.plan.clone(),
             rows,
@@ -213,4 +239,13 @@ impl LabelWriter {
         job.output.clear_temporary()?;
         Ok(manifest)
     }
+}
+
+/// The plan of the dataset that lies there: its own, or that of its manifest.
+fn plan_in(output: &Output) -> Result<Option<LabelPlan>, Error> {
+    if let Some(bytes) = output.read(PLAN)? {
+        return json::parse(&output.path(PLAN), &bytes, LabelPlan::FORMAT, LabelPlan::VERSION).map(Some);
+    }
+    let Some((path, bytes)) = output.manifest()? else { return Ok(None) };
+    Ok(Some(manifest::parse_labels(&path, &bytes, &ReadLimits::default())?.plan))
 }

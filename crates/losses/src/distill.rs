@@ -12,8 +12,9 @@ use std::ops::Range;
 use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData};
 
 use crate::{
-    chunk::{Kept, TargetChunks},
+    chunk::{Kept, TargetChunks, ZERO},
     divergence::{Divergence, Tail},
+    product,
     split::Split,
     targets::Targets,
     wide::add_at,
@@ -65,7 +66,7 @@ pub struct Evaluation {
     pub kls: Vec<f64>,
     /// Probability of the student's most probable token in each row, `[N]`.
     pub confidences: Vec<f64>,
-    /// Whether the gold token is (one of) the most probable, `[N]`.
+    /// Whether the gold token is more probable than any other, `[N]`: a model that cannot tell two tokens apart has not told.
     pub correct: Vec<bool>,
 }
 
@@ -137,9 +138,9 @@ impl DistillLoss {
             let (values, d_logits) =
                 self.values_and_gradient(chunk.logits, chunk.gold, chunk.teacher, weights);
             rows.push(values);
-            let d_logits = d_logits.cast(FloatDType::from(chunks.head.dtype()));
-            d_hidden.push(d_logits.clone().matmul(chunks.head.clone()));
+            d_hidden.push(product::pull_back(d_logits.clone(), &chunks.head));
             if head.is_tracked() {
+                let d_logits = d_logits.cast(FloatDType::from(chunks.head.dtype()));
                 let product = d_logits.transpose().matmul(chunk.hidden);
                 d_head = Some(match d_head {
                     Some(sum) => sum + product,
@@ -189,13 +190,13 @@ impl DistillLoss {
             let teacher = teacher.expect("asked for");
             rows.push(self.row_values(logits, gold, &teacher));
         }
-        for [cross_entropy, kl, confidence, below_largest] in to_rows(rows) {
+        for [cross_entropy, kl, confidence, ahead] in to_rows(rows) {
             evaluation.cross_entropy_sum += cross_entropy;
             evaluation.kl_sum += kl;
             evaluation.cross_entropies.push(cross_entropy);
             evaluation.kls.push(kl);
             evaluation.confidences.push(confidence);
-            evaluation.correct.push(below_largest == 0.0);
+            evaluation.correct.push(ahead > 0.0);
         }
         evaluation
     }
@@ -253,7 +254,7 @@ impl<'a> Chunks<'a> {
     /// The next chunk, with its teacher if a divergence is asked for.
     fn next(&mut self, range: Range<usize>, divergence: Option<(Divergence, Tail)>) -> Chunk {
         let hidden = self.hidden.clone().narrow(0, range.start, range.len());
-        let logits = hidden.clone().matmul(self.head.clone().transpose()).cast(self.dtype);
+        let logits = product::logits(hidden.clone(), &self.head);
         let (gold, teacher) = self.targets.next(range.len(), divergence);
         self.row = range.end;
         Chunk { hidden, logits, gold, teacher }
@@ -303,9 +304,10 @@ impl DistillLoss {
         (Tensor::cat(vec![cross_entropy, values], 1), d_logits)
     }
 
-    /// Cross-entropy, divergence, largest probability, and gold logit - largest logit of each row, `[C, 4]`.
+    /// Cross-entropy, divergence, largest probability, and gold logit - largest logit of the others of each row, `[C, 4]`.
     fn row_values(&self, logits: Tensor<2>, gold: Tensor<2, Int>, teacher: &Kept) -> Tensor<2> {
-        let gold_logits = logits.clone().gather(1, gold);
+        let gold_logits = logits.clone().gather(1, gold.clone());
+        let others = add_at(logits.clone(), gold, gold_logits.full_like(ZERO)).max_dim(1);
         let softened = logits.clone() / self.temperature;
         let student = Split::whole(logits);
         let (divergence, tail) = JUDGE;
@@ -313,7 +315,7 @@ impl DistillLoss {
             student.cross_entropy(gold_logits.clone()),
             Split::new(softened, teacher, divergence, tail).distance(teacher, divergence, tail).values,
             student.confidence(),
-            student.below_largest(gold_logits),
+            gold_logits - others,
         ];
         Tensor::cat(values, 1)
     }

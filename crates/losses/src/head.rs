@@ -10,11 +10,13 @@ use rayon::prelude::*;
 use crate::error::HeadError;
 use crate::labels::{HeadLabels, HeadOptions};
 use crate::passes::scale;
+use crate::product;
 use crate::select::{RowLabels, Selector};
 
 /// Labels of N positions from their final hidden states; see [`select`](crate::select) for what is kept.
 ///
-/// The product with the head runs on the tensors' device, chunk by chunk: a tensor of `[N, V]` never exists. On the CPU the
+/// The product with the head runs on the tensors' device, chunk by chunk, in f32 whatever the weights are (see
+/// [`logits`](crate::logits)): a tensor of `[N, V]` never exists. On the CPU the
 /// rows of a chunk are labelled in parallel, where the product left them. On a device of CubeCL a kernel labels them, and only
 /// its results are read, once for all chunks; its sums are f32, those of the CPU f64. Memory: the logits of `rows_per_chunk` rows.
 ///
@@ -38,8 +40,9 @@ pub fn label_rows(
     let (hidden, head) = (hidden.inner(), head.inner());
     let ([rows, width], [vocabulary, head_width]) = (hidden.dims(), head.dims());
     assert_eq!(width, head_width, "hidden [N, D] and head [V, D] have different D");
-    let (device, head) = (hidden.device(), head.transpose());
-    let logits = |rows: Range<usize>| hidden.clone().narrow(0, rows.start, rows.len()).matmul(head.clone());
+    let device = hidden.device();
+    let logits =
+        |rows: Range<usize>| product::logits(hidden.clone().narrow(0, rows.start, rows.len()), &head);
     label([rows, vocabulary], &device, logits, gold, uniforms, options)
 }
 

@@ -26,6 +26,8 @@ pub struct HeadLabels {
     pub gold_log_prob: Vec<f32>,
     /// log Σ exp(z / T), one `[N]` for each extra temperature T.
     pub log_partitions: Vec<Vec<f32>>,
+    /// Log of the mass at T beyond the exact tokens, one `[N]` for each; none where no token is exact.
+    pub tail_log_masses: Vec<Vec<f32>>,
 }
 
 impl HeadLabels {
@@ -52,7 +54,9 @@ impl HeadLabels {
     }
 
     pub(crate) fn without_rows(options: &HeadOptions<'_>) -> Self {
-        Self { log_partitions: vec![Vec::new(); options.temperatures.len()], ..Default::default() }
+        let columns = vec![Vec::new(); options.temperatures.len()];
+        let tails = if options.keep.exact() > 0 { columns.clone() } else { Vec::new() };
+        Self { log_partitions: columns, tail_log_masses: tails, ..Default::default() }
     }
 
     pub(crate) fn push(&mut self, row: RowLabels) {
@@ -67,6 +71,9 @@ impl HeadLabels {
         for (column, value) in self.log_partitions.iter_mut().zip(row.log_partitions) {
             column.push(value);
         }
+        for (column, value) in self.tail_log_masses.iter_mut().zip(row.tail_log_masses) {
+            column.push(value);
+        }
     }
 }
 
@@ -78,7 +85,7 @@ pub struct HeadOptions<'a> {
     /// Logits are multiplied by it, in f32, before anything else: above 1 for a teacher that is surer than it was, below
     /// for one that is less sure. 1 changes nothing.
     pub logit_scale: f32,
-    /// Extra temperatures to take log partitions at.
+    /// Extra temperatures to take log partitions and tails at.
     pub temperatures: &'a [f32],
     /// Rows whose logits exist at a time.
     pub rows_per_chunk: usize,

@@ -4,7 +4,8 @@
 //!
 //! The teacher's [`label_rows`] turns hidden states into sparse labels (the most probable tokens, the log
 //! partition, the mass that was cut). The student's [`DistillLoss`] turns such labels into a loss that a gradient
-//! can be pulled through. Both multiply by the head in chunks of rows: a tensor of `[N, V]` never exists.
+//! can be pulled through. Both multiply by the head in chunks of rows: a tensor of `[N, V]` never exists. [`logits`]
+//! are f32 whatever the weights are.
 //!
 //! ```
 //! use burn::tensor::{Device, Tensor};
@@ -40,6 +41,7 @@ mod exponential;
 mod head;
 mod labels;
 mod passes;
+mod product;
 mod select;
 mod split;
 mod targets;
@@ -50,5 +52,6 @@ pub use divergence::{Divergence, Tail};
 pub use error::HeadError;
 pub use head::{label_logits, label_rows};
 pub use labels::{HeadLabels, HeadOptions};
+pub use product::{WIDE_SLICE_BYTES, logits};
 pub use select::{Keep, RowLabels, select, top_k};
-pub use targets::{StoredLabels, Targets, at_temperature};
+pub use targets::{StoredLabels, Targets, at_temperature, at_temperature_without_tail};

@@ -77,6 +77,8 @@ pub struct RowLabels {
     pub gold_log_prob: f32,
     /// log Σ exp(z / T) for each extra temperature T.
     pub log_partitions: Vec<f32>,
+    /// Log of the mass at T beyond the exact tokens for each; none where no token is exact.
+    pub tail_log_masses: Vec<f32>,
 }
 
 /// Labels of one row of logits `[V]`.
@@ -179,10 +181,11 @@ impl Selector {
             tail = sum_f64(&self.exponentials);
             self.kept.extend(drawn.iter().map(|&(_, id)| id));
         }
-        let tail_log_mass = self.tail_log_sum(row, tail) - log_total;
+        let tail_log_mass = self.tail_log_sum(row, tail, 1.0) - log_total;
         if exact == 0 {
             self.kept.clear();
         }
+        let softened: Vec<[f64; 2]> = temperatures.iter().map(|&t| self.at_temperature(row, t)).collect();
         let mut kept: Vec<(f32, usize)> = self.kept.iter().map(|&id| (row.log_prob(id), id)).collect();
         kept.sort_unstable_by(by_log_prob);
         let ids = kept.iter().map(|&(_, id)| id).chain(drawn.iter().map(|&(_, id)| id));
@@ -198,27 +201,54 @@ impl Selector {
             } else {
                 row.log_prob(gold)
             },
-            log_partitions: temperatures.iter().map(|&t| log_partition(logits, largest, t)).collect(),
+            log_partitions: softened.iter().map(|&[partition, _]| partition as f32).collect(),
+            tail_log_masses: softened
+                .iter()
+                .filter(|_| exact > 0)
+                .map(|&[_, tail]| (tail as f32).min(0.0))
+                .collect(),
         })
     }
 
-    /// Sums over the tokens that are not kept, whole runs of blocks between those that hold a kept one.
+    /// Sums over the tokens that are not kept.
     fn rest(&mut self, logits: &[f32], largest: f32) -> Sums {
+        let mut sums = Sums::default();
+        self.each_run(logits, |run| sums.add(run, largest));
+        sums
+    }
+
+    /// The logits that are not kept: whole runs of blocks, and copies of those that hold a kept one.
+    fn each_run(&mut self, logits: &[f32], mut visit: impl FnMut(&[f32])) {
         self.without.clone_from(&self.kept);
         self.without.sort_unstable();
-        let (mut sums, mut done) = (Sums::default(), 0);
+        let mut done = 0;
         for kept in self.without.chunk_by(|a, b| a / BLOCK == b / BLOCK) {
             let start = kept[0] / BLOCK * BLOCK;
             let end = (start + BLOCK).min(logits.len());
-            sums.add(&logits[done..start], largest);
+            visit(&logits[done..start]);
             let mut block = [f32::NEG_INFINITY; BLOCK];
             block[..end - start].copy_from_slice(&logits[start..end]);
             kept.iter().for_each(|id| block[id - start] = f32::NEG_INFINITY);
-            sums.add(&block, largest);
+            visit(&block);
             done = end;
         }
-        sums.add(&logits[done..], largest);
-        sums
+        visit(&logits[done..]);
+    }
+
+    /// log Σ exp(z / T), and the log of the share of the tokens that are not kept: of their own sum, as little is left of a
+    /// difference where they have little.
+    fn at_temperature(&mut self, row: Row<'_>, temperature: f32) -> [f64; 2] {
+        assert!(
+            temperature > 0.0 && temperature.is_finite(),
+            "a temperature is positive, found {temperature}"
+        );
+        let mut rest = 0.0;
+        self.each_run(row.logits, |run| rest += partition(run, row.largest, 1.0 / temperature));
+        let wide = f64::from(temperature);
+        let relative = |&id: &usize| (f64::from(row.logits[id]) - f64::from(row.largest)) / wide;
+        let kept: f64 = self.kept.iter().map(|id| relative(id).exp()).sum();
+        let [log_total, tail] = shares(kept, self.tail_log_sum(row, rest, wide));
+        [f64::from(row.largest) / wide + log_total, tail]
     }
 
     /// Keeps the shortest prefix of the kept tokens whose exponentials reach `mass`; returns the sum of the others'.
@@ -300,8 +330,8 @@ impl Selector {
         true
     }
 
-    /// log Σ exp(z - largest) over the tokens that are not kept, of which `sum` is the sum in f32's range.
-    fn tail_log_sum(&self, row: Row<'_>, sum: f64) -> f64 {
+    /// log Σ exp((z - largest) / T) over the tokens that are not kept, of which `sum` is the sum in f32's range.
+    fn tail_log_sum(&self, row: Row<'_>, sum: f64, temperature: f64) -> f64 {
         if sum > TRUSTED {
             return sum.ln();
         }
@@ -312,7 +342,8 @@ impl Selector {
         if tail_largest == f64::NEG_INFINITY {
             return f64::NEG_INFINITY;
         }
-        tail_largest - f64::from(row.largest) + tail().map(|z| (z - tail_largest).exp()).sum::<f64>().ln()
+        let sum: f64 = tail().map(|z| ((z - tail_largest) / temperature).exp()).sum();
+        (tail_largest - f64::from(row.largest)) / temperature + sum.ln()
     }
 }
 
@@ -343,9 +374,10 @@ pub(crate) fn narrow(log_prob: f64) -> f32 {
     (log_prob as f32).clamp(f32::MIN, 0.0)
 }
 
-/// log Σ exp(z / temperature).
-fn log_partition(logits: &[f32], largest: f32, temperature: f32) -> f32 {
-    assert!(temperature > 0.0 && temperature.is_finite(), "a temperature is positive, found {temperature}");
-    let sum = partition(logits, largest, 1.0 / temperature);
-    (f64::from(largest) / f64::from(temperature) + sum.ln()) as f32
+/// The log of a sum, and the log of the share that the rest has in it: of the sum of what is kept, and the log of that of the rest.
+pub(crate) fn shares(kept: f64, rest: f64) -> [f64; 2] {
+    let log_total = (kept + rest.exp()).ln();
+    // Where the rest is nearly all, what it lacks is what counts.
+    let share = if rest.exp() > kept { -(kept / rest.exp()).ln_1p() } else { rest - log_total };
+    [log_total, share]
 }

@@ -111,11 +111,6 @@ impl Split {
         (-self.log_total.clone()).exp()
     }
 
-    /// 0 where the token whose logits are given is the most probable one, below elsewhere, `[C, 1]`.
-    pub(crate) fn below_largest(&self, gold_logits: Tensor<2>) -> Tensor<2> {
-        gold_logits - self.largest.clone()
-    }
-
     /// The divergence from the teacher, for which the split was made.
     pub(crate) fn distance(&self, teacher: &Kept, divergence: Divergence, tail: Tail) -> Distance {
         let [_, width] = teacher.ids.dims();

@@ -1,10 +1,45 @@
 //! What the student is trained towards, at the temperature of its loss.
 
-/// The teacher's kept log probabilities, and the log of the mass of the rest, at another temperature than 1.
+use std::ops::Range;
+
+/// The teacher's kept log probabilities at another temperature than 1, where the mass of the rest at it is known.
+///
+/// The kept tokens have what the rest leaves, and among them log p_T = log_prob/T + c: so rounding, which at a low temperature is
+/// mostly that of the most probable token, changes their shares alone, and all probabilities are 1 together.
+///
+/// # Shapes
+/// `counts` `[N]`, `log_probs` `[Σ counts]` at temperature 1, `tail_log_mass` `[N]` at this one. Returns `[Σ counts]`.
+///
+/// # Panics
+/// If the lengths disagree, or the temperature is not positive.
+pub fn at_temperature(
+    counts: &[i32],
+    log_probs: &[f32],
+    tail_log_mass: &[f32],
+    temperature: f64,
+) -> Vec<f32> {
+    assert!(temperature > 0.0 && temperature.is_finite(), "a temperature is positive, found {temperature}");
+    assert_eq!(tail_log_mass.len(), counts.len(), "tail_log_mass [N]");
+    let mut kept = Vec::with_capacity(log_probs.len());
+    let mut rest = log_probs;
+    for (&count, &tail) in counts.iter().zip(tail_log_mass) {
+        let (row, after) = rest.split_at(entries(count));
+        rest = after;
+        let softened = || row.iter().map(|&log_prob| f64::from(log_prob) / temperature);
+        let largest = softened().fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = softened().map(|log_prob| (log_prob - largest).exp()).sum();
+        let mass = (-f64::from(tail).exp_m1()).ln();
+        kept.extend(softened().map(|log_prob| (log_prob - largest - sum.ln() + mass).min(0.0) as f32));
+    }
+    assert!(rest.is_empty(), "log_probs [sum of counts]");
+    kept
+}
+
+/// As [`at_temperature`], of labels that do not say what the rest has: also the log of that, which is then a difference.
 ///
 /// With z = log_prob + log_sum_exp, log p_T = z/T - log_partition, and the rest is what the kept tokens leave,
-/// 1 - Σ p_T in f64 (-inf if rounding leaves nothing). At temperature 1 the stored values are the ones to use: their
-/// tail is exact, this one has the rounding of the labels in it.
+/// 1 - Σ p_T in f64 (-inf if rounding leaves nothing). Below a temperature of 1 the kept tokens have nearly all, so that the difference
+/// is the rounding of the labels: such labels are not to be used there.
 ///
 /// # Shapes
 /// `counts` `[N]`, `log_probs` `[Σ counts]` at temperature 1, `log_sum_exp` `[N]`, `log_partition` `[N]`:
@@ -12,7 +47,7 @@
 ///
 /// # Panics
 /// If the lengths disagree, or the temperature is not positive.
-pub fn at_temperature(
+pub fn at_temperature_without_tail(
     counts: &[i32],
     log_probs: &[f32],
     log_sum_exp: &[f32],
@@ -192,6 +227,26 @@ impl Targets {
         self.alpha_factors.extend(other.alpha_factors);
     }
 
+    /// The positions `rows` of these.
+    ///
+    /// # Panics
+    /// There are not so many.
+    #[must_use]
+    pub fn part(&self, rows: Range<usize>) -> Self {
+        let kept = |counts: &[i32]| counts.iter().map(|&count| entries(count)).sum::<usize>();
+        let first = kept(&self.counts[..rows.start]);
+        let own = first..first + kept(&self.counts[rows.clone()]);
+        Self {
+            gold: self.gold[rows.clone()].to_vec(),
+            counts: self.counts[rows.clone()].to_vec(),
+            token_ids: self.token_ids[own.clone()].to_vec(),
+            log_probs: self.log_probs[own].to_vec(),
+            tail_log_mass: self.tail_log_mass[rows.clone()].to_vec(),
+            divergence_offset: self.divergence_offset[rows.clone()].to_vec(),
+            alpha_factors: self.alpha_factors[rows].to_vec(),
+        }
+    }
+
     /// Moves the teacher's entries with ids from `vocabulary` on to the tail: a student with fewer rows in its head than
     /// its teacher (Qwen2.5 pads by size) has no logit for them.
     pub fn fold_ids_from(&mut self, vocabulary: usize) {
@@ -259,6 +314,30 @@ pub(crate) fn entries(count: i32) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_are_the_whole() {
+        let one = |gold: i32, ids: &[i32]| Targets {
+            gold: vec![gold],
+            counts: vec![i32::try_from(ids.len()).expect("a few")],
+            token_ids: ids.to_vec(),
+            log_probs: ids.iter().map(|&id| -0.1 * id as f32).collect(),
+            tail_log_mass: vec![-(gold as f32)],
+            divergence_offset: vec![0.5 * gold as f32],
+            alpha_factors: vec![1.0 + gold as f32],
+        };
+        let rows = [one(1, &[3, 4]), one(2, &[]), one(3, &[5]), one(4, &[6, 7, 8])];
+        let mut whole = Targets::default();
+        rows.iter().for_each(|row| whole.append(row.clone()));
+        for cut in 0..=4 {
+            let (mut first, second) = (whole.part(0..cut), whole.part(cut..4));
+            first.append(second);
+            assert_eq!(first, whole);
+        }
+        for (index, row) in rows.iter().enumerate() {
+            assert_eq!(whole.part(index..index + 1), *row);
+        }
+    }
 
     #[test]
     fn ids_beyond_the_student_go_to_the_tail() {

@@ -86,6 +86,10 @@ fn columns<'a>(found: &'a HeadLabels, expected: &'a HeadLabels) -> Vec<Column<'a
     for (found, expected) in found.log_partitions.iter().zip(&expected.log_partitions) {
         columns.push(("log_partition", found, expected));
     }
+    assert_eq!(found.tail_log_masses.len(), expected.tail_log_masses.len());
+    for (found, expected) in found.tail_log_masses.iter().zip(&expected.tail_log_masses) {
+        columns.push(("tail_log_mass at a temperature", found, expected));
+    }
     columns
 }
 
@@ -292,6 +296,30 @@ fn half_precision() {
             for keep in [Keep::TopK { k: 64 }, Keep::TopKSampled { k: 8, draws: 8 }] {
                 check_as(&values, vocabulary, &options(keep), dtype);
             }
+        }
+    }
+}
+
+/// Halves are multiplied into f32: no logit is rounded to a half.
+#[test]
+fn products_of_halves_are_f32() {
+    let (rows, width, vocabulary) = (5, 48, 1001);
+    for dtype in [DType::F16, DType::BF16] {
+        if !device().supports_dtype(dtype) {
+            println!("left out: the device has no {dtype:?}");
+            continue;
+        }
+        let product = |device: &Device| {
+            let of = |seed, height: usize| on(device, &logits(height * width, seed, 0.0), width, dtype);
+            softshard_losses::logits(of(43, rows), &of(47, vocabulary))
+        };
+        let (found, expected) = (product(&device()), product(&Device::flex()));
+        assert_eq!((found.dtype(), found.dims()), (DType::F32, [rows, vocabulary]));
+        let [found, expected] =
+            [found, expected].map(|logits| logits.into_data().try_to_vec::<f32>().unwrap());
+        let largest = expected.iter().fold(0.0f32, |largest, z| largest.max(z.abs()));
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!((found - expected).abs() < 1e-5 * largest, "{dtype:?}: {found} {expected}");
         }
     }
 }

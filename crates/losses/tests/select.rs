@@ -73,6 +73,18 @@ fn assert_row(logits: &[f32], gold: usize, keep: Keep, temperatures: &[f32]) -> 
         let expected = log_sum_exp(logits.iter().map(|&z| f64::from(z) / f64::from(temperature)));
         assert_close(partition, expected, "log_partition");
     }
+    assert_eq!(row.tail_log_masses.len(), temperatures.len());
+    for (&tail, &temperature) in row.tail_log_masses.iter().zip(temperatures) {
+        let soft = |id: usize| f64::from(logits[id]) / f64::from(temperature);
+        let rest = log_sum_exp((0..logits.len()).filter(cut).map(soft));
+        let kept = log_sum_exp(kept.iter().map(|&id| soft(id)));
+        let expected = if rest > kept {
+            -(kept - rest).exp().ln_1p()
+        } else {
+            rest - kept - (rest - kept).exp().ln_1p()
+        };
+        assert_close(tail, expected, "tail_log_mass at a temperature");
+    }
     row
 }
 
@@ -99,7 +111,7 @@ proptest! {
         logits[gold / 2] = 1.5; // at least one finite
         // A sort by total_cmp tells the zeros apart, a comparison does not.
         logits.iter_mut().for_each(|z| *z += 0.0);
-        assert_row(&logits, gold, keep, &[2.0, 0.5]);
+        assert_row(&logits, gold, keep, &[2.0, 0.5, 0.1]);
     }
 
     #[test]
@@ -276,5 +288,12 @@ fn no_rows_no_labels() {
         &[],
         &HeadOptions { temperatures: &[2.0], ..top_k(2) },
     );
-    assert_eq!(labels, Ok(HeadLabels { log_partitions: vec![vec![]], ..HeadLabels::default() }));
+    assert_eq!(
+        labels,
+        Ok(HeadLabels {
+            log_partitions: vec![vec![]],
+            tail_log_masses: vec![vec![]],
+            ..HeadLabels::default()
+        })
+    );
 }

@@ -1,7 +1,7 @@
 //! LoRA (arXiv 2106.09685) on a decoder, and its files as PEFT lays them out.
 //!
-//! Factors of linear maps stay factors, DoRA's magnitudes become a gain of each output. Factors of the embedding and the head
-//! are added to these at once, and whole tensors take the place of the base's.
+//! Factors of linear maps stay factors, DoRA's magnitudes become a gain of each output. Factors of the embedding and
+//! the head are added to these at once, and whole tensors take the place of the base's.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -50,8 +50,7 @@ impl Decoder {
         self.replace_lora(attached, |_, linear, map| {
             let [outputs, inputs] = linear.weight.dims();
             let bound = (inputs as f32).powf(-0.5);
-            let values: Vec<f32> =
-                (0..map.r * inputs).map(|_| random.random_range(-bound..bound)).collect();
+            let values: Vec<f32> = (0..map.r * inputs).map(|_| random.random_range(-bound..bound)).collect();
             Ok(Lora {
                 a: Tensor::from_data(TensorData::new(values, [map.r, inputs]), &device),
                 b: Tensor::zeros([outputs, map.r], &device),
@@ -84,12 +83,12 @@ impl Decoder {
         )
     }
 
-    /// Reads an adapter that PEFT or [`save_adapter`](Self::save_adapter) wrote, in place of one the model may have. Memory: its
-    /// tensors; where it changes the embedding, the head or a matrix, one more of these meanwhile.
+    /// Reads an adapter that PEFT or [`save_adapter`](Self::save_adapter) wrote, in place of one the model may have.
+    /// Memory: its tensors; where it changes the embedding, the head or a matrix, one more of these meanwhile.
     ///
     /// # Errors
-    /// A file is missing or torn, the adapter asks for what is not done here, or its tensors do not fit this model; the model is
-    /// then as before.
+    /// A file is missing or torn, the adapter asks for what is not done here, or its tensors do not fit this model;
+    /// the model is then as before.
     pub fn load_adapter(&mut self, folder: &Path) -> Result<(), Error> {
         self.check_detachable()?;
         let adapter = Arc::new(AdapterFiles::open(folder, &self.config)?);
@@ -103,8 +102,7 @@ impl Decoder {
             shape: adapter.shape(&changed.config),
             is_plain: adapter.check_learns(folder, &changed.config).is_ok(),
         };
-        let (stream, device, precision) =
-            (changed.stream.clone(), changed.device.clone(), changed.precision);
+        let (stream, device, precision) = (changed.stream.clone(), changed.device.clone(), changed.precision);
         changed.replace_lora(attached, |module, linear, _| {
             let factors = &adapter.factors[module];
             let dense = |linear: &Linear| match &linear.weight {

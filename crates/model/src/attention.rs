@@ -9,7 +9,7 @@ use crate::cache::Cache;
 use crate::config::{DecoderConfig, FusedQkv};
 use crate::fused;
 use crate::layout::{Layout, Padding, Tile};
-use crate::linear::{Dropout, Linear};
+use crate::linear::{Dropout, DropoutSeed, Linear};
 use crate::norm::Norm;
 use crate::precision::cast;
 use crate::rope::{Angles, Rope};
@@ -21,6 +21,8 @@ pub(crate) struct Attention {
     pub(crate) head_norms: Option<[Norm; 2]>,
     pub(crate) output: Linear,
     pub(crate) heads: Heads,
+    /// How many tokens each sees, itself included; absent: all before it.
+    pub(crate) window: Option<usize>,
 }
 
 /// What makes queries, keys and values.
@@ -42,7 +44,7 @@ pub(crate) struct Heads {
     pub(crate) width: usize,
 }
 
-/// What all layers of one forward pass share.
+/// What the layers of one forward pass share.
 pub(crate) struct Context<'a> {
     /// B and T, of the rows as they are outside of attention.
     pub(crate) shape: [usize; 2],
@@ -50,23 +52,38 @@ pub(crate) struct Context<'a> {
     pub(crate) padding: Option<Padding>,
     /// Absent where positions are learned.
     pub(crate) rope: Option<(&'a Rope, Angles)>,
-    pub(crate) tiles: Vec<Tile>,
-    pub(crate) masks: Masks<'a>,
-    pub(crate) dropout_seed: Option<u64>,
+    /// One for each window that some layer has.
+    pub(crate) views: Vec<View<'a>>,
+    pub(crate) dropout_seed: Option<DropoutSeed>,
     /// Whether something learns: the fused operations are then used, with a graph and without one to the same bits.
     pub(crate) learning: bool,
 }
 
 impl Context<'_> {
+    /// What layers with this window see.
+    fn view(&self, window: Option<usize>) -> &View<'_> {
+        self.views
+            .iter()
+            .find(|view| view.windows.contains(&window))
+            .expect("there is a view for the window of each layer")
+    }
+
     /// B and T inside attention.
     fn attended_shape(&self) -> [usize; 2] {
         self.padding.as_ref().map_or(self.shape, |padding| padding.shape)
     }
 }
 
+/// What tokens see in layers with these windows, which for the texts of a batch may be the same.
+pub(crate) struct View<'a> {
+    pub(crate) windows: Vec<Option<usize>>,
+    pub(crate) tiles: Vec<Tile>,
+    pub(crate) masks: Masks<'a>,
+}
+
 /// What the tiles do not see.
 pub(crate) enum Masks<'a> {
-    /// Made once for all layers, in the order of the tiles.
+    /// Made once for all layers with the window, in the order of the tiles.
     Kept(Vec<Option<Tensor<5>>>),
     /// Made for each tile of each layer, where all of them would take too much memory.
     Made { layout: &'a Layout, window: Option<usize>, device: &'a Device },
@@ -114,12 +131,13 @@ impl Attention {
         }
         // Views: the products read them in place, and the group axis is broadcast, not repeated.
         let (key, value) = (key.permute([0, 2, 3, 4, 1]), value.permute([0, 2, 3, 1, 4]));
+        let view = context.view(self.window);
         let tile = |(index, tile): (usize, &Tile)| {
             let query = narrow(&query, 3, &tile.queries);
             let (key, value) = (narrow(&key, 4, &tile.keys), narrow(&value, 3, &tile.keys));
-            attend(query, key, value, context.masks.of(index, tile), context.learning)
+            attend(query, key, value, view.masks.of(index, tile), context.learning)
         };
-        let mixed = match context.tiles.as_slice() {
+        let mixed = match view.tiles.as_slice() {
             [alone] => tile((0, alone)),
             tiles => Tensor::cat(tiles.iter().enumerate().map(tile).collect(), 3),
         };

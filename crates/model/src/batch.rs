@@ -70,7 +70,7 @@ pub(crate) fn collate(
             ([1, tokens], Layout::packed(&[lengths], tokens))
         }
         Arrangement::Padded | Arrangement::Ragged | Arrangement::Packed => {
-            ([sequences.len(), longest], Layout::causal(longest))
+            ([sequences.len(), longest], Layout::right_padded(lengths))
         }
     };
     let (mut ids, mut rows) = (Vec::with_capacity(shape[0] * shape[1]), Vec::new());

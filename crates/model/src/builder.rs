@@ -69,7 +69,7 @@ impl<'a> Builder<'a> {
     pub(crate) fn build(mut self) -> Result<Decoder, Error> {
         let (config, names) = (self.config, self.config.names());
         let embedding = self.matrix(&format!("{}.weight", names.embedding))?;
-        let positions = match config.positions {
+        let positions = match &config.positions {
             Positions::Learned { .. } => Some(self.matrix(&format!("{}.weight", names.positions))?),
             Positions::Rotary { .. } => None,
         };
@@ -81,13 +81,7 @@ impl<'a> Builder<'a> {
         let project_out = narrow.then(|| self.resident_linear(names.projections[1])).transpose()?;
         let head = format!("{}.weight", names.head);
         let lm_head = (!config.tie_word_embeddings).then(|| self.matrix(&head)).transpose()?;
-        let rope = match config.positions {
-            Positions::Learned { .. } => None,
-            Positions::Rotary { theta, width, scaling } => {
-                let on = (&self.device, self.precision.dtype());
-                Some(Rope::new(theta, width, scaling, config.head_dim, on))
-            }
-        };
+        let rope = Rope::of(&config.positions, config.head_dim, (&self.device, self.precision.dtype()));
         if let LayerWeights::Quantised(_) = self.layers {
             tracing::info!("quantised the layers' matrices: {}", self.error);
         }
@@ -131,7 +125,13 @@ impl<'a> Builder<'a> {
         Ok(Layer {
             block: config.block,
             attention_norm,
-            attention: Attention { projections, head_norms, output, heads: Heads::of(config) },
+            attention: Attention {
+                projections,
+                head_norms,
+                output,
+                heads: Heads::of(config),
+                window: config.layers[index].window,
+            },
             feed_forward_norm: self.norm(&full(names.feed_forward_norm))?,
             feed_forward: FeedForward {
                 gate: config.gated.then(|| self.linear(&full(names.gate))).transpose()?,

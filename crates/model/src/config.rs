@@ -2,18 +2,23 @@
 //!
 //! Families differ by the fields here and by the names of their tensors ([`crate::names`]), nowhere else.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
 use crate::Error;
+use crate::layout::Layout;
+use crate::rope::Frequencies;
 
 pub(crate) const CONFIG: &str = "config.json";
 
 /// Longer than the configuration of any model or adapter.
 pub(crate) const MAX_CONFIG_BYTES: u64 = 1 << 20;
 /// More layers than any decoder has: a larger number in a file is not believed.
-const MAX_LAYERS: usize = 4096;
+pub(crate) const MAX_LAYERS: usize = 4096;
+/// More elements than any head has that is turned: the matrix that turns it has the square of them.
+const MAX_ROTARY_HEAD: usize = 1 << 12;
 /// Larger than any dimension of a decoder: products of two still fit 64 bits.
 const MAX_SIZE: usize = 1 << 27;
 
@@ -79,16 +84,19 @@ pub enum FusedQkv {
 }
 
 /// How a token's place enters the model.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Positions {
     /// Queries and keys are turned by their positions.
     Rotary {
         /// Base of the angles.
         theta: f64,
-        /// The first elements of each head that are turned, an even number; all others stay.
+        /// Elements of each head over which the frequencies are spread. They are turned in pairs, `width / 2` rounded up; all
+        /// others stay.
         width: usize,
         /// What stretches the angles for longer texts.
         scaling: RopeScaling,
+        /// Cosines and sines are multiplied by it: 1 but for YaRN and LongRoPE.
+        attention_factor: f64,
     },
     /// A learned row is added to the embedding; row `offset` belongs to the first token.
     Learned {
@@ -100,7 +108,7 @@ pub enum Positions {
 }
 
 /// What stretches rotary angles for texts longer than those of the first training.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {
     /// Nothing.
     None,
@@ -108,6 +116,43 @@ pub enum RopeScaling {
     Linear {
         /// Above 0.
         factor: f64,
+    },
+    /// Frequencies of whole heads, of which only the first pairs turn; they are divided by the factor.
+    Proportional {
+        /// Above 0.
+        factor: f64,
+        /// Pairs that turn.
+        pairs: usize,
+    },
+    /// A text longer than the first training's gets a larger base, which grows with its length (NTK-aware scaling).
+    Dynamic {
+        /// Above 0.
+        factor: f64,
+        /// Positions of the first training.
+        original: usize,
+    },
+    /// Slow frequencies are divided by the factor, fast ones kept, those between blended by their place (arXiv 2309.00071).
+    Yarn {
+        /// Above 0.
+        factor: f64,
+        /// Positions of the first training.
+        original: usize,
+        /// Frequencies that turn more often than this over the original positions are kept.
+        beta_fast: f64,
+        /// Frequencies that turn less often are divided.
+        beta_slow: f64,
+        /// Whether the ends of the blend are whole places.
+        truncate: bool,
+    },
+    /// Each frequency is divided by a factor of its own: those of texts up to the original length, or those of longer ones
+    /// (arXiv 2402.13753).
+    LongRope {
+        /// A factor a pair.
+        short: Vec<f64>,
+        /// A factor a pair.
+        long: Vec<f64>,
+        /// Positions of the first training.
+        original: usize,
     },
     /// Llama 3.1: slow frequencies are divided by the factor, fast ones kept, those between blended.
     Llama3 {
@@ -120,6 +165,13 @@ pub enum RopeScaling {
         /// Positions of the first training.
         original: usize,
     },
+}
+
+/// What a layer has that another of the same model may not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LayerConfig {
+    /// Each token sees this many tokens, itself included; absent: all before it.
+    pub window: Option<usize>,
 }
 
 /// A decoder's shape and constants, the same fields for every family.
@@ -147,8 +199,8 @@ pub struct DecoderConfig {
     pub max_position_embeddings: usize,
     /// How a token's place enters.
     pub positions: Positions,
-    /// Each token sees this many tokens, itself included; absent: all before it.
-    pub sliding_window: Option<usize>,
+    /// What differs from layer to layer, one value a layer.
+    pub layers: Vec<LayerConfig>,
     /// Kind of all normalisations of the stream.
     pub norm: NormKind,
     /// Added to the mean square or the variance in each normalisation.
@@ -173,17 +225,28 @@ pub struct DecoderConfig {
     pub feed_forward_bias: bool,
     /// Whether the layers' matrices are stored `[inputs, outputs]`.
     pub transposed: bool,
-    /// Whether the head is the embedding.
+    /// Whether the head is the embedding. Not if the folder has a head of its own that differs, whatever its file says.
     pub tie_word_embeddings: bool,
     /// Standard deviation of the weights of a new model.
     pub initializer_range: f64,
     /// Ids that end a text; empty if the file names none.
     pub eos_token_ids: Vec<i32>,
+    /// What the file says and the model does not do, as in transformers; a sentence each.
+    pub remarks: Vec<String>,
     /// The file as it was read, so that keys unknown here survive a load and a save.
     pub(crate) original: Map<String, Value>,
 }
 
 impl DecoderConfig {
+    /// The windows of the layers by what they are to texts that lie so: one that hides nothing of them is none.
+    pub(crate) fn windows(&self, layout: &Layout) -> BTreeMap<Option<usize>, Vec<Option<usize>>> {
+        let mut windows: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for window in self.layers.iter().map(|layer| layer.window).collect::<BTreeSet<_>>() {
+            windows.entry(layout.narrowing(window)).or_default().push(window);
+        }
+        windows
+    }
+
     /// Refuses sizes and constants that no decoder has; `place` is the file that errors name.
     pub(crate) fn check(&self, place: &Path) -> Result<(), Error> {
         let sizes = [
@@ -196,7 +259,7 @@ impl DecoderConfig {
             ("num_key_value_heads", self.num_key_value_heads, self.num_attention_heads),
             ("head_dim", self.head_dim, MAX_SIZE / self.num_attention_heads.max(1)),
             ("max_position_embeddings", self.max_position_embeddings, MAX_SIZE),
-            ("sliding_window", self.sliding_window.unwrap_or(1), MAX_SIZE),
+            ("sliding_window", self.layers.iter().filter_map(|one| one.window).min().unwrap_or(1), MAX_SIZE),
         ];
         for (key, found, most) in sizes {
             if found == 0 || found > most {
@@ -209,34 +272,68 @@ impl DecoderConfig {
                 format!("`num_key_value_heads`: expected a divisor of {heads} query heads, found {groups}");
             return Err(Error::config(place, problem));
         }
-        let mut positive =
-            vec![("norm epsilon", self.norm_epsilon), ("initializer_range", self.initializer_range)];
-        if let Positions::Rotary { theta, width, scaling } = self.positions {
-            if width == 0 || width > self.head_dim || !width.is_multiple_of(2) {
-                let most = self.head_dim;
-                let problem =
-                    format!("rotary width of a head: expected an even number up to {most}, found {width}");
-                return Err(Error::config(place, problem));
-            }
-            positive.push(("rope_theta", theta));
-            match scaling {
-                RopeScaling::None => {}
-                RopeScaling::Linear { factor } => positive.push(("rope factor", factor)),
-                RopeScaling::Llama3 { factor, low, high, original } => {
-                    positive.extend([("rope factor", factor), ("low_freq_factor", low)]);
-                    positive.push(("high_freq_factor - low_freq_factor", high - low));
-                    positive.push(("original_max_position_embeddings", original as f64));
-                }
-            }
-        }
-        for (key, found) in positive {
-            if !(found > 0.0 && found.is_finite()) {
-                return Err(Error::config(
-                    place,
-                    format!("`{key}`: expected a positive number, found {found}"),
-                ));
-            }
+        self.check_rotary(place)?;
+        for (key, found) in
+            [("norm epsilon", self.norm_epsilon), ("initializer_range", self.initializer_range)]
+        {
+            check_positive(place, key, found)?;
         }
         Ok(())
     }
+
+    fn check_rotary(&self, place: &Path) -> Result<(), Error> {
+        let Positions::Rotary { theta, width, scaling, attention_factor } = &self.positions else {
+            return Ok(());
+        };
+        let (width, pairs) = (*width, width.div_ceil(2));
+        if self.head_dim > MAX_ROTARY_HEAD {
+            let problem = format!("`head_dim`: expected 1 to {MAX_ROTARY_HEAD}, found {}", self.head_dim);
+            return Err(Error::config(place, problem));
+        }
+        if width == 0 || 2 * pairs > self.head_dim {
+            let most = self.head_dim;
+            let problem =
+                format!("rotary width of a head: expected an even number up to {most}, found {width}");
+            return Err(Error::config(place, problem));
+        }
+        check_positive(place, "rope_theta", *theta)?;
+        check_positive(place, "attention_factor", *attention_factor)?;
+        match scaling {
+            RopeScaling::None => {}
+            RopeScaling::Linear { factor }
+            | RopeScaling::Proportional { factor, .. }
+            | RopeScaling::Dynamic { factor, .. }
+            | RopeScaling::Yarn { factor, .. } => check_positive(place, "factor", *factor)?,
+            RopeScaling::LongRope { short, long, .. } => {
+                for (key, factors) in [("short_factor", short), ("long_factor", long)] {
+                    if factors.len() != pairs {
+                        let found = factors.len();
+                        let problem =
+                            format!("`{key}`: expected {pairs} numbers, one a pair of a head, found {found}");
+                        return Err(Error::config(place, problem));
+                    }
+                    factors.iter().try_for_each(|factor| check_positive(place, key, *factor))?;
+                }
+            }
+            RopeScaling::Llama3 { factor, low, high, original } => {
+                check_positive(place, "factor", *factor)?;
+                check_positive(place, "low_freq_factor", *low)?;
+                check_positive(place, "high_freq_factor - low_freq_factor", high - low)?;
+                check_positive(place, "original_max_position_embeddings", *original as f64)?;
+            }
+        }
+        // Whatever else a file may say: no angle is without a value.
+        if !Frequencies::new(*theta, width, scaling).are_finite() {
+            let problem = "rotary positions: expected finite frequencies, found others with these values";
+            return Err(Error::config(place, problem));
+        }
+        Ok(())
+    }
+}
+
+fn check_positive(place: &Path, key: &str, found: f64) -> Result<(), Error> {
+    if found > 0.0 && found.is_finite() {
+        return Ok(());
+    }
+    Err(Error::config(place, format!("`{key}`: expected a positive number, found {found}")))
 }

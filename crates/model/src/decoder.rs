@@ -8,11 +8,11 @@ use burn::tensor::{Device, Tensor};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+use crate::adapter::Attached;
 use crate::builder::{Builder, LayerWeights, Source};
 use crate::config::CONFIG;
 use crate::layer::Layer;
-use crate::linear::{Linear, Weight};
-use crate::adapter::Attached;
+use crate::linear::{DropoutSeed, Linear, Weight};
 use crate::lora::LoraShape;
 use crate::names::ParameterKind;
 use crate::norm::Norm;
@@ -60,7 +60,7 @@ pub struct Decoder {
     pub(crate) stream: Option<Arc<Stream>>,
     pub(crate) lora: Option<Attached>,
     pub(crate) trainable: Trainable,
-    pub(crate) dropout_seed: Option<u64>,
+    pub(crate) dropout_seed: Option<DropoutSeed>,
 }
 
 impl Decoder {
@@ -79,6 +79,9 @@ impl Decoder {
     /// A file is missing or torn, the model is of a kind that is not supported, or tensors do not fit `config.json`.
     pub fn load_with(folder: &Path, device: &Device, options: &LoadOptions) -> Result<Self, Error> {
         let config = DecoderConfig::load(folder)?;
+        for remark in &config.remarks {
+            tracing::warn!("`{}`: {remark}", folder.display());
+        }
         let device = device.clone().without_autodiff();
         let checkpoint = Arc::new(Checkpoint::open(folder, &config)?);
         let layers = options.layer_weights(&config, &device)?;
@@ -201,7 +204,13 @@ impl Decoder {
     /// Draws the dropout of the adapter in the following forward passes from this seed; `None`, as at first, applies
     /// none. Every pass draws the same masks, so a training step gives a seed of its own to every micro-batch.
     pub fn set_dropout_seed(&mut self, seed: Option<u64>) {
-        self.dropout_seed = seed;
+        self.dropout_seed = seed.map(|seed| DropoutSeed { seed, part: None });
+    }
+
+    /// The same for a part of a batch, of sequences that are not padded: with the tokens before it and the tokens of the whole batch, it
+    /// drops what a pass over the whole batch would drop there.
+    pub fn set_dropout_of_part(&mut self, seed: u64, tokens_before: usize, tokens: usize) {
+        self.dropout_seed = Some(DropoutSeed { seed, part: Some([tokens_before, tokens]) });
     }
 
     /// The same weights, nothing trainable, without dropout: for evaluation between training steps.

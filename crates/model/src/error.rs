@@ -95,6 +95,9 @@ pub enum Error {
     /// Weights cannot be where they were asked to be.
     #[error("{0}")]
     Residency(String),
+    /// The device failed at what it was asked for.
+    #[error("device: {0}")]
+    Device(String),
     /// The file system refused; the message names the path.
     #[error(transparent)]
     Io(#[from] std::io::Error),

@@ -1,24 +1,30 @@
-//! What each family's `config.json` says, in the fields of [`DecoderConfig`].
+//! What each family's `config.json` says, in the fields of [`DecoderConfig`]: what transformers 5.23 makes of it.
+
+mod keys;
+mod rotary;
+mod windows;
 
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::Error;
 use crate::config::{
-    Activation, Block, CONFIG, DecoderConfig, Family, FusedQkv, MAX_CONFIG_BYTES, NormKind, Positions,
-    RopeScaling,
+    Activation, Block, CONFIG, DecoderConfig, Family, FusedQkv, LayerConfig, MAX_CONFIG_BYTES, MAX_LAYERS,
+    NormKind, Positions,
 };
 use crate::files::read_text;
+use crate::weights::has_another_head;
+use keys::Keys;
 
-/// The window of a Mistral whose file says nothing, as in transformers.
-const MISTRAL_WINDOW: usize = 4096;
 /// Width of a head of a Qwen3 whose file says nothing, as in transformers.
 const QWEN3_HEAD: usize = 128;
 const SUPPORTED: &str = "supported: llama, mistral, qwen2, qwen3, gpt_neox, opt, gpt2";
 
 impl DecoderConfig {
-    /// Reads `config.json` of a Hugging Face model folder.
+    /// Reads `config.json` of a Hugging Face model folder, and whether its weights have a head that is not the embedding
+    /// although the file ties both: then the one that is stored counts. Two heads that seem equal are compared, so
+    /// both are read once.
     ///
     /// # Errors
     /// The file is missing or does not parse, or it describes a model that this crate does not compute.
@@ -30,7 +36,15 @@ impl DecoderConfig {
                 "a model is a folder with config.json and model.safetensors, as `transformers` saves it";
             return Err(Error::Folder { kind: "model", folder: folder.to_owned(), found, hint });
         }
-        Self::read(&file)
+        let mut config = Self::read(&file)?;
+        if config.tie_word_embeddings && has_another_head(folder, &config) {
+            config.tie_word_embeddings = false;
+            config.remarks.push(format!(
+                "`tie_word_embeddings` is true, but the weights have a `{}` that is not the embedding: it is the head",
+                config.names().head
+            ));
+        }
+        Ok(config)
     }
 
     /// Reads a configuration from a file of any name.
@@ -59,10 +73,12 @@ impl DecoderConfig {
     /// The `config.json` of this model in 32-bit floats, keys that were read but not understood included.
     pub fn to_value(&self) -> Value {
         let mut keys = self.original.clone();
-        keys.insert("architectures".into(), vec![architecture(self.family)].into());
+        keys.insert("architectures".into(), vec![architecture(self)].into());
         // `dtype` is the name in newer files; one of the two names is enough.
         let dtype = if keys.contains_key("dtype") { "dtype" } else { "torch_dtype" };
         keys.insert(dtype.into(), "float32".into());
+        // A stored head counts, whatever the file said.
+        keys.insert("tie_word_embeddings".into(), self.tie_word_embeddings.into());
         // Both libraries' defaults differ between versions: what this model was computed with is written down.
         for (key, value) in written_out(self) {
             keys.entry(key).or_insert(value);
@@ -71,8 +87,11 @@ impl DecoderConfig {
     }
 }
 
-fn architecture(family: Family) -> &'static str {
-    match family {
+fn architecture(config: &DecoderConfig) -> &'static str {
+    match config.family {
+        Family::Mistral if config.original.get("model_type") == Some(&json!("ministral")) => {
+            "MinistralForCausalLM"
+        }
         Family::Llama => "LlamaForCausalLM",
         Family::Mistral => "MistralForCausalLM",
         Family::Qwen2 => "Qwen2ForCausalLM",
@@ -85,13 +104,19 @@ fn architecture(family: Family) -> &'static str {
 
 /// The configuration in the file; sizes are checked afterwards.
 fn read(keys: &Keys) -> Result<DecoderConfig, Error> {
-    if keys.get("quantization_config").is_some() {
-        let hint = "use the f32, bf16 or f16 weights of the model";
-        return Err(keys.unsupported("quantization_config".into(), hint));
+    let not_computed = [
+        ("quantization_config", "use the f32, bf16 or f16 weights of the model"),
+        ("per_layer_config", "all layers have the same sizes; `layer_types` says which have a window"),
+    ];
+    for (key, hint) in not_computed {
+        if keys.get(key).is_some() {
+            return Err(keys.unsupported(key.into(), hint));
+        }
     }
     match keys.get("model_type").and_then(Value::as_str) {
         Some("llama") => llama_like(keys, Family::Llama),
-        Some("mistral") => llama_like(keys, Family::Mistral),
+        // What transformers makes of a Mistral with `layer_types` has the second name.
+        Some("mistral" | "ministral") => llama_like(keys, Family::Mistral),
         Some("qwen2") => llama_like(keys, Family::Qwen2),
         Some("qwen3") => llama_like(keys, Family::Qwen3),
         Some("gpt_neox") => gpt_neox(keys),
@@ -104,26 +129,22 @@ fn read(keys: &Keys) -> Result<DecoderConfig, Error> {
 
 /// Llama, Mistral, Qwen2 and Qwen3: RMS norms, a gate, rotary angles on whole heads.
 fn llama_like(keys: &Keys, family: Family) -> Result<DecoderConfig, Error> {
-    let qwen = matches!(family, Family::Qwen2 | Family::Qwen3);
-    if qwen && keys.flag("use_sliding_window", false)? {
-        return Err(keys.unsupported("use_sliding_window".into(), "full attention is supported"));
-    }
     let bias = keys.flag("attention_bias", false)? && family != Family::Mistral;
     let hidden_size = keys.size("hidden_size")?;
     let heads = keys.size("num_attention_heads")?;
     // As in transformers where the file says nothing.
     let usual = if family == Family::Qwen3 { QWEN3_HEAD } else { hidden_size / heads.max(1) };
     let head_dim = keys.size_or("head_dim", usual)?;
+    let shared = common(keys, family, hidden_size, heads)?;
+    let mut remarks = shared.remarks;
+    let positions = rotary::read(keys, family, [head_dim, shared.max_position_embeddings], &mut remarks)?;
+    let layers = windows::read(keys, family, shared.layers.len(), &mut remarks)?;
     Ok(DecoderConfig {
         num_key_value_heads: keys.size_or("num_key_value_heads", heads)?,
         head_dim,
-        positions: rotary(keys, head_dim, 1.0, "rope_theta")?,
-        sliding_window: match family {
-            // Absent and null differ.
-            Family::Mistral if !keys.map.contains_key("sliding_window") => Some(MISTRAL_WINDOW),
-            Family::Mistral => keys.optional_size("sliding_window")?,
-            _ => None,
-        },
+        positions,
+        layers,
+        remarks,
         norm_epsilon: keys.number("rms_norm_eps", 1e-6)?,
         activation: keys.activation("hidden_act", "silu")?,
         qk_norm: family == Family::Qwen3,
@@ -131,7 +152,7 @@ fn llama_like(keys: &Keys, family: Family) -> Result<DecoderConfig, Error> {
         output_bias: family != Family::Qwen2 && bias,
         feed_forward_bias: family == Family::Llama && keys.flag("mlp_bias", false)?,
         tie_word_embeddings: keys.flag("tie_word_embeddings", false)?,
-        ..common(keys, family, hidden_size, heads)?
+        ..shared
     })
 }
 
@@ -139,9 +160,12 @@ fn gpt_neox(keys: &Keys) -> Result<DecoderConfig, Error> {
     let hidden_size = keys.size("hidden_size")?;
     let heads = keys.size("num_attention_heads")?;
     let bias = keys.flag("attention_bias", true)?;
-    let part = keys.number("rotary_pct", 0.25)?;
+    let shared = common(keys, Family::GptNeox, hidden_size, heads)?;
+    let mut remarks = shared.remarks;
+    let sizes = [shared.head_dim, shared.max_position_embeddings];
     Ok(DecoderConfig {
-        positions: rotary(keys, hidden_size / heads.max(1), part, "rotary_emb_base")?,
+        positions: rotary::read(keys, Family::GptNeox, sizes, &mut remarks)?,
+        remarks,
         norm: NormKind::Layer,
         norm_epsilon: keys.number("layer_norm_eps", 1e-5)?,
         block: if keys.flag("use_parallel_residual", true)? { Block::Parallel } else { Block::PreNorm },
@@ -152,7 +176,7 @@ fn gpt_neox(keys: &Keys) -> Result<DecoderConfig, Error> {
         output_bias: bias,
         feed_forward_bias: true,
         tie_word_embeddings: keys.flag("tie_word_embeddings", false)?,
-        ..common(keys, Family::GptNeox, hidden_size, heads)?
+        ..shared
     })
 }
 
@@ -202,7 +226,6 @@ fn gpt2(keys: &Keys) -> Result<DecoderConfig, Error> {
     let longest = keys.size_or("n_positions", 1024)?;
     Ok(DecoderConfig {
         intermediate_size: keys.size_or("n_inner", hidden_size.saturating_mul(4))?,
-        num_hidden_layers: keys.size("n_layer")?,
         max_position_embeddings: longest,
         positions: Positions::Learned { rows: longest, offset: 0 },
         norm: NormKind::Layer,
@@ -222,6 +245,7 @@ fn gpt2(keys: &Keys) -> Result<DecoderConfig, Error> {
 /// What most families have, in Llama's names; the others' names are read by their own functions.
 fn common(keys: &Keys, family: Family, hidden_size: usize, heads: usize) -> Result<DecoderConfig, Error> {
     let own_names = matches!(family, Family::Gpt2);
+    let layers = if own_names { keys.size("n_layer")? } else { keys.size("num_hidden_layers")? };
     Ok(DecoderConfig {
         family,
         vocab_size: keys.size("vocab_size")?,
@@ -231,13 +255,18 @@ fn common(keys: &Keys, family: Family, hidden_size: usize, heads: usize) -> Resu
             Family::Gpt2 | Family::Opt => 0,
             _ => keys.size("intermediate_size")?,
         },
-        num_hidden_layers: if own_names { 0 } else { keys.size("num_hidden_layers")? },
+        num_hidden_layers: layers,
         num_attention_heads: heads,
         num_key_value_heads: heads,
         head_dim: hidden_size / heads.max(1),
-        max_position_embeddings: if own_names { 0 } else { keys.size_or("max_position_embeddings", 2048)? },
+        max_position_embeddings: if own_names {
+            0
+        } else {
+            keys.size_or("max_position_embeddings", usual_context(family))?
+        },
         positions: Positions::Learned { rows: 0, offset: 0 },
-        sliding_window: None,
+        // A larger number is refused with the other sizes.
+        layers: vec![LayerConfig::default(); layers.min(MAX_LAYERS)],
         norm: NormKind::Rms,
         norm_epsilon: 0.0,
         final_norm: true,
@@ -253,55 +282,23 @@ fn common(keys: &Keys, family: Family, hidden_size: usize, heads: usize) -> Resu
         tie_word_embeddings: false,
         initializer_range: keys.number("initializer_range", 0.02)?,
         eos_token_ids: keys.ids("eos_token_id")?,
+        remarks: Vec::new(),
         original: keys.map.clone(),
     })
 }
 
-/// Rotary angles, in the older style (`rope_theta` and `rope_scaling` at the top) or the newer (`rope_parameters`).
-fn rotary(keys: &Keys, head_dim: usize, part: f64, theta_key: &str) -> Result<Positions, Error> {
-    let mut scaling = RopeScaling::None;
-    let mut theta = keys.number(theta_key, 10_000.0)?;
-    let mut part = part;
-    for key in ["rope_scaling", "rope_parameters"] {
-        let Some(settings) = keys.get(key) else { continue };
-        let Some(settings) = settings.as_object() else {
-            return Err(keys.problem(format!("`{key}`: expected an object, found {settings}")));
-        };
-        let settings = Keys { map: settings, place: keys.place };
-        theta = settings.number("rope_theta", theta)?;
-        part = settings.number("partial_rotary_factor", part)?;
-        scaling = rope_scaling(&settings, key)?;
-    }
-    // As transformers rounds it.
-    let width = (head_dim as f64 * part) as usize;
-    Ok(Positions::Rotary { theta, width, scaling })
-}
-
-fn rope_scaling(settings: &Keys, key: &str) -> Result<RopeScaling, Error> {
-    let kind = settings.get("rope_type").or_else(|| settings.get("type")).and_then(Value::as_str);
-    let factor = || settings.required_number("factor");
-    match kind {
-        Some("default") => Ok(RopeScaling::None),
-        Some("linear") => Ok(RopeScaling::Linear { factor: factor()? }),
-        Some("llama3") => Ok(RopeScaling::Llama3 {
-            factor: factor()?,
-            low: settings.required_number("low_freq_factor")?,
-            high: settings.required_number("high_freq_factor")?,
-            original: settings.size("original_max_position_embeddings")?,
-        }),
-        Some(other) => Err(settings
-            .unsupported(format!("{key} of type \"{other}\""), "supported: none, default, linear, llama3")),
-        None if settings.map.keys().all(|key| ["rope_theta", "partial_rotary_factor"].contains(&&**key)) => {
-            Ok(RopeScaling::None)
-        }
-        None => Err(settings
-            .unsupported(format!("{key} without a `rope_type`"), "supported: none, default, linear, llama3")),
+/// The context of a model whose file says nothing, as in transformers: some rotary angles go by it.
+fn usual_context(family: Family) -> usize {
+    match family {
+        Family::Llama | Family::GptNeox | Family::Opt | Family::Gpt2 => 2048,
+        Family::Qwen2 | Family::Qwen3 => 32_768,
+        Family::Mistral => 131_072,
     }
 }
 
 /// Keys that a written file has even where the one that was read had not.
 fn written_out(config: &DecoderConfig) -> Vec<(&'static str, Value)> {
-    let mut keys = vec![("tie_word_embeddings", json!(config.tie_word_embeddings))];
+    let mut keys = Vec::new();
     if !matches!(config.family, Family::Gpt2 | Family::Opt | Family::GptNeox) {
         keys.extend([
             ("hidden_act", json!("silu")),
@@ -312,104 +309,9 @@ fn written_out(config: &DecoderConfig) -> Vec<(&'static str, Value)> {
         if let Positions::Rotary { theta, .. } = config.positions
             && !config.original.contains_key("rope_parameters")
         {
+            // What is in `rope_scaling` goes before it.
             keys.push(("rope_theta", json!(theta)));
         }
     }
     keys
-}
-
-/// The keys of a JSON object; `null` is the same as absent.
-struct Keys<'a> {
-    map: &'a Map<String, Value>,
-    place: &'a Path,
-}
-
-impl<'a> Keys<'a> {
-    pub(crate) fn new(map: &'a Map<String, Value>, place: &'a Path) -> Self {
-        Self { map, place }
-    }
-
-    fn get(&self, key: &str) -> Option<&'a Value> {
-        self.map.get(key).filter(|value| !value.is_null())
-    }
-
-    fn problem(&self, problem: impl Into<String>) -> Error {
-        Error::config(self.place, problem)
-    }
-
-    fn unsupported(&self, what: String, hint: &'static str) -> Error {
-        Error::Unsupported { file: self.place.to_owned(), what, hint }
-    }
-
-    fn optional_size(&self, key: &str) -> Result<Option<usize>, Error> {
-        let Some(value) = self.get(key) else { return Ok(None) };
-        match value.as_u64().and_then(|number| usize::try_from(number).ok()) {
-            Some(number) => Ok(Some(number)),
-            None => Err(self.problem(format!("`{key}`: expected a whole number, found {value}"))),
-        }
-    }
-
-    fn size_or(&self, key: &str, default: usize) -> Result<usize, Error> {
-        Ok(self.optional_size(key)?.unwrap_or(default))
-    }
-
-    fn size(&self, key: &str) -> Result<usize, Error> {
-        self.optional_size(key)?
-            .ok_or_else(|| self.problem(format!("`{key}`: expected a whole number, found nothing")))
-    }
-
-    fn required_number(&self, key: &str) -> Result<f64, Error> {
-        match self.get(key) {
-            Some(value) => value
-                .as_f64()
-                .ok_or_else(|| self.problem(format!("`{key}`: expected a number, found {value}"))),
-            None => Err(self.problem(format!("`{key}`: expected a number, found nothing"))),
-        }
-    }
-
-    fn number(&self, key: &str, default: f64) -> Result<f64, Error> {
-        if self.get(key).is_some() { self.required_number(key) } else { Ok(default) }
-    }
-
-    fn flag(&self, key: &str, default: bool) -> Result<bool, Error> {
-        match self.get(key) {
-            None => Ok(default),
-            Some(Value::Bool(flag)) => Ok(*flag),
-            Some(value) => Err(self.problem(format!("`{key}`: expected true or false, found {value}"))),
-        }
-    }
-
-    fn ids(&self, key: &str) -> Result<Vec<i32>, Error> {
-        let values = match self.get(key) {
-            None => return Ok(Vec::new()),
-            Some(Value::Array(values)) => values.as_slice(),
-            Some(value) => std::slice::from_ref(value),
-        };
-        let id = |value: &Value| value.as_i64().and_then(|id| i32::try_from(id).ok());
-        values
-            .iter()
-            .map(|value| {
-                id(value).ok_or_else(|| self.problem(format!("`{key}`: expected token ids, found {value}")))
-            })
-            .collect()
-    }
-
-    fn activation(&self, key: &str, default: &str) -> Result<Activation, Error> {
-        let found = match self.get(key) {
-            None => default,
-            Some(value) => value
-                .as_str()
-                .ok_or_else(|| self.problem(format!("`{key}`: expected a name, found {value}")))?,
-        };
-        match found {
-            "silu" | "swish" => Ok(Activation::Silu),
-            "gelu" => Ok(Activation::Gelu),
-            "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
-            "relu" => Ok(Activation::Relu),
-            other => Err(self.unsupported(
-                format!("{key} \"{other}\""),
-                "supported: silu, gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, relu",
-            )),
-        }
-    }
 }

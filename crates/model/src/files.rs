@@ -13,6 +13,9 @@ use crate::convert::{self, Refused};
 use crate::header::{Entry, Header};
 use crate::{Error, Precision};
 
+/// Numbers of two tensors that are compared at a time.
+const BLOCK: usize = 1 << 20;
+
 /// One open safetensors file whose header has been checked against its length; its tensors are not in memory.
 #[derive(Debug)]
 pub(crate) struct WeightsFile {
@@ -70,6 +73,29 @@ impl WeightsFile {
             }
         };
         Ok(Tensor::from_data(data, (device, precision.dtype())))
+    }
+
+    /// Whether a tensor has the shape and, in 32-bit floats, the numbers of another file's. Memory: a block of both.
+    ///
+    /// # Panics
+    /// A file has no such tensor.
+    pub(crate) fn has_equal(&self, name: &str, other: &Self, its_name: &str) -> bool {
+        let entries = [(self, name), (other, its_name)].map(|(file, name)| {
+            let entry = &file.header.tensors[name];
+            let is_readable = convert::is_readable(entry.dtype);
+            is_readable.then(|| file.map(entry).ok()).flatten().map(|map| (entry, map))
+        });
+        let [Some((one, map)), Some((another, its_map))] = entries else { return false };
+        if one.shape != another.shape || one.dtype == another.dtype {
+            // Zeros of both signs are told apart, which does no harm: both tensors are then kept.
+            return one.shape == another.shape && map.bytes() == its_map.bytes();
+        }
+        let [width, its_width] = [one, another].map(|entry| entry.dtype.bitsize() / 8);
+        let blocks = map.bytes().chunks(width * BLOCK).zip(its_map.bytes().chunks(its_width * BLOCK));
+        blocks.into_iter().all(|(bytes, its_bytes)| {
+            let numbers = convert::to_f32(one.dtype, bytes).ok();
+            numbers.is_some() && numbers == convert::to_f32(another.dtype, its_bytes).ok()
+        })
     }
 
     /// Where a tensor is and what it is of.

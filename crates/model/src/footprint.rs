@@ -71,7 +71,8 @@ impl DecoderConfig {
                 let module = module_of(parameter);
                 // Of the layers one that has most stands for all.
                 let has_factors = |lora: &LoraShape| {
-                    let of_layer = |map: &String| map.starts_with(names.layers) && map.ends_with(&format!(".{module}"));
+                    let of_layer =
+                        |map: &String| map.starts_with(names.layers) && map.ends_with(&format!(".{module}"));
                     lora.maps.keys().any(of_layer)
                 };
                 parts.contains(&module) && lora.is_none_or(has_factors)
@@ -104,9 +105,11 @@ impl DecoderConfig {
         }
     }
 
-    /// Bytes of the attention masks that a graph over this layout keeps, in f32: they grow with the square of the longest text.
+    /// Bytes of the attention masks that a graph over this layout keeps, in f32: they grow with the square of the longest text. Layers
+    /// with the same window share them, and so do those whose windows hide nothing.
     pub fn mask_bytes(&self, layout: &Layout) -> u64 {
-        4 * count(layout.mask_numbers(&layout.tiles(self.sliding_window)))
+        let numbers = |window: &Option<usize>| count(layout.mask_numbers(&layout.tiles(*window)));
+        4 * self.windows(layout).keys().map(numbers).sum::<u64>()
     }
 
     /// Numbers that a LoRA adds.

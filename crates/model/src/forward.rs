@@ -4,10 +4,10 @@
 
 use burn::tensor::{Int, Tensor, TensorData};
 
-use crate::attention::{Context, Masks};
+use crate::attention::{Context, Masks, View};
 use crate::cache::Cache;
 use crate::config::Positions;
-use crate::layout::{Layout, MASKED};
+use crate::layout::{Layout, MASKED, Tile};
 use crate::linear::Dropout;
 use crate::{Decoder, Error, Trainable};
 
@@ -15,8 +15,8 @@ use crate::{Decoder, Error, Trainable};
 const MOST_KEPT: usize = 1 << 23;
 
 impl Decoder {
-    /// Hidden states after the last layer (and its normalisation). Causal: what follows a token does not change its row,
-    /// so padding on the right is harmless.
+    /// Hidden states after the last layer (and its normalisation) of texts of one length. Causal: what follows a token does
+    /// not change its row, so padding on the right is harmless, unless rotary angles go by the length of a text.
     ///
     /// # Shapes
     /// `ids`: `[B, T]`, each in `0..V`; the result: `[B, T, D]`.
@@ -57,14 +57,16 @@ impl Decoder {
         let tokens = ids.len();
         let layout = Layout::causal(tokens);
         let context = self.context([1, tokens], &layout);
-        let window = self.config.sliding_window.unwrap_or(tokens);
-        let visible = |&row: &usize| {
-            assert!(row < tokens, "row {row} of a text of {tokens} tokens");
-            let seen = (row + 1).saturating_sub(window)..=row;
-            (0..tokens).map(move |key| if seen.contains(&key) { 0.0 } else { MASKED })
+        assert!(rows.iter().all(|&row| row < tokens), "rows {rows:?} of a text of {tokens} tokens");
+        let mask = |window: Option<usize>| {
+            let window = window.unwrap_or(tokens);
+            let visible = |&row: &usize| {
+                let seen = (row + 1).saturating_sub(window)..=row;
+                (0..tokens).map(move |key| if seen.contains(&key) { 0.0 } else { MASKED })
+            };
+            let mask: Vec<f32> = rows.iter().flat_map(visible).collect();
+            Tensor::from_data(TensorData::new(mask, [1, 1, 1, rows.len(), tokens]), &self.device)
         };
-        let mask: Vec<f32> = rows.iter().flat_map(visible).collect();
-        let mask = Tensor::from_data(TensorData::new(mask, [1, 1, 1, rows.len(), tokens]), &self.device);
         let indices: Vec<i32> =
             rows.iter().map(|&row| i32::try_from(row).expect("a text has fewer than 2^31 tokens")).collect();
         let indices = Tensor::from_data(TensorData::new(indices, [rows.len()]), &self.device);
@@ -74,6 +76,7 @@ impl Decoder {
         let mut probabilities = Vec::with_capacity(self.layers.len());
         self.each_layer(0..self.layers.len(), |_, layer| {
             let read = layer.attention_input(x.clone());
+            let mask = mask(layer.attention.window);
             probabilities.push(layer.attention.probabilities(read, &indices, &mask, &context));
             x = layer.forward(x.clone(), &context, &mut Dropout::new(None, 0), None);
         })?;
@@ -97,7 +100,7 @@ impl Decoder {
         Ok(self.finish(x.expect("every layer gives what it takes"), &context))
     }
 
-    /// What all layers of a pass share.
+    /// What the layers of a pass share.
     pub(crate) fn context<'a>(&'a self, shape: [usize; 2], layout: &'a Layout) -> Context<'a> {
         self.context_beside(shape, layout, 1)
     }
@@ -109,21 +112,25 @@ impl Decoder {
         layout: &'a Layout,
         passes: usize,
     ) -> Context<'a> {
-        let (window, device) = (self.config.sliding_window, &self.device);
-        let tiles = layout.tiles(window);
-        let learning = self.trainable != Trainable::Nothing;
+        let (learning, device) = (self.trainable != Trainable::Nothing, &self.device);
+        let windows = self.config.windows(layout);
+        let tiles: Vec<_> = windows.keys().map(|&window| layout.tiles(window)).collect();
+        let numbers: usize = tiles.iter().map(|tiles| layout.mask_numbers(tiles)).sum();
         // A graph keeps them all anyway.
-        let masks = if learning || layout.mask_numbers(&tiles) * passes <= MOST_KEPT {
-            Masks::Kept(tiles.iter().map(|tile| layout.mask(tile, window, device)).collect())
-        } else {
-            Masks::Made { layout, window, device }
+        let kept = learning || numbers * passes <= MOST_KEPT;
+        let view = |((window, windows), tiles): ((Option<usize>, Vec<Option<usize>>), Vec<Tile>)| {
+            let masks = if kept {
+                Masks::Kept(tiles.iter().map(|tile| layout.mask(tile, window, device)).collect())
+            } else {
+                Masks::Made { layout, window, device }
+            };
+            View { windows, tiles, masks }
         };
         Context {
             shape,
             padding: layout.padding(device),
-            rope: self.rope.as_ref().map(|rope| (rope, rope.angles(&layout.positions(), &self.device))),
-            tiles,
-            masks,
+            rope: self.rope.as_ref().map(|rope| (rope, rope.angles(layout, device))),
+            views: windows.into_iter().zip(tiles).map(view).collect(),
             dropout_seed: self.dropout_seed,
             learning,
         }
@@ -136,7 +143,7 @@ impl Decoder {
         if let Some([project_in, _]) = &self.projections {
             x = project_in.forward(x, &mut Dropout::new(self.dropout_seed, self.layers.len()));
         }
-        if let (Some(table), Positions::Learned { offset, .. }) = (&self.positions, self.config.positions) {
+        if let (Some(table), Positions::Learned { offset, .. }) = (&self.positions, &self.config.positions) {
             let [table_rows, _] = table.dims();
             let longest = layout.positions().into_iter().flatten().max().unwrap_or(0);
             assert!(

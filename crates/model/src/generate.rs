@@ -1,7 +1,8 @@
 //! Greedy generation with a key-value cache.
 //!
 //! Prompts of any lengths run as one batch: each is padded on the left, a mask hides the padding, and its rotary positions
-//! count from its own first token, so an answer does not depend on its neighbours.
+//! count from its own first token, so an answer does not depend on its neighbours. Where rotary angles go by the length of a
+//! text, a token is turned by the length of the text that ends with it (crate::rope).
 //!
 //! Legend: B rows in the batch, T tokens of this call, S tokens seen so far, D model width, V vocabulary.
 
@@ -116,9 +117,9 @@ impl<'a> Batch<'a> {
 
     /// Whether the model has a position for one more token of a row.
     fn has_room(&self, row: usize) -> bool {
-        match self.decoder.config.positions {
+        match &self.decoder.config.positions {
             Positions::Rotary { .. } => true,
-            Positions::Learned { rows, offset } => self.seen - self.padding[row] + offset < rows,
+            Positions::Learned { rows, offset } => self.seen - self.padding[row] + offset < *rows,
         }
     }
 
@@ -135,7 +136,8 @@ impl<'a> Batch<'a> {
         let width = decoder.config.embedding_size;
         let last =
             hidden.reshape([rows, tokens, width]).slice([0..rows, tokens - 1..tokens]).reshape([rows, width]);
-        let logits = last.matmul(decoder.head().without_autodiff().transpose());
+        // In f32: of bf16 logits several are the largest.
+        let logits = softshard_losses::logits(last, &decoder.head());
         Ok(logits.argmax(1).try_into_vec_as::<i32>().expect("token ids are 32-bit integers"))
     }
 
@@ -145,7 +147,7 @@ impl<'a> Batch<'a> {
         let row = |&padding: &usize| columns.clone().map(|column| column.min(padding)).collect();
         let alike = self.padding.iter().all(|&padding| padding == 0);
         let rows = if alike { &self.padding[..1] } else { &self.padding };
-        Layout { seen: self.seen, first: rows.iter().map(row).collect(), ragged: None }
+        Layout { seen: self.seen, first: rows.iter().map(row).collect(), lengths: None, ragged: false }
     }
 
     /// Drops the rows that have ended from the caches.

@@ -22,22 +22,31 @@ pub struct Layout {
     pub(crate) seen: usize,
     /// For each row the column of the first token of each token's text; a single row stands for all.
     pub(crate) first: Vec<Vec<usize>>,
-    /// Lengths of the texts, one a row, where what is no text is there in attention alone: see [`Layout::ragged`].
-    pub(crate) ragged: Option<Vec<usize>>,
+    /// Lengths of the texts, one a row, where some end before their row does and `first` does not say it.
+    pub(crate) lengths: Option<Vec<usize>>,
+    /// Whether what is no text is there in attention alone: see [`Layout::ragged`].
+    pub(crate) ragged: bool,
 }
 
 impl Layout {
-    /// One text in each row, from the first column on. Padding on the right needs nothing more: no token sees it.
+    /// One text in each row, from the first column to the last. No token sees what comes after it, so padding on the right is
+    /// harmless, but for rotary angles that go by the length of a text: they need [`Layout::right_padded`].
     pub fn causal(columns: usize) -> Self {
-        Self { seen: 0, first: vec![vec![0; columns]], ragged: None }
+        Self { seen: 0, first: vec![vec![0; columns]], lengths: None, ragged: false }
+    }
+
+    /// One text of this length in the first columns of each row, of which there are as many as the longest has.
+    pub fn right_padded(lengths: Vec<usize>) -> Self {
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let lengths = lengths.iter().any(|&length| length < longest).then_some(lengths);
+        Self { lengths, ..Self::causal(longest) }
     }
 
     /// One text in each row, of this length. Only the tokens of the texts are there, one text after the other as if in a single
     /// row; attention alone, where texts must not see each other, pads them to the longest.
     pub fn ragged(lengths: Vec<usize>) -> Self {
-        let longest = lengths.iter().copied().max().unwrap_or(0);
-        let ragged = lengths.iter().any(|&length| length < longest).then_some(lengths);
-        Self { ragged, ..Self::causal(longest) }
+        let padded = Self::right_padded(lengths);
+        Self { ragged: padded.lengths.is_some(), ..padded }
     }
 
     /// One text in the last columns of each row.
@@ -50,7 +59,7 @@ impl Layout {
             // Padding sees itself, so that its rows, which nobody reads, stay finite.
             (0..columns).map(|column| column.min(columns - length)).collect()
         };
-        Self { seen: 0, first: lengths.iter().map(row).collect(), ragged: None }
+        Self { seen: 0, first: lengths.iter().map(row).collect(), lengths: None, ragged: false }
     }
 
     /// Several texts in each row, one after the other; the rest of a row is padding. No text sees another, and the
@@ -68,12 +77,12 @@ impl Layout {
             first.extend(first.len()..columns);
             first
         };
-        Self { seen: 0, first: lengths.iter().map(row).collect(), ragged: None }
+        Self { seen: 0, first: lengths.iter().map(row).collect(), lengths: None, ragged: false }
     }
 
     /// The position of each token in its own text.
     pub(crate) fn positions(&self) -> Vec<Vec<usize>> {
-        if let Some(lengths) = &self.ragged {
+        if let Some(lengths) = self.lengths.as_ref().filter(|_| self.ragged) {
             return vec![lengths.iter().flat_map(|&length| 0..length).collect()];
         }
         let row = |first: &Vec<usize>| {
@@ -82,9 +91,37 @@ impl Layout {
         self.first.iter().map(row).collect()
     }
 
+    /// Of each token how many there are of its text so far, those of this call included.
+    pub(crate) fn text_lengths(&self) -> Vec<Vec<usize>> {
+        let columns = self.first.first().map_or(0, Vec::len);
+        match &self.lengths {
+            Some(lengths) if self.ragged => {
+                vec![lengths.iter().flat_map(|&length| std::iter::repeat_n(length, length)).collect()]
+            }
+            Some(lengths) => lengths.iter().map(|&length| vec![length; columns]).collect(),
+            None => self.first.iter().map(|row| self.text_lengths_of(row)).collect(),
+        }
+    }
+
+    /// The columns of a text, and no others, have the same first one.
+    fn text_lengths_of(&self, row: &[usize]) -> Vec<usize> {
+        let mut lengths = Vec::with_capacity(row.len());
+        for text in row.chunk_by(|left, right| left == right) {
+            let end = self.seen + lengths.len() + text.len();
+            lengths.extend(std::iter::repeat_n(end - text[0], text.len()));
+        }
+        lengths
+    }
+
+    /// A window that hides something of these texts; absent where each token sees all before it.
+    pub(crate) fn narrowing(&self, window: Option<usize>) -> Option<usize> {
+        let longest = self.positions().into_iter().flatten().max().map_or(0, |last| last + 1);
+        window.filter(|&window| window < longest)
+    }
+
     /// Where attention finds the tokens of its padded rows, and where it gives them back, if it pads them.
     pub(crate) fn padding(&self, device: &Device) -> Option<Padding> {
-        let lengths = self.ragged.as_ref()?;
+        let lengths = self.lengths.as_ref().filter(|_| self.ragged)?;
         let columns = self.first.first().map_or(0, Vec::len);
         let index = |index: usize| i32::try_from(index).expect("a batch has fewer than 2^31 tokens");
         let tensor = |indices: Vec<i32>| {
@@ -219,6 +256,26 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_text_is_as_long_as_it_has_been_read() {
+        assert_eq!(Layout::causal(3).text_lengths(), [[3, 3, 3]]);
+        assert_eq!(Layout::left_padded(&[2, 4], 4).text_lengths(), [[1, 1, 2, 2], [4, 4, 4, 4]]);
+        assert_eq!(Layout::packed(&[vec![2, 1], vec![]], 4).text_lengths(), [[2, 2, 1, 1], [1, 1, 1, 1]]);
+        assert_eq!(Layout::right_padded(vec![1, 3]).text_lengths(), [[1, 1, 1], [3, 3, 3]]);
+        assert_eq!(Layout::ragged(vec![1, 3]).text_lengths(), [[1, 3, 3, 3]]);
+        assert_eq!(Layout::ragged(vec![2, 2]).text_lengths(), [[2, 2]]);
+        // After five columns in a cache, of which two are padding, two more.
+        let later = Layout { seen: 5, first: vec![vec![2, 2], vec![0, 0]], ..Layout::causal(2) };
+        assert_eq!(later.text_lengths(), [[5, 5], [7, 7]]);
+    }
+
+    #[test]
+    fn a_window_narrows_only_texts_that_are_longer() {
+        let packed = Layout::packed(&[vec![3, 5]], 8);
+        assert_eq!([4, 5, 8].map(|window| packed.narrowing(Some(window))), [Some(4), None, None]);
+        assert_eq!(packed.narrowing(None), None);
     }
 
     #[test]

@@ -46,6 +46,7 @@ mod memory;
 mod merge;
 mod names;
 mod norm;
+mod out_of_memory;
 mod peft;
 mod precision;
 mod quantised;
@@ -56,7 +57,9 @@ mod weights;
 
 pub use allocator::keep_freed_memory;
 pub use batch::{Arrangement, batches_by_length};
-pub use config::{Activation, Block, DecoderConfig, Family, FusedQkv, NormKind, Positions, RopeScaling};
+pub use config::{
+    Activation, Block, DecoderConfig, Family, FusedQkv, LayerConfig, NormKind, Positions, RopeScaling,
+};
 pub use decoder::{Decoder, Trainable};
 pub use digest::{adapter_blake3, config_blake3, weights_blake3};
 pub use error::Error;
@@ -66,6 +69,7 @@ pub use layout::{Layout, QUERIES_PER_TILE};
 pub use lora::{LoraConfig, LoraMap, LoraShape};
 pub use memory::{device_kind, free_bytes, peak_bytes, used_bytes};
 pub use merge::{MergeInputs, Merged, merge};
+pub use out_of_memory::{Fitting, OutOfMemory, guarded};
 pub use precision::Precision;
 pub use quantised::Bits;
 pub use residency::{LoadOptions, Residency};

@@ -14,8 +14,8 @@ use crate::quantised::Quantised;
 /// Bytes of a dropout mask that a thread draws: enough to be worth waking it.
 const BYTES_AT_ONCE: usize = 1 << 11;
 
-/// `y = x · Wᵀ + bias`, and with LoRA `+ scale · (dropout(x) · Aᵀ) · Bᵀ`; with DoRA (arXiv 2402.09353) all but the bias
-/// multiplied by a gain for each output.
+/// `y = x · Wᵀ + bias`, and with LoRA `+ scale · (dropout(x) · Aᵀ) · Bᵀ`; with DoRA (arXiv 2402.09353) all but the
+/// bias multiplied by a gain for each output.
 #[derive(Debug, Clone)]
 pub(crate) struct Linear {
     pub(crate) weight: Weight,
@@ -49,8 +49,8 @@ pub(crate) struct Lora {
     pub(crate) scale: f64,
     /// Probability that an input of A is dropped while training.
     pub(crate) dropout: f64,
-    /// DoRA's magnitude over the norm of each row of `W + scale · B · A`, `[1, O]`. It is of the factors as they were read, so
-    /// they do not learn where there is one.
+    /// DoRA's magnitude over the norm of each row of `W + scale · B · A`, `[1, O]`. It is of the factors as they were
+    /// read, so they do not learn where there is one.
     pub(crate) gain: Option<Tensor<2>>,
 }
 
@@ -106,29 +106,39 @@ impl Linear {
 }
 
 /// The dropout masks of one layer in one forward pass, drawn in the order of its maps; none outside of training.
-pub(crate) struct Dropout(Option<ChaCha8Rng>);
+pub(crate) struct Dropout(Option<(ChaCha8Rng, Option<[usize; 2]>)>);
+
+/// What the dropout of a forward pass is drawn from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DropoutSeed {
+    pub(crate) seed: u64,
+    /// The first row of this pass, and the rows of the batch that it is a part of: it drops what a pass over all of them drops there.
+    pub(crate) part: Option<[usize; 2]>,
+}
 
 impl Dropout {
     /// Each layer draws from a stream of its own: what is computed again is dropped again.
-    pub(crate) fn new(seed: Option<u64>, layer: usize) -> Self {
-        Self(seed.map(|seed| {
+    pub(crate) fn new(seed: Option<DropoutSeed>, layer: usize) -> Self {
+        Self(seed.map(|DropoutSeed { seed, part }| {
             let mut random = ChaCha8Rng::seed_from_u64(seed);
             random.set_stream(layer as u64);
-            random
+            (random, part)
         }))
     }
 
     /// Drops elements with the given probability and scales the others, so that the expectation stays.
     fn draw(&mut self, [rows, width]: [usize; 2], probability: f64) -> Option<DropoutMask> {
-        let random = self.0.as_mut().filter(|_| probability > 0.0)?;
+        let (random, part) = self.0.as_mut().filter(|_| probability > 0.0)?;
+        let [first_row, all_rows] = part.unwrap_or([0, rows]);
         let threshold = (probability * f64::from(u32::MAX)) as u32;
         let numbers = rows * width;
         let (all, begin) = (&*random, random.get_word_pos());
+        let own = begin + (first_row * width) as u128;
         // A word of the stream for each number, so that threads may begin anywhere.
         let draw = |(index, bytes): (usize, &mut [u8])| {
             let first = index * BYTES_AT_ONCE * 8;
             let mut random = all.clone();
-            random.set_word_pos(begin + first as u128);
+            random.set_word_pos(own + first as u128);
             for (byte, number) in bytes.iter_mut().zip((first..).step_by(8)) {
                 let bits = 0..(numbers - number).min(8);
                 *byte = bits.fold(0, |byte, bit| byte | u8::from(random.next_u32() >= threshold) << bit);
@@ -136,7 +146,7 @@ impl Dropout {
         };
         let mut kept = vec![0u8; numbers.div_ceil(8)];
         kept.par_chunks_mut(BYTES_AT_ONCE).enumerate().for_each(draw);
-        random.set_word_pos(begin + numbers as u128);
+        random.set_word_pos(begin + (all_rows * width) as u128);
         let kept = kept.into();
         Some(DropoutMask { kept, factor: (1.0 / (1.0 - probability)) as f32 })
     }

@@ -125,7 +125,8 @@ impl DecoderConfig {
     /// What an adapter is on a model of this shape, if its training can go on: only its header is read.
     ///
     /// # Errors
-    /// As [`Decoder::load_adapter`](crate::Decoder::load_adapter); or the adapter is not of factors on linear maps alone.
+    /// As [`Decoder::load_adapter`](crate::Decoder::load_adapter); or the adapter is not of factors on linear maps
+    /// alone.
     pub fn adapter_shape(&self, folder: &Path) -> Result<LoraShape, Error> {
         let adapter = AdapterFiles::open(folder, self)?;
         adapter.check_learns(folder, self)?;

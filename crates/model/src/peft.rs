@@ -1,7 +1,7 @@
 //! An adapter folder as PEFT 0.21 lays it out: read, and compared with the modules of a model.
 //!
-//! The names, shapes and ranks of its tensors decide what it is on; its configuration decides the scales and is compared with
-//! them. Whatever is not computed as PEFT computes it is refused by the name of its field or tensor.
+//! The names, shapes and ranks of its tensors decide what it is on; its configuration decides the scales and is
+//! compared with them. Whatever is not computed as PEFT computes it is refused by the name of its field or tensor.
 
 mod modules;
 mod patterns;
@@ -47,8 +47,8 @@ pub(crate) struct AdapterFiles {
     pub(crate) weights: WeightsFile,
     /// By the module's name: linear maps, the head, and tables.
     pub(crate) factors: BTreeMap<String, Factors>,
-    /// Parameters of the model that the file has as a whole, and their names there. Where the base ties its head, embedding and
-    /// head stand here as [`untied`](Self::untied) says.
+    /// Parameters of the model that the file has as a whole, and their names there. Where the base ties its head,
+    /// embedding and head stand here as [`untied`](Self::untied) says.
     pub(crate) whole: BTreeMap<String, String>,
     /// The base ties its head to the embedding, and with this adapter they differ.
     pub(crate) untied: bool,
@@ -82,8 +82,8 @@ impl AdapterFiles {
         Ok(adapter)
     }
 
-    /// Says of embedding and head what each becomes where the base ties them. PEFT keeps one tensor under both names, which
-    /// `modules_to_save` copies for a module of its own; other whole tensors are read into the shared one.
+    /// Says of embedding and head what each becomes where the base ties them. PEFT keeps one tensor under both names,
+    /// which `modules_to_save` copies for a module of its own; other whole tensors are read into the shared one.
     fn settle_tied(&mut self, config: &DecoderConfig) {
         if !config.tie_word_embeddings {
             return;
@@ -129,19 +129,22 @@ impl AdapterFiles {
         let of_factors = |(module, factors): (&String, &Factors)| {
             let magnitude = factors.magnitude.as_ref().map(|stored| named("a magnitude of DoRA", stored));
             let bias = factors.bias.as_ref().map(|stored| named("a bias of B (`lora_bias`)", stored));
-            let table =
-                (!linears.contains(module)).then(|| named("factors of an embedding or of the head", &factors.a));
+            let table = (!linears.contains(module))
+                .then(|| named("factors of an embedding or of the head", &factors.a));
             magnitude.or(bias).or(table)
         };
         let whole = || self.whole.values().next().map(|stored| named("a whole tensor", stored));
-        let frozen = self.settings.is_mica.then(|| "`init_lora_weights` \"mica\", whose B never learns".to_owned());
+        let frozen =
+            self.settings.is_mica.then(|| "`init_lora_weights` \"mica\", whose B never learns".to_owned());
         let Some(found) = frozen.or_else(|| self.factors.iter().find_map(of_factors)).or_else(whole) else {
             return Ok(());
         };
         Err(Error::Folder {
             kind: "adapter",
             folder: folder.to_owned(),
-            found: format!("expected factors of linear maps alone, to go on with their training, found {found}"),
+            found: format!(
+                "expected factors of linear maps alone, to go on with their training, found {found}"
+            ),
             hint: "merge it with `softshard merge`, and train a new adapter over the merged model",
         })
     }
@@ -158,9 +161,8 @@ pub(crate) fn factor_name(module: &str, factor: char) -> String {
 }
 
 fn check_files(folder: &Path) -> Result<(), Error> {
-    let refused = |found: String, hint| {
-        Err(Error::Folder { kind: "adapter", folder: folder.to_owned(), found, hint })
-    };
+    let refused =
+        |found: String, hint| Err(Error::Folder { kind: "adapter", folder: folder.to_owned(), found, hint });
     for name in [ADAPTER_CONFIG, ADAPTER_WEIGHTS] {
         if folder.join(name).exists() {
             continue;
@@ -188,7 +190,7 @@ fn warn_of_absent(
         .collect();
     if let Some(first) = absent.first() {
         tracing::warn!(
-            "adapter `{}`: adapter_config.json names {} modules without tensors, `{first}` first: they stay as the base has them",
+            "adapter `{}`: adapter_config.json names {} modules without tensors, `{first}` first: they stay as they are",
             folder.display(),
             absent.len()
         );

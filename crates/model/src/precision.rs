@@ -12,7 +12,7 @@ pub enum Precision {
     #[default]
     F32,
     /// bfloat16: half the memory. On the CPU slower than f32, and every product has copies of its matrix for a while: six
-    /// bytes a number, of the head as well.
+    /// bytes a number. Logits are f32 (`softshard_losses::logits`), of a part of the head at a time.
     Bf16,
 }
 

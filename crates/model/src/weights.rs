@@ -13,6 +13,8 @@ use crate::{DecoderConfig, Error, Precision, convert};
 pub(crate) const SINGLE: &str = "model.safetensors";
 /// The list of the weights files of a large one.
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
+/// The head of most families, and of all in transformers.
+const USUAL_HEAD: &str = "lm_head.weight";
 /// Three times the longest index that is known.
 pub(crate) const MAX_INDEX_BYTES: u64 = 32 << 20;
 
@@ -92,20 +94,17 @@ fn no_weights(folder: &Path) -> Error {
     Error::Folder { kind: "model", folder: folder.to_owned(), found: found.to_owned(), hint }
 }
 
-/// An open model folder: its headers fit the configuration, and no weights are in memory.
-#[derive(Debug)]
-pub(crate) struct Checkpoint {
+/// The files of a folder, open, and nothing of them compared yet.
+struct Stored {
     files: Vec<WeightsFile>,
-    /// By the parameter's name: which file has it, and under which name.
-    places: BTreeMap<String, (usize, String)>,
+    /// By the name that the configuration gives it: which file has a tensor, and under which name.
+    tensors: BTreeMap<String, (usize, String)>,
+    /// What contradicts itself.
+    problems: Vec<String>,
 }
 
-impl Checkpoint {
-    /// Opens the files of a folder and compares their tensors with the configuration's.
-    ///
-    /// # Errors
-    /// A file is torn; or tensors are missing, fused, unused, of a wrong shape or of no floats, all reported together.
-    pub(crate) fn open(folder: &Path, config: &DecoderConfig) -> Result<Self, Error> {
+impl Stored {
+    fn open(folder: &Path, config: &DecoderConfig) -> Result<Self, Error> {
         let Listed { files, index } = listed(folder)?;
         let files = files.iter().map(|path| WeightsFile::open(path)).collect::<Result<Vec<_>, _>>()?;
         let mut problems = Vec::new();
@@ -125,9 +124,38 @@ impl Checkpoint {
                     .push(format!("`{name}`: expected in `{file}` as the index says, found no such tensor"));
             }
         }
+        let tensors = named(stored, config);
+        Ok(Self { files, tensors, problems })
+    }
+}
+
+/// Whether a folder has a head beside the embedding that has other numbers, or none that could be the embedding's. What
+/// keeps its files from being read is for [`Checkpoint::open`] to say.
+pub(crate) fn has_another_head(folder: &Path, config: &DecoderConfig) -> bool {
+    let Ok(Stored { files, tensors, .. }) = Stored::open(folder, config) else { return false };
+    let names = config.names();
+    let [embedding, head] = [names.embedding, names.head].map(|name| tensors.get(&format!("{name}.weight")));
+    let (Some((file, embedding)), Some((file_of_head, head))) = (embedding, head) else { return false };
+    !files[*file].has_equal(embedding, &files[*file_of_head], head)
+}
+
+/// An open model folder: its headers fit the configuration, and no weights are in memory.
+#[derive(Debug)]
+pub(crate) struct Checkpoint {
+    files: Vec<WeightsFile>,
+    /// By the parameter's name: which file has it, and under which name.
+    places: BTreeMap<String, (usize, String)>,
+}
+
+impl Checkpoint {
+    /// Opens the files of a folder and compares their tensors with the configuration's.
+    ///
+    /// # Errors
+    /// A file is torn; or tensors are missing, fused, unused, of a wrong shape or of no floats, all reported together.
+    pub(crate) fn open(folder: &Path, config: &DecoderConfig) -> Result<Self, Error> {
+        let Stored { files, tensors: places, mut problems } = Stored::open(folder, config)?;
         let expected: Vec<_> =
             config.parameters().into_iter().map(|parameter| (parameter.name, parameter.shape)).collect();
-        let places = named(stored, &expected, config.names().base_prefix);
         let shapes: Vec<(&String, &Vec<usize>)> = places
             .iter()
             .map(|(name, (place, stored))| (name, &files[*place].header().tensors[stored].shape))
@@ -190,20 +218,32 @@ impl Checkpoint {
 }
 
 /// Stored tensors by the names that the configuration gives them. Where no name in the files has the prefix of the
-/// model's own names, they are those of a base model: the prefix is put before them.
-fn named(
-    stored: BTreeMap<&String, usize>,
-    expected: &[(String, Vec<usize>)],
-    prefix: &str,
-) -> BTreeMap<String, (usize, String)> {
+/// model's own names, they are those of a base model: the prefix is put before them. As in transformers, the head may have
+/// the name that most families give it, and one that is stored in place of the embedding it is tied to is both.
+fn named(stored: BTreeMap<&String, usize>, config: &DecoderConfig) -> BTreeMap<String, (usize, String)> {
+    let names = config.names();
+    let prefix = names.base_prefix;
     let is_base_model = !stored.keys().any(|name| name.starts_with(prefix));
-    let expected: BTreeSet<&String> = expected.iter().map(|(name, _)| name).collect();
+    let expected: BTreeSet<String> = config.parameters().into_iter().map(|one| one.name).collect();
     let by_name = stored.into_iter().map(|(name, place)| {
         let longer = format!("{prefix}{name}");
         let model = if is_base_model && expected.contains(&longer) { longer } else { name.clone() };
         (model, (place, name.clone()))
     });
-    by_name.collect()
+    let mut named: BTreeMap<_, _> = by_name.collect();
+    let [embedding, head] = [names.embedding, names.head].map(|name| format!("{name}.weight"));
+    if !named.contains_key(&head)
+        && let Some(place) = named.remove(USUAL_HEAD)
+    {
+        named.insert(head.clone(), place);
+    }
+    if config.tie_word_embeddings
+        && !named.contains_key(&embedding)
+        && let Some(place) = named.remove(&head)
+    {
+        named.insert(embedding, place);
+    }
+    named
 }
 
 /// What keeps `found` from being `expected`, one line each: missing and wrongly shaped tensors, then unused ones.
@@ -298,7 +338,7 @@ fn is_known_unused(name: &str, config: &DecoderConfig) -> bool {
         ".attention.masked_bias",
     ];
     BUFFERS.iter().any(|buffer| name.ends_with(buffer))
-        || (config.tie_word_embeddings && matches!(name, "lm_head.weight" | "embed_out.weight"))
+        || (config.tie_word_embeddings && matches!(name, USUAL_HEAD | "embed_out.weight"))
 }
 
 #[cfg(test)]

@@ -79,13 +79,14 @@ fn names_of_a_base_model_and_its_buffers_are_accepted() {
     let buffer = Stored { dtype: Dtype::I64, shape: vec![2], bytes: vec![0; 16] };
     bare.insert("layers.0.self_attn.rotary_emb.inv_freq".into(), buffer.clone());
     bare.insert("layers.0.attention.bias".into(), buffer.clone());
-    bare.insert("lm_head.weight".into(), buffer.clone());
+    bare.insert("lm_head.weight".into(), bare["embed_tokens.weight"].clone());
     write(&folder.path().join(SINGLE), &bare);
     assert_eq!(hidden(&load(folder.path()).unwrap()), hidden(&decoder));
 
     // Some names with the prefix, some without: that is no base model.
     let mut mixed = bare.clone();
     mixed.insert("model.norm.weight".into(), mixed["norm.weight"].clone());
+    mixed.remove("lm_head.weight"); // the embedding's, if that is not there
     write(&folder.path().join(SINGLE), &mixed);
     let problems = problems(folder.path());
     let missing = "`model.embed_tokens.weight`: expected shape [61, 24], found no such tensor";

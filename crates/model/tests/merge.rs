@@ -203,6 +203,81 @@ fn files_and_number_formats_stay_and_so_does_what_is_not_merged() {
     assert!(close.iter().zip(&exact).all(|(a, b)| (a - b).abs() < 4.0 * BF16 * largest));
 }
 
+/// Adds tensors to the adapter, and says so in its settings.
+fn with_whole(adapter: &Path, modules: &[&str], whole: &[(&str, Vec<usize>, Vec<f32>)]) {
+    let settings = adapter.join("adapter_config.json");
+    let mut keys: Value = serde_json::from_slice(&std::fs::read(&settings).unwrap()).unwrap();
+    keys["modules_to_save"] = json!(modules);
+    std::fs::write(&settings, keys.to_string()).unwrap();
+    let file = adapter.join("adapter_model.safetensors");
+    let bytes = std::fs::read(&file).unwrap();
+    let stored = SafeTensors::deserialize(&bytes).unwrap();
+    let mut views: Vec<_> = stored.iter().map(|(name, view)| (name.to_owned(), view)).collect();
+    let numbers: Vec<Vec<u8>> = (whole.iter())
+        .map(|(_, _, values)| values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        .collect();
+    for ((name, shape, _), bytes) in whole.iter().zip(&numbers) {
+        let view = TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap();
+        views.push((format!("base_model.model.{name}"), view));
+    }
+    std::fs::write(file, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+/// A base that ties its head, in several files: the head that the adapter brings goes to one of them, the index and
+/// `config.json` say so.
+#[test]
+fn a_head_that_is_tied_no_longer_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    saved(folder.path(), &["k_proj"]);
+    let (base, output) = (folder.path().join("base"), folder.path().join("merged"));
+    shard_in_bf16(&base);
+    let head: Vec<f32> = (0..61 * 24).map(|index| ((index * 31) % 19) as f32 / 16.0 - 0.5).collect();
+    with_whole(
+        &folder.path().join("adapter"),
+        &["lm_head"],
+        &[("lm_head.weight", vec![61, 24], head.clone())],
+    );
+    let mut adapted = load(&base);
+    adapted.load_adapter(&folder.path().join("adapter")).unwrap();
+    let found = merged(folder.path(), None).unwrap();
+    assert_eq!((found.changed, found.tensors, found.untied), (3, 1 + 2 * 12 + 1 + 1 + 1, true));
+    assert_eq!(names(&output), names(&base));
+    let merged_model = load(&output);
+    assert!(!merged_model.config().tie_word_embeddings);
+    let written = merged_model.head().try_into_vec_as::<f32>().unwrap();
+    assert_eq!(written, head, "sixteenths are whole in bf16");
+    let read = |file: &Path| -> Value { serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap() };
+    let index = read(&output.join("model.safetensors.index.json"));
+    assert_eq!(index["weight_map"]["lm_head.weight"], index["weight_map"]["model.embed_tokens.weight"]);
+    assert_eq!(index["metadata"]["total_size"], json!(2 * merged_model.parameter_count() + 16));
+    let (before, after) = (read(&base.join("config.json")), read(&output.join("config.json")));
+    assert_eq!((&after["tie_word_embeddings"], &after["a_key_of_tomorrow"]), (&json!(false), &json!(1)));
+    assert_eq!(after["torch_dtype"], before["torch_dtype"]);
+    let (close, exact) = (logits(&merged_model), logits(&adapted));
+    let largest = exact.iter().fold(0f32, |most, value| most.max(value.abs()));
+    assert!(close.iter().zip(&exact).all(|(a, b)| (a - b).abs() < 4.0 * BF16 * largest));
+
+    // Files of a model without its head cannot hold one.
+    std::fs::remove_dir_all(&output).unwrap();
+    let tensors = base.join("model-00001-of-00002.safetensors");
+    let other = base.join("model-00002-of-00002.safetensors");
+    std::fs::remove_file(base.join("model.safetensors.index.json")).unwrap();
+    let all = [&tensors, &other].map(|file| std::fs::read(file).unwrap());
+    let views = all.iter().flat_map(|bytes| {
+        let stored = SafeTensors::deserialize(bytes).unwrap();
+        let short = |name: &str| name.strip_prefix("model.").unwrap_or(name).to_owned();
+        stored.iter().map(|(name, view)| (short(name), view)).collect::<Vec<_>>()
+    });
+    std::fs::write(base.join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
+    [tensors, other].iter().for_each(|file| std::fs::remove_file(file).unwrap());
+    let message = merged(folder.path(), None).unwrap_err().to_string();
+    assert!(
+        message.contains("`embed_tokens.weight`: expected `model.embed_tokens.weight` beside a head"),
+        "{message}"
+    );
+    assert!(!output.exists());
+}
+
 #[test]
 fn another_number_format_is_written_into_files_index_and_config() {
     let folder = tempfile::tempdir().unwrap();

@@ -80,11 +80,41 @@ fn of_value(value: Option<&Value>, file: &Path) -> Result<Vec<Source>, Error> {
     }
 }
 
-/// The special tokens that the configuration names, as the template sees them.
+/// The special tokens of transformers' tokenizers that a configuration does not have to name, by class.
+const DEFAULTS: [(&str, &[(&str, &str)]); 4] = [
+    ("LlamaTokenizer", &[("unk_token", "<unk>"), ("bos_token", "<s>"), ("eos_token", "</s>")]),
+    (
+        "Qwen2Tokenizer",
+        &[("unk_token", "<|endoftext|>"), ("eos_token", "<|endoftext|>"), ("pad_token", "<|endoftext|>")],
+    ),
+    (
+        "GPT2Tokenizer",
+        &[("unk_token", "<|endoftext|>"), ("bos_token", "<|endoftext|>"), ("eos_token", "<|endoftext|>")],
+    ),
+    (
+        "GPTNeoXTokenizer",
+        &[
+            ("unk_token", "<|endoftext|>"),
+            ("bos_token", "<|endoftext|>"),
+            ("eos_token", "<|endoftext|>"),
+            ("pad_token", "<|padding|>"),
+        ],
+    ),
+];
+
+/// The special tokens that the configuration names, as the template sees them; one that it does not speak of is the
+/// default of its class in transformers, one that is null is none.
 pub(crate) fn special_texts(config: &JsonObject) -> BTreeMap<String, String> {
     let text = |token: &Value| match token {
         Value::String(text) => Some(text.clone()),
         other => other.get("content").and_then(Value::as_str).map(str::to_owned),
     };
-    SPECIAL_TOKENS.iter().filter_map(|name| Some(((*name).to_owned(), text(config.get(*name)?)?))).collect()
+    let class = config.get("tokenizer_class").and_then(Value::as_str).unwrap_or_default();
+    let class = class.strip_suffix("Fast").unwrap_or(class);
+    let defaults = DEFAULTS.iter().find(|(name, _)| *name == class).map_or(&[][..], |(_, tokens)| tokens);
+    let token = |name: &str| match config.get(name) {
+        Some(token) => text(token),
+        None => defaults.iter().find(|(other, _)| *other == name).map(|(_, token)| (*token).to_owned()),
+    };
+    SPECIAL_TOKENS.iter().filter_map(|name| Some(((*name).to_owned(), token(name)?))).collect()
 }

@@ -49,6 +49,12 @@ pub enum Error {
         "expected at least one sequence, found none:\n{0}\nhint: look at the limits of the recipe section [data]"
     )]
     NothingLeft(Box<crate::Summary>),
+    /// Every sequence was held out. Nothing has been written.
+    #[error(
+        "expected at least one sequence to learn from, found all of them held out:\n{0}\nhint: lower `data.split`, \
+         or add rows"
+    )]
+    AllHeldOut(Box<crate::Summary>),
     /// The sequence datasets cannot be written.
     #[error(transparent)]
     Sequences(#[from] softshard_labels::Error),
@@ -76,7 +82,8 @@ impl Error {
             | Self::File { .. }
             | Self::Tokenizer { .. }
             | Self::ChatTemplate(_)
-            | Self::NothingLeft(_) => true,
+            | Self::NothingLeft(_)
+            | Self::AllHeldOut(_) => true,
             Self::Sequences(error) => error.is_bad_data(),
             Self::Config(_) | Self::Io(_) | Self::Interrupted => false,
         }

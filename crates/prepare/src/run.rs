@@ -96,6 +96,9 @@ pub fn run(
     if summary.tokens() == 0 {
         return Err(Error::NothingLeft(Box::new(summary)));
     }
+    if summary.train.sequences == 0 {
+        return Err(Error::AllHeldOut(Box::new(summary)));
+    }
     train.finish()?;
     valid.finish()?;
     Ok(summary)

@@ -1,5 +1,7 @@
 //! One micro-batch, and the sequences that it is made of.
 
+use std::ops::Range;
+
 use anyhow::Result;
 use softshard_losses::Targets;
 use softshard_model::Arrangement;
@@ -54,6 +56,18 @@ impl Batch {
         (slices(&self.input_ids), slices(&self.positions))
     }
 
+    /// The sequences `range` of these.
+    pub(crate) fn part(&self, range: Range<usize>) -> Self {
+        let rows = |sequences: &[Vec<i32>]| sequences.iter().map(Vec::len).sum::<usize>();
+        let first = rows(&self.positions[..range.start]);
+        Batch {
+            targets: self.targets.part(first..first + rows(&self.positions[range.clone()])),
+            input_ids: self.input_ids[range.clone()].to_vec(),
+            positions: self.positions[range].to_vec(),
+            arrangement: self.arrangement,
+        }
+    }
+
     /// Tokens, without padding.
     pub(crate) fn tokens(&self) -> usize {
         self.input_ids.iter().map(Vec::len).sum()
@@ -67,7 +81,10 @@ pub(crate) mod tests {
     use softshard_model::{Decoder, DecoderConfig, LoraConfig, Trainable};
 
     use super::*;
-    use crate::{config::Checkpointing, pass::Pass};
+    use crate::{
+        config::Checkpointing,
+        pass::{DropoutOf, Pass},
+    };
 
     const SHAPE: &str = r#"{
       "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 60, "hidden_size": 32, "intermediate_size": 48,
@@ -78,14 +95,24 @@ pub(crate) mod tests {
     const OTHER_ORDER: f32 = 1e-5;
 
     pub(crate) fn decoder(lora: bool) -> Decoder {
+        decoder_with(lora.then_some(0.0))
+    }
+
+    pub(crate) fn decoder_with_dropout() -> Decoder {
+        decoder_with(Some(0.3))
+    }
+
+    /// With a LoRA of this dropout, or all weights trainable.
+    fn decoder_with(dropout: Option<f64>) -> Decoder {
         let folder = tempfile::tempdir().expect("a temporary folder");
         std::fs::write(folder.path().join("config.json"), SHAPE).expect("the shape is written");
         let config = DecoderConfig::load(folder.path()).expect("a shape");
         let mut decoder = Decoder::random(config, 1, &Device::flex().autodiff());
-        if lora {
-            let lora =
-                r#"{ "r": 4, "alpha": 8.0, "dropout": 0.0, "target_modules": ["q_proj", "down_proj"] }"#;
-            let lora: LoraConfig = serde_json::from_str(lora).expect("a good section");
+        if let Some(dropout) = dropout {
+            let lora = format!(
+                r#"{{ "r": 4, "alpha": 8.0, "dropout": {dropout}, "target_modules": ["q_proj", "down_proj"] }}"#
+            );
+            let lora: LoraConfig = serde_json::from_str(&lora).expect("a good section");
             decoder.attach_lora(&lora, 1).expect("the matrices are there");
             decoder.train(Trainable::Adapter);
             // Factors that are not 0, so that all have gradients.
@@ -126,7 +153,9 @@ pub(crate) mod tests {
         for lora in [false, true] {
             let decoder = decoder(lora);
             let pass = |arrangement, checkpointing| {
-                Pass::over(&batch(arrangement), &decoder, checkpointing, 0, &loss, 100.0).expect("resident")
+                let dropout = DropoutOf { seed: 0, tokens_before: 0, tokens: 0 };
+                Pass::over(&batch(arrangement), &decoder, checkpointing, dropout, &loss, 100.0)
+                    .expect("resident")
             };
             let padded = pass(Arrangement::Padded, Checkpointing::None);
             for checkpointing in [Checkpointing::None, Checkpointing::Layer] {

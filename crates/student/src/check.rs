@@ -76,12 +76,14 @@ impl TrainConfig {
     fn check_adapter(&self, section: &str) -> Result<(), String> {
         if self.lora.is_some() && self.adapter.is_some() {
             return Err(format!(
-                "`{section}.lora`: expected none beside `adapter`, which has its own rank, scale and targets\nhint: remove one of them"
+                "`{section}.lora`: expected none beside `adapter`, which has its own rank, scale and targets\n\
+                 hint: remove one of them"
             ));
         }
         if self.optimizer == OptimizerKind::Muon {
             return Err(format!(
-                "`{section}.optimizer`: expected \"adamw\" where an adapter is trained, found \"muon\"\nhint: remove `lora` or `adapter` to train all weights"
+                "`{section}.optimizer`: expected \"adamw\" where an adapter is trained, found \"muon\"\n\
+                 hint: remove `lora` or `adapter` to train all weights"
             ));
         }
         if self.init == Init::Random {

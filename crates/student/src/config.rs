@@ -33,8 +33,8 @@ pub struct TrainConfig {
     pub objective: Option<Objective>,
     /// Train low-rank adapters and leave the base frozen; without this section all weights are trained.
     pub lora: Option<LoraConfig>,
-    /// Go on from this adapter, as PEFT writes it: its factors are the first ones, and rank, scale, targets and dropout are its own,
-    /// so there is no section `lora` beside it.
+    /// Go on from this adapter, as PEFT writes it: its factors are the first ones, and rank, scale, targets and
+    /// dropout are its own, so there is no section `lora` beside it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<PathBuf>,
     /// Weights of the loss; not read by `supervised`, nor by `finetune`, where alpha is 0.
@@ -197,7 +197,7 @@ pub struct EvaluationConfig {
     pub data: Option<PathBuf>,
     /// Steps between two evaluations; there is one after the last step too.
     pub every_steps: u64,
-    /// Sequences that are looked at, the first ones; 0: all.
+    /// Sequences that are looked at, spread evenly over the data: of a mixture each dataset has its share; 0: all.
     #[serde(default)]
     pub max_sequences: usize,
     /// What makes a step the best one: the least of this.

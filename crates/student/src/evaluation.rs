@@ -1,13 +1,16 @@
 //! How good the student is on held-out data, during a run.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    io,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use anyhow::Result;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use softshard_labels::Error;
 use softshard_losses::{DistillLoss, calibration::Calibration};
-use softshard_model::{Arrangement, Decoder, DecoderConfig, batches_by_length};
+use softshard_model::{Arrangement, Decoder, DecoderConfig, Fitting, OutOfMemory, batches_by_length};
 
 use crate::{
     batches::Batch,
@@ -25,6 +28,8 @@ pub(crate) struct HeldOutData {
     loss: DistillLoss,
     has_teacher: bool,
     workers: usize,
+    /// What fitted in the memory of the device so far.
+    fitting: Fitting,
     /// What makes an evaluation comparable with another one.
     pub(crate) judged_by: Value,
 }
@@ -79,7 +84,8 @@ impl HeldOutData {
         // As many at a time as in training: memory is planned for those.
         let workers = inputs.workers().min(inputs.config.accumulate_batches);
         let judged_by = json!({ "best_by": config.best_by, "sequences": some, "data": examples.identity() });
-        Ok(HeldOutData { examples, batches, loss, has_teacher, workers, judged_by })
+        let fitting = Fitting::default();
+        Ok(HeldOutData { examples, batches, loss, has_teacher, workers, fitting, judged_by })
     }
 
     /// What it holds in memory besides batches.
@@ -90,16 +96,24 @@ impl HeldOutData {
     /// Looks at all of it after `step` steps, summed in the order of the batches; nothing if it was told to stop meanwhile.
     ///
     /// # Errors
-    /// Data or streamed weights that cannot be read.
+    /// Data or streamed weights that cannot be read; a device without memory for one sequence.
     pub(crate) fn look(&self, decoder: &Decoder, step: u64, stop: &AtomicBool) -> Result<Option<HeldOut>> {
         let decoder = decoder.frozen();
         let vocabulary = decoder.config().vocab_size;
-        let look = |batch: &Vec<u32>| -> Result<_> {
+        let look = |batch: &[u32]| -> Result<_> {
             let batch = Batch::read(&self.examples, batch, Arrangement::Ragged, vocabulary)?;
             let (sequences, positions) = batch.rows();
             let hidden = decoder.hidden_before(&sequences, &positions, batch.arrangement)?;
             let taught = batch.targets.alpha_factors.iter().filter(|&&factor| factor > 0.0).count();
             Ok((self.loss.evaluate(hidden, decoder.head(), &batch.targets), taught))
+        };
+        let tokens = |batch: &[u32]| batch.iter().map(|&row| self.examples.length(row)).sum();
+        let look = |batch: &Vec<u32>| {
+            let found = self.fitting.each(batch, &tokens, decoder.device(), &look);
+            found.map_err(|error| match error.downcast::<OutOfMemory>() {
+                Ok(error) => too_large(tokens(&batch[..1]), &error),
+                Err(error) => error,
+            })
         };
         let (mut cross_entropy, mut kl, mut taught) = (0.0, 0.0, 0);
         let (mut confidences, mut correct) = (Vec::new(), Vec::new());
@@ -112,7 +126,7 @@ impl HeldOutData {
                 [alone] => vec![look(alone)?],
                 group => group.par_iter().map(look).collect::<Result<_>>()?,
             };
-            for (found, rows) in found {
+            for (found, rows) in found.into_iter().flatten() {
                 taught += rows;
                 cross_entropy += found.cross_entropy_sum;
                 kl += found.kl_sum;
@@ -129,4 +143,14 @@ impl HeldOutData {
         let nll = mean(cross_entropy, confidences.len());
         Ok(Some(HeldOut { step, nll, kl, ece, accuracy, sequences }))
     }
+}
+
+/// One sequence, at most as long as the longest of its batch, is too large.
+fn too_large(longest: usize, error: &OutOfMemory) -> anyhow::Error {
+    let message = format!(
+        "the device is out of memory with one held-out sequence at a time (of at most {longest} tokens): {error}\n\
+         hint: `residency = \"streamed\"`, `quantise` or a smaller `rows_per_chunk` take less, and so do shorter sequences \
+         (`data.max_tokens`); checkpoints are as they were"
+    );
+    io::Error::new(io::ErrorKind::OutOfMemory, message).into()
 }

@@ -313,7 +313,7 @@ pub fn same_temperature(stored: f32, temperature: f64) -> bool {
     (f64::from(stored) - temperature).abs() < 1e-6
 }
 
-/// The column of log-partitions that makes the loss's temperature exact; refuses labels without what the loss needs.
+/// The loss's temperature among those of the labels, if it is not 1; refuses labels without what the loss needs.
 fn needs(loss: &LossConfig, plan: &LabelPlan) -> Result<Option<usize>, Error> {
     if loss.alpha.is_zero() {
         return Ok(None);
@@ -338,6 +338,12 @@ fn needs(loss: &LossConfig, plan: &LabelPlan) -> Result<Option<usize>, Error> {
     }
     let stored = &plan.temperatures;
     match stored.iter().position(|&stored| same_temperature(stored, temperature)) {
+        // What lies beyond the entries there is a difference of rounded numbers, of which less is left than of the rounding.
+        Some(_) if temperature < 1.0 && !plan.has_tails() => {
+            let expected =
+                "1 or above, as labels of version 1 do not say what lies beyond their entries below 1";
+            bad(expected.to_owned(), "label again: labels of this version with `labels.temperatures` say it")
+        }
         Some(index) => Ok(Some(index)),
         None => {
             let expected = format!("1 or a temperature whose partition is stored, {stored:?}");

@@ -9,8 +9,10 @@ use std::fmt;
 
 use anyhow::Result;
 use serde::Serialize;
-use softshard_losses::{Divergence, Tail};
-use softshard_model::{Arrangement, DecoderConfig, Layout, LoadOptions, LoraShape, Precision, QUERIES_PER_TILE};
+use softshard_losses::{Divergence, Tail, WIDE_SLICE_BYTES};
+use softshard_model::{
+    Arrangement, DecoderConfig, Layout, LoadOptions, LoraShape, Precision, QUERIES_PER_TILE,
+};
 
 use crate::{
     config::{Checkpointing, OptimizerKind, TrainConfig},
@@ -304,7 +306,9 @@ impl Graph {
         let events = loss.tail == Tail::Uniform && loss.divergence != Divergence::ForwardKl;
         let logits = LOGITS + if events { LOGITS_OF_EVENTS } else { 0 };
         let head = logits * F32 * rows * vocabulary + states;
-        let head = head + casts(vocabulary * width * precision.bytes() as u64);
+        let wide =
+            if precision == Precision::Bf16 { WIDE_SLICE_BYTES.min(F32 * vocabulary * width) } else { 0 };
+        let head = head + wide;
         let head = if lora.is_none() { head + 3 * F32 * vocabulary * width } else { head };
 
         let masks = shape.mask_bytes(&layout);

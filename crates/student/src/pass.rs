@@ -39,6 +39,16 @@ impl Breakdown {
     }
 }
 
+/// What a pass drops: as a pass over the whole micro-batch does, of which it may be a part.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DropoutOf {
+    pub(crate) seed: u64,
+    /// Of the micro-batch, before this part.
+    pub(crate) tokens_before: usize,
+    /// Of the whole micro-batch.
+    pub(crate) tokens: usize,
+}
+
 /// What forward and backward over some micro-batches gave.
 #[derive(Default)]
 pub(crate) struct Pass {
@@ -60,12 +70,13 @@ impl Pass {
         batch: &Batch,
         decoder: &Decoder,
         checkpointing: Checkpointing,
-        dropout_seed: u64,
+        dropout: DropoutOf,
         loss: &DistillLoss,
         divide_by: f64,
     ) -> Result<Self, softshard_model::Error> {
         let mut decoder = decoder.clone();
-        decoder.set_dropout_seed(Some(dropout_seed));
+        let DropoutOf { seed, tokens_before, tokens } = dropout;
+        decoder.set_dropout_of_part(seed, tokens_before, tokens);
         match checkpointing {
             Checkpointing::None => Self::whole(batch, decoder, loss, divide_by),
             Checkpointing::Layer => Self::by_layer(batch, &decoder, loss, divide_by),

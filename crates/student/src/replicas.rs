@@ -256,6 +256,7 @@ mod tests {
             checkpointing: Checkpointing::None,
             dropout_seeds: vec![0, 1, 2],
             divide_by: 100.0,
+            fitting: Arc::default(),
         });
         let other =
             |load: fn() -> Result<Decoder>| vec![Other::start(&first, &device, false, move |_| load())];

@@ -1,7 +1,7 @@
 //! What the loss of one sequence compares with: its own tokens, and the teacher's distribution where there are labels.
 
 use softshard_labels::{Sequence, SequenceLabels};
-use softshard_losses::{StoredLabels, Targets, at_temperature};
+use softshard_losses::{StoredLabels, Targets, at_temperature, at_temperature_without_tail};
 
 use crate::{example::Example, loss_config::LossConfig};
 
@@ -14,17 +14,17 @@ pub(crate) fn supervised(sequence: &Sequence) -> Example {
     }
 }
 
-/// The labels; `partition` is the stored one of the loss's temperature, none at T = 1.
-pub(crate) fn distilled(labels: SequenceLabels, partition: Option<usize>, loss: &LossConfig) -> Example {
+/// The labels; `stored` is the index of the loss's temperature among those of the labels, none at T = 1.
+pub(crate) fn distilled(labels: SequenceLabels, stored: Option<usize>, loss: &LossConfig) -> Example {
     let targets = if loss.alpha.is_zero() {
         Targets::without_teacher(labels.gold())
     } else {
-        taught(&labels, partition, loss)
+        taught(&labels, stored, loss)
     };
     Example { input_ids: labels.input_ids, positions: labels.positions, targets }
 }
 
-fn taught(labels: &SequenceLabels, partition: Option<usize>, loss: &LossConfig) -> Targets {
+fn taught(labels: &SequenceLabels, temperature: Option<usize>, loss: &LossConfig) -> Targets {
     let stored = StoredLabels {
         counts: &labels.counts,
         token_ids: &labels.token_ids,
@@ -39,11 +39,20 @@ fn taught(labels: &SequenceLabels, partition: Option<usize>, loss: &LossConfig) 
         // An entropy of zero may be stored as a rounded one below.
         targets.alpha_factors = labels.entropy.iter().map(|entropy| entropy.max(0.0)).collect();
     }
-    // At temperature 1 as stored: the tail is exact, also where the log-probabilities were rounded.
-    if let Some(index) = partition {
-        let SequenceLabels { counts, log_probs, log_sum_exp, log_partitions, .. } = labels;
-        (targets.log_probs, targets.tail_log_mass) =
-            at_temperature(counts, log_probs, log_sum_exp, &log_partitions[index], loss.temperature);
+    // At temperature 1 as stored.
+    let Some(index) = temperature else { return targets };
+    let SequenceLabels { counts, log_probs, log_sum_exp, log_partitions, tail_log_masses, .. } = labels;
+    if let Some(tail_log_mass) = tail_log_masses.get(index) {
+        targets.log_probs = at_temperature(counts, log_probs, tail_log_mass, loss.temperature);
+        targets.tail_log_mass.clone_from(tail_log_mass);
+    } else {
+        (targets.log_probs, targets.tail_log_mass) = at_temperature_without_tail(
+            counts,
+            log_probs,
+            log_sum_exp,
+            &log_partitions[index],
+            loss.temperature,
+        );
     }
     targets
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
@@ -13,7 +14,7 @@ use fs_err as fs;
 use serde::Serialize;
 use softshard_labels::Provenance;
 use softshard_losses::DistillLoss;
-use softshard_model::Decoder;
+use softshard_model::{Decoder, Fitting};
 
 use crate::{
     average::Average,
@@ -88,6 +89,7 @@ pub(crate) struct Trainer<'a> {
     last_loss: Option<f64>,
     pub(crate) seconds: Breakdown,
     last_saved: Option<u64>,
+    fitting: Arc<Fitting>,
     /// Held as long as the run.
     _lock: File,
 }
@@ -133,6 +135,7 @@ impl<'a> Trainer<'a> {
             last_loss: None,
             seconds: Breakdown::default(),
             last_saved: None,
+            fitting: Arc::default(),
             replicas,
             _lock: lock,
         };
@@ -229,6 +232,7 @@ impl<'a> Trainer<'a> {
             loss: self.loss(),
             checkpointing: self.checkpointing(),
             divide_by: 1.0,
+            fitting: Arc::clone(&self.fitting),
         };
         step.divide_by = as_f64(step.labelled_tokens());
         step
@@ -484,11 +488,53 @@ fn checkpoints(inputs: &TrainInputs) -> PathBuf {
     inputs.output.join("checkpoints")
 }
 
+/// Copies what is in the files and not their modes, to others beside that take their names: read-only ones, of a model cache or of
+/// an earlier run, do not stand in the way.
 fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {
     for name in TOKENIZER_FILES {
         if from.join(name).exists() {
-            fs::copy(from.join(name), to.join(name))?;
+            let beside = to.join(format!("{name}.tmp"));
+            remove_if_there(&beside)?;
+            fs::write(&beside, fs::read(from.join(name))?)?;
+            fs::rename(&beside, to.join(name))?;
         }
     }
     Ok(())
+}
+
+fn remove_if_there(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// As an earlier version left them, with the mode of a cache; also for a user who may write everything the mode is looked at.
+    #[test]
+    fn read_only_tokenizer_files_are_copied_again() {
+        let (from, to) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        for (folder, text) in [(from.path(), "new"), (to.path(), "old")] {
+            for name in ["tokenizer.json", "tokenizer.json.tmp"] {
+                fs::write(folder.join(name), text).expect("a file");
+                fs::set_permissions(folder.join(name), PermissionsExt::from_mode(0o444)).expect("a mode");
+            }
+        }
+        for _ in 0..2 {
+            copy_tokenizer(from.path(), to.path()).expect("copied");
+            let copy = to.path().join("tokenizer.json");
+            assert_eq!(fs::read_to_string(&copy).expect("a copy"), "new");
+            assert_ne!(
+                fs::metadata(&copy).expect("a copy").permissions().mode() & 0o200,
+                0,
+                "its owner may write it"
+            );
+            assert!(!to.path().join("tokenizer.json.tmp").exists());
+        }
+    }
 }

@@ -9,7 +9,9 @@ use std::{
 use burn::tensor::{Device, Tensor};
 use safetensors::SafeTensors;
 use serde::Deserialize;
-use softshard_losses::{DistillLoss, Divergence, LossValue, Tail, Targets, at_temperature};
+use softshard_losses::{
+    DistillLoss, Divergence, LossValue, Tail, Targets, at_temperature, at_temperature_without_tail,
+};
 use softshard_model::{Arrangement, Decoder, Trainable};
 use softshard_student::{LearningRate, Optimizer, OptimizerKind, Schedule, clip_global_norm};
 
@@ -105,13 +107,17 @@ fn loss_of(decoder: &Decoder, sequences: &[Labelled], case: &Case) -> LossValue 
         let at = |&position: &i32| one.input_ids[usize::try_from(position).expect("from 1 on")];
         let gold: Vec<i32> = one.positions.iter().map(at).collect();
         let (log_probs, tail_log_mass) = if case.temperature > 1.0 {
-            at_temperature(
+            let (differences, tail) = at_temperature_without_tail(
                 &one.counts,
                 &one.log_probs,
                 &one.log_sum_exp,
                 &one.log_partition_t2,
                 case.temperature,
-            )
+            );
+            // These log-probabilities are exact, so it does not matter which of the two is known.
+            let kept = at_temperature(&one.counts, &one.log_probs, &tail, case.temperature);
+            assert!(kept.iter().zip(&differences).all(|(one, other)| (one - other).abs() < 1e-5));
+            (kept, tail)
         } else {
             (one.log_probs.clone(), one.tail_log_mass.clone())
         };

@@ -229,6 +229,7 @@ fn at(labels: &SequenceLabels, indices: &[usize]) -> SequenceLabels {
         entropy: pick(&labels.entropy),
         gold_log_prob: pick(&labels.gold_log_prob),
         log_partitions: labels.log_partitions.iter().map(|column| pick(column)).collect(),
+        tail_log_masses: labels.tail_log_masses.iter().map(|column| pick(column)).collect(),
     }
 }
 

@@ -1,10 +1,6 @@
 //! How many tokens go through the teacher at a time: as the recipe says, or what fits.
 
-use std::{
-    any::Any,
-    fmt,
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-};
+use std::fmt;
 
 use anyhow::Result;
 use burn::tensor::Device;
@@ -14,7 +10,7 @@ use serde::{
     de::{self, Visitor},
 };
 use softshard_losses::HeadError;
-use softshard_model::Decoder;
+use softshard_model::{Decoder, OutOfMemory};
 
 /// Of the memory that is free once the teacher is loaded, the part that activations may take: the rest is for logits, labels and
 /// what the allocator cannot use.
@@ -116,29 +112,6 @@ impl JsonSchema for BatchTokens {
     }
 }
 
-/// The device has no memory left for what was asked: half of it may fit.
-#[derive(Debug)]
-pub(crate) struct OutOfMemory(String);
-
-impl fmt::Display for OutOfMemory {
-    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        to.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for OutOfMemory {}
-
-impl OutOfMemory {
-    /// If this is what a runtime's message says.
-    pub(crate) fn of_message(message: &str) -> Option<Self> {
-        let lower = message.to_lowercase();
-        let says =
-            ["out of memory", "out of device memory", "out-of-memory", "outofmemory", "can't allocate"];
-        let first_line = message.lines().next().unwrap_or_default();
-        says.iter().any(|words| lower.contains(words)).then(|| Self(first_line.to_owned()))
-    }
-}
-
 /// What a device said when it failed: out of memory, if it is that.
 pub(crate) fn device_failed(message: String) -> anyhow::Error {
     OutOfMemory::of_message(&message).map_or_else(|| HeadError::Device(message).into(), Into::into)
@@ -147,18 +120,7 @@ pub(crate) fn device_failed(message: String) -> anyhow::Error {
 /// Does the work; that a device is out of memory is an error that [`in_halves`] knows, whether it came as an error or, from the
 /// depths of a runtime, as a panic.
 fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    // What unwinds leaves nothing behind: weights are only read, and tensors of the batch are dropped.
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| match message_of(&*panic) {
-        Some(message) => match OutOfMemory::of_message(message) {
-            Some(error) => Err(error.into()),
-            None => resume_unwind(panic),
-        },
-        None => resume_unwind(panic),
-    })
-}
-
-fn message_of(panic: &(dyn Any + Send)) -> Option<&str> {
-    panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied())
+    softshard_model::guarded(work).unwrap_or_else(|error| Err(error.into()))
 }
 
 /// Results of a block of batches, in their order. Where the device has no memory for all of it, half of the batches is done after
@@ -224,7 +186,7 @@ mod tests {
         let error = failed.unwrap_err();
         assert!(error.is::<OutOfMemory>());
         assert_eq!(error.to_string(), "out of device memory allocating 12 bytes");
-        let other = catch_unwind(|| guarded::<()>(|| panic!("another bug")));
+        let other = std::panic::catch_unwind(|| guarded::<()>(|| panic!("another bug")));
         assert!(other.is_err(), "a bug stays a panic");
         let error = guarded::<()>(|| anyhow::bail!("disk full")).unwrap_err();
         assert!(!error.is::<OutOfMemory>());

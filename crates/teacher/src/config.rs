@@ -76,7 +76,7 @@ pub struct LabelsConfig {
     /// `gold_log_prob` (judging the teacher needs it).
     #[serde(default)]
     pub omit: Vec<OptionalColumn>,
-    /// Temperatures other than 1 whose partition is stored, so that a student may use them.
+    /// Temperatures other than 1 whose partition, and the mass beyond the entries, are stored, so that a student may use them.
     #[serde(default)]
     pub temperatures: Vec<f32>,
     /// Sequences of one shard; a crash loses the one in work and the one being written.

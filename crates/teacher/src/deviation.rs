@@ -23,6 +23,8 @@ pub(crate) enum Column {
     GoldLogProb,
     /// Index of an extra temperature.
     LogPartition(usize),
+    /// The same.
+    TailAtTemperature(usize),
 }
 
 impl Column {
@@ -38,6 +40,7 @@ impl Column {
             Self::Entropy => OptionalColumn::Entropy.name().to_owned(),
             Self::GoldLogProb => OptionalColumn::GoldLogProb.name().to_owned(),
             Self::LogPartition(index) => plan.partition_columns()[index].clone(),
+            Self::TailAtTemperature(index) => plan.tail_columns()[index].clone(),
         }
     }
 }
@@ -98,8 +101,21 @@ pub(crate) fn deviations(
     let partitions = stored.log_partitions.iter().zip(&live.log_partitions).enumerate();
     let partitions =
         partitions.map(|(index, (stored, live))| (Column::LogPartition(index), stored, live, MANTISSA_BITS));
-    for (column, stored, live, bits) in columns.into_iter().chain(partitions) {
+    let tails =
+        stored.tail_log_masses.iter().zip(&live.tail_log_masses).enumerate().map(
+            |(index, (stored, live))| (Column::TailAtTemperature(index), stored, live, bits.per_position),
+        );
+    // Beyond other tokens there is another mass, and which are kept is looked at by itself.
+    let same: Vec<bool> = stored
+        .entries()
+        .zip(live.entries())
+        .map(|(left, right)| exact(&left).keys().eq(exact(&right).keys()))
+        .collect();
+    for (column, stored, live, bits) in columns.into_iter().chain(partitions).chain(tails) {
         for (index, (stored, live)) in stored.iter().zip(live).enumerate() {
+            if matches!(column, Column::TailAtTemperature(_)) && !same[index] {
+                continue;
+            }
             let (stored, live) = (f64::from(*stored), f64::from(*live));
             found.push(Deviation {
                 column,
@@ -283,6 +299,7 @@ mod tests {
             entropy: vec![1.0],
             gold_log_prob: vec![0.25f32.ln()],
             log_partitions: vec![],
+            tail_log_masses: vec![],
         }
     }
 

@@ -224,7 +224,8 @@ fn candidates(plan: &LabelPlan) -> Vec<LabelPlan> {
         if selection.draws().is_some() {
             omit.retain(|column| *column != OptionalColumn::Entropy); // drawn labels need it
         }
-        LabelPlan { selection, omit, ..plan.clone() }
+        let version = LabelPlan::version_of(&selection, &plan.temperatures);
+        LabelPlan { version, selection, omit, ..plan.clone() }
     });
     [plan.clone()].into_iter().chain(others).collect()
 }

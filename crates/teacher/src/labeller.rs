@@ -15,10 +15,10 @@ use burn::tensor::{Device, Tensor};
 use rayon::{ThreadPool, ThreadPoolBuilder, prelude::*};
 use softshard_labels::{Sequence, SequenceLabels};
 use softshard_losses::{HeadError, HeadOptions, label_rows};
-use softshard_model::{Decoder, batches_by_length};
+use softshard_model::{Decoder, OutOfMemory, batches_by_length};
 
 use crate::{
-    batch_size::{BatchTokens, OutOfMemory, device_failed, in_halves},
+    batch_size::{BatchTokens, device_failed, in_halves},
     config::TeacherConfig,
     noise,
     rows::{Wanted, not_finite, split, uniforms},

@@ -14,7 +14,7 @@ pub(crate) fn plan(
     let info = &sequences.manifest().info;
     Ok(LabelPlan {
         format: LabelPlan::FORMAT.to_owned(),
-        version: LabelPlan::VERSION,
+        version: LabelPlan::version_of(&labels.selection, &labels.temperatures),
         sequences: sequences.manifest_blake3().to_owned(),
         shards: LabelPlan::ranges(sequences.manifest().rows, u64::try_from(labels.sequences_per_shard)?),
         split: info.split.clone(),

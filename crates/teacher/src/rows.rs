@@ -14,6 +14,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) noise: f64,
     pub(crate) vocab_size: u32,
     pub(crate) temperatures: &'a [f32],
+    /// Whether labels have the tails at these: those of plans that were begun before do not.
+    tails: bool,
     omit: &'a [OptionalColumn],
 }
 
@@ -35,6 +37,7 @@ impl<'a> Wanted<'a> {
             noise: altered.map_or(0.0, |altered| altered.label_noise),
             vocab_size: plan.tokenizer.vocab_size.min(plan.teacher.vocab_size),
             temperatures: &plan.temperatures,
+            tails: plan.has_tails(),
             omit: &plan.omit,
         })
     }
@@ -43,7 +46,16 @@ impl<'a> Wanted<'a> {
 #[cfg(test)]
 impl Wanted<'static> {
     pub(crate) fn for_test(keep: Keep, noise: f64, vocab_size: u32) -> Self {
-        Self { keep, seed: 3, logit_scale: 1.0, noise, vocab_size, temperatures: &[], omit: &[] }
+        Self {
+            keep,
+            seed: 3,
+            logit_scale: 1.0,
+            noise,
+            vocab_size,
+            temperatures: &[],
+            tails: false,
+            omit: &[],
+        }
     }
 }
 
@@ -105,6 +117,12 @@ pub(crate) fn split(batch: &[&Sequence], labels: HeadLabels, wanted: &Wanted) ->
             entropy: optional(OptionalColumn::Entropy, &labels.entropy),
             gold_log_prob: optional(OptionalColumn::GoldLogProb, &labels.gold_log_prob),
             log_partitions: labels.log_partitions.iter().map(|column| floats(column)).collect(),
+            tail_log_masses: labels
+                .tail_log_masses
+                .iter()
+                .filter(|_| wanted.tails)
+                .map(|column| floats(column))
+                .collect(),
         }
     };
     batch.iter().map(split).collect()

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
-use softshard_losses::{HeadLabels, HeadOptions, Keep, label_rows};
+use softshard_losses::{HeadLabels, HeadOptions, Keep, label_rows, logits};
 use softshard_model::{Arrangement, Bits, Decoder, LoadOptions, LoraConfig, Precision, Residency, Trainable};
 
 use crate::Bench;
@@ -139,19 +139,13 @@ impl Passed {
             rows_per_chunk: 16,
         };
         let labels = label_rows(hidden.clone(), decoder.head(), &gold, &[], &options)?;
-        let logits = logits(hidden, decoder.head()).into_data().try_to_vec::<f32>()?;
+        let logits = logits(hidden, &decoder.head()).into_data().try_to_vec::<f32>()?;
         Ok(Self { logits, labels })
     }
 
     fn largest(&self) -> f32 {
         self.logits.iter().fold(0.0, |largest, logit| largest.max(logit.abs()))
     }
-}
-
-/// # Shapes
-/// `hidden`: `[N, D]`, `head`: `[V, D]`; the result: `[N, V]` in f32.
-fn logits(hidden: Tensor<2>, head: Tensor<2>) -> Tensor<2> {
-    hidden.matmul(head.transpose()).cast(FloatDType::F32)
 }
 
 /// The same tokens for every device.
@@ -247,7 +241,7 @@ fn generation_agrees(name: &str, reference: &Decoder, expected: &Passed, decoder
         let hidden = reference.hidden(input)?;
         let width = hidden.dims()[2];
         let logits =
-            logits(hidden.reshape([columns, width]), reference.head()).into_data().try_to_vec::<f32>()?;
+            logits(hidden.reshape([columns, width]), &reference.head()).into_data().try_to_vec::<f32>()?;
         let vocabulary = logits.len() / columns;
         for (index, id) in answer.iter().enumerate() {
             let before = prompt.len() + index - 1;
@@ -320,7 +314,7 @@ fn lora_gradients(decoder: &Decoder, backward: Backward) -> Result<Gradients> {
     let positions = vec![every.as_slice(); batch];
     // A direction of its own for every logit.
     let loss = |hidden: Tensor<2>, head: Tensor<2>| {
-        let logits = logits(hidden, head);
+        let logits = logits(hidden, &head);
         let [rows, vocabulary] = logits.dims();
         let direction = TensorData::new(waves(rows * vocabulary).collect::<Vec<f32>>(), [rows, vocabulary]);
         (logits.clone() * Tensor::<2>::from_data(direction, &logits.device().without_autodiff())).mean()

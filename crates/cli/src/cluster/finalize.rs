@@ -7,7 +7,7 @@ use clap::Args;
 use softshard_labels::{Error, LabelWriter, Output};
 
 use super::work::{self, Split, some_of};
-use crate::{numbers::grouped, progress, recipe::Recipe};
+use crate::{numbers::grouped, progress, recipe::Recipe, shell};
 
 /// Arguments of `labels finalize`.
 #[derive(Args)]
@@ -55,7 +55,7 @@ pub(crate) fn finalize(options: &Finalize) -> Result<()> {
     bail!(
         "{}\nhint: `softshard resume {} --engine slurm` (or kubernetes) submits the missing ones, `softshard teacher-labels` makes them here",
         lacking.join("\n"),
-        options.recipe.display()
+        shell::path(&options.recipe)
     )
 }
 

@@ -14,7 +14,7 @@ use super::{
     options::{Claim, Submission},
     tasks::{LIST, list},
 };
-use crate::recipe::RecipeError;
+use crate::{recipe::RecipeError, shell};
 
 /// Most indices of a Job at a time, where each has a limit of its own.
 pub(super) const MAX_TASKS: usize = 10_000;
@@ -64,7 +64,7 @@ pub(super) fn write(submission: &Submission) -> Result<()> {
     println!("nothing is applied; one after the other:");
     for (index, (name, path)) in paths.iter().enumerate() {
         let condition = if index == 2 { complete(&paths[1].0) } else { String::new() };
-        println!("  {condition}kubectl apply --filename={}", path.display());
+        println!("  {condition}kubectl apply --filename={}", shell::path(path));
         if index + 1 < paths.len() {
             println!("  {}", ended(name));
         }
@@ -97,9 +97,9 @@ fn check_claims(submission: &Submission, claims: &[Claim]) -> Result<(), RecipeE
     }
     Err(RecipeError(format!(
         "`output.labels`: expected a path below a volume of the pods, found `{}`\n\
-         hint: `--claim NAME:{}` names the claim of a volume and where pods see it",
+         hint: `--claim {}` names the claim of a volume and where pods see it",
         labels.display(),
-        submission.recipe.output.dir.display()
+        shell::word(&format!("NAME:{}", submission.recipe.output.dir.display()))
     )))
 }
 

@@ -19,7 +19,10 @@ pub(crate) use finalize::{Finalize, finalize};
 pub(crate) use options::Jobs;
 pub(crate) use tasks::Task;
 
-use crate::recipe::{Recipe, RecipeError};
+use crate::{
+    recipe::{Recipe, RecipeError},
+    shell,
+};
 use files::{Engine, Files};
 use finalize::Finished;
 use options::{Options, Submission};
@@ -47,7 +50,7 @@ pub(crate) fn resume(jobs: &Jobs) -> Result<()> {
         bail!(
             "`{}`: expected labels that were begun, found none\nhint: `softshard submit {} --engine {}` begins them",
             named.output.labels.display(),
-            jobs.recipe.display(),
+            shell::path(&jobs.recipe),
             jobs.engine.folder(),
         );
     }
@@ -72,7 +75,7 @@ fn start(jobs: &Jobs, recipe: &Recipe, options: Options) -> Result<()> {
         recipe.labels_folder("submit --then-student")?;
     }
     let labels = work::labels(recipe)?;
-    let mut splits = work::survey(recipe, &labels)?;
+    let mut splits = if jobs.dry_run { work::look(recipe, &labels)? } else { work::survey(recipe, &labels)? };
     if splits.iter().all(|split| split.missing.is_empty()) {
         match all_committed(jobs, recipe, &labels, &options)? {
             // Committed once, and damaged since.
@@ -118,7 +121,7 @@ fn all_committed(
         if splits.iter().any(|split| !split.missing.is_empty()) {
             return Ok(Some(splits));
         }
-        let path = jobs.recipe.display();
+        let path = shell::path(&jobs.recipe);
         println!(
             "nothing is missing: every shard is there; `softshard labels finalize {path}` finishes them"
         );
@@ -131,24 +134,23 @@ fn all_committed(
     println!("nothing is missing: every shard is there, and the labels are finished");
     lines.iter().for_each(|line| println!("{line}"));
     if options.then_student {
-        let command = student_command(jobs.engine, &Files::of(recipe, jobs.engine), options)?;
+        let command = student_command(jobs.engine, &Files::of(recipe, jobs.engine), options);
         println!("the student's job, where it has not run: {command}");
     }
     Ok(None)
 }
 
 /// The command that starts the student's job of the submission before, or the job itself where none had one.
-fn student_command(engine: Engine, files: &Files, options: &Options) -> Result<String> {
+fn student_command(engine: Engine, files: &Files, options: &Options) -> String {
     let (command, path) = match engine {
         Engine::Slurm => ("sbatch ", files.with("-student.sbatch")),
         Engine::Kubernetes => ("kubectl apply --filename=", files.with("-student.yaml")),
     };
     if path.exists() {
-        return Ok(format!("{command}{}", path.display()));
+        return format!("{command}{}", shell::path(&path));
     }
-    let mut words = vec![options.recipe.display().to_string()];
-    words.extend(options.overrides.iter().map(|value| format!("--set={value}")));
-    words.push(format!("--device={}", options.device()));
-    let words: Vec<String> = words.iter().map(|word| slurm::quoted(word)).collect::<Result<_, _>>()?;
-    Ok(format!("softshard train-student {}", words.join(" ")))
+    let mut words = vec![shell::path(&options.recipe)];
+    words.extend(options.overrides.iter().map(|value| shell::word(&format!("--set={value}"))));
+    words.push(shell::word(&format!("--device={}", options.device())));
+    format!("softshard train-student {}", words.join(" "))
 }

@@ -16,7 +16,7 @@ use super::{
     options::{Options, Submission},
     tasks::list,
 };
-use crate::recipe::RecipeError;
+use crate::{recipe::RecipeError, shell};
 
 /// Slurm's default: indices of an array are below it.
 const MAX_ARRAY_SIZE: usize = 1001;
@@ -125,12 +125,12 @@ fn write_finalize(options: &Options, files: &Files) -> Result<PathBuf> {
 /// What a person does with the jobs that were submitted: the array, and `all`.
 fn say_how_to_follow(submission: &Submission, files: &Files, array: &str, all: &str) {
     let Submission { options, tasks, .. } = *submission;
-    let recipe_path = options.recipe.display();
+    let recipe_path = shell::path(&options.recipe);
     let first = tasks.first().copied().unwrap_or_default();
     println!("watch:  squeue --jobs={}", all.replace(' ', ","));
     println!(
         "logs:   tail -f {}",
-        files.logs().join(format!("{}-{array}_{first}.log", files.name())).display()
+        shell::path(&files.logs().join(format!("{}-{array}_{first}.log", files.name())))
     );
     println!("state:  softshard resume {recipe_path} --engine slurm --dry-run    (from storage)");
     println!("cancel: scancel {all}");
@@ -283,7 +283,7 @@ pub(super) fn quoted(text: &str) -> Result<String, RecipeError> {
     if text.contains(char::is_control) {
         return Err(RecipeError(format!("expected plain text for a batch script, found {text:?}")));
     }
-    Ok(format!("'{}'", text.replace('\'', r"'\''")))
+    Ok(shell::word(text))
 }
 
 #[cfg(test)]

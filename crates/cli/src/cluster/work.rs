@@ -43,10 +43,10 @@ pub(super) fn labels(recipe: &Recipe) -> Result<Output> {
     recipe.labels_output(Writers::Many)
 }
 
-/// Whether a worker has begun any split.
+/// Whether a worker has begun any split. Writes nothing.
 pub(super) fn is_begun(recipe: &Recipe, labels: &Output) -> Result<bool> {
     for split in splits(recipe) {
-        if LabelWriter::is_begun(labels.join(split))? {
+        if LabelWriter::look(labels.join(split))?.is_some() {
             return Ok(true);
         }
     }
@@ -56,8 +56,17 @@ pub(super) fn is_begun(recipe: &Recipe, labels: &Output) -> Result<bool> {
 /// What is missing of labels that were begun.
 type Missing = fn(&LabelWriter) -> Result<Vec<usize>, Error>;
 
-/// Shards of every split, and which of them have no commit. Hashes nothing: workers and the finish do.
+/// Shards of every split, and which of them have no commit. Hashes nothing: workers and the finish do. An output that cannot be
+/// written fails here.
 pub(super) fn survey(recipe: &Recipe, labels: &Output) -> Result<Vec<Split>> {
+    for split in splits(recipe) {
+        LabelWriter::is_begun(labels.join(split))?;
+    }
+    look(recipe, labels)
+}
+
+/// The same of storage as it is: writes nothing.
+pub(super) fn look(recipe: &Recipe, labels: &Output) -> Result<Vec<Split>> {
     survey_by(LabelWriter::uncommitted, recipe, labels)
 }
 
@@ -72,8 +81,7 @@ fn survey_by(missing: Missing, recipe: &Recipe, labels: &Output) -> Result<Vec<S
 
 fn survey_split(missing: Missing, recipe: &Recipe, labels: &Output, name: &'static str) -> Result<Split> {
     let output = labels.join(name);
-    if LabelWriter::is_begun(&output)? {
-        let writer = LabelWriter::open(&output)?;
+    if let Some(writer) = LabelWriter::look(&output)? {
         return Ok(Split { name, shards: writer.plan().shards.len(), missing: missing(&writer)? });
     }
     let path = recipe.output.sequences.join(name);

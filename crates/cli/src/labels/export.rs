@@ -1,7 +1,7 @@
 //! `softshard labels export`.
 
 use std::{
-    io::{BufWriter, Write, stdout},
+    io::{BufWriter, Write},
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
 };
@@ -10,7 +10,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use softshard_labels::{LabelDataset, export_hf, export_jsonl, write_jsonl};
 
-use crate::{numbers::count, progress};
+use crate::{numbers::count, progress, stdout::Stdout};
 
 /// Arguments of `labels export`.
 #[derive(Args)]
@@ -47,7 +47,7 @@ pub(super) fn export(options: &Export, stop: &AtomicBool) -> Result<()> {
     match options.to {
         To::Hf => export_hf(&dataset, &options.output, stop)?,
         To::Jsonl if options.is_to_stdout() => {
-            let mut to = BufWriter::new(stdout().lock());
+            let mut to = BufWriter::new(Stdout);
             write_jsonl(&dataset, &mut to, stop)?;
             to.flush()?;
             return Ok(());

@@ -5,8 +5,8 @@ use std::{cell::OnceCell, collections::HashMap, path::PathBuf, sync::atomic::Ato
 use anyhow::Result;
 use clap::{Args, ValueEnum, value_parser};
 use softshard_labels::{
-    ColumnMap, DistillKitConfig, Error, ImportSource, ImportTarget, Imported, LabelPlan, PositionRule,
-    TeacherIdentity, import as import_labels, import_jsonl,
+    BadRows, ColumnMap, DistillKitConfig, Error, ImportSource, ImportTarget, Imported, LabelPlan,
+    PositionRule, TeacherIdentity, import as import_labels, import_jsonl,
 };
 use softshard_prepare::Tokenizer;
 
@@ -70,6 +70,9 @@ pub(crate) struct Import {
     /// Sequences of a shard (all but softshard) [default: 1000]
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     pub(crate) sequences_per_shard: Option<u64>,
+    /// What a row that cannot be read means (all but softshard) [default: refuse]
+    #[arg(long, value_enum, value_name = "RULE")]
+    pub(crate) bad_rows: Option<BadRow>,
     /// Manifest of the export, if it does not lie beside the file (softshard)
     #[arg(long, value_name = "PATH")]
     pub(crate) manifest: Option<PathBuf>,
@@ -97,6 +100,15 @@ pub(crate) enum Rule {
     Next,
 }
 
+/// What becomes of rows that cannot be read.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BadRow {
+    /// The first one ends the import, before anything is written
+    Refuse,
+    /// They are left out, counted, and listed in dropped_rows.jsonl beside the labels
+    Drop,
+}
+
 /// Imports and says what came out.
 pub(super) fn import(options: &Import, stop: &AtomicBool) -> Result<()> {
     let imported = read(options, stop)?;
@@ -112,6 +124,19 @@ pub(super) fn import(options: &Import, stop: &AtomicBool) -> Result<()> {
     if imported.passed_over > 0 {
         println!("passed over {} rows without a labelled position", count(imported.passed_over));
     }
+    if let Some(list) = &imported.dropped.list {
+        let dropped = &imported.dropped;
+        println!(
+            "dropped {} rows that cannot be read; all of them: {}",
+            count(dropped.count),
+            list.display()
+        );
+        dropped.first.iter().for_each(|reason| println!("  {reason}"));
+        let more = dropped.count - u64::try_from(dropped.first.len())?;
+        if more > 0 {
+            println!("  and {} more", count(more));
+        }
+    }
     if imported.mass_above_one > 0 {
         let share = percent(float(imported.mass_above_one) / float(manifest.labelled_tokens));
         println!("{share} of the positions have a mass above 1.001: their log-probabilities are not exact");
@@ -124,7 +149,7 @@ pub(super) fn import(options: &Import, stop: &AtomicBool) -> Result<()> {
 fn check_options(options: &Import) -> Result<()> {
     const FOREIGN: &[From] = &[From::Distillkit, From::Completions, From::Parquet];
     let Import { teacher, teacher_vocab_size, tokenizer, split, template, position_rule, .. } = options;
-    let given: [(&str, bool, &[From]); 15] = [
+    let given: [(&str, bool, &[From]); 16] = [
         ("--teacher", teacher.is_some(), FOREIGN),
         ("--teacher-vocab-size", teacher_vocab_size.is_some(), FOREIGN),
         ("--tokenizer", tokenizer.is_some(), FOREIGN),
@@ -133,6 +158,7 @@ fn check_options(options: &Import) -> Result<()> {
         ("--approximate-tail", options.approximate_tail, FOREIGN),
         ("--mantissa-bits", options.mantissa_bits.is_some(), FOREIGN),
         ("--sequences-per-shard", options.sequences_per_shard.is_some(), FOREIGN),
+        ("--bad-rows", options.bad_rows.is_some(), FOREIGN),
         ("--position-rule", position_rule.is_some(), &[From::Parquet]),
         ("--map", !options.map.is_empty(), &[From::Parquet]),
         ("--normalised", options.normalised, &[From::Parquet]),
@@ -200,6 +226,10 @@ fn read(options: &Import, stop: &AtomicBool) -> Result<Imported> {
         approximate_tail: options.approximate_tail,
         mantissa_bits: options.mantissa_bits.unwrap_or(LabelPlan::DEFAULT_MANTISSA_BITS),
         sequences_per_shard: options.sequences_per_shard.unwrap_or(1000),
+        bad_rows: match options.bad_rows {
+            Some(BadRow::Drop) => BadRows::Drop,
+            Some(BadRow::Refuse) | None => BadRows::Refuse,
+        },
     };
     Ok(import_labels(&options.output, &source, &target, stop)?)
 }

@@ -7,10 +7,12 @@ use std::{
 
 use anyhow::Result;
 use clap::Args;
-use softshard_labels::{Error, LabelDataset, SequenceKey, SequenceLabels, differences};
+use softshard_labels::{
+    Error, LabelDataset, PositionEntries, SequenceKey, SequenceLabels, differences, visible,
+};
 use softshard_prepare::Tokenizer;
 
-use crate::{recipe::local, table::bar};
+use crate::{recipe::local, stdout::print_painted, table::bar};
 
 /// Arguments of `labels inspect`.
 #[derive(Args)]
@@ -55,9 +57,9 @@ pub(super) fn inspect(options: &Inspect) -> Result<()> {
         labels.source.as_ref().map(|source| format!(", source {source:?}")).unwrap_or_default()
     );
     let painter = Painter { tokenizer, colours: stdout().is_terminal() };
-    println!("\n{}\n", painter.sequence(&labels)?);
+    print_painted(&format!("\n{}\n", painter.sequence(&labels)?));
     for line in painter.positions(&labels, options.top)? {
-        println!("{line}");
+        print_painted(&line);
     }
     Ok(())
 }
@@ -104,7 +106,7 @@ impl Painter {
         for index in 0..labels.input_ids.len() {
             let previous = index.checked_sub(1).map(|before| labels.input_ids[before]);
             let piece = match self.piece(previous, labels.input_ids[index])? {
-                Some(piece) => visible(&piece),
+                Some(piece) => visible(&piece).into_owned(),
                 None if index == 0 => labels.input_ids[index].to_string(),
                 None => format!(" {}", labels.input_ids[index]),
             };
@@ -135,8 +137,8 @@ impl Painter {
                 alternatives.push(format!("{} {weight}", self.name(previous, *id)?));
             }
             // A token that is not among the entries is one that the teacher did not think of.
-            let rank = here.token_ids.iter().position(|id| *id == gold);
-            let rank = rank.map_or("-".to_owned(), |rank| (rank + 1).to_string());
+            let place = here.token_ids.iter().position(|id| *id == gold);
+            let rank = place.map_or("-".to_owned(), |place| rank(&here, place).to_string());
             names.push((here.position, self.name(previous, gold)?, rank, alternatives.join("  ")));
         }
         let width = names.iter().map(|(_, name, ..)| name.chars().count()).max().unwrap_or(0).max(4);
@@ -202,14 +204,12 @@ impl Painter {
     }
 }
 
-/// Text of a stranger's dataset may not steer the terminal: control characters are shown.
-fn visible(text: &str) -> String {
-    let show = |letter: char| match letter {
-        '\n' => letter.to_string(),
-        letter if letter.is_control() => letter.escape_default().to_string(),
-        letter => letter.to_string(),
-    };
-    text.chars().map(show).collect()
+/// Where an entry stands among the exact ones, behind those that are as probable; a drawn one, among all.
+fn rank(here: &PositionEntries<'_>, place: usize) -> usize {
+    match here.log_probs.get(place) {
+        Some(own) => here.log_probs.iter().take_while(|log_prob| *log_prob >= own).count(),
+        None => place + 1,
+    }
 }
 
 #[cfg(test)]
@@ -230,6 +230,7 @@ mod tests {
             entropy: vec![1.0; 2],
             gold_log_prob: vec![0.25f32.ln(), 0.01f32.ln()],
             log_partitions: vec![],
+            tail_log_masses: vec![],
         }
     }
 
@@ -246,6 +247,15 @@ mod tests {
     }
 
     #[test]
+    fn a_token_is_ranked_behind_those_that_are_as_probable() {
+        let mut labels = labels();
+        labels.log_probs[1] = labels.log_probs[0];
+        labels.token_ids = vec![1, 2, 0];
+        let here = labels.entries().next().unwrap();
+        assert_eq!((rank(&here, 0), rank(&here, 1)), (2, 2));
+    }
+
+    #[test]
     fn confidence_is_a_colour_on_a_terminal() {
         let painter = Painter { tokenizer: None, colours: true };
         let expected = "\x1b[2m3\x1b[0m\x1b[30;48;5;220m 1\x1b[0m\x1b[30;48;5;196m 2\x1b[0m";
@@ -254,6 +264,6 @@ mod tests {
 
     #[test]
     fn text_does_not_steer_the_terminal() {
-        assert_eq!(visible("a\n\x1b[31m\u{9b}b"), "a\n\\u{1b}[31m\\u{9b}b");
+        assert_eq!(visible("a\n\x1b[31m\u{9b}b"), "a\n\\x1b[31m\\x9bb");
     }
 }

@@ -7,6 +7,8 @@ use std::{
     path::{Component, Path},
 };
 
+use softshard_labels::visible;
+
 const STYLE: &str = include_str!("style.css");
 /// Folders of a path that name what lies there: `demo/labels/train`.
 const NAMED_BY: usize = 3;
@@ -41,10 +43,10 @@ pub(crate) fn name_of(dir: &Path) -> String {
     folders[folders.len().saturating_sub(NAMED_BY)..].join("/")
 }
 
-/// `text` with what HTML would take for its own replaced.
+/// `text` with what HTML would take for its own replaced, and what steers whoever shows it made visible.
 pub(crate) fn escape(text: impl Display) -> String {
     let mut escaped = String::new();
-    for letter in text.to_string().chars() {
+    for letter in visible(&text.to_string()).chars() {
         match letter {
             '&' => escaped += "&amp;",
             '<' => escaped += "&lt;",
@@ -62,6 +64,6 @@ mod tests {
 
     #[test]
     fn strangers_text_stays_text() {
-        assert_eq!(escape("<script>\"&"), "&lt;script&gt;&quot;&amp;");
+        assert_eq!(escape("<script>\"&\u{202e}"), "&lt;script&gt;&quot;&amp;\\u{202e}");
     }
 }

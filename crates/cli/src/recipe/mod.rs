@@ -23,6 +23,8 @@ pub(crate) use output::OutputConfig;
 pub(crate) use place::local;
 use place::{absolute, remote};
 
+use crate::shell;
+
 /// Whether labels are in a store.
 pub(crate) fn remote_labels(place: &Path) -> bool {
     remote(place).is_some()
@@ -88,6 +90,7 @@ impl Recipe {
         }
         let folder = fs::canonicalize(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
             .map_err(|error| bad(error.to_string()))?;
+        check_text(&folder).map_err(bad)?;
         recipe.resolve(&folder);
         recipe.check().map_err(bad)?;
         Ok(recipe)
@@ -151,7 +154,8 @@ impl Recipe {
         let Some(place) = remote(&self.output.labels) else { return Ok(&self.output.labels) };
         Err(RecipeError(format!(
             "recipe: `output.labels`: expected a folder, as `{stage}` reads labels from the disk, found `{place}`\n\
-             hint: copy them, `aws s3 cp --recursive {place} labels`, and name the copy, `--set output.labels=$PWD/labels`"
+             hint: copy them, `aws s3 cp --recursive {} labels`, and name the copy, `--set output.labels=$PWD/labels`",
+            shell::word(place)
         )))
     }
 
@@ -181,6 +185,17 @@ impl Recipe {
     pub(crate) fn write_beside(&self, folder: &Path) -> anyhow::Result<()> {
         fs::create_dir_all(folder)?;
         Ok(fs::write(folder.join("recipe.toml"), toml::to_string_pretty(self)?)?)
+    }
+}
+
+/// Refuses a folder whose name is no text before any work: the paths below it are written into recipes and plans.
+fn check_text(folder: &Path) -> Result<(), String> {
+    match folder.to_str() {
+        Some(_) => Ok(()),
+        None => Err(format!(
+            "expected a folder whose path is UTF-8, found {}\nhint: rename the folder, or put the recipe elsewhere",
+            shell::path(folder)
+        )),
     }
 }
 

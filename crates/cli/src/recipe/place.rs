@@ -4,6 +4,8 @@ use std::path::{Component, Path, PathBuf};
 
 use softshard_share::Place;
 
+use crate::shell;
+
 /// A path that names a store.
 pub(super) fn remote(path: &Path) -> Option<&str> {
     path.to_str().filter(|text| Place::is_one(text))
@@ -23,7 +25,8 @@ pub(crate) fn local(text: &str) -> Result<PathBuf, String> {
 /// What is said of a store where files of this machine are read.
 pub(super) fn not_local(place: &str) -> String {
     format!(
-        "expected a folder of this machine\nhint: copy the labels here: `aws s3 cp --recursive {place} labels`"
+        "expected a folder of this machine\nhint: copy the labels here: `aws s3 cp --recursive {} labels`",
+        shell::word(place)
     )
 }
 

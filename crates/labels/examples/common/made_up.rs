@@ -293,6 +293,7 @@ pub(crate) fn sequence(teacher: &MadeUpTeacher, seed: u64, selection: &Selection
         entropy: Vec::new(),
         gold_log_prob: Vec::new(),
         log_partitions: Vec::new(),
+        tail_log_masses: Vec::new(),
     };
     for _ in 0..LABELLED_TOKENS {
         let distribution = teacher.distribution(&topic, &mut random);

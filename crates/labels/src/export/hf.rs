@@ -14,7 +14,6 @@ use parquet::schema::parser::parse_message_type;
 
 use super::{for_each_group, part_of, write_whole};
 use crate::error::failed;
-use crate::plan::partition_column;
 use crate::view::LabelsView;
 use crate::{Error, LabelDataset, LabelGroup, LabelPlan, OptionalColumn, error::quoted};
 
@@ -124,9 +123,8 @@ fn number_columns(plan: &LabelPlan) -> Vec<String> {
         (OptionalColumn::GoldLogProb, "teacher_gold_log_prob"),
     ];
     names.extend(optional.into_iter().filter(|(column, _)| has(*column)).map(|(_, name)| name.to_owned()));
-    names.extend(
-        plan.temperatures.iter().map(|temperature| format!("teacher_{}", partition_column(*temperature))),
-    );
+    let of_temperatures = plan.partition_columns().into_iter().chain(plan.tail_columns());
+    names.extend(of_temperatures.map(|name| format!("teacher_{name}")));
     names
 }
 
@@ -226,7 +224,8 @@ impl Tokens {
         self.attention_mask.push_row(&vec![1; length]);
         self.labels.push_row(&labels);
         let optional = [row.tail_log_mass, row.log_sum_exp, row.entropy, row.gold_log_prob];
-        let present = optional.into_iter().filter(|values| !values.is_empty()).chain(row.log_partitions);
+        let present = optional.into_iter().filter(|values| !values.is_empty());
+        let present = present.chain(row.log_partitions).chain(row.tail_log_masses);
         for (column, values) in self.numbers.iter_mut().zip(present) {
             let mut spread = vec![0.0; length];
             for (position, value) in row.positions.iter().zip(values) {

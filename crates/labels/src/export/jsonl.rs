@@ -37,6 +37,9 @@ pub(crate) struct Line {
     /// A list for each extra temperature of the plan.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     log_partitions: Vec<Vec<f32>>,
+    /// A list for each extra temperature of the plan, in labels of version 2; `null` as above.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    tail_log_masses: Vec<Vec<Option<f32>>>,
 }
 
 impl Line {
@@ -60,14 +63,11 @@ impl Line {
             log_probs,
             sample_counts,
             log_sum_exp: labels.log_sum_exp.to_vec(),
-            tail_log_mass: labels
-                .tail_log_mass
-                .iter()
-                .map(|mass| mass.is_finite().then_some(*mass))
-                .collect(),
+            tail_log_mass: or_null(labels.tail_log_mass),
             entropy: labels.entropy.to_vec(),
             gold_log_prob: labels.gold_log_prob.to_vec(),
             log_partitions: labels.log_partitions.iter().map(|column| column.to_vec()).collect(),
+            tail_log_masses: labels.tail_log_masses.iter().map(|column| or_null(column)).collect(),
         }
     }
 
@@ -110,16 +110,22 @@ impl Line {
             log_probs: self.log_probs.concat(),
             sample_counts: self.sample_counts.concat(),
             log_sum_exp: self.log_sum_exp,
-            tail_log_mass: self
-                .tail_log_mass
-                .into_iter()
-                .map(|mass| mass.unwrap_or(f32::NEG_INFINITY))
-                .collect(),
+            tail_log_mass: or_infinite(self.tail_log_mass),
             entropy: self.entropy,
             gold_log_prob: self.gold_log_prob,
             log_partitions: self.log_partitions,
+            tail_log_masses: self.tail_log_masses.into_iter().map(or_infinite).collect(),
         })
     }
+}
+
+/// Logarithms of masses, `None` for one of no mass.
+fn or_null(masses: &[f32]) -> Vec<Option<f32>> {
+    masses.iter().map(|mass| mass.is_finite().then_some(*mass)).collect()
+}
+
+fn or_infinite(masses: Vec<Option<f32>>) -> Vec<f32> {
+    masses.into_iter().map(|mass| mass.unwrap_or(f32::NEG_INFINITY)).collect()
 }
 
 /// The manifest that an export puts beside its JSONL file, and an import takes the plan from.

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::columns::{Cell, ForeignFile};
 use super::distillkit::Decoder;
-use super::rows::{ForeignPosition, ForeignRow};
-use super::tables::{Files, Rows, small};
+use super::rows::{ForeignPosition, ForeignRow, Rows, or_bad};
+use super::tables::{Files, small};
 use crate::Error;
 use crate::error::quoted;
 
@@ -40,18 +40,21 @@ pub(crate) fn captured<'a>(files: &'a [PathBuf], decoder: Decoder<'a>) -> Rows<'
     Box::new(std::iter::from_fn(move || {
         loop {
             if let Some(document) = documents.next() {
-                return Some(Ok(document));
+                return Some(Ok(Ok(document)));
             }
             let found = files.next().and_then(|found| {
                 let Some((file, row)) = found else { return Ok(None) };
                 let place = format!("{} row {row}", file.place);
                 let name = file.name.clone();
-                let capture = Capture::read(file, &place)?;
-                capture.documents(&place, &format!("{name}:{row}"), &decoder).map(Some)
+                let cells = Capture::cells(file)?;
+                let capture = Capture::new(cells, &place);
+                let source = format!("{name}:{row}");
+                or_bad(capture.and_then(|capture| capture.documents(&place, &source, &decoder))).map(Some)
             });
             match found {
                 Ok(None) => return None,
-                Ok(Some(rows)) => documents = rows.into_iter(),
+                Ok(Some(Ok(rows))) => documents = rows.into_iter(),
+                Ok(Some(Err(bad))) => return Some(Ok(Err(bad))),
                 Err(error) => return Some(Err(error)),
             }
         }
@@ -69,11 +72,21 @@ struct Capture {
 }
 
 impl Capture {
-    fn read(file: &mut ForeignFile, place: &str) -> Result<Self, Error> {
+    /// The columns of a row, all of them, so that the next row begins where it should.
+    fn cells(file: &mut ForeignFile) -> Result<[Option<Cell<i64>>; CAPTURE.len()], Error> {
+        let mut cells = [const { None }; CAPTURE.len()];
+        for (column, cell) in cells.iter_mut().enumerate() {
+            *cell = file.ints(column)?;
+        }
+        Ok(cells)
+    }
+
+    fn new(cells: [Option<Cell<i64>>; CAPTURE.len()], place: &str) -> Result<Self, Error> {
+        for (name, cell) in CAPTURE.iter().zip(&cells) {
+            cell.iter().try_for_each(|cell| cell.check_nulls(name)).map_err(|error| error.within(place))?;
+        }
         let lacks = || Error::bad(place, "lists in lists of bytes", "other columns");
-        let mut cell = |column: usize| file.ints(column);
-        let (input_ids, ids, values) = (cell(0)?, cell(1)?, cell(2)?);
-        let (mask, labels) = (cell(3)?, cell(4)?);
+        let [input_ids, ids, values, mask, labels] = cells;
         let (ids, values) = (ids.ok_or_else(lacks)?, values.ok_or_else(lacks)?);
         let input_ids = small(&input_ids.ok_or_else(lacks)?.values, "input_ids");
         let this =

@@ -50,9 +50,19 @@ pub(crate) struct Cell<T> {
     pub(crate) values: Vec<T>,
     /// For lists in lists: where each inner list ends in `values`.
     pub(crate) ends: Option<Vec<usize>>,
+    /// Whether a number lacks; 0 stands for it.
+    pub(crate) has_nulls: bool,
 }
 
 impl<T> Cell<T> {
+    /// Refuses numbers that lack, in a column of this name.
+    pub(crate) fn check_nulls(&self, column: &str) -> Result<(), Error> {
+        if self.has_nulls {
+            return Err(Error::bad(format_args!("column `{column}` values"), "a number everywhere", "null"));
+        }
+        Ok(())
+    }
+
     /// The inner lists.
     pub(crate) fn lists(&self) -> Option<impl ExactSizeIterator<Item = &[T]>> {
         let ends = self.ends.as_ref()?;
@@ -231,16 +241,16 @@ fn check_codec(codec: Compression) -> Result<(), Error> {
     }
 }
 
-/// One row of a column of which every value must be there.
-fn read<D: DataType, T>(
+/// One row of a column of numbers.
+fn read<D: DataType, T: Default>(
     reader: &mut ColumnReaderImpl<D>,
     levels: Levels,
     convert: impl Fn(&D::T) -> T,
 ) -> Result<Cell<T>, Error> {
     let cell = read_some(reader, levels, convert)?;
-    let values: Option<Vec<T>> = cell.values.into_iter().collect();
-    let values = values.ok_or_else(|| Error::bad("values", "a number everywhere", "null"))?;
-    Ok(Cell { values, ends: cell.ends })
+    let has_nulls = cell.values.iter().any(Option::is_none);
+    let values = cell.values.into_iter().map(Option::unwrap_or_default).collect();
+    Ok(Cell { values, ends: cell.ends, has_nulls })
 }
 
 /// One row of a column.
@@ -258,10 +268,11 @@ fn read_some<D: DataType, T>(
     // A column without levels has one value.
     let flat = levels.value == 0;
     if flat {
-        return Ok(Cell { values: values.iter().map(|value| Some(convert(value))).collect(), ends: None });
+        let values = values.iter().map(|value| Some(convert(value))).collect();
+        return Ok(Cell { values, ends: None, has_nulls: false });
     }
-    let mut cell =
-        Cell { values: Vec::with_capacity(defined.len()), ends: (levels.depth == 2).then(Vec::new) };
+    let ends = (levels.depth == 2).then(Vec::new);
+    let mut cell = Cell { values: Vec::with_capacity(defined.len()), ends, has_nulls: false };
     let mut values = values.iter();
     for (index, &definition) in defined.iter().enumerate() {
         if levels.depth > 0 && definition < levels.lists[0] {

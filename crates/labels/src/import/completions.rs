@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value};
 
 use super::lines::Lines;
-use super::rows::{ForeignPosition, ForeignRow};
+use super::rows::{ForeignPosition, ForeignRow, Rows, or_bad};
 use crate::Error;
 
 /// Finds the id of a token that a server printed as text, from it and all texts of its response, which show whether the
@@ -17,6 +17,7 @@ pub type Resolve<'a> = &'a dyn Fn(&str, &[&str]) -> Result<i32, String>;
 
 /// What some servers print for "very improbable".
 const PLACEHOLDER: f64 = -9999.0;
+const HINT_LINES: &str = "one response on each line: `jq -c` writes them so";
 const HINT_IDS: &str = "ask the server for ids: `return_tokens_as_token_ids` of vLLM";
 
 /// Turns responses into rows.
@@ -27,28 +28,23 @@ pub(crate) struct Reader<'a> {
 }
 
 /// Rows of all choices of all lines.
-pub(crate) fn rows<'a>(
-    files: &'a [PathBuf],
-    reader: Reader<'a>,
-) -> Box<dyn Iterator<Item = Result<ForeignRow, Error>> + 'a> {
+pub(crate) fn rows<'a>(files: &'a [PathBuf], reader: Reader<'a>) -> Rows<'a> {
     let mut files = files.iter();
     let mut open: Option<Lines> = None;
     let mut choices = Vec::new().into_iter();
-    let mut next = move || -> Result<Option<ForeignRow>, Error> {
+    let mut next = move || -> Result<Option<_>, Error> {
         loop {
             if let Some(row) = choices.next() {
-                return Ok(Some(row));
+                return or_bad(row).map(Some);
             }
             let line = match &mut open {
-                Some(lines) => lines.next::<Value>()?,
-                None => None,
+                Some(lines) => or_bad(lines.next::<Value>())?,
+                None => Ok(None),
             };
             match line {
-                Some((at, value)) => {
-                    let rows = reader.line(&value, &at.place, &at.source);
-                    choices = rows.map_err(|error| error.within(&at.place))?.into_iter();
-                }
-                None => match files.next() {
+                Err(bad) => return Ok(Some(Err(bad))),
+                Ok(Some((at, value))) => choices = reader.line(&value, &at.place, &at.source).into_iter(),
+                Ok(None) => match files.next() {
                     Some(path) => open = Some(Lines::open(path)?),
                     None => return Ok(None),
                 },
@@ -74,16 +70,17 @@ struct Entry {
 }
 
 impl Reader<'_> {
-    fn line(&self, line: &Value, place: &str, source: &str) -> Result<Vec<ForeignRow>, Error> {
+    /// A row for each choice, or the one thing that is wrong with the line.
+    fn line(&self, line: &Value, place: &str, source: &str) -> Vec<Result<ForeignRow, Error>> {
         // A batch of OpenAI wraps the body; anyone may put `prompt_token_ids` beside the response.
-        let response = line.get("response").unwrap_or(line);
-        let body = response.get("body").unwrap_or(response);
-        let choices = body.get("choices").and_then(Value::as_array);
-        let choices =
-            choices.ok_or_else(|| Error::bad("choices", "a list: the response of a server", "none"))?;
+        let response = line.get("response").filter(|response| !response.is_null()).unwrap_or(line);
+        let body = response.get("body").filter(|body| !body.is_null()).unwrap_or(response);
+        let choices = match choices(line, response, body) {
+            Ok(choices) => choices,
+            Err(error) => return vec![Err(error.within(place))],
+        };
         let id = line.get("custom_id").and_then(Value::as_str);
-        let mut rows = Vec::new();
-        for (index, choice) in choices.iter().enumerate() {
+        let row = |(index, choice): (usize, &Value)| {
             let find = |key: &str| {
                 [choice, body, response, line]
                     .into_iter()
@@ -94,12 +91,10 @@ impl Reader<'_> {
                 || if index == 0 { source.to_owned() } else { format!("{source}:{index}") },
                 str::to_owned,
             );
-            let row = self.choice(choice, &find).map_err(|error| {
-                if choices.len() == 1 { error } else { error.within(format_args!("choice {index}")) }
-            })?;
-            rows.push(ForeignRow { place, source, ..row });
-        }
-        Ok(rows)
+            let row = self.choice(choice, &find).map_err(|error| error.within(&place))?;
+            Ok(ForeignRow { place, source, ..row })
+        };
+        choices.iter().enumerate().map(row).collect()
     }
 
     fn choice<'v>(
@@ -169,8 +164,12 @@ impl Reader<'_> {
         if entries.iter().all(|entry| entry.rank.is_some()) {
             let top = u64::try_from(self.top_k).unwrap_or(u64::MAX);
             entries.retain(|entry| entry.rank.is_some_and(|rank| rank <= top));
-        } else if entries.len() == self.top_k + 1 && of_gold == Some(self.top_k) {
-            entries.pop();
+        }
+        // One too many is the token itself, where no other is less probable: of equal ones the server's order decided
+        // which are among the most probable, and ranks of equal ones may be equal.
+        if entries.len() == self.top_k + 1 {
+            let least = entries[self.top_k].log_prob;
+            entries.retain(|entry| entry.id != token.id || entry.log_prob > least);
         }
         if entries.len() != self.top_k {
             let found = format!("{} of them", entries.len());
@@ -310,6 +309,36 @@ impl Reader<'_> {
             }),
         }
     }
+}
+
+/// The answers of a server, of which there is at least one.
+fn choices<'v>(line: &'v Value, response: &Value, body: &'v Value) -> Result<&'v [Value], Error> {
+    let expected = "a list with an answer: the response of a server";
+    if let Some(choices) = body.get("choices").and_then(Value::as_array).filter(|found| !found.is_empty()) {
+        return Ok(choices);
+    }
+    let error = [body, response, line]
+        .into_iter()
+        .find_map(|from| from.get("error").filter(|error| !error.is_null()));
+    let (found, hint) = match (error, body) {
+        (Some(error), _) => {
+            let said = error.get("message").or_else(|| error.get("code")).unwrap_or(error);
+            (format!("an error: {}", shown(said)), "ask the server again for this one")
+        }
+        (None, Value::Object(body)) if body.contains_key("choices") => ("no answer".to_owned(), HINT_LINES),
+        (None, Value::Object(_)) => ("none".to_owned(), HINT_LINES),
+        _ => ("no object".to_owned(), HINT_LINES),
+    };
+    Err(Error::bad("choices", expected, found).hint(hint))
+}
+
+/// The beginning of what a server said, on one line.
+fn shown(value: &Value) -> String {
+    const MOST: usize = 200;
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let mut letters = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter });
+    let start: String = letters.by_ref().take(MOST).collect();
+    if letters.next().is_some() { start + "…" } else { start }
 }
 
 /// What follows a prompt cannot be labelled without it.

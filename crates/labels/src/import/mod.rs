@@ -9,6 +9,7 @@ mod captures;
 mod columns;
 mod completions;
 mod distillkit;
+mod dropped;
 mod lines;
 mod rows;
 mod softshard;
@@ -24,11 +25,13 @@ use serde::Serialize;
 
 pub use completions::Resolve;
 pub use distillkit::{DistillKitConfig, Function, ResidualBin, Term, TermType};
+pub use dropped::{BadRows, DroppedRows};
 pub use rows::PositionRule;
 pub use softshard::import_jsonl;
 pub use tables::ColumnMap;
 
-use rows::{ForeignRow, Kind, RowsHash};
+use dropped::BadRowsFound;
+use rows::{Kind, Rows, RowsHash, or_bad};
 use survey::Survey;
 
 use crate::{
@@ -85,6 +88,8 @@ pub struct ImportTarget {
     pub mantissa_bits: u32,
     /// Rows of a shard.
     pub sequences_per_shard: u64,
+    /// What a row that cannot be read means.
+    pub bad_rows: BadRows,
 }
 
 /// What an import did.
@@ -96,6 +101,8 @@ pub struct Imported {
     pub written: usize,
     /// Rows without a labelled position, which are not in the dataset.
     pub passed_over: u64,
+    /// Rows that cannot be read, which are not in the dataset either.
+    pub dropped: DroppedRows,
     /// Positions whose rounded or fitted log-probabilities have a mass above 1.001; nothing is left for their tail.
     pub mass_above_one: u64,
 }
@@ -105,7 +112,9 @@ pub struct Imported {
 /// What the files lack is not made up: `log_sum_exp`, `entropy` and `gold_log_prob` are omitted where they are not
 /// there. `tail_log_mass` is 1 - Σp in f64, of log-probabilities as they are; where these were rounded before, only if
 /// `approximate_tail` says so, and then the plan's `config_blake3` ends with `, approximate tail`. The plan's `sequences` is
-/// the BLAKE3 of all that the rows hold, in order: an import goes on only with the same labels.
+/// the BLAKE3 of all that the rows hold, in order: an import goes on only with the same labels. With [`BadRows::Drop`] rows that
+/// cannot be read are left out, and listed in `dropped_rows.jsonl` in the folder of the labels; what is wrong with a whole file
+/// still ends the import.
 ///
 /// # Errors
 /// [`Error::Bad`] naming file, row and column, before anything is written, or if a file changed between the readings;
@@ -118,25 +127,37 @@ pub fn import(
 ) -> Result<Imported, Error> {
     let kind = source.kind(target)?;
     let mut survey = Survey::new(source, target, &kind)?;
+    let mut bad_rows = BadRowsFound::new(target.bad_rows);
     for row in source.rows()? {
         check_stop(stop)?;
-        survey.add(&row?)?;
+        let added = match row? {
+            Ok(row) => or_bad(survey.add(&row))?,
+            Err(bad) => Err(bad),
+        };
+        bad_rows.add(added)?;
     }
-    let plan = survey.plan()?;
+    let plan = survey.plan().map_err(|error| bad_rows.explain(error))?;
     let writer = LabelWriter::create_or_resume(output, plan)?;
     let mut shards = Shards::new(&writer, kind.is_approximate, survey.shard_hashes())?;
+    let mut dropped = bad_rows.into_list(output)?;
     for row in source.rows()? {
         check_stop(stop)?;
-        let row = row?;
-        if !row.positions.is_empty() {
+        let row = match row? {
+            // What is wrong with it is only seen by looking at its labels.
+            Ok(row) if dropped.has_next() => or_bad(survey.labels(&row).map(|_| row))?,
+            row => row,
+        };
+        if let Some(row) = dropped.add(row)?.filter(|row| !row.positions.is_empty()) {
             shards.push(row.labels(&kind)?)?;
         }
     }
     let written = shards.finish()?;
+    let dropped = dropped.finish()?;
     Ok(Imported {
         manifest: writer.finish()?,
         written,
         passed_over: survey.passed_over(),
+        dropped,
         mass_above_one: survey.above_one(),
     })
 }
@@ -165,8 +186,6 @@ impl TeacherIdentity {
         self.config_blake3.ends_with(APPROXIMATE_TAIL)
     }
 }
-
-type Rows<'a> = Box<dyn Iterator<Item = Result<ForeignRow, Error>> + 'a>;
 
 impl ImportSource<'_> {
     /// All rows, from the first.

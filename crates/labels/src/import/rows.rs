@@ -1,5 +1,6 @@
 //! Labels of other programs, before they are ours.
 
+use crate::error::Bad;
 use crate::{Error, LabelLimits, OptionalColumn, SequenceLabels};
 
 /// Kept mass that fitted log-probabilities may have: DistillKit's recommended curve was seen to give 1.06. More is no fit.
@@ -24,6 +25,21 @@ pub(crate) struct ForeignRow {
     pub(crate) input_ids: Vec<i32>,
     /// Ascending, by our rule; a row without any is passed over.
     pub(crate) positions: Vec<ForeignPosition>,
+}
+
+/// A row, or what is wrong with it: the rows behind it can still be read.
+pub(crate) type RowOrBad = Result<ForeignRow, Box<Bad>>;
+
+/// All rows of a source, from the first; an error is one of the source, behind which nothing can be read.
+pub(crate) type Rows<'a> = Box<dyn Iterator<Item = Result<RowOrBad, Error>> + 'a>;
+
+/// Takes bad data for what is wrong with a row, and leaves other errors what they are.
+pub(crate) fn or_bad<T>(row: Result<T, Error>) -> Result<Result<T, Box<Bad>>, Error> {
+    match row {
+        Ok(row) => Ok(Ok(row)),
+        Err(Error::Bad(bad)) => Ok(Err(bad)),
+        Err(error) => Err(error),
+    }
 }
 
 /// What a row says of one position.
@@ -69,6 +85,7 @@ impl ForeignRow {
             entropy: Vec::new(),
             gold_log_prob: Vec::new(),
             log_partitions: Vec::new(),
+            tail_log_masses: Vec::new(),
         };
         for one in &self.positions {
             one.push_to(&mut labels, kind)
@@ -162,7 +179,7 @@ impl RowsHash {
             &labels.entropy,
             &labels.gold_log_prob,
         ];
-        for floats in columns.into_iter().chain(&labels.log_partitions) {
+        for floats in columns.into_iter().chain(&labels.log_partitions).chain(&labels.tail_log_masses) {
             self.list(floats, |value| value.to_le_bytes());
         }
     }

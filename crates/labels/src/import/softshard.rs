@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::lines::Lines;
 use super::rows::RowsHash;
-use super::{Imported, Shards, check_stop, progress};
+use super::{DroppedRows, Imported, Shards, check_stop, progress};
 use crate::error::quoted;
 use crate::export::{Line, manifest_beside};
 use crate::job::committed_records;
@@ -64,7 +64,8 @@ pub fn import_jsonl(
     let mut shards = Shards { records: Some(&manifest.shards), ..Shards::new(&writer, true, expected)? };
     for_each(file, &plan, stop, |_, labels| shards.push(labels))?;
     let written = shards.finish()?;
-    Ok(Imported { manifest: writer.finish()?, written, passed_over: 0, mass_above_one: 0 })
+    let dropped = DroppedRows::default();
+    Ok(Imported { manifest: writer.finish()?, written, passed_over: 0, dropped, mass_above_one: 0 })
 }
 
 /// A shard that is not the one of the manifest.

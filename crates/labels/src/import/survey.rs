@@ -58,6 +58,7 @@ impl<'a> Survey<'a> {
             draws: None,
             omit: kind.omit.clone(),
             temperatures: 0,
+            tails: false,
         };
         Ok(Self {
             target,
@@ -88,8 +89,7 @@ impl<'a> Survey<'a> {
             self.passed_over += 1;
             return Ok(());
         }
-        let labels = row.labels(self.kind)?;
-        row.check(&labels, &self.limits, self.kind)?;
+        let labels = self.labels(row)?;
         self.content.add(&labels);
         self.rows += 1;
         if self.rows.is_multiple_of(self.target.sequences_per_shard.max(1)) {
@@ -97,6 +97,13 @@ impl<'a> Survey<'a> {
         }
         self.count(row, &labels);
         Ok(())
+    }
+
+    /// The labels of a row, checked.
+    pub(crate) fn labels(&self, row: &ForeignRow) -> Result<SequenceLabels, Error> {
+        let labels = row.labels(self.kind)?;
+        row.check(&labels, &self.limits, self.kind)?;
+        Ok(labels)
     }
 
     fn count(&mut self, row: &ForeignRow, labels: &SequenceLabels) {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::columns::{Cell, ForeignFile};
 use std::ops::Range;
 
-use super::rows::{ForeignPosition, ForeignRow, PositionRule, bits_of};
+use super::rows::{ForeignPosition, ForeignRow, PositionRule, Rows, bits_of, or_bad};
 use crate::Error;
 
 /// Our names for what columns of others may hold.
@@ -121,8 +121,6 @@ pub(crate) fn count_rows(files: &[PathBuf]) -> Result<u64, Error> {
     files.iter().map(|path| Ok(ForeignFile::open(path, &[], &[])?.rows())).sum()
 }
 
-pub(super) type Rows<'a> = Box<dyn Iterator<Item = Result<ForeignRow, Error>> + 'a>;
-
 /// Rows of files with the columns of a mapping.
 pub(crate) fn mapped<'a>(files: &'a [PathBuf], map: &'a ColumnMap) -> Rows<'a> {
     let names = map.columns.values().cloned().collect();
@@ -134,10 +132,12 @@ pub(crate) fn mapped<'a>(files: &'a [PathBuf], map: &'a ColumnMap) -> Rows<'a> {
         };
         let place = format!("{} row {row}", file.place);
         let source = format!("{}:{row}", file.name);
-        Some(
-            Mapped::read(file, map)
-                .and_then(|mapped| mapped.row(map, &place, source).map_err(|error| error.within(&place))),
-        )
+        // What is in the columns of a row is read whole, so that the next row begins where it should.
+        let mapped = match Mapped::read(file, map) {
+            Ok(mapped) => mapped,
+            Err(error) => return Some(Err(error)),
+        };
+        Some(or_bad(mapped.row(map, &place, source).map_err(|error| error.within(&place))))
     }))
 }
 
@@ -164,6 +164,8 @@ impl Mapped {
     }
 
     fn row(&self, map: &ColumnMap, place: &str, source: String) -> Result<ForeignRow, Error> {
+        self.ints.iter().try_for_each(|(key, cell)| cell.check_nulls(&map.columns[key]))?;
+        self.floats.iter().try_for_each(|(key, cell)| cell.check_nulls(&map.columns[key]))?;
         let input_ids = small(&self.ints["input_ids"].values, &map.columns["input_ids"])?;
         let ids = &self.ints["token_ids"];
         let values = self.floats.get("log_probs").or_else(|| self.floats.get("logits"));

@@ -14,7 +14,7 @@ use parquet::file::writer::SerializedFileWriter;
 use serde_json::{Value, json};
 use softshard_labels::{LabelPlan, OptionalColumn, Selection, SequenceLabels};
 
-use crate::common::{TOP_4, plan, shard_labels, write_dataset};
+use crate::common::{TOP_4, plan, shard_labels, tempered, write_dataset};
 use crate::entry::rehash;
 
 /// A dataset of one shard with one row group.
@@ -54,7 +54,7 @@ impl Good {
 }
 
 fn one_group(selection: Selection) -> LabelPlan {
-    LabelPlan { row_group_tokens: 4096, temperatures: vec![2.0], ..plan(vec![[0, 6]], selection) }
+    LabelPlan { row_group_tokens: 4096, ..tempered(plan(vec![[0, 6]], selection), &[2.0]) }
 }
 
 pub(crate) static GOOD: LazyLock<Good> = LazyLock::new(|| Good::new(one_group(TOP_4)));

@@ -315,7 +315,7 @@ fn made_up_dataset(dir: &std::path::Path, plan: &LabelPlan) -> LabelsManifest {
     let rows = u64::try_from(total).unwrap();
     let manifest = LabelsManifest {
         format: LabelsManifest::FORMAT.to_owned(),
-        version: LabelsManifest::VERSION,
+        version: plan.version,
         plan_blake3: plan.blake3(),
         plan: plan.clone(),
         rows,

@@ -80,6 +80,12 @@ pub(crate) fn plan(shards: Vec<[u64; 2]>, selection: Selection) -> LabelPlan {
     }
 }
 
+/// The plan with extra temperatures, of the newest version that they have.
+pub(crate) fn tempered(plan: LabelPlan, temperatures: &[f32]) -> LabelPlan {
+    let version = LabelPlan::version_of(&plan.selection, temperatures);
+    LabelPlan { version, temperatures: temperatures.to_vec(), ..plan }
+}
+
 pub(crate) fn sequence(random: &mut Random, vocabulary: u32) -> Sequence {
     let length = 2 + random.below(40);
     let mut id = || i32::try_from(random.below(usize::try_from(vocabulary).unwrap())).unwrap();
@@ -90,14 +96,21 @@ pub(crate) fn sequence(random: &mut Random, vocabulary: u32) -> Sequence {
     Sequence { source, input_ids, positions }
 }
 
+/// No labels, with as many columns as the plan's have.
+pub(crate) fn empty(plan: &LabelPlan) -> SequenceLabels {
+    SequenceLabels {
+        log_partitions: vec![Vec::new(); plan.temperatures.len()],
+        tail_log_masses: vec![Vec::new(); plan.tail_columns().len()],
+        ..SequenceLabels::default()
+    }
+}
+
 /// What the made-up teacher says about a sequence: the seed is part of the teacher.
 pub(crate) fn labels(random: &mut Random, plan: &LabelPlan) -> SequenceLabels {
     let vocabulary = plan.teacher.vocab_size;
     let Sequence { source, input_ids, positions } =
         sequence(random, plan.tokenizer.vocab_size.min(vocabulary));
-    let log_partitions = vec![Vec::new(); plan.temperatures.len()];
-    let mut labels =
-        SequenceLabels { source, input_ids, positions, log_partitions, ..SequenceLabels::default() };
+    let mut labels = SequenceLabels { source, input_ids, positions, ..empty(plan) };
     for index in 0..labels.positions.len() {
         let gold = labels.input_ids[usize::try_from(labels.positions[index]).unwrap()];
         let logits: Vec<f64> = (0..vocabulary).map(|_| (random.unit() * 1e-9).ln() * -0.4).collect();
@@ -155,6 +168,12 @@ pub(crate) fn push_position(labels: &mut SequenceLabels, plan: &LabelPlan, logit
     labels.entropy.push(entropy.max(0.0) as f32);
     for (temperature, column) in plan.temperatures.iter().zip(&mut labels.log_partitions) {
         column.push(log_sum_exp(f64::from(*temperature)) as f32);
+    }
+    for (temperature, column) in plan.temperatures.iter().zip(&mut labels.tail_log_masses) {
+        let (temperature, all) = (f64::from(*temperature), log_sum_exp(f64::from(*temperature)));
+        let logit = |id: i32| logits[usize::try_from(id).unwrap()];
+        let beyond: f64 = entries[kept..].iter().map(|&(_, id)| (logit(id) / temperature - all).exp()).sum();
+        column.push(beyond.ln().min(0.0) as f32);
     }
 }
 

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use softshard_labels::{
-    LabelDataset, LabelDiff, LabelPlan, LabelStats, OptionalColumn, ReadLimits, Selection, Verification,
-    verify,
+    LabelDataset, LabelDiff, LabelPlan, LabelStats, LabelWriter, OptionalColumn, ReadLimits, Selection,
+    SequenceLabels, Verification, verify,
 };
 
 use crate::common::{TOP_4, plan, write_dataset};
@@ -222,4 +222,34 @@ fn hostile_manifests_are_problems_beside_those_of_the_shards() {
     for (line, start) in found.iter().zip(&expected) {
         assert!(line.starts_with(start), "expected {start:?} in {line:?}");
     }
+}
+
+/// Two tokens that the teacher does not tell apart: neither is its best guess.
+#[test]
+fn a_tie_is_not_right() {
+    let of = |second: f32| {
+        let dir = tempfile::tempdir().unwrap();
+        let writer =
+            LabelWriter::create_or_resume(dir.path(), plan(vec![[0, 1]], Selection::TopK { k: 2 })).unwrap();
+        let tail = 1.0 - 0.45 - second;
+        let labels = SequenceLabels {
+            input_ids: vec![1, 7],
+            positions: vec![1],
+            counts: vec![2],
+            token_ids: vec![7, 9],
+            log_probs: vec![0.45f32.ln(), second.ln()],
+            log_sum_exp: vec![3.0],
+            tail_log_mass: vec![tail.ln()],
+            entropy: vec![1.0],
+            gold_log_prob: vec![0.45f32.ln()],
+            ..SequenceLabels::default()
+        };
+        let mut shard = writer.shard(0).unwrap();
+        shard.push(labels).unwrap();
+        shard.commit().unwrap();
+        writer.finish().unwrap();
+        let stats = LabelStats::of(&LabelDataset::open(dir.path()).unwrap(), &GO).unwrap();
+        stats.teacher.calibration.unwrap().top_1_accuracy
+    };
+    assert_eq!((of(0.45), of(0.35)), (0.0, 1.0));
 }

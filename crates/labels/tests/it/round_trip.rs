@@ -1,6 +1,8 @@
 //! What is written is what is read, by our reader and by the one of the Parquet crate.
 
-use crate::common::{Random, TOP_4, VOCABULARY, labels, plan, sequence, shard_labels, tree, write_dataset};
+use crate::common::{
+    Random, TOP_4, VOCABULARY, labels, plan, sequence, shard_labels, tempered, tree, write_dataset,
+};
 use parquet::basic::{Compression, Encoding};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::{Field, RowAccessor};
@@ -30,7 +32,9 @@ fn is_rounded(read: &SequenceLabels, written: &SequenceLabels, plan: &LabelPlan)
             &read.log_sum_exp,
             &written.log_sum_exp,
             if plan.temperatures.is_empty() { bits } else { 23 },
-        );
+        )
+        && read.tail_log_masses.len() == written.tail_log_masses.len()
+        && read.tail_log_masses.iter().zip(&written.tail_log_masses).all(|(a, b)| near(a, b, bits));
     let (mut ids, mut written_ids) = (read.token_ids.clone(), written.token_ids.clone());
     ids.sort_unstable();
     written_ids.sort_unstable();
@@ -41,6 +45,7 @@ fn is_rounded(read: &SequenceLabels, written: &SequenceLabels, plan: &LabelPlan)
         tail_log_mass: written.tail_log_mass.clone(),
         entropy: written.entropy.clone(),
         gold_log_prob: written.gold_log_prob.clone(),
+        tail_log_masses: written.tail_log_masses.clone(),
         ..read.clone()
     };
     all_near && ids == written_ids && rest == *written
@@ -100,10 +105,12 @@ proptest! {
         let omit = omit.into_iter().zip(leave_out).zip(may_leave_out);
         let omit = omit.filter(|((_, leave_out), may)| *leave_out && *may).map(|((column, _), _)| column);
         let plan = LabelPlan {
-            mantissa_bits, row_group_tokens, temperatures, omit: omit.collect(),
+            mantissa_bits, row_group_tokens, omit: omit.collect(),
             position_mantissa_bits: if exact { 23 } else { 9 },
-            ..plan(LabelPlan::ranges(rows, rows_per_shard), selection)
+            ..tempered(plan(LabelPlan::ranges(rows, rows_per_shard), selection), &temperatures)
         };
+        // Whoever began a dataset without tails can go on with it.
+        let plan = if leave_out[2] { LabelPlan { version: LabelPlan::VERSION, ..plan } } else { plan };
         let dir = tempfile::tempdir().unwrap();
         let manifest = write_dataset(dir.path(), &plan);
         let dataset = LabelDataset::open(dir.path()).unwrap();
@@ -193,7 +200,7 @@ fn rounding_costs_little() {
 #[test]
 fn rows_alone_are_those_of_whole_row_groups() {
     let all = Selection::TopK { k: VOCABULARY };
-    let plan = LabelPlan { row_group_tokens: 1500, temperatures: vec![2.0], ..plan(vec![[0, 900]], all) };
+    let plan = LabelPlan { row_group_tokens: 1500, ..tempered(plan(vec![[0, 900]], all), &[2.0]) };
     let dir = tempfile::tempdir().unwrap();
     write_dataset(dir.path(), &plan);
     let dataset = LabelDataset::open(dir.path()).unwrap();
@@ -252,7 +259,7 @@ fn rows_without_draws_are_read() {
 /// The Parquet crate's own reader takes the other way through the file: levels, pages and encodings.
 #[test]
 fn another_reader_sees_the_same() {
-    let plan = LabelPlan { temperatures: vec![1.5], ..plan(vec![[0, 30]], Selection::TopP { p: 0.8, k: 9 }) };
+    let plan = tempered(plan(vec![[0, 30]], Selection::TopP { p: 0.8, k: 9 }), &[1.5]);
     let dir = tempfile::tempdir().unwrap();
     let manifest = write_dataset(dir.path(), &plan);
     let dataset = LabelDataset::open(dir.path()).unwrap();
@@ -275,6 +282,7 @@ fn another_reader_sees_the_same() {
         assert_eq!(list(9), floats(&labels.entropy));
         assert_eq!(list(10), floats(&labels.gold_log_prob));
         assert_eq!(list(11), floats(&labels.log_partitions[0]));
+        assert_eq!(list(12), floats(&labels.tail_log_masses[0]));
     }
     let group = peer.metadata().row_group(0);
     for (index, column) in group.columns().iter().enumerate() {
@@ -290,6 +298,7 @@ fn another_reader_sees_the_same() {
     let names: Vec<_> = group.columns().iter().map(|column| column.column_path().string()).collect();
     assert_eq!(names[5], "token_ids.list.element");
     assert_eq!(names[11], "log_partition_t1_5.list.element");
+    assert_eq!(names[12], "tail_log_mass_t1_5.list.element");
 }
 
 /// Bytes of the files below `dir` that are in this process's memory.

@@ -164,10 +164,10 @@ pub(super) fn head_kernel<F: Float, N: Size>(
 
     let mut t = 0usize;
     while t < temperatures as usize {
-        let partition =
-            partition_of::<F, N>(logits, &row, largest, inverse_temperatures[t], &mut scratch.sums);
+        let inverse = inverse_temperatures[t];
+        let sum = rest_of::<F, N>(logits, &row, &candidates, &kept, tail.largest, inverse, &mut scratch.sums);
         if row.unit == 0usize {
-            found[out + HEADER + t] = i32::reinterpret(partition);
+            found[out + HEADER + t] = i32::reinterpret(sum);
         }
         t += 1usize;
     }
@@ -261,11 +261,13 @@ fn bar_of_row<F: Float, N: Size>(
     bad
 }
 
-/// Σ exp((z - largest) / T).
+/// Σ exp((z - largest) / T) over the tokens that are not kept, of which the largest is given.
 #[cube]
-fn partition_of<F: Float, N: Size>(
+fn rest_of<F: Float, N: Size>(
     logits: &Tensor<Vector<F, N>>,
     row: &Row,
+    candidates: &Found,
+    kept: &Kept,
     largest: f32,
     inverse_temperature: f32,
     sums: &mut Shared<[f32]>,
@@ -278,7 +280,7 @@ fn partition_of<F: Float, N: Size>(
         #[unroll]
         for lane in 0..lanes {
             let logit = lane_of::<F, N>(vector, lane, row.scale);
-            if is_finite(logit) {
+            if is_finite(logit) && !is_kept(candidates, kept, logit, i * lanes + lane) {
                 sum += ((logit - largest) * inverse_temperature).exp();
             }
         }

@@ -12,8 +12,8 @@ pub(super) const CANDIDATES: usize = 1024;
 pub(super) const WRITTEN: i32 = 1;
 
 /// Words before the lists: [`WRITTEN`], largest logit, Σ exp(z - largest), Σ exp(z - largest)(z - largest), the same
-/// largest and sum of the tail, gold logit, tokens kept, tokens drawn. Partitions, kept ids, their logits, drawn ids and
-/// their counts follow.
+/// largest and sum of the tail, gold logit, tokens kept, tokens drawn. Sums of the tokens that are not kept at each temperature, relative
+/// to the largest of these, kept ids, their logits, drawn ids and their counts follow.
 pub(super) const HEADER: usize = 9;
 
 /// Lengths of the lists of a row.
@@ -25,7 +25,7 @@ pub(crate) struct Layout {
     pub(super) draws: u32,
     /// The most tokens that are drawn.
     pub(super) drawn: usize,
-    /// Partitions.
+    /// Extra temperatures.
     pub(super) temperatures: usize,
 }
 

@@ -4,6 +4,7 @@
 
 mod kernel;
 mod layout;
+mod product;
 mod radix;
 mod result;
 mod row;
@@ -22,6 +23,8 @@ use rayon::prelude::*;
 
 use crate::error::HeadError;
 use crate::labels::{HeadLabels, HeadOptions};
+pub(crate) use product::wide_product;
+
 use layout::{Layout, UNITS};
 use result::Fault;
 

@@ -2,7 +2,7 @@
 
 use super::layout::{HEADER, Layout, WRITTEN};
 use crate::labels::HeadOptions;
-use crate::select::{Keep, RowLabels, by_count, by_log_prob, narrow};
+use crate::select::{Keep, RowLabels, by_count, by_log_prob, narrow, shares};
 
 /// Why a row has no labels.
 #[derive(Debug, PartialEq)]
@@ -32,10 +32,12 @@ pub(super) fn labels(words: &[i32], layout: Layout, options: &HeadOptions<'_>) -
     let log_prob = |logit: f32| narrow(f64::from(logit) - largest - log_total);
 
     let ids = HEADER + layout.temperatures;
-    let mut kept: Vec<(f32, i32)> =
-        (ids..ids + kept).map(|at| (log_prob(float(at + layout.kept)), words[at])).collect();
+    // With its logit's word, which no two tokens of one id have.
+    let mut kept: Vec<(f32, [i32; 2])> = (ids..ids + kept)
+        .map(|at| (log_prob(float(at + layout.kept)), [words[at], words[at + layout.kept]]))
+        .collect();
     kept.sort_unstable_by(by_log_prob);
-    let mut tail = Vec::new();
+    let (mut tail, mut cut) = (Vec::new(), Vec::new());
     if wide(5) > 0.0 {
         tail.push(wide(4) - largest - log_total + wide(5).ln());
     }
@@ -46,24 +48,44 @@ pub(super) fn labels(words: &[i32], layout: Layout, options: &HeadOptions<'_>) -
             reached >= p
         });
         if let Some(last) = enough {
-            tail.extend(kept.drain(last + 1..).map(|(log_prob, _)| f64::from(log_prob)));
+            cut = kept.split_off(last + 1);
+            tail.extend(cut.iter().map(|&(log_prob, _)| f64::from(log_prob)));
         }
     }
+    let softened: Vec<[f64; 2]> = (HEADER..)
+        .zip(options.temperatures)
+        .map(|(at, &temperature)| {
+            let temperature = f64::from(temperature);
+            let relative = |logit: f64| (logit - largest) / temperature;
+            let logit = |&(_, [_, word]): &(f32, [i32; 2])| f64::from(f32::from_bits(word.cast_unsigned()));
+            // Without exact tokens all are the rest, and the words of the tail are those of the tokens that were not drawn.
+            let of_rest = if layout.kept == 0 { largest } else { wide(4) };
+            let mut rest: Vec<f64> = cut.iter().map(|one| relative(logit(one))).collect();
+            if wide(at) > 0.0 {
+                rest.push(relative(of_rest) + wide(at).ln());
+            }
+            let kept = kept.iter().map(|one| relative(logit(one)).exp()).sum();
+            let [log_total, tail] = shares(kept, log_sum(&rest));
+            [largest / temperature + log_total, tail]
+        })
+        .collect();
     let ids = ids + 2 * layout.kept;
     let mut drawn: Vec<(i32, i32)> =
         (ids..ids + drawn).map(|at| (words[at + layout.drawn], words[at])).collect();
     drawn.sort_unstable_by(by_count);
     Ok(RowLabels {
-        token_ids: kept.iter().map(|&(_, id)| id).chain(drawn.iter().map(|&(_, id)| id)).collect(),
+        token_ids: kept.iter().map(|&(_, [id, _])| id).chain(drawn.iter().map(|&(_, id)| id)).collect(),
         log_probs: kept.iter().map(|&(log_prob, _)| log_prob).collect(),
         sample_counts: drawn.iter().map(|&(count, _)| count).collect(),
         log_sum_exp: (largest + log_total) as f32,
         tail_log_mass: (log_sum(&tail) as f32).min(0.0),
         entropy: (log_total - wide(3) / total).max(0.0) as f32,
         gold_log_prob: if float(6) == f32::NEG_INFINITY { float(6) } else { log_prob(float(6)) },
-        log_partitions: (HEADER..)
-            .zip(options.temperatures)
-            .map(|(at, &temperature)| (largest / f64::from(temperature) + wide(at).ln()) as f32)
+        log_partitions: softened.iter().map(|&[partition, _]| partition as f32).collect(),
+        tail_log_masses: softened
+            .iter()
+            .filter(|_| layout.kept > 0)
+            .map(|&[_, tail]| (tail as f32).min(0.0))
             .collect(),
     })
 }

@@ -155,12 +155,15 @@ mod tests {
     use super::*;
 
     fn modules(fields: serde_json::Value) -> Modules {
-        let field = |name: &str| fields.get(name).cloned().map(|value| serde_json::from_value(value).unwrap());
+        let field =
+            |name: &str| fields.get(name).cloned().map(|value| serde_json::from_value(value).unwrap());
         Modules::of(
             Targets::of(field("target_modules")),
             field("exclude_modules"),
-            serde_json::from_value(fields.get("modules_to_save").cloned().unwrap_or_else(|| "[]".parse().unwrap()))
-                .unwrap(),
+            serde_json::from_value(
+                fields.get("modules_to_save").cloned().unwrap_or_else(|| "[]".parse().unwrap()),
+            )
+            .unwrap(),
             fields.get("layers_to_transform").map(|value| serde_json::from_value(value.clone()).unwrap()),
             field("layers_pattern"),
         )
@@ -181,10 +184,19 @@ mod tests {
             (r#"{"target_modules": ["q_proj"], "layers_to_transform": 1}"#, Some(true)),
             (r#"{"target_modules": ["q_proj"], "layers_to_transform": [0, 2]}"#, Some(false)),
             (r#"{"target_modules": ["q_proj"], "layers_to_transform": []}"#, Some(true)),
-            (r#"{"target_modules": ["q_proj"], "layers_to_transform": [1], "layers_pattern": "h"}"#, Some(false)),
-            (r#"{"target_modules": ["q_proj"], "layers_to_transform": [1], "layers_pattern": ["h", "layers"]}"#, Some(true)),
+            (
+                r#"{"target_modules": ["q_proj"], "layers_to_transform": [1], "layers_pattern": "h"}"#,
+                Some(false),
+            ),
+            (
+                r#"{"target_modules": ["q_proj"], "layers_to_transform": [1], "layers_pattern": ["h", "layers"]}"#,
+                Some(true),
+            ),
             // A whole name is there whatever the layers are.
-            (r#"{"target_modules": ["model.layers.1.self_attn.q_proj"], "layers_to_transform": [0]}"#, Some(true)),
+            (
+                r#"{"target_modules": ["model.layers.1.self_attn.q_proj"], "layers_to_transform": [0]}"#,
+                Some(true),
+            ),
             (r#"{"target_modules": ["q_proj"], "exclude_modules": ["self_attn.q_proj"]}"#, Some(false)),
             (r#"{"target_modules": ["q_proj"], "exclude_modules": ["attn.q_proj"]}"#, Some(true)),
             (r#"{"target_modules": ["q_proj"], "exclude_modules": ".*1.*"}"#, Some(false)),

@@ -33,7 +33,9 @@ impl<T> Patterns<T> {
             let expression = compiled(&format!(r"^(?:.*\.)?(?:{name})$"));
             expression.map(|expression| (expression, value)).map_err(|error| {
                 let expected = "expected regular expressions without look-around and references to groups";
-                format!("`{field}`: {expected}, found `{name}`: {error}\nhint: write the modules' names instead")
+                format!(
+                    "`{field}`: {expected}, found `{name}`: {error}\nhint: write the modules' names instead"
+                )
             })
         });
         compiled.collect::<Result<_, _>>().map(Self)
@@ -64,7 +66,8 @@ mod tests {
     /// Expected: Python 3.11's `re.match(rf"(.*\.)?({key})$", module)`.
     #[test]
     fn the_first_pattern_that_ends_a_name_decides() {
-        let pairs = [("^model.layers.1.v_proj", 1), ("(q|v)_proj", 2), ("ayers.0.k_proj", 3), ("a|k_proj", 4)];
+        let pairs =
+            [("^model.layers.1.v_proj", 1), ("(q|v)_proj", 2), ("ayers.0.k_proj", 3), ("a|k_proj", 4)];
         let patterns = Patterns::of("p", pairs.map(|(key, value)| (key.to_owned(), value)).to_vec()).unwrap();
         let found = ["model.layers.1.v_proj", "model.layers.0.v_proj", "xq_proj", "model.layers.0.k_proj"]
             .map(|module| patterns.of_module(module).copied());

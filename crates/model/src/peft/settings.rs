@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::{Value, json};
 
 use super::modules::{Layers, Modules, Names, Targets};
@@ -59,12 +59,13 @@ const READ: [&str; 17] = [
 ];
 
 const MERGE_WITH_PEFT: &str = "merge it with PEFT's `merge_and_unload`, and name the merged model instead";
-const NOT_MERGEABLE: &str = "what it computes differs from token to token, so no weights are those of base and adapter";
+const NOT_MERGEABLE: &str =
+    "what it computes differs from token to token, so no weights are those of base and adapter";
 const OTHER_BASE: &str = "PEFT changes the base when such a training begins: let PEFT write a plain LoRA with \
                           `save_pretrained(..., path_initial_model_for_weight_conversion=...)`";
 
-/// Fields that change what is computed in a way that is not done here, and what to do instead. A section of settings is on
-/// even where it is empty.
+/// Fields that change what is computed in a way that is not done here, and what to do instead. A section of settings
+/// is on even where it is empty.
 const REFUSED: [(&str, &str); 11] = [
     ("alora_invocation_tokens", NOT_MERGEABLE),
     ("arrow_config", NOT_MERGEABLE),
@@ -219,8 +220,9 @@ impl Settings {
         self.alphas.of_module(module).unwrap_or(&self.alpha) / if self.rslora { rank.sqrt() } else { rank }
     }
 
-    /// What is written beside factors of this adapter that were trained on; `base_model` as PEFT has it. The patterns stand in
-    /// the order of their names: where that would change a rank or a scale of `modules`, these are written by name.
+    /// What is written beside factors of this adapter that were trained on; `base_model` as PEFT has it. The patterns
+    /// stand in the order of their names: where that would change a rank or a scale of `modules`, these are written
+    /// by name.
     pub(crate) fn written<'a>(
         &self,
         base_model: &str,
@@ -269,11 +271,13 @@ impl Fields {
 
 /// Names the first field that asks for something that is not done here.
 fn refuse_unsupported(fields: &Value, peft_type: &str, file: &Path) -> Result<(), Error> {
-    let refused = |what: String, hint: &'static str| {
-        Err(Error::Unsupported { file: file.to_owned(), what, hint })
-    };
+    let refused =
+        |what: String, hint: &'static str| Err(Error::Unsupported { file: file.to_owned(), what, hint });
     if peft_type != "LORA" {
-        return refused(format!("peft_type \"{peft_type}\""), "of PEFT's adapters LoRA is supported, DoRA with it");
+        return refused(
+            format!("peft_type \"{peft_type}\""),
+            "of PEFT's adapters LoRA is supported, DoRA with it",
+        );
     }
     for (name, value) in fields.as_object().into_iter().flatten() {
         let what = || format!("{name} {value}");
@@ -301,7 +305,8 @@ fn refuse_unsupported(fields: &Value, peft_type: &str, file: &Path) -> Result<()
     }
 }
 
-/// Whether a field has the value of one that is not there. An empty section may be one, or ask for its usual settings.
+/// Whether a field has the value of one that is not there. An empty section may be one, or ask for its usual
+/// settings.
 fn is_off(value: &Value, or_empty: bool) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,

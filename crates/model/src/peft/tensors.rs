@@ -1,4 +1,5 @@
-//! What the names and shapes of an adapter's tensors say, compared with the modules of a model and the adapter's settings.
+//! What the names and shapes of an adapter's tensors say, compared with the modules of a model and the adapter's
+//! settings.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -160,7 +161,8 @@ impl Module {
     ) {
         let prefix = format!("{PREFIX}{}.", self.name);
         let stored_name = |name: &String| stored.get(name).map_or(name, |stored| *stored).clone();
-        let parts = self.parts(settings.rank(&self.name)).map(|(part, shape)| (format!("{prefix}{part}"), shape));
+        let parts =
+            self.parts(settings.rank(&self.name)).map(|(part, shape)| (format!("{prefix}{part}"), shape));
         let has_factors = self.kind != Kind::Other && parts.iter().any(|(name, _)| stored.contains_key(name));
         if has_factors {
             let [a, b, magnitude, bias] = parts.each_ref().map(|(name, _)| stored_name(name));
@@ -178,13 +180,16 @@ impl Module {
                 found.problems.push(format!("`{bias}`: a bias of the head is not supported\n{hint}"));
             }
             let wanted = [true, true, has_magnitude, has_bias];
-            expected.extend(parts.into_iter().zip(wanted).filter(|(_, wanted)| *wanted).map(|(part, _)| part));
+            expected
+                .extend(parts.into_iter().zip(wanted).filter(|(_, wanted)| *wanted).map(|(part, _)| part));
             let magnitude = has_magnitude.then_some(magnitude);
             let factors = Factors { a, b, bias: has_bias.then_some(bias), magnitude, map };
             found.factors.insert(self.name.clone(), factors);
         } else if settings.begins_at_random && self.is_targeted(settings) == Some(true) {
             let rank = settings.rank(&self.name);
-            expected.extend(self.parts(rank).into_iter().take(2).map(|(part, shape)| (format!("{prefix}{part}"), shape)));
+            expected.extend(
+                self.parts(rank).into_iter().take(2).map(|(part, shape)| (format!("{prefix}{part}"), shape)),
+            );
         }
         for (suffix, shape) in &self.parameters {
             let name = format!("{prefix}{}{suffix}", if has_factors { "base_layer." } else { "" });
@@ -196,7 +201,8 @@ impl Module {
     }
 }
 
-/// The name under which PEFT saves a tensor, of one that a whole state of a model has: there the adapter is called `default`.
+/// The name under which PEFT saves a tensor, of one that a whole state of a model has: there the adapter is called
+/// `default`.
 fn without_adapter_name(stored: &str) -> String {
     let Some((module, part)) = stored.rsplit_once(".lora_") else { return stored.to_owned() };
     let parts: Vec<&str> = part.split('.').collect();
@@ -230,7 +236,9 @@ fn why_unused(name: &str, settings: &Settings) -> Option<&'static str> {
         return Some("`lora_bias` is false");
     }
     if name.ends_with(".bias") || name.ends_with(".weight") && !name.contains(".lora_") {
-        return Some("PEFT 0.21 has it under `base_layer` where a module has factors, and ignores other names");
+        return Some(
+            "PEFT 0.21 has it under `base_layer` where a module has factors, and ignores other names",
+        );
     }
     None
 }

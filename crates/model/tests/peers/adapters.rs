@@ -62,7 +62,7 @@ fn adapters_of_every_family_give_the_logits_of_peft() {
         assert_eq!(found, adapted_logits(&again, &golden), "{name}");
         count += 1;
     }
-    assert_eq!(count, 8);
+    assert_eq!(count, 9);
 }
 
 /// The mean cross-entropy of all tokens after the first: LORA_OBJECTIVE of `tests/peers/families.py`.

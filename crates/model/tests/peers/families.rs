@@ -183,7 +183,10 @@ fn a_mistral_whose_file_names_no_window_has_that_of_transformers() {
     let mut window = |change: fn(&mut Map<String, Value>)| {
         change(config.as_object_mut().expect("an object"));
         let config = DecoderConfig::from_value(config.clone(), Path::new("config.json"));
-        config.expect("a configuration").sliding_window
+        let layers = config.expect("a configuration").layers;
+        assert_eq!(layers.len(), 2);
+        assert!(layers[0] == layers[1]);
+        layers[0].window
     };
     assert_eq!(window(|_| ()), Some(6));
     assert_eq!(window(|keys| keys["sliding_window"] = Value::Null), None);

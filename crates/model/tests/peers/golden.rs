@@ -15,11 +15,12 @@ use softshard_model::{Decoder, Error};
 pub(crate) const LOGITS: f32 = 1e-4;
 
 /// One model of every family and of every difference within one; see `tests/peers/families.py`.
-pub(crate) const MODELS: [&str; 9] = [
+pub(crate) const MODELS: [&str; 10] = [
     "tiny-llama3",
     "tiny-mistral",
     "tiny-qwen2-untied",
     "tiny-qwen3",
+    "tiny-qwen3-windows",
     "tiny-neox",
     "tiny-neox-sequential",
     "tiny-opt",

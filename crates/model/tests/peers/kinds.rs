@@ -1,5 +1,5 @@
-//! Adapters of every kind that PEFT writes, of `tests/peers/adapters.py`: with them a model has PEFT's logits, merged PEFT's
-//! weights; and what differs only in names and settings computes the same, or is refused by name.
+//! Adapters of every kind that PEFT writes, of `tests/peers/adapters.py`: with them a model has PEFT's logits, merged
+//! PEFT's weights; and what differs only in names and settings computes the same, or is refused by name.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,6 +19,8 @@ use crate::golden::{assert_close, batch, differences, load, logits, path, tensor
 const WEIGHTS: f32 = 2e-6;
 /// Root mean square of what 8 bits round, of logits with a spread of 3.5.
 const EIGHT_BITS: f32 = 0.25;
+/// The same of activations in bf16: a little more than transformers' own bf16 is from its f32.
+const BF16: f32 = 0.12;
 
 #[derive(Deserialize)]
 struct Expected {
@@ -69,6 +71,10 @@ fn logits_are_those_of_peft_wherever_the_weights_are() {
         let (_, rounded) = differences(&eight, golden);
         println!("{name}: 8 bits move logits by {rounded:.3}");
         assert!(rounded > 0.0 && rounded < EIGHT_BITS, "{name}, 8 bits: {rounded}");
+        let bf16 = with(LoadOptions { precision: Precision::Bf16, ..LoadOptions::default() });
+        let (_, rounded) = differences(&bf16, golden);
+        println!("{name}: bf16 moves logits by {rounded:.3}");
+        assert!(rounded > 0.0 && rounded < BF16, "{name}, bf16: {rounded}");
     }
 }
 
@@ -81,7 +87,10 @@ fn merged_weights_are_those_of_peft() {
         let done = merged(&base, &path(&format!("adapters/{name}")), &output);
         if !facts.mergeable {
             let message = done.expect_err("PEFT cannot merge it").to_string();
-            assert!(message.contains("lora_B.bias`: expected a bias of `model.layers.0.self_attn"), "{message}");
+            assert!(
+                message.contains("lora_B.bias`: expected a bias of `model.layers.0.self_attn"),
+                "{message}"
+            );
             assert!(!output.exists());
             continue;
         }
@@ -94,8 +103,8 @@ fn merged_weights_are_those_of_peft() {
             continue;
         };
         assert_eq!(config.tie_word_embeddings, tied, "{name}");
-        let [before, after] = [&base, &output]
-            .map(|folder| tensors(&folder.join("model.safetensors").to_string_lossy()));
+        let [before, after] =
+            [&base, &output].map(|folder| tensors(&folder.join("model.safetensors").to_string_lossy()));
         let prefix = format!("{name}/merged/");
         let changed = golden.iter().filter_map(|(key, values)| Some((key.strip_prefix(&prefix)?, values)));
         let changed: BTreeMap<&str, &Vec<f32>> = changed.collect();
@@ -189,18 +198,38 @@ fn fields_that_are_not_computed_are_refused_by_name() {
         ("use_bdlora", json!({}), "use_bdlora {}"),
         ("use_qalora", json!(true), "use_qalora true"),
         ("velora_config", json!({}), "velora_config {}"),
-        ("use_tomorrow", json!(true), "use_tomorrow true is not supported\nhint: PEFT 0.21 has no such field"),
+        (
+            "use_tomorrow",
+            json!(true),
+            "use_tomorrow true is not supported\nhint: PEFT 0.21 has no such field",
+        ),
         ("r", json!(0), "`r`: expected 1 to 65536, found 0"),
         ("rank_pattern", json!({ "q_proj": 0 }), "`rank_pattern`: expected 1 to 65536, found 0"),
         ("rank_pattern", json!({ "q_proj": 3 }), "lora_A.weight`: expected shape [3, 32], found [2, 32]"),
-        ("alpha_pattern", json!({ "(?!a).*": 3 }), "`alpha_pattern`: expected regular expressions without look-around"),
+        (
+            "alpha_pattern",
+            json!({ "(?!a).*": 3 }),
+            "`alpha_pattern`: expected regular expressions without look-around",
+        ),
         ("lora_bias", json!(true), "lora_B.bias`: expected shape [40], found no such tensor"),
         ("use_dora", json!(true), "lora_magnitude_vector`: expected shape [40], found no such tensor"),
-        ("modules_to_save", json!(["embed_tokens"]), "embed_tokens.weight`: expected shape [80, 32], found no such tensor"),
+        (
+            "modules_to_save",
+            json!(["embed_tokens"]),
+            "embed_tokens.weight`: expected shape [80, 32], found no such tensor",
+        ),
         ("modules_to_save", json!(["self_attn"]), "leave `model.layers.0.self_attn.q_proj` out"),
         ("exclude_modules", json!(["v_proj"]), "leave `model.layers.0.self_attn.v_proj` out"),
-        ("layers_to_transform", json!([0]), "`layers_to_transform`: expected none where `target_modules` is one string"),
-        ("target_modules", json!(["q_proj"]), "v_proj.lora_A.weight`: expected no such tensor, as the modules"),
+        (
+            "layers_to_transform",
+            json!([0]),
+            "`layers_to_transform`: expected none where `target_modules` is one string",
+        ),
+        (
+            "target_modules",
+            json!(["q_proj"]),
+            "v_proj.lora_A.weight`: expected no such tensor, as the modules",
+        ),
     ];
     let folder = tempfile::tempdir().expect("a folder");
     for (field, value, expected) in cases {
@@ -244,15 +273,60 @@ fn fields_without_effect_are_taken() {
 fn tensors_that_fit_nothing_are_refused_by_name() {
     let first = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight";
     let cases: [(&str, &str, &str, &str); 9] = [
-        ("regex", first, "base_model.model._orig_mod.model.layers.0.self_attn.q_proj.lora_A.weight", "wrapped model"),
-        ("regex", first, "model.layers.0.self_attn.q_proj.lora_A.weight", "names begin with `base_model.model.`"),
-        ("regex", first, "base_model.model.model.layers.0.self_attn.q_proj.lora_A.other.weight", "lora_A.weight`: expected shape [2, 32], found no"),
-        ("regex", first, "base_model.model.model.layers.9.self_attn.q_proj.lora_A.weight", "layers.9.self_attn.q_proj.lora_A.weight`: expected no such tensor"),
-        ("regex", first, "base_model.model.model.layers.0.self_attn.q_proj.base_layer.weight", "base_layer.weight`: expected shape [40, 32], found [2, 32]"),
-        ("regex", first, "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta", "trainable tokens are not supported"),
-        ("biases-of-targets", "base_model.model.transformer.h.0.attn.c_attn.base_layer.bias", "base_model.model.transformer.h.0.attn.c_attn.bias", "PEFT 0.21 has it under `base_layer`"),
-        ("saved", "base_model.model.lm_head.weight", "base_model.model.lm_head.modules_to_save.default.weight", "save the adapter with `save_pretrained`"),
-        ("saved", "base_model.model.lm_head.weight", "base_model.model.score.weight", "score.weight`: expected no such tensor"),
+        (
+            "regex",
+            first,
+            "base_model.model._orig_mod.model.layers.0.self_attn.q_proj.lora_A.weight",
+            "wrapped model",
+        ),
+        (
+            "regex",
+            first,
+            "model.layers.0.self_attn.q_proj.lora_A.weight",
+            "names begin with `base_model.model.`",
+        ),
+        (
+            "regex",
+            first,
+            "base_model.model.model.layers.0.self_attn.q_proj.lora_A.other.weight",
+            "lora_A.weight`: expected shape [2, 32], found no",
+        ),
+        (
+            "regex",
+            first,
+            "base_model.model.model.layers.9.self_attn.q_proj.lora_A.weight",
+            "layers.9.self_attn.q_proj.lora_A.weight`: expected no such tensor",
+        ),
+        (
+            "regex",
+            first,
+            "base_model.model.model.layers.0.self_attn.q_proj.base_layer.weight",
+            "base_layer.weight`: expected shape [40, 32], found [2, 32]",
+        ),
+        (
+            "regex",
+            first,
+            "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta",
+            "trainable tokens are not supported",
+        ),
+        (
+            "biases-of-targets",
+            "base_model.model.transformer.h.0.attn.c_attn.base_layer.bias",
+            "base_model.model.transformer.h.0.attn.c_attn.bias",
+            "PEFT 0.21 has it under `base_layer`",
+        ),
+        (
+            "saved",
+            "base_model.model.lm_head.weight",
+            "base_model.model.lm_head.modules_to_save.default.weight",
+            "save the adapter with `save_pretrained`",
+        ),
+        (
+            "saved",
+            "base_model.model.lm_head.weight",
+            "base_model.model.score.weight",
+            "score.weight`: expected no such tensor",
+        ),
     ];
     let (expected, _) = expected();
     let folder = tempfile::tempdir().expect("a folder");
@@ -302,7 +376,9 @@ fn an_adapter_that_is_written_again_has_its_ranks_and_scales() {
             serde_json::from_slice::<Value>(&text).expect("JSON")
         });
         assert_eq!(after["base_model_name_or_path"], "models/other");
-        for field in ["rank_pattern", "alpha_pattern", "target_modules", "layers_to_transform", "exclude_modules"] {
+        for field in
+            ["rank_pattern", "alpha_pattern", "target_modules", "layers_to_transform", "exclude_modules"]
+        {
             assert_eq!(before[field], after[field], "{name} {field}");
         }
     }
@@ -341,7 +417,10 @@ fn what_cannot_learn_is_refused_by_name() {
         let adapter = path(&format!("adapters/{name}"));
         let config = DecoderConfig::load(&path(base)).expect("a config");
         let message = config.adapter_shape(&adapter).expect_err("it cannot learn").to_string();
-        assert!(message.contains(said) && message.contains("hint: merge it with `softshard merge`"), "{message}");
+        assert!(
+            message.contains(said) && message.contains("hint: merge it with `softshard merge`"),
+            "{message}"
+        );
         let mut decoder = load(base);
         decoder.load_adapter(&adapter).expect("it computes");
         assert!(decoder.save_adapter(&adapter.join("never"), "x").is_err());

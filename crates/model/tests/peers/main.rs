@@ -3,5 +3,7 @@
 mod adapters;
 mod families;
 mod golden;
+mod heads;
 mod kinds;
+mod positions;
 mod published;

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::ast::Arguments;
 use super::ast::Function as MacroFunction;
-use super::limits::{Meter, Outcome, raised, refused, type_error, value_error};
+use super::limits::{Failure, Kind, Meter, Outcome, raised, refused, type_error, value_error};
 use super::operators::undefined_error;
 use super::printing::to_str;
 use super::render::{MacroValue, Renderer};
@@ -184,10 +184,9 @@ impl<'t> Renderer<'t, '_> {
                     return type_error("strftime() argument 1 must be str");
                 };
                 let Some(now) = self.now else {
-                    return refused(
-                        "`strftime_now` without a date: the same data must give the same sequences tomorrow; set \
-                         `data.template_date = \"2025-01-31\"`; a template without it",
-                    );
+                    let message = "`strftime_now` needs a date of the recipe: the same data must give the same \
+                                   sequences tomorrow\nhint: set `data.template_date = \"2025-01-31\"`";
+                    return Err(Failure::new(Kind::Refused, message));
                 };
                 now.format(format).map(Val::text)
             }

@@ -2,12 +2,12 @@
 
 use super::ast::Comparison;
 use super::calls::Args;
+use super::cases::{is_lower, is_upper};
 use super::filters;
 use super::iterate;
 use super::limits::{Meter, Outcome, raised, refused, type_error};
 use super::operators::{binary, compare, equal};
 use super::printing::to_str;
-use super::strings::{is_lower, is_upper};
 use super::value::Val;
 use super::{ast::Binary, parser::unknown};
 
@@ -108,14 +108,7 @@ pub(super) fn check<'t>(name: &str, value: &Val<'t>, args: Args<'t>, meter: &Met
         "escaped" => matches!(value, Val::Markup(_)),
         "lower" => is_lower(&to_str(value, meter)?),
         "upper" => is_upper(&to_str(value, meter)?),
-        "filter" | "test" => {
-            let Some(wanted) = value.as_str() else { return type_error("expected the name as a text") };
-            if name == "test" {
-                known(wanted)
-            } else {
-                filters::known(wanted) || filters::refused_name(wanted)
-            }
-        }
+        "filter" | "test" => is_name(name, value)?,
         other => return raised(unknown("test", other)),
     })
 }
@@ -130,6 +123,12 @@ fn comparison(name: &str) -> Option<Comparison> {
         "<=" | "le" => Comparison::LessEqual,
         _ => return None,
     })
+}
+
+/// Whether Jinja2 has a filter or a test of this name.
+fn is_name(kind: &str, name: &Val<'_>) -> Outcome<bool> {
+    let Some(name) = name.as_str() else { return type_error("expected the name as a text") };
+    Ok(if kind == "test" { known(name) } else { filters::known(name) || filters::refused_name(name) })
 }
 
 /// `value % by == rest`.

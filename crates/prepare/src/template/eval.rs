@@ -1,6 +1,6 @@
 //! Runs a template: expressions.
 
-use super::ast::{Const, Expr};
+use super::ast::{Comparison, Const, Expr};
 use super::limits::{Kind, MAX_TEXT_BYTES, Outcome, type_error};
 use super::operators::{self, undefined_error};
 use super::printing::write_str;
@@ -40,23 +40,7 @@ impl<'t> Renderer<'t, '_> {
                 }
                 Val::dict(values, self.meter)
             }
-            Expr::Condition { test, yes, no } => match (self.eval(test)?.is_true(), no) {
-                (true, _) => self.eval(yes),
-                (false, Some(no)) => self.eval(no),
-                (false, None) => {
-                    let hint = "the inline if-expression evaluated to false and no else section was defined";
-                    Ok(Val::Undefined(Undefined::Hint(hint)))
-                }
-            },
-            Expr::And(pair) => {
-                let left = self.eval(&pair.0)?;
-                if left.is_true() { self.eval(&pair.1) } else { Ok(left) }
-            }
-            Expr::Or(pair) => {
-                let left = self.eval(&pair.0)?;
-                if left.is_true() { Ok(left) } else { self.eval(&pair.1) }
-            }
-            Expr::Not(inner) => Ok(Val::Bool(!self.eval(inner)?.is_true())),
+            Expr::Condition { .. } | Expr::And(_) | Expr::Or(_) | Expr::Not(_) => self.logic(expr),
             Expr::Negative(inner) => operators::negative(&self.eval(inner)?, -1),
             Expr::Positive(inner) => operators::negative(&self.eval(inner)?, 1),
             Expr::Binary(operator, pair) => {
@@ -71,17 +55,7 @@ impl<'t> Renderer<'t, '_> {
                 }
                 Ok(Val::text(text))
             }
-            Expr::Compare(first, operands) => {
-                let mut left = self.eval(first)?;
-                for (comparison, operand) in operands {
-                    let right = self.eval(operand)?;
-                    if !operators::compare(*comparison, &left, &right, self.meter)? {
-                        return Ok(Val::Bool(false));
-                    }
-                    left = right;
-                }
-                Ok(Val::Bool(true))
-            }
+            Expr::Compare(first, operands) => self.comparison(first, operands),
             Expr::Attribute(of, name) => {
                 let value = self.eval(of)?;
                 self.attribute(&value, Str::Borrowed(name))
@@ -112,6 +86,42 @@ impl<'t> Renderer<'t, '_> {
         }
     }
 
+    /// What decides by truth, and computes only what it needs.
+    fn logic(&mut self, expr: &'t Expr) -> Outcome<Val<'t>> {
+        match expr {
+            Expr::Condition { test, yes, no } => match (self.eval(test)?.is_true(), no) {
+                (true, _) => self.eval(yes),
+                (false, Some(no)) => self.eval(no),
+                (false, None) => {
+                    let hint = "the inline if-expression evaluated to false and no else section was defined";
+                    Ok(Val::Undefined(Undefined::Hint(hint)))
+                }
+            },
+            Expr::And(pair) => {
+                let left = self.eval(&pair.0)?;
+                if left.is_true() { self.eval(&pair.1) } else { Ok(left) }
+            }
+            Expr::Or(pair) => {
+                let left = self.eval(&pair.0)?;
+                if left.is_true() { Ok(left) } else { self.eval(&pair.1) }
+            }
+            Expr::Not(inner) => Ok(Val::Bool(!self.eval(inner)?.is_true())),
+            other => self.eval(other),
+        }
+    }
+
+    fn comparison(&mut self, first: &'t Expr, operands: &'t [(Comparison, Expr)]) -> Outcome<Val<'t>> {
+        let mut left = self.eval(first)?;
+        for (comparison, operand) in operands {
+            let right = self.eval(operand)?;
+            if !operators::compare(*comparison, &left, &right, self.meter)? {
+                return Ok(Val::Bool(false));
+            }
+            left = right;
+        }
+        Ok(Val::Bool(true))
+    }
+
     fn all(&mut self, items: &'t [Expr]) -> Outcome<Vec<Val<'t>>> {
         items.iter().map(|item| self.eval(item)).collect()
     }
@@ -138,12 +148,10 @@ impl<'t> Renderer<'t, '_> {
         if let Val::Undefined(undefined) = &value {
             return undefined_error(undefined);
         }
-        // What Python raises for a wrong bound or a value without slices, Jinja2 takes for an element that is not there.
-        let missing = || Ok(Val::Undefined(Undefined::Hint("the value has no such slice")));
-        match wrong {
-            Some(_) => missing(),
-            None => operators::slice(&value, numbers, self.meter)?.map_or_else(missing, Ok),
+        if let Some(wrong) = wrong {
+            return type_error(format!("slice indices must be integers or None, not {}", wrong.type_name()));
         }
+        operators::slice(&value, numbers, self.meter)
     }
 
     /// `value.name`, as the sandbox of Jinja2 finds it: an attribute of Python first, then an item.
@@ -218,7 +226,6 @@ impl<'t> Renderer<'t, '_> {
                 let number = |place: usize| i128::try_from(place).expect("a place fits 128 bits");
                 place(length).map(|place| Val::Int(steps.start + number(place) * steps.step))
             }
-            Val::Namespace(_) => None,
             _ => None,
         })
     }

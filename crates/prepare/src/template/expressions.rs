@@ -3,7 +3,6 @@
 use super::ast::{Applied, Arguments, Binary, Call, Comparison, Const, Expr, Name, Place};
 use super::lexer::{SyntaxError, Token, syntax_error};
 use super::parser::Parser;
-use super::{checks, filters};
 
 type Parsed<T> = Result<T, SyntaxError>;
 
@@ -49,10 +48,8 @@ impl Parser {
         self.enter()?;
         let mut yes = self.or()?;
         while self.skip_name("if") {
-            let soft = self.soften();
             let test = Box::new(self.or()?);
             let no = if self.skip_name("else") { Some(Box::new(self.expression()?)) } else { None };
-            self.set_soft(soft);
             yes = Expr::Condition { test, yes: Box::new(yes), no };
         }
         self.leave();
@@ -395,9 +392,7 @@ impl Parser {
     }
 
     fn filter_call(&mut self, value: Option<Expr>) -> Parsed<Expr> {
-        let line = self.line();
         let name = self.dotted_name()?;
-        self.check_known("filter", &name, filters::known(&name), line)?;
         let arguments = if self.is_operator("(") { self.arguments()? } else { Arguments::default() };
         Ok(Expr::Filter(Box::new(Applied { value, name: name.into(), arguments })))
     }
@@ -414,9 +409,7 @@ impl Parser {
     fn test(&mut self, value: Expr) -> Parsed<Expr> {
         self.next();
         let negated = self.skip_name("not");
-        let line = self.line();
         let name = self.dotted_name()?;
-        self.check_known("test", &name, checks::known(&name), line)?;
         let arguments = match self.current() {
             Token::Operator("(") => self.arguments()?,
             Token::Name(word) if ["else", "or", "and"].contains(&word.as_str()) => Arguments::default(),

@@ -137,6 +137,10 @@ impl<'s> Lexer<'s> {
 
     fn comment(&mut self) -> Result<(), SyntaxError> {
         let Some(end) = self.rest().find("#}") else {
+            // Jinja2 takes a comment that begins at the very end for none.
+            if self.rest().is_empty() {
+                return Ok(());
+            }
             return syntax_error(self.line, "missing end of comment tag");
         };
         let sign = sign_before(self.rest(), end);
@@ -182,7 +186,7 @@ impl<'s> Lexer<'s> {
             self.after_block(end_sign);
             return Ok(());
         }
-        syntax_error(self.line, "missing end of raw directive")
+        if rest.is_empty() { Ok(()) } else { syntax_error(self.line, "missing end of raw directive") }
     }
 
     /// The tokens of `{{ … }}` or `{% … %}`.

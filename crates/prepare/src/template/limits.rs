@@ -23,8 +23,6 @@ pub(super) enum Kind {
     Type,
     /// `ValueError`, `OverflowError` and the like.
     Value,
-    /// `KeyError` and `IndexError`.
-    Lookup,
     /// Any other exception that the template raises.
     Raised,
     /// What Jinja2 may do and we do not.

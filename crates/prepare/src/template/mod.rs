@@ -7,6 +7,7 @@
 
 mod ast;
 mod calls;
+mod cases;
 mod checks;
 mod dates;
 mod eval;
@@ -15,11 +16,14 @@ mod filters;
 mod formatting;
 mod iterate;
 mod json;
+mod keyed;
 mod lexer;
 mod limits;
+mod loops;
 mod methods;
 mod number_filters;
 mod operators;
+mod padding;
 mod parser;
 mod percent;
 mod printing;
@@ -30,6 +34,7 @@ mod sources;
 mod strings;
 mod text_filters;
 mod value;
+mod walk;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -259,6 +264,9 @@ mod tests {
         let error = template.render(&conversation, 1, false).unwrap_err().to_string();
         assert!(error.contains("unknown role tool"), "{error}");
         let error = ChatTemplate::new("{% if %}".into(), BTreeMap::new()).err().unwrap().to_string();
-        assert!(error.starts_with("chat template: syntax error"), "{error}");
+        assert!(
+            error.starts_with("chat template: `chat template` line 1: expected an expression"),
+            "{error}"
+        );
     }
 }

@@ -418,9 +418,9 @@ fn slice_places(bounds: Bounds, length: usize) -> Outcome<impl Iterator<Item = u
     Ok((0..places.len()).map(move |index| usize::try_from(start + index * step).expect("inside of the list")))
 }
 
-/// `value[start:stop:step]`; `None` where the value has no slices.
-pub(super) fn slice<'t>(value: &Val<'t>, bounds: Bounds, meter: &Meter) -> Outcome<Option<Val<'t>>> {
-    Ok(Some(match value {
+/// `value[start:stop:step]`
+pub(super) fn slice<'t>(value: &Val<'t>, bounds: Bounds, meter: &Meter) -> Outcome<Val<'t>> {
+    Ok(match value {
         Val::Str(text) => Val::Str(slice_text(text, bounds, meter)?),
         Val::Markup(text) => Val::Markup(slice_text(text, bounds, meter)?),
         Val::List(seq) | Val::Tuple(seq) => {
@@ -430,8 +430,8 @@ pub(super) fn slice<'t>(value: &Val<'t>, bounds: Bounds, meter: &Meter) -> Outco
             if matches!(value, Val::List(_)) { Val::list(items)? } else { Val::tuple(items)? }
         }
         Val::Range(_) => return refused("a slice of a range"),
-        _ => return Ok(None),
-    }))
+        other => return type_error(format!("'{}' object is not subscriptable", other.type_name())),
+    })
 }
 
 fn slice_text<'t>(text: &Str<'t>, bounds: Bounds, meter: &Meter) -> Outcome<Str<'t>> {

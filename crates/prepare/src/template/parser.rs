@@ -19,14 +19,11 @@ pub(super) struct Parser {
     in_loop: bool,
     /// How many loops there are around, whatever the function.
     loops: usize,
-    /// Whether an unknown filter here is an error only where it is reached: in branches of a condition.
-    soft: bool,
 }
 
 /// The statements of a template.
 pub(super) fn parse(source: &str) -> Parsed<Vec<Stmt>> {
-    let mut parser =
-        Parser { tokens: tokens(source)?, at: 0, depth: 0, in_loop: false, loops: 0, soft: false };
+    let mut parser = Parser { tokens: tokens(source)?, at: 0, depth: 0, in_loop: false, loops: 0 };
     parser.statements(&[])
 }
 
@@ -133,18 +130,6 @@ impl Parser {
             return Ok(());
         }
         syntax_error(self.line(), format!("expected at most {MAX_CHAIN} operators in a row, found more"))
-    }
-
-    pub(super) fn soften(&mut self) -> bool {
-        std::mem::replace(&mut self.soft, true)
-    }
-
-    pub(super) fn set_soft(&mut self, soft: bool) {
-        self.soft = soft;
-    }
-
-    pub(super) fn check_known(&self, kind: &str, name: &str, known: bool, line: usize) -> Parsed<()> {
-        if known || self.soft { Ok(()) } else { syntax_error(line, unknown(kind, name)) }
     }
 
     /// Statements up to one of these tags, whose name is the current token then; without tags up to the end.
@@ -255,7 +240,6 @@ impl Parser {
         };
         let recursive = self.skip_name("recursive");
         let in_loop = std::mem::replace(&mut self.in_loop, true);
-        let soft = std::mem::replace(&mut self.soft, false);
         let body = self.body(&["endfor", "else"])?;
         self.in_loop = in_loop;
         let otherwise = if self.skip_name("else") {
@@ -264,7 +248,6 @@ impl Parser {
             self.next();
             Vec::new()
         };
-        self.soft = soft;
         self.loops -= 1;
         Ok(StmtKind::For(Box::new(For {
             target,
@@ -288,7 +271,6 @@ impl Parser {
     }
 
     fn condition(&mut self) -> Parsed<StmtKind> {
-        let soft = self.soften();
         let mut branches = Vec::new();
         let mut otherwise = Vec::new();
         loop {
@@ -303,7 +285,6 @@ impl Parser {
             self.next();
             break;
         }
-        self.soft = soft;
         Ok(StmtKind::If(branches, otherwise))
     }
 
@@ -361,10 +342,8 @@ impl Parser {
 
     fn function_body(&mut self, mut function: Function, end: &str) -> Parsed<Function> {
         let in_loop = std::mem::replace(&mut self.in_loop, false);
-        let soft = std::mem::replace(&mut self.soft, false);
         function.body = self.whole_body(end)?;
         self.in_loop = in_loop;
-        self.soft = soft;
         Ok(function)
     }
 

@@ -125,11 +125,6 @@ fn directive(rest: &mut &str, arguments: &mut Arguments<'_, '_>, meter: &Meter) 
 }
 
 fn converted(kind: char, value: &Val<'_>, spec: &Spec, meter: &Meter) -> Outcome<String> {
-    let sign = |is_negative: bool| match spec.sign {
-        _ if is_negative => "-".to_owned(),
-        Some(sign) => sign.to_string(),
-        None => String::new(),
-    };
     match kind {
         's' | 'r' => {
             let text = if kind == 's' {
@@ -142,39 +137,11 @@ fn converted(kind: char, value: &Val<'_>, spec: &Spec, meter: &Meter) -> Outcome
             let text: String = text.chars().take(spec.precision.unwrap_or(usize::MAX)).collect();
             spec.padded("", &text, '>', meter)
         }
-        'd' | 'i' | 'u' | 'x' | 'X' | 'o' => {
-            let number = match (value, value.as_int()) {
-                (_, Some(number)) => number,
-                (Val::Float(float), None) if "diu".contains(kind) => match super::value::whole(float.trunc())
-                {
-                    Some(number) => number,
-                    None => return raised("cannot convert the float to a whole number"),
-                },
-                _ => {
-                    return type_error(format!(
-                        "%{kind} format: a number is required, not {}",
-                        value.type_name()
-                    ));
-                }
-            };
-            let magnitude = number.unsigned_abs();
-            let (prefix, mut digits) = match kind {
-                'x' => ("0x", format!("{magnitude:x}")),
-                'X' => ("0X", format!("{magnitude:X}")),
-                'o' => ("0o", format!("{magnitude:o}")),
-                _ => ("", magnitude.to_string()),
-            };
-            if let Some(missing) = spec.precision.and_then(|precision| precision.checked_sub(digits.len())) {
-                meter.text(missing)?;
-                digits.insert_str(0, &"0".repeat(missing));
-            }
-            let prefix = if spec.alternate { prefix } else { "" };
-            spec.padded(&(sign(number < 0) + prefix), &digits, '>', meter)
-        }
+        'd' | 'i' | 'u' | 'x' | 'X' | 'o' => whole_number(kind, value, spec, meter),
         'e' | 'E' | 'f' | 'F' | 'g' | 'G' => {
             let number = float_of(value)?;
             let digits = number_text(number.abs(), kind, spec.precision, spec.alternate)?;
-            spec.padded(&sign(number.is_sign_negative() && !number.is_nan()), &digits, '>', meter)
+            spec.padded(sign(spec, number.is_sign_negative() && !number.is_nan()), &digits, '>', meter)
         }
         'c' => {
             let text = match value.as_int().map(u32::try_from) {
@@ -192,4 +159,39 @@ fn converted(kind: char, value: &Val<'_>, spec: &Spec, meter: &Meter) -> Outcome
         'a' => refused("the format `%a`"),
         other => value_error(format!("unsupported format character '{other}'")),
     }
+}
+
+fn sign(spec: &Spec, is_negative: bool) -> &'static str {
+    match spec.sign {
+        _ if is_negative => "-",
+        Some('+') => "+",
+        Some(_) => " ",
+        None => "",
+    }
+}
+
+fn whole_number(kind: char, value: &Val<'_>, spec: &Spec, meter: &Meter) -> Outcome<String> {
+    let number = match (value, value.as_int()) {
+        (_, Some(number)) => number,
+        (Val::Float(float), None) if "diu".contains(kind) => match super::value::whole(float.trunc()) {
+            Some(number) => number,
+            None => return raised("cannot convert the float to a whole number"),
+        },
+        _ => {
+            return type_error(format!("%{kind} format: a number is required, not {}", value.type_name()));
+        }
+    };
+    let magnitude = number.unsigned_abs();
+    let (prefix, mut digits) = match kind {
+        'x' => ("0x", format!("{magnitude:x}")),
+        'X' => ("0X", format!("{magnitude:X}")),
+        'o' => ("0o", format!("{magnitude:o}")),
+        _ => ("", magnitude.to_string()),
+    };
+    if let Some(missing) = spec.precision.and_then(|precision| precision.checked_sub(digits.len())) {
+        meter.text(missing)?;
+        digits.insert_str(0, &"0".repeat(missing));
+    }
+    let prefix = if spec.alternate { prefix } else { "" };
+    spec.padded(&format!("{}{prefix}", sign(spec, number < 0)), &digits, '>', meter)
 }

@@ -6,11 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::ast::{
-    Applied, Arguments, Call, CallBlock, Expr, FilterBlock, For, Function, Load, Loads, LoopFilter,
-};
+use super::ast::{CallBlock, Expr, FilterBlock, For, Function, Load, Loads, LoopFilter};
 use super::ast::{Name, Place, SetBlock, Stmt, StmtKind, Target, With};
-use super::lexer::SyntaxError;
+use super::lexer::{SyntaxError, syntax_error};
+use super::parser::unknown;
+use super::walk::{children, children_mut, reads};
+use super::{checks, filters};
 
 /// A template whose names are resolved.
 #[derive(Debug)]
@@ -22,11 +23,17 @@ pub(super) struct Root {
 
 /// Resolves the names of a template.
 pub(super) fn resolve(mut body: Vec<Stmt>) -> Result<Root, SyntaxError> {
+    if reads(&body, "self") {
+        return syntax_error(1, "the variable `self` is not supported in chat templates here");
+    }
     let mut resolver = Resolver::default();
     resolver.functions.push(FunctionScope::default());
     let scope = resolver.open(None, 0);
     resolver.analyze(scope, |symbols| body.iter().for_each(|stmt| symbols.stmt(stmt)));
     resolver.stmts(&mut body, scope)?;
+    if let Some(error) = resolver.unknown {
+        return Err(error);
+    }
     let loads = resolver.loads(scope);
     Ok(Root { body, loads, slots: resolver.functions[0].slots.len() })
 }
@@ -64,6 +71,12 @@ struct Resolver {
     functions: Vec<FunctionScope>,
     /// The scopes of loop filters are numbered apart: their item is not the body's.
     filters: usize,
+    /// The line of the current statement.
+    line: usize,
+    /// Whether an unknown filter here is an error only where it is reached: in branches of a condition.
+    soft: bool,
+    /// The first filter or test that is not there.
+    unknown: Option<SyntaxError>,
 }
 
 /// Levels from here on are those of loop filters.
@@ -139,6 +152,16 @@ impl Resolver {
     }
 
     fn stmt(&mut self, stmt: &mut Stmt, scope: usize) -> Result<(), SyntaxError> {
+        self.line = stmt.line;
+        let is_scope = !matches!(stmt.kind, StmtKind::Print(_) | StmtKind::Set(..) | StmtKind::If(..));
+        let soft = self.soft;
+        self.soft &= !is_scope;
+        let result = self.stmt_of(stmt, scope);
+        self.soft = soft;
+        result
+    }
+
+    fn stmt_of(&mut self, stmt: &mut Stmt, scope: usize) -> Result<(), SyntaxError> {
         match &mut stmt.kind {
             StmtKind::Data(_) | StmtKind::Break | StmtKind::Continue => Ok(()),
             StmtKind::Print(expr) => {
@@ -146,6 +169,7 @@ impl Resolver {
                 Ok(())
             }
             StmtKind::If(branches, otherwise) => {
+                self.soft = true;
                 for (test, body) in branches {
                     self.expr(test, scope);
                     self.stmts(body, scope)?;
@@ -306,9 +330,21 @@ impl Resolver {
     }
 
     fn expr(&mut self, expr: &mut Expr, scope: usize) {
+        let soft = self.soft;
         match expr {
-            Expr::Name(name) => self.name(name, scope),
-            other => children_mut(other, &mut |child| self.expr(child, scope)),
+            Expr::Name(name) => return self.name(name, scope),
+            Expr::Condition { .. } => self.soft = true,
+            Expr::Filter(filter) => self.check_known("filter", &filter.name, filters::known(&filter.name)),
+            Expr::Test(test) => self.check_known("test", &test.name, checks::known(&test.name)),
+            _ => {}
+        }
+        children_mut(expr, &mut |child| self.expr(child, scope));
+        self.soft = soft;
+    }
+
+    fn check_known(&mut self, kind: &str, name: &str, known: bool) {
+        if !known && !self.soft {
+            self.unknown.get_or_insert_with(|| SyntaxError { line: self.line, problem: unknown(kind, name) });
         }
     }
 }
@@ -426,159 +462,4 @@ impl Reader<'_> {
             }
         }
     }
-}
-
-/// Whether statements read a name that they do not assign before, however deep inside.
-fn reads(body: &[Stmt], name: &str) -> bool {
-    let mut search = Search { name, assigned: false, found: false };
-    body.iter().for_each(|stmt| search.stmt(stmt));
-    search.found
-}
-
-struct Search<'a> {
-    name: &'a str,
-    assigned: bool,
-    found: bool,
-}
-
-impl Search<'_> {
-    fn expr(&mut self, expr: &Expr) {
-        match expr {
-            Expr::Name(name) => self.found |= !self.assigned && *name.name == *self.name,
-            other => children(other, &mut |child| self.expr(child)),
-        }
-    }
-
-    fn target(&mut self, target: &Target) {
-        match target {
-            Target::Name(name) => self.assigned |= *name.name == *self.name,
-            Target::Tuple(targets) => targets.iter().for_each(|target| self.target(target)),
-            Target::Attribute(..) => {}
-        }
-    }
-
-    fn function(&mut self, function: &Function) {
-        self.assigned |= function.parameters.iter().any(|parameter| *parameter.name == *self.name);
-        function.defaults.iter().for_each(|default| self.expr(default));
-        function.body.iter().for_each(|stmt| self.stmt(stmt));
-    }
-
-    fn stmt(&mut self, stmt: &Stmt) {
-        match &stmt.kind {
-            StmtKind::Data(_) | StmtKind::Break | StmtKind::Continue => {}
-            StmtKind::Print(expr) => self.expr(expr),
-            StmtKind::If(branches, otherwise) => {
-                for (test, body) in branches {
-                    self.expr(test);
-                    body.iter().for_each(|stmt| self.stmt(stmt));
-                }
-                otherwise.iter().for_each(|stmt| self.stmt(stmt));
-            }
-            StmtKind::For(node) => {
-                self.target(&node.target);
-                self.expr(&node.items);
-                node.body.iter().chain(&node.otherwise).for_each(|stmt| self.stmt(stmt));
-                node.filter.iter().for_each(|filter| self.expr(&filter.test));
-            }
-            StmtKind::Set(target, value) => {
-                self.target(target);
-                self.expr(value);
-            }
-            StmtKind::SetBlock(block) => {
-                self.target(&block.target);
-                block.filter.iter().for_each(|filter| self.expr(filter));
-                block.body.iter().for_each(|stmt| self.stmt(stmt));
-            }
-            StmtKind::With(with) => {
-                with.assignments.iter().for_each(|(target, _)| self.target(target));
-                with.assignments.iter().for_each(|(_, value)| self.expr(value));
-                with.body.iter().for_each(|stmt| self.stmt(stmt));
-            }
-            StmtKind::FilterBlock(block) => {
-                block.body.iter().for_each(|stmt| self.stmt(stmt));
-                self.expr(&block.filter);
-            }
-            StmtKind::Macro(_, function) | StmtKind::Generation(function) => self.function(function),
-            StmtKind::Call(block) => {
-                self.expr(&block.call);
-                self.function(&block.body);
-            }
-        }
-    }
-}
-
-/// Calls `visit` with each part of an expression.
-fn children(expr: &Expr, visit: &mut dyn FnMut(&Expr)) {
-    match expr {
-        Expr::Const(_) | Expr::Name(_) => {}
-        Expr::Tuple(items) | Expr::List(items) | Expr::Concat(items) => items.iter().for_each(visit),
-        Expr::Dict(entries) => {
-            entries.iter().for_each(|(key, value)| [key, value].into_iter().for_each(&mut *visit))
-        }
-        Expr::Condition { test, yes, no } => [test, yes].into_iter().chain(no).for_each(|part| visit(part)),
-        Expr::And(pair) | Expr::Or(pair) | Expr::Binary(_, pair) | Expr::Item(pair) => {
-            [&pair.0, &pair.1].into_iter().for_each(visit);
-        }
-        Expr::Not(inner) | Expr::Negative(inner) | Expr::Positive(inner) | Expr::Attribute(inner, _) => {
-            visit(inner)
-        }
-        Expr::Compare(left, operands) => {
-            visit(left);
-            operands.iter().for_each(|(_, operand)| visit(operand));
-        }
-        Expr::Slice(bounds) => bounds.iter().flatten().for_each(visit),
-        Expr::Call(call) => {
-            visit(&call.function);
-            argument_parts(&call.arguments, visit);
-        }
-        Expr::Filter(applied) | Expr::Test(applied) => {
-            applied.value.iter().for_each(&mut *visit);
-            argument_parts(&applied.arguments, visit);
-        }
-    }
-}
-
-fn argument_parts(arguments: &Arguments, visit: &mut dyn FnMut(&Expr)) {
-    let Arguments { positional, named, more_positional, more_named } = arguments;
-    let named = named.iter().map(|(_, value)| value);
-    positional.iter().chain(named).chain(more_positional).chain(more_named).for_each(visit);
-}
-
-fn children_mut(expr: &mut Expr, visit: &mut dyn FnMut(&mut Expr)) {
-    match expr {
-        Expr::Const(_) | Expr::Name(_) => {}
-        Expr::Tuple(items) | Expr::List(items) | Expr::Concat(items) => items.iter_mut().for_each(visit),
-        Expr::Dict(entries) => {
-            entries.iter_mut().for_each(|(key, value)| [key, value].into_iter().for_each(&mut *visit));
-        }
-        Expr::Condition { test, yes, no } => [test, yes].into_iter().chain(no).for_each(|part| visit(part)),
-        Expr::And(pair) | Expr::Or(pair) | Expr::Binary(_, pair) | Expr::Item(pair) => {
-            let (left, right) = &mut **pair;
-            [left, right].into_iter().for_each(visit);
-        }
-        Expr::Not(inner) | Expr::Negative(inner) | Expr::Positive(inner) | Expr::Attribute(inner, _) => {
-            visit(inner)
-        }
-        Expr::Compare(left, operands) => {
-            visit(left);
-            operands.iter_mut().for_each(|(_, operand)| visit(operand));
-        }
-        Expr::Slice(bounds) => bounds.iter_mut().flatten().for_each(visit),
-        Expr::Call(call) => {
-            let Call { function, arguments } = &mut **call;
-            visit(function);
-            argument_parts_mut(arguments, visit);
-        }
-        Expr::Filter(applied) | Expr::Test(applied) => {
-            let Applied { value, arguments, .. } = &mut **applied;
-            value.iter_mut().for_each(&mut *visit);
-            argument_parts_mut(arguments, visit);
-        }
-    }
-}
-
-fn argument_parts_mut(arguments: &mut Arguments, visit: &mut dyn FnMut(&mut Expr)) {
-    let Arguments { positional, named, more_positional, more_named } = arguments;
-    let named = named.iter_mut().map(|(_, value)| value);
-    positional.iter_mut().chain(named).chain(more_positional).chain(more_named).for_each(visit);
 }

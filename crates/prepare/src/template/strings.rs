@@ -1,10 +1,12 @@
 //! Methods of Python's `str`.
 
 use super::calls::{Args, int_of};
+use super::cases::without_arguments;
 use super::lexer::is_space;
 use super::limits::{Meter, Outcome, refused, type_error, value_error};
 use super::methods::Found;
 use super::operators::{part, undefined_error};
+use super::padding::pad;
 use super::printing::to_str;
 use super::render::Renderer;
 use super::value::{Str, Val};
@@ -86,7 +88,7 @@ fn owned<'t>(text: impl Into<std::rc::Rc<str>>) -> Outcome<Val<'t>> {
 }
 
 /// The text of an argument.
-fn text_of<'a>(value: &'a Val<'_>) -> Outcome<&'a str> {
+pub(super) fn text_of<'a>(value: &'a Val<'_>) -> Outcome<&'a str> {
     match value {
         Val::Undefined(undefined) => undefined_error(undefined),
         other => match other.as_str() {
@@ -440,161 +442,6 @@ fn find<'t>(text: &str, name: &str, args: Args<'t>) -> Outcome<Val<'t>> {
         None if name.ends_with("find") => Ok(Val::Int(-1)),
         None => value_error("substring not found"),
     }
-}
-
-fn pad<'t>(text: &Str<'t>, name: &str, args: Args<'t>, meter: &Meter) -> Outcome<Val<'t>> {
-    if name == "expandtabs" {
-        let [size] = args.bind(name, ["tabsize"], 0)?;
-        let size = size.map_or(Ok(8), |size| int_of(&size, meter))?;
-        return expand_tabs(text, usize::try_from(size).unwrap_or(0), meter).map(Val::text);
-    }
-    let [width, fill]: [Option<Val<'t>>; 2] = args.places(name, 1)?;
-    let width = usize::try_from(int_of(&width.expect("required"), meter)?).unwrap_or(0);
-    let fill = match (&fill, name) {
-        (Some(_), "zfill") => return type_error("zfill() takes exactly one argument"),
-        (None, "zfill") => '0',
-        (None, _) => ' ',
-        (Some(fill), _) => {
-            let mut characters = text_of(fill)?.chars();
-            match (characters.next(), characters.next()) {
-                (Some(fill), None) => fill,
-                _ => return type_error("the fill character must be exactly one character long"),
-            }
-        }
-    };
-    let length = text.chars().count();
-    let Some(missing) = width.checked_sub(length).filter(|missing| *missing > 0) else {
-        return Ok(Val::Str(text.clone()));
-    };
-    meter.text(missing.saturating_mul(4).saturating_add(text.len()))?;
-    let filled = |count: usize| String::from(fill).repeat(count);
-    owned(match name {
-        "ljust" => format!("{}{}", &**text, filled(missing)),
-        "rjust" => format!("{}{}", filled(missing), &**text),
-        "zfill" => {
-            let sign = usize::from(text.starts_with(['+', '-']));
-            format!("{}{}{}", &text[..sign], filled(missing), &text[sign..])
-        }
-        // CPython puts the odd one to the left where the width is odd.
-        _ => {
-            let left = missing / 2 + (missing & width & 1);
-            format!("{}{}{}", filled(left), &**text, filled(missing - left))
-        }
-    })
-}
-
-fn expand_tabs(text: &str, size: usize, meter: &Meter) -> Outcome<String> {
-    let tabs = text.matches('\t').count();
-    meter.text(text.len().saturating_add(tabs.saturating_mul(size)))?;
-    let mut expanded = String::with_capacity(text.len());
-    let mut column = 0;
-    for character in text.chars() {
-        match character {
-            '\t' if size > 0 => {
-                let spaces = size - column % size;
-                expanded.extend(std::iter::repeat_n(' ', spaces));
-                column += spaces;
-            }
-            '\t' => {}
-            _ => {
-                column = if matches!(character, '\n' | '\r') { 0 } else { column + 1 };
-                expanded.push(character);
-            }
-        }
-    }
-    Ok(expanded)
-}
-
-fn without_arguments<'t>(text: &Str<'t>, name: &str) -> Outcome<Val<'t>> {
-    let is = |answer: bool| Ok(Val::Bool(answer));
-    let some = !text.is_empty();
-    match name {
-        "upper" => owned(text.to_uppercase()),
-        "lower" => owned(text.to_lowercase()),
-        "capitalize" => owned(capitalized(text)),
-        "title" => owned(titled(text)),
-        "isspace" => is(some && text.chars().all(is_space)),
-        "isascii" => is(text.is_ascii()),
-        "islower" => is(is_lower(text)),
-        "isupper" => is(is_upper(text)),
-        "isprintable" => is(text.chars().all(super::printing::is_printable)),
-        "casefold" if text.is_ascii() => owned(text.to_ascii_lowercase()),
-        "isalpha" if text.is_ascii() => is(some && text.bytes().all(|byte| byte.is_ascii_alphabetic())),
-        "isalnum" if text.is_ascii() => is(some && text.bytes().all(|byte| byte.is_ascii_alphanumeric())),
-        "isdigit" | "isdecimal" | "isnumeric" if text.is_ascii() => {
-            is(some && text.bytes().all(|byte| byte.is_ascii_digit()))
-        }
-        "istitle" if text.is_ascii() => {
-            is(some && titled(text) == **text && text.bytes().any(|byte| byte.is_ascii_alphabetic()))
-        }
-        "swapcase" if text.is_ascii() => {
-            let swap = |character: char| {
-                if character.is_ascii_lowercase() {
-                    character.to_ascii_uppercase()
-                } else {
-                    character.to_ascii_lowercase()
-                }
-            };
-            owned(text.chars().map(swap).collect::<String>())
-        }
-        _ => refused(format_args!("`{name}` of a text that is not ASCII")),
-    }
-}
-
-/// `str.islower`.
-pub(super) fn is_lower(text: &str) -> bool {
-    text.chars().any(char::is_lowercase)
-        && !text.chars().any(|character| character.is_uppercase() || is_digraph(character))
-}
-
-/// `str.isupper`.
-pub(super) fn is_upper(text: &str) -> bool {
-    text.chars().any(char::is_uppercase)
-        && !text.chars().any(|character| character.is_lowercase() || is_digraph(character))
-}
-
-/// Title-case letters, which are neither.
-fn is_digraph(character: char) -> bool {
-    matches!(character, 'ǅ' | 'ǈ' | 'ǋ' | 'ǲ')
-}
-
-/// A character as it begins a title.
-fn title_case(character: char) -> String {
-    match character {
-        'Ǆ' | 'ǅ' | 'ǆ' => "ǅ".into(),
-        'Ǉ' | 'ǈ' | 'ǉ' => "ǈ".into(),
-        'Ǌ' | 'ǋ' | 'ǌ' => "ǋ".into(),
-        'Ǳ' | 'ǲ' | 'ǳ' => "ǲ".into(),
-        _ => {
-            let upper: String = character.to_uppercase().collect();
-            let mut characters = upper.chars();
-            let first: String = characters.by_ref().take(1).collect();
-            first + &characters.as_str().to_lowercase()
-        }
-    }
-}
-
-/// `str.capitalize`.
-pub(super) fn capitalized(text: &str) -> String {
-    let mut characters = text.chars();
-    characters
-        .next()
-        .map_or_else(String::new, |first| title_case(first) + &characters.as_str().to_lowercase())
-}
-
-/// `str.title`.
-fn titled(text: &str) -> String {
-    let mut result = String::with_capacity(text.len());
-    let mut inside = false;
-    for character in text.chars() {
-        if inside {
-            result.extend(character.to_lowercase());
-        } else {
-            result.push_str(&title_case(character));
-        }
-        inside = character.is_lowercase() || character.is_uppercase() || is_digraph(character);
-    }
-    result
 }
 
 /// `str` of a value, for filters that take any.

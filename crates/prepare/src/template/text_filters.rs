@@ -1,10 +1,11 @@
 //! Jinja2's filters of texts.
 
 use super::calls::{Args, int_of};
+use super::cases::capitalized;
 use super::limits::{Meter, Outcome, raised, refused, type_error};
 use super::operators::{escape, part};
 use super::printing::to_str;
-use super::strings::{capitalized, lines, replace, soft, strip};
+use super::strings::{lines, replace, soft, strip};
 use super::value::{Str, Val};
 use super::{iterate, percent};
 
@@ -56,18 +57,7 @@ pub(super) fn text<'t>(name: &str, value: &Val<'t>, args: Args<'t>, meter: &Mete
             replace(&soft(value, meter)?, &old, &new, count, meter).map(Val::Str)
         }
         "format" => format(value, args, meter),
-        "wordcount" => {
-            let [] = args.bind(name, [], 0)?;
-            let text = soft(value, meter)?;
-            let is_word = |character: char| character.is_alphanumeric() || character == '_';
-            if text.chars().any(|character| {
-                !character.is_ascii() && !character.is_alphanumeric() && !character.is_whitespace()
-            }) {
-                return refused("`wordcount` of a text with signs that are not ASCII");
-            }
-            let count = text.split(|character| !is_word(character)).filter(|word| !word.is_empty()).count();
-            Ok(Val::Int(i128::try_from(count).expect("a length fits 128 bits")))
-        }
+        "wordcount" => word_count(value, args, meter),
         "urlencode" => urlencode(value, args, meter),
         "xmlattr" => xmlattr(value, args, meter),
         "center" => {
@@ -79,6 +69,20 @@ pub(super) fn text<'t>(name: &str, value: &Val<'t>, args: Args<'t>, meter: &Mete
         "indent" => indent(value, args, meter),
         _ => truncate(value, args, meter),
     }
+}
+
+fn word_count<'t>(value: &Val<'t>, args: Args<'t>, meter: &Meter) -> Outcome<Val<'t>> {
+    let [] = args.bind("wordcount", [], 0)?;
+    let text = soft(value, meter)?;
+    let is_word = |character: char| character.is_alphanumeric() || character == '_';
+    if text
+        .chars()
+        .any(|character| !character.is_ascii() && !character.is_alphanumeric() && !character.is_whitespace())
+    {
+        return refused("`wordcount` of a text with signs that are not ASCII");
+    }
+    let count = text.split(|character| !is_word(character)).filter(|word| !word.is_empty()).count();
+    Ok(Val::Int(i128::try_from(count).expect("a length fits 128 bits")))
 }
 
 /// A changed text of markup is markup.

@@ -5,3 +5,4 @@ mod real_data;
 mod rows;
 mod sequences;
 mod support;
+mod templates;

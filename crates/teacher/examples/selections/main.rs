@@ -202,6 +202,7 @@ fn stored(input_ids: Vec<i32>, labels: HeadLabels) -> SequenceLabels {
         entropy: labels.entropy,
         gold_log_prob: labels.gold_log_prob,
         log_partitions: Vec::new(),
+        tail_log_masses: Vec::new(),
     }
 }
 

@@ -10,19 +10,19 @@ use softshard_labels::{
 };
 
 use super::{GO, columns, refused, target};
-use crate::common::{TOP_4, plan, tree, write_dataset};
+use crate::common::{TOP_4, plan, tempered, tree, write_dataset};
 
 #[test]
 fn jsonl_goes_there_and_back_to_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let mut omitting = plan(LabelPlan::ranges(5, 3), TOP_4);
     omitting.omit = vec![OptionalColumn::LogSumExp, OptionalColumn::GoldLogProb];
-    let mut tempered = plan(LabelPlan::ranges(5, 2), Selection::TopP { p: 0.9, k: 30 });
-    tempered.temperatures = vec![1.5, 2.0];
+    let with_tails = tempered(plan(LabelPlan::ranges(5, 2), Selection::TopP { p: 0.9, k: 30 }), &[0.5, 2.0]);
+    let without_tails = LabelPlan { version: LabelPlan::VERSION, ..with_tails.clone() };
     let all = plan(vec![[7, 9]], Selection::TopK { k: 97 });
     let drawn = plan(LabelPlan::ranges(5, 5), Selection::Sampled { draws: 20 });
     let hybrid = plan(LabelPlan::ranges(5, 5), Selection::TopKSampled { k: 3, draws: 9 });
-    for (index, plan) in [omitting, tempered, all, drawn, hybrid].into_iter().enumerate() {
+    for (index, plan) in [omitting, with_tails, without_tails, all, drawn, hybrid].into_iter().enumerate() {
         let [whole, file, back] =
             ["whole", "labels.jsonl", "back"].map(|name| folder.path().join(format!("{index}-{name}")));
         write_dataset(&whole, &plan);

@@ -12,7 +12,8 @@ use std::sync::atomic::AtomicBool;
 
 use serde_json::{Value, json};
 use softshard_labels::{
-    ColumnMap, Error, ImportSource, ImportTarget, Imported, PositionRule, TeacherIdentity, Tokenizer, import,
+    BadRows, ColumnMap, Error, ImportSource, ImportTarget, Imported, PositionRule, TeacherIdentity,
+    Tokenizer, import,
 };
 
 use crate::common::tokenizer;
@@ -31,6 +32,7 @@ pub(super) fn target(vocab_size: u32) -> ImportTarget {
         approximate_tail: false,
         mantissa_bits: 23,
         sequences_per_shard: 2,
+        bad_rows: BadRows::Refuse,
     }
 }
 
@@ -59,13 +61,22 @@ pub(super) fn completions(folder: &Path, lines: &[Value]) -> [PathBuf; 1] {
 }
 
 pub(super) fn read(files: &[PathBuf], top_k: u32, out: &Path) -> Result<Imported, Error> {
+    read_into(files, top_k, out, &target(97))
+}
+
+pub(super) fn read_into(
+    files: &[PathBuf],
+    top_k: u32,
+    out: &Path,
+    target: &ImportTarget,
+) -> Result<Imported, Error> {
     let resolve = |text: &str, _: &[&str]| match text {
         " the" => Ok(11),
         " a" => Ok(12),
         "é" => Err("2 tokens, among them 5 and 6".to_owned()),
         _ => Err("no token".to_owned()),
     };
-    import(out, &ImportSource::Completions { files, top_k, resolve: &resolve }, &target(97), &GO)
+    import(out, &ImportSource::Completions { files, top_k, resolve: &resolve }, target, &GO)
 }
 
 /// `prompt_logprobs` of vLLM: the token of position 2 is not among the two most probable.

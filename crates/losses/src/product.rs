@@ -1,0 +1,150 @@
+//! Hidden states times the head, and gradients of logits back through it.
+//!
+//! Legend: N rows, D model width, V vocabulary.
+//!
+//! Logits are f32 whatever the weights are. A product of two bf16 numbers has 16 significant bits, so f32 holds it exactly; a logit that
+//! is rounded to the 8 bits of bf16 is one of 32 values between 16 and 32, and the most probable tokens become equal ones.
+
+use burn::tensor::{DType, FloatDType, Tensor};
+
+/// Numbers of the head that are f32 at a time, where it is not.
+const SLICE: usize = 4 << 20;
+
+/// Bytes of what is there beside the logits while they are made of a head that is not f32: a part of it that is.
+pub const WIDE_SLICE_BYTES: u64 = 4 * SLICE as u64;
+
+/// `hidden · headᵀ`, accumulated and kept in f32 (in f64, of f64 tensors).
+///
+/// CubeCL's devices multiply halves into f32. Elsewhere some rows of the head at a time become f32, never all of them. Memory: the logits, and
+/// [`WIDE_SLICE_BYTES`]. No gradient goes through it.
+///
+/// # Shapes
+/// `hidden` `[N, D]`, `head` `[V, D]`; the result `[N, V]`.
+///
+/// # Panics
+/// If the shapes disagree.
+pub fn logits(hidden: Tensor<2>, head: &Tensor<2>) -> Tensor<2> {
+    let (hidden, head) = (hidden.inner(), head.clone().inner());
+    if is_wide(&head) {
+        return hidden.matmul(head.transpose());
+    }
+    #[cfg(feature = "cube")]
+    if crate::cube::runs_on(&head.device()) {
+        return crate::cube::wide_product(hidden, head.transpose());
+    }
+    let ([rows, _], [vocabulary, _], device) = (hidden.dims(), head.dims(), head.device());
+    let hidden = hidden.cast(FloatDType::F32);
+    let mut logits = Tensor::zeros([rows, vocabulary], (&device, DType::F32));
+    for (first, slice) in slices(&head) {
+        let [count, _] = slice.dims();
+        logits =
+            logits.slice_assign([0..rows, first..first + count], hidden.clone().matmul(slice.transpose()));
+    }
+    logits
+}
+
+/// `d_logits · head`: the gradient by the hidden states, in the type of the head.
+///
+/// # Shapes
+/// `d_logits` `[N, V]`, `head` `[V, D]`; the result `[N, D]`.
+pub(crate) fn pull_back(d_logits: Tensor<2>, head: &Tensor<2>) -> Tensor<2> {
+    let dtype = FloatDType::from(head.dtype());
+    if is_wide(head) || sums_in_f32(head) {
+        return d_logits.cast(dtype).matmul(head.clone());
+    }
+    let ([rows, _], [_, width]) = (d_logits.dims(), head.dims());
+    let mut d_hidden = Tensor::zeros([rows, width], (&head.device(), DType::F32));
+    for (first, slice) in slices(head) {
+        let [count, _] = slice.dims();
+        d_hidden = d_hidden + d_logits.clone().narrow(1, first, count).matmul(slice);
+    }
+    d_hidden.cast(dtype)
+}
+
+/// Whether logits may be what the tensor is.
+fn is_wide(tensor: &Tensor<2>) -> bool {
+    matches!(tensor.dtype(), DType::F32 | DType::F64)
+}
+
+/// Whether a product of halves has f32 sums, and no copy of them in f32.
+fn sums_in_f32(head: &Tensor<2>) -> bool {
+    #[cfg(feature = "cube")]
+    return crate::cube::runs_on(&head.device());
+    #[cfg(not(feature = "cube"))]
+    {
+        let _ = head;
+        false
+    }
+}
+
+/// Some rows of the head at a time in f32, with the first of them.
+fn slices(head: &Tensor<2>) -> impl Iterator<Item = (usize, Tensor<2>)> + '_ {
+    let [vocabulary, width] = head.dims();
+    let rows = (SLICE / width.max(1)).max(1);
+    (0..vocabulary).step_by(rows).map(move |first| {
+        let rows = rows.min(vocabulary - first);
+        (first, head.clone().narrow(0, first, rows).cast(FloatDType::F32))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, TensorData};
+
+    use super::*;
+
+    /// f32 sums of some hundred products, relative to the largest logit.
+    const ROUNDING: f64 = 1e-6;
+
+    fn halves(count: usize, factor: f64, dtype: DType, shape: [usize; 2]) -> Tensor<2> {
+        let numbers: Vec<f32> = (0..count).map(|i| ((i as f64 * factor).sin() * 2.0) as f32).collect();
+        Tensor::from_data(TensorData::new(numbers, shape).convert_dtype(dtype), (&Device::flex(), dtype))
+    }
+
+    fn f64s(tensor: Tensor<2>) -> Vec<f64> {
+        tensor.into_data().convert::<f64>().to_vec().unwrap()
+    }
+
+    /// `a · bᵀ` in f64.
+    fn exact(a: &[f64], b: &[f64], width: usize) -> Vec<f64> {
+        let row = |a: &[f64]| -> Vec<f64> {
+            b.chunks(width).map(|b| a.iter().zip(b).map(|(x, y)| x * y).sum()).collect()
+        };
+        a.chunks(width).flat_map(row).collect()
+    }
+
+    fn assert_close(found: &[f64], expected: &[f64], bound: f64) {
+        let largest = expected.iter().fold(0.0, |largest: f64, x| largest.max(x.abs()));
+        assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((found - expected).abs() <= bound * largest, "{found} and {expected}");
+        }
+    }
+
+    /// With a width of two million two rows of the head are f32 at a time.
+    #[test]
+    fn logits_of_halves_are_exact_sums() {
+        for (rows, width, vocabulary) in [(5, 96, 301), (2, 1 << 21, 5)] {
+            for dtype in [DType::BF16, DType::F16, DType::F32] {
+                let hidden = halves(rows * width, 1.7, dtype, [rows, width]);
+                let head = halves(vocabulary * width, 0.9, dtype, [vocabulary, width]);
+                let found = logits(hidden.clone(), &head);
+                assert_eq!((found.dtype(), found.dims()), (DType::F32, [rows, vocabulary]));
+                let expected = exact(&f64s(hidden), &f64s(head), width);
+                let sums = if width > 1000 { 100.0 * ROUNDING } else { ROUNDING };
+                assert_close(&f64s(found), &expected, sums);
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_are_rounded_once() {
+        let (rows, width, vocabulary) = (3, 40, 301);
+        let d_logits = halves(rows * vocabulary, 0.3, DType::F32, [rows, vocabulary]);
+        let head = halves(vocabulary * width, 0.9, DType::BF16, [vocabulary, width]);
+        let found = pull_back(d_logits.clone(), &head);
+        assert_eq!(found.dtype(), DType::BF16);
+        let expected = exact(&f64s(d_logits), &f64s(head.transpose()), vocabulary);
+        assert_close(&f64s(found), &expected, 1.0 / 512.0);
+    }
+}
