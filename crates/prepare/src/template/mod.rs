@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn what_a_template_raises_is_said() {
-        let template = template(include_str!("../tests/small_chat_template.jinja"));
+        let template = template(include_str!("../../tests/small_chat_template.jinja"));
         let messages = vec![Message::new("tool", "x")];
         let conversation = Conversation { messages, ..Conversation::default() };
         let error = template.render(&conversation, 1, false).unwrap_err().to_string();
