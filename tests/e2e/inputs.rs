@@ -116,7 +116,7 @@ const EVALUATE: Keys = &[
     ("precision", "bf16", Recorded),
     ("quantise", "8", Recorded),
     ("residency", "streamed", Same),
-    ("rouge", r#"{ unit = "words", stemmer = false, lines_end_at_full_stops = false }"#, Recorded),
+    ("rouge", r#"{ unit = "rougeLsum", stemmer = false, lines_end_at_full_stops = true }"#, Recorded),
     ("stop_at_newline", "true", Recorded),
 ];
 

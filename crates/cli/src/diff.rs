@@ -138,6 +138,7 @@ fn in_words(difference: &Difference) -> String {
         "teacher.adapter" => ("the teacher's adapter", "is another"),
         "tokenizer.vocabulary" => ("the tokenizer's vocabulary", "is another"),
         "tokenizer.normalizer" => ("the tokenizer's normaliser", "is another"),
+        "tokenizer.merges" => ("the tokenizer's way to split words", "is another"),
         "tokenizer.chat_template" => ("the tokenizer's chat template", "is another"),
         "sequences" => ("the sequences", "are others"),
         "labels" => ("the labels", "are others"),

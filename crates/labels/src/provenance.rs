@@ -11,8 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::regular::Links;
-use crate::{Error, LabelPlan, Tokenizer, error::quoted, json};
+use crate::{Error, LabelPlan, Tokenizer, error::quoted, json, regular::Links};
 
 /// What is described.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -116,6 +115,9 @@ impl Provenance {
         self.input("tokenizer.normalizer", &tokenizer.normalizer_blake3);
         let template = tokenizer.chat_template_blake3.as_deref().unwrap_or(Self::NONE);
         self.input("tokenizer.chat_template", template);
+        if let Some(merges) = &tokenizer.merges_blake3 {
+            self.input("tokenizer.merges", merges);
+        }
     }
 
     /// Adds differences that were taken, each once.
@@ -160,13 +162,10 @@ impl Provenance {
     /// [`Error::Bad`] if it is no provenance, or of another version; I/O.
     pub fn read(folder: &Path) -> Result<Option<Self>, Error> {
         let path = folder.join(Self::FILE);
-        match fs_err::symlink_metadata(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error.into()),
-            Ok(metadata) if !metadata.is_file() => {
-                Err(Error::bad(quoted(&path), "a regular file", "a link or a folder"))
-            }
-            Ok(_) => json::parse(&path, &json::read(&path, Links::Refused)?, Self::FORMAT, Self::VERSION).map(Some),
+        // In the Hub's cache every file is a link.
+        match json::read(&path, Links::Followed) {
+            Err(Error::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            bytes => json::parse(&path, &bytes?, Self::FORMAT, Self::VERSION).map(Some),
         }
     }
 
