@@ -102,7 +102,7 @@ mod tests {
     }
 
     fn f64s(tensor: Tensor<2>) -> Vec<f64> {
-        tensor.into_data().convert::<f64>().to_vec().unwrap()
+        tensor.into_data().convert::<f64>().try_to_vec().unwrap()
     }
 
     /// `a · bᵀ` in f64.
