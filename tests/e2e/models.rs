@@ -127,7 +127,7 @@ fn positions_are_read_in_both_styles_and_go_by_the_length_of_each_text() {
     configure(&world, &json!({ "rope_scaling": dynamic, "max_position_embeddings": 64 }));
     label(&world, "dynamic");
     let mut audit = softshard_e2e::command(&["labels", "audit"]);
-    audit.arg(world.path("recipe.toml")).args(["--set", "output.labels=dynamic", "--rows", "12"]);
+    audit.arg(world.path("recipe.toml")).args(["--set", "output.labels=dynamic"]);
     run(&mut audit).succeeded();
     let context = inspected(&world)["context"].clone();
     assert_eq!(context, json!(256));
