@@ -8,16 +8,18 @@ use softshard_model::OutOfMemory;
 #[error("{0}")]
 pub(crate) struct DeviceError(String);
 
-impl DeviceError {
+impl From<&OutOfMemory> for DeviceError {
     /// A device has no memory for a model, or for a step of its optimizer: what could be halved was halved before.
-    pub(crate) fn of_memory(error: &OutOfMemory) -> Self {
+    fn from(error: &OutOfMemory) -> Self {
         Self(format!(
             "the device is out of memory: {error}\n\
              hint: weights take less with `residency = \"streamed\"` or `quantise`, training with `lora` or `checkpointing = \"layer\"`, all \
              of it with a smaller `max_tokens_per_batch`; finished shards and checkpoints are as they were"
         ))
     }
+}
 
+impl DeviceError {
     /// What a device's thread said when it lost a task.
     pub(crate) fn of_lost_task(reason: &str) -> Self {
         Self(format!(

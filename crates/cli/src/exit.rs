@@ -69,7 +69,7 @@ pub(crate) fn guarded(work: impl FnOnce() -> Result<()>) -> Result<()> {
 /// The error that a panic stands for, if it says what the host denied.
 fn denied(panic: &(dyn Any + Send)) -> Option<anyhow::Error> {
     if let Some(error) = OutOfMemory::of_panic(panic) {
-        return Some(DeviceError::of_memory(&error).into());
+        return Some(DeviceError::from(&error).into());
     }
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied())?;
