@@ -89,7 +89,7 @@ fn hostile_manifests_are_refused_as_a_whole() {
     });
     refused(&world, &["plan_blake3"], |manifest| manifest["plan"]["seed"] = json!(99));
     refused(&world, &["manifest.json", "unknown field"], |manifest| manifest["extra"] = json!(1));
-    refused(&world, &["manifest.json", "version"], |manifest| manifest["version"] = json!(2));
+    refused(&world, &["manifest.json", "version"], |manifest| manifest["version"] = json!(3));
     refused(&world, &["manifest.json", "sums"], |manifest| manifest["rows"] = json!(u64::MAX));
     refused(&world, &["manifest.json"], |manifest| {
         for shard in manifest["shards"].as_array_mut().expect("a list") {
@@ -276,12 +276,17 @@ fn bombs_in_all_shards_are_refused_by_64_threads_under_a_memory_cap() {
     const CAP: u64 = 2500 << 20;
     const BOMB: u64 = 400 << 20;
     let world = World::new();
-    world.run("prepare", &["data.split={ valid_rows = 0, seed = 1 }"]).succeeded();
-    world.run("finetune", &["finetune.max_steps=2"]).succeeded();
+    let split = "data.split={ valid_rows = 0, seed = 1 }";
+    world.run("prepare", &[split]).succeeded();
+    world.run("finetune", &["finetune.max_steps=2", split]).succeeded();
     world
         .run(
             "teacher-labels",
-            &["labels.sequences_per_shard=2", "labels.selection={ kind = \"top_k\", k = 64 }"],
+            &[
+                split,
+                "labels.sequences_per_shard=2",
+                "labels.selection={ kind = \"top_k\", k = 64 }",
+            ],
         )
         .succeeded();
     let mut manifest = manifest(&world);

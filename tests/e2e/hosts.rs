@@ -10,7 +10,7 @@ use std::{
 };
 
 use softshard_e2e::{Background, Disk, Said, World, binary, command, run, skipped, softshard};
-use softshard_labels::{LabelDataset, LabelWriter};
+use softshard_labels::{LabelDataset, LabelWriter, OptionalColumn};
 
 /// A test that needs root or a tool: required where all tests are.
 fn skip(why: &str) {
@@ -105,6 +105,8 @@ fn strangers_text_does_not_steer_the_terminal_or_the_card() {
     let own = LabelDataset::open(world.path("run/labels/train")).expect("labels");
     let mut plan = own.manifest().plan.clone();
     plan.template = HOSTILE.to_owned();
+    // It was rounded otherwise than the entries, which a writer of exact ones compares it with.
+    plan.omit = vec![OptionalColumn::GoldLogProb];
     let foreign = world.path("foreign");
     let writer = LabelWriter::create_or_resume(&foreign, plan).expect("a plan");
     let mut rows = own.iter();
@@ -113,6 +115,7 @@ fn strangers_text_does_not_steer_the_terminal_or_the_card() {
         for labels in rows.by_ref().take(2) {
             let mut labels = labels.expect("a row");
             labels.source = Some(HOSTILE.to_owned());
+            labels.gold_log_prob.clear();
             into.push(labels).expect("it is pushed");
         }
         into.commit().expect("a commit");
@@ -211,7 +214,7 @@ fn finished_labels_on_a_read_only_disk_are_read_by_all_stages() {
     world.run("train-student", &["student.epochs=1"]).succeeded();
     world.run("evaluate", &[]).succeeded();
     run(world.stage("submit", &[]).args(["--engine", "slurm", "--dry-run"])).succeeded();
-    world.run("teacher-labels", &["labels.seed=3"]).failed(3, &["expected the plan of this run"]);
+    world.run("teacher-labels", &["labels.mantissa_bits=9"]).failed(3, &["another plan"]);
     assert_eq!(world.files("run/labels"), before);
 }
 

@@ -181,7 +181,7 @@ fn each_key_of_the_data_is_compared_with_the_sequences() {
     let labels = world.files("run/labels");
     let mut change = |key: &str, change: &str, expected: Then| {
         let name = match key {
-            "tokenizer.path" => "vocabulary_blake3",
+            "tokenizer.path" => "expected as in the recipe's tokenizer",
             "data.split" => "data.split.valid_rows",
             "data.text" => "instructions",
             key => key,

@@ -84,24 +84,33 @@ pub fn run(
         provenance::check_unchanged(&made_from, data, config)?;
         Ok(again)
     });
-    summary.read = match again {
-        Ok(again) => again.counts,
+    let whole = again.and_then(|again| {
+        summary.read = again.counts;
+        summary.finish(started.elapsed());
+        something_to_learn(summary)
+    });
+    let summary = match whole {
+        Ok(summary) => summary,
         Err(error) => {
             train.discard()?;
             valid.discard()?;
             return Err(error);
         }
     };
-    summary.finish(started.elapsed());
-    if summary.tokens() == 0 {
-        return Err(Error::NothingLeft(Box::new(summary)));
-    }
-    if summary.train.sequences == 0 {
-        return Err(Error::AllHeldOut(Box::new(summary)));
-    }
     train.finish()?;
     valid.finish()?;
     Ok(summary)
+}
+
+/// Refuses rows of which nothing is left to learn from.
+fn something_to_learn(summary: Summary) -> Result<Summary, Error> {
+    if summary.tokens() == 0 {
+        Err(Error::NothingLeft(Box::new(summary)))
+    } else if summary.train.sequences == 0 {
+        Err(Error::AllHeldOut(Box::new(summary)))
+    } else {
+        Ok(summary)
+    }
 }
 
 /// One side of the split on disk. A side without sequences has no folder.

@@ -314,7 +314,8 @@ fn lora_gradients(decoder: &Decoder, backward: Backward) -> Result<Gradients> {
     let positions = vec![every.as_slice(); batch];
     // A direction of its own for every logit.
     let loss = |hidden: Tensor<2>, head: Tensor<2>| {
-        let logits = logits(hidden, &head);
+        // Not `softshard_losses::logits`, which is without gradients.
+        let logits = hidden.matmul(head.transpose()).cast(FloatDType::F32);
         let [rows, vocabulary] = logits.dims();
         let direction = TensorData::new(waves(rows * vocabulary).collect::<Vec<f32>>(), [rows, vocabulary]);
         (logits.clone() * Tensor::<2>::from_data(direction, &logits.device().without_autodiff())).mean()
