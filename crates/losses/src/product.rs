@@ -69,7 +69,9 @@ fn is_wide(tensor: &Tensor<2>) -> bool {
 /// Whether a product of halves has f32 sums, and no copy of them in f32.
 fn sums_in_f32(head: &Tensor<2>) -> bool {
     #[cfg(feature = "cube")]
-    return crate::cube::runs_on(&head.device());
+    {
+        crate::cube::runs_on(&head.device())
+    }
     #[cfg(not(feature = "cube"))]
     {
         let _ = head;

@@ -32,8 +32,7 @@ pub(super) fn labels(words: &[i32], layout: Layout, options: &HeadOptions<'_>) -
     let log_prob = |logit: f32| narrow(f64::from(logit) - largest - log_total);
 
     let ids = HEADER + layout.temperatures;
-    // With its logit's word, which no two tokens of one id have.
-    let mut kept: Vec<(f32, [i32; 2])> = (ids..ids + kept)
+    let mut kept: Vec<Entry> = (ids..ids + kept)
         .map(|at| (log_prob(float(at + layout.kept)), [words[at], words[at + layout.kept]]))
         .collect();
     kept.sort_unstable_by(by_log_prob);
@@ -52,21 +51,13 @@ pub(super) fn labels(words: &[i32], layout: Layout, options: &HeadOptions<'_>) -
             tail.extend(cut.iter().map(|&(log_prob, _)| f64::from(log_prob)));
         }
     }
+    // Without exact tokens all are the rest, and the words of the tail are those of the tokens that were not drawn.
+    let of_rest = if layout.kept == 0 { largest } else { wide(4) };
     let softened: Vec<[f64; 2]> = (HEADER..)
         .zip(options.temperatures)
         .map(|(at, &temperature)| {
-            let temperature = f64::from(temperature);
-            let relative = |logit: f64| (logit - largest) / temperature;
-            let logit = |&(_, [_, word]): &(f32, [i32; 2])| f64::from(f32::from_bits(word.cast_unsigned()));
-            // Without exact tokens all are the rest, and the words of the tail are those of the tokens that were not drawn.
-            let of_rest = if layout.kept == 0 { largest } else { wide(4) };
-            let mut rest: Vec<f64> = cut.iter().map(|one| relative(logit(one))).collect();
-            if wide(at) > 0.0 {
-                rest.push(relative(of_rest) + wide(at).ln());
-            }
-            let kept = kept.iter().map(|one| relative(logit(one)).exp()).sum();
-            let [log_total, tail] = shares(kept, log_sum(&rest));
-            [largest / temperature + log_total, tail]
+            let rest = [of_rest, wide(at)];
+            at_temperature([&kept, &cut], rest, largest, f64::from(temperature))
         })
         .collect();
     let ids = ids + 2 * layout.kept;
@@ -88,6 +79,28 @@ pub(super) fn labels(words: &[i32], layout: Layout, options: &HeadOptions<'_>) -
             .map(|&[_, tail]| (tail as f32).min(0.0))
             .collect(),
     })
+}
+
+/// Log probability, and the words of a token and of its logit.
+type Entry = (f32, [i32; 2]);
+
+/// log Σ exp(z / T), and the log of the share beyond the kept tokens: of these, of those that were cut of them, and of the largest
+/// logit and the sum of the others.
+fn at_temperature(
+    [kept, cut]: [&[Entry]; 2],
+    [of_rest, sum]: [f64; 2],
+    largest: f64,
+    temperature: f64,
+) -> [f64; 2] {
+    let relative = |logit: f64| (logit - largest) / temperature;
+    let of_entry = |&(_, [_, word]): &Entry| relative(f64::from(f32::from_bits(word.cast_unsigned())));
+    let mut rest: Vec<f64> = cut.iter().map(of_entry).collect();
+    if sum > 0.0 {
+        rest.push(relative(of_rest) + sum.ln());
+    }
+    let kept = kept.iter().map(|one| of_entry(one).exp()).sum();
+    let [log_total, tail] = shares(kept, log_sum(&rest));
+    [largest / temperature + log_total, tail]
 }
 
 /// log Σ exp over numbers that may be far below 0; -inf of none.
