@@ -282,11 +282,7 @@ fn bombs_in_all_shards_are_refused_by_64_threads_under_a_memory_cap() {
     world
         .run(
             "teacher-labels",
-            &[
-                split,
-                "labels.sequences_per_shard=2",
-                "labels.selection={ kind = \"top_k\", k = 64 }",
-            ],
+            &[split, "labels.sequences_per_shard=2", "labels.selection={ kind = \"top_k\", k = 64 }"],
         )
         .succeeded();
     let mut manifest = manifest(&world);

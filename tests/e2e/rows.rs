@@ -253,7 +253,5 @@ fn evaluation_reads_no_rows() {
     world.run("finetune", &["finetune.max_steps=1"]).succeeded();
     let pipe = world.path("data/pipe");
     assert_eq!(run(Command::new("mkfifo").arg(&pipe)).code, 0);
-    world
-        .run("evaluate", &["evaluate.model=run/teacher/model", "data.instructions=data/pipe"])
-        .succeeded();
+    world.run("evaluate", &["evaluate.model=run/teacher/model", "data.instructions=data/pipe"]).succeeded();
 }

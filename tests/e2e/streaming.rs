@@ -414,6 +414,8 @@ fn planned(world: &World, recipe: &str, settings: &[&str], threads: u32) -> (f64
         for setting in ["student.model=medium", "student.max_tokens_per_batch=1024"].iter().chain(settings) {
             command.args(["--set", setting]);
         }
+        // The labels are those of a smaller world.
+        command.args(["--accept", "teacher"]);
         measured(command)
     };
     let (said, of_plan) = run(&["--plan"]);

@@ -190,6 +190,8 @@ fn a_temperature_below_1_needs_labels_that_say_what_is_beyond_their_entries() {
             format!("output.student={student}"),
             "student.max_steps=2".to_owned(),
             temperatures.to_owned(),
+            exact[0].to_owned(),
+            exact[1].to_owned(),
         ];
         world.run("train-student", &settings.iter().map(String::as_str).collect::<Vec<_>>())
     };

@@ -64,7 +64,9 @@ fn a_date_and_variables_come_from_the_recipe() {
                     {% if add_generation_prompt %}assistant:{% endif %}";
     let world = world(template, 3);
     prepare(&world, &[]).failed(3, &["`strftime_now`", "data.template_date"]);
-    let settings = ["data.template_date=\"2025-01-31\"", "data.template_variables={ style = \"brief\" }"];
+    let learn = "data.split={ valid_rows = 0, seed = 1 }";
+    let variables = "data.template_variables={ style = \"brief\" }";
+    let settings = ["data.template_date=\"2025-01-31\"", variables, learn];
     prepare(&world, &settings).succeeded();
     prepare(&world, &["data.template_date=\"soon\""]).failed(2, &["template_date", "\"soon\""]);
     prepare(&world, &["data.template_variables={ messages = 1 }"])

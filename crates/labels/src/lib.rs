@@ -63,6 +63,7 @@
 //!     entropy: vec![1.75 * 2f32.ln()],
 //!     gold_log_prob: vec![0.25f32.ln()],
 //!     log_partitions: vec![],
+//!     tail_log_masses: vec![],
 //! };
 //! let key = labels.key();
 //!

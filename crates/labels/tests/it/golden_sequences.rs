@@ -140,7 +140,7 @@ fn examples_and_versions_that_cannot_be_are_refused() {
     let error = change(&|manifest| manifest["version"] = json!(1));
     assert!(error.contains("provenance: expected none in version 1, found one"), "{error}");
     let error = change(&|manifest| manifest["version"] = json!(3));
-    assert!(error.contains("expected version 2, found 3"), "{error}");
+    assert!(error.contains("expected version 1 to 2, found 3"), "{error}");
     // A shard of the other version, under a manifest of this one.
     let error = change(&|manifest| {
         manifest["version"] = json!(1);
