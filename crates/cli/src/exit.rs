@@ -29,7 +29,7 @@ pub(crate) fn report(error: &anyhow::Error, format: LogFormat) -> ExitCode {
     let code = code(error);
     match format {
         LogFormat::Text => progress::tell(&format!("error: {}", message(error))),
-        LogFormat::Json => tracing::error!(exit_code = code, "{}", message(error)),
+        LogFormat::Json => tracing::error!(exit_code = code, "{}", visible(&message(error))),
     }
     ExitCode::from(code)
 }
@@ -60,10 +60,23 @@ pub(crate) fn guarded(work: impl FnOnce() -> Result<()>) -> Result<()> {
         Some(error) => tracing::debug!("{error:#}"), // whoever catches it says more
         None => default(info),
     }));
-    panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| match denied(&*panic) {
+    let done = panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| match denied(&*panic) {
         Some(error) => Err(error),
         None => panic::resume_unwind(panic),
+    });
+    done.map_err(|error| {
+        let kinds = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+        let is_thread = kinds.into_iter().any(|kind| kind == io::ErrorKind::WouldBlock);
+        if is_thread { no_thread(&message(&error)) } else { error }
     })
+}
+
+/// The host has no thread left for this process.
+fn no_thread(text: &str) -> anyhow::Error {
+    anyhow!(
+        "a thread could not be started: {text}\n\
+         hint: `ulimit -u` and the control group's `pids.max` say how many there may be; RAYON_NUM_THREADS=1 starts fewer"
+    )
 }
 
 /// The error that a panic stands for, if it says what the host denied.
@@ -75,12 +88,7 @@ fn denied(panic: &(dyn Any + Send)) -> Option<anyhow::Error> {
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied())?;
     let is_thread =
         ["failed to spawn thread", "ThreadPoolBuildError"].iter().any(|words| text.contains(words));
-    is_thread.then(|| {
-        anyhow!(
-            "a thread could not be started: {text}\n\
-             hint: `ulimit -u` and the control group's `pids.max` say how many there may be; RAYON_NUM_THREADS=1 starts fewer"
-        )
-    })
+    is_thread.then(|| no_thread(text))
 }
 
 /// Ends the process because a device lost a task, for a reason; on another thread than the device's.

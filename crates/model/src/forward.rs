@@ -118,7 +118,7 @@ impl Decoder {
         let numbers: usize = tiles.iter().map(|tiles| layout.mask_numbers(tiles)).sum();
         // A graph keeps them all anyway.
         let kept = learning || numbers * passes <= MOST_KEPT;
-        let view = |((window, windows), tiles): ((Option<usize>, Vec<Option<usize>>), Vec<Tile>)| {
+        let view = |(window, windows, tiles): (Option<usize>, Vec<Option<usize>>, Vec<Tile>)| {
             let masks = if kept {
                 Masks::Kept(tiles.iter().map(|tile| layout.mask(tile, window, device)).collect())
             } else {
@@ -130,7 +130,11 @@ impl Decoder {
             shape,
             padding: layout.padding(device),
             rope: self.rope.as_ref().map(|rope| (rope, rope.angles(layout, device))),
-            views: windows.into_iter().zip(tiles).map(view).collect(),
+            views: windows
+                .into_iter()
+                .zip(tiles)
+                .map(|((window, windows), tiles)| view((window, windows, tiles)))
+                .collect(),
             dropout_seed: self.dropout_seed,
             learning,
         }

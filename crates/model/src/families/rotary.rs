@@ -81,11 +81,11 @@ fn refuse_unknown(keys: &Keys, inside: &str, is_known: impl Fn(&str) -> bool) ->
     Ok(())
 }
 
+/// Name and content of an object in the file.
+type Named<'a> = (&'static str, &'a Map<String, Value>);
+
 /// `rope_scaling` where it says anything, else `rope_parameters`, with its name.
-fn settings<'a>(
-    keys: &Keys<'a>,
-    remarks: &mut Vec<String>,
-) -> Result<Option<(&'static str, &'a Map<String, Value>)>, Error> {
+fn settings<'a>(keys: &Keys<'a>, remarks: &mut Vec<String>) -> Result<Option<Named<'a>>, Error> {
     let mut found = None;
     for name in ["rope_scaling", "rope_parameters"] {
         let Some(value) = keys.get(name) else { continue };

@@ -114,6 +114,7 @@ impl<'t> Renderer<'t, '_> {
         Val::list(self.by_keys(entries, reverse)?)
     }
 
+    #[expect(clippy::mutable_key_type, reason = "what is no text, number, None or tuple of these is no key")]
     fn unique(&mut self, value: &Val<'t>, getter: &Getter<'t>) -> Outcome<Val<'t>> {
         let mut seen = std::collections::HashSet::new();
         let made = self.mapped(value, |renderer, item| {

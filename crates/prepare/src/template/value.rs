@@ -308,6 +308,7 @@ impl Steps {
 
 impl<'t> Dict<'t> {
     /// Of keys that come twice the last value counts, at the place of the first.
+    #[expect(clippy::mutable_key_type, reason = "what is no text, number, None or tuple of these is no key")]
     pub(super) fn new(entries: Vec<(Val<'t>, Val<'t>)>, meter: &Meter) -> Outcome<Self> {
         meter.steps(entries.len())?;
         entries.iter().try_for_each(|(key, _)| key.check_hashable(meter))?;

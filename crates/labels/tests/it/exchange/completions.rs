@@ -232,7 +232,7 @@ fn bad_rows_are_left_out_counted_and_listed() {
 
     let done = dropping(folder.path(), &file).unwrap();
     assert_eq!((done.manifest.rows, done.dropped.count, done.passed_over), (3, 10, 0));
-    let labels: Result<Vec<_>, _> = LabelDataset::open(&folder.path().join("out")).unwrap().iter().collect();
+    let labels: Result<Vec<_>, _> = LabelDataset::open(folder.path().join("out")).unwrap().iter().collect();
     let sources: Vec<_> = labels.unwrap().into_iter().map(|one| one.source.unwrap()).collect();
     assert_eq!(sources, ["mixed.jsonl:1", "mixed.jsonl:10:1", "mixed.jsonl:12"]);
     let list = fs::read_to_string(done.dropped.list.unwrap()).unwrap();
