@@ -307,7 +307,12 @@ fn bombs_in_all_shards_are_refused_by_64_threads_under_a_memory_cap() {
     let said = capped(&verify).failed(3, &["problems"]);
     assert!(said.stdout.contains("a zstd frame") || said.stdout.contains("expected 419430400"), "{said:?}");
     capped(&stats).failed(3, &["shard `labels-"]);
-    capped(&world.stage("train-student", &["student.model=../teacher/model"])).failed(3, &["shard `labels-"]);
+    let student = [
+        "data.split={ valid_rows = 0, seed = 1 }",
+        "student.model=run/teacher/model",
+        "labels.selection={ kind = \"top_k\", k = 64 }",
+    ];
+    capped(&world.stage("train-student", &student)).failed(3, &["shard `labels-"]);
 }
 
 /// Puts many copies of a piece of JSON between two others.
