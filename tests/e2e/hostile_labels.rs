@@ -308,7 +308,7 @@ fn bombs_in_all_shards_are_refused_by_64_threads_under_a_memory_cap() {
     let said = capped(&verify).failed(3, &["problems"]);
     assert!(said.stdout.contains("a zstd frame") || said.stdout.contains("expected 419430400"), "{said:?}");
     capped(&stats).failed(3, &["shard `labels-"]);
-    let student = [split, "labels.sequences_per_shard=2", "student.model=../teacher/model"];
+    let student = [split, "labels.sequences_per_shard=2", "student.model=run/teacher/model"];
     let labelled = "labels.selection={ kind = \"top_k\", k = 64 }";
     let student = [&student[..], &[labelled]].concat();
     capped(&world.stage("train-student", &student)).failed(3, &["shard `labels-"]);

@@ -272,10 +272,10 @@ fn threads_that_may_not_be_started_are_no_panic() {
         Command::new("chmod").args(["-R", "a+rwX"]).arg(world.path("")).status().expect("chmod").success()
     );
     let limited = |threads: u32, arguments: &[&str]| {
-        let mut command = Command::new("setpriv");
-        // A user that nobody else is.
-        command.args(["--reuid", "64123", "--regid", "64123", "--clear-groups", "prlimit"]);
-        run(command.arg(format!("--nproc={threads}")).arg(&own).args(arguments))
+        // One that waits for a thread that is not there ends with 137. A user that nobody else is.
+        let mut command = Command::new("timeout");
+        command.args(["-k", "10", "60", "setpriv", "--reuid", "64123", "--regid", "64123", "--clear-groups"]);
+        run(command.arg("prlimit").arg(format!("--nproc={threads}")).arg(&own).args(arguments))
     };
     if limited(1_000, &["--version"]).code != 0 {
         return skip("no process may be started as another user");
@@ -285,11 +285,8 @@ fn threads_that_may_not_be_started_are_no_panic() {
         for stage in ["prepare", "teacher-labels"] {
             let said = limited(threads, &[stage, text(&recipe)]);
             assert!(matches!(said.code, 0 | 1), "{threads}: {said:?}");
-            assert!(
-                said.code == 0 || said.stderr.contains("a thread could not be started"),
-                "{threads}: {said:?}"
-            );
-            assert!(!said.stderr.contains("panicked"), "{threads}: {said:?}");
+            assert!(said.code == 0 || said.stderr.contains("error: "), "{threads}: {said:?}");
+            assert!(!said.stderr.contains("panicked at"), "{threads}: {said:?}");
         }
     }
     limited(100, &["teacher-labels", text(&recipe)]).succeeded();
@@ -352,7 +349,10 @@ fn a_split_that_holds_all_rows_out_is_refused() {
         world
             .run("prepare", &[&format!("data.split={split}")])
             .failed(3, &["all of them held out", "`data.split`"]);
-        assert!(!world.path("run/sequences").exists(), "nothing is written");
+        for split in ["train", "valid"] {
+            let manifest = world.path("run/sequences").join(split).join("manifest.json");
+            assert!(!manifest.exists(), "no dataset is written");
+        }
     }
 }
 
@@ -401,7 +401,7 @@ fn hosts_that_lack_things_cause_errors_and_no_panics() {
         let said = through(script, name);
         assert!(codes.contains(&said.code), "{name}: {said:?}");
         assert!(said.code == 0 || said.stderr.contains("error: "), "{name}: {said:?}");
-        assert!(!said.stderr.contains("panicked"), "{name}: {said:?}");
+        assert!(!said.stderr.contains("panicked at"), "{name}: {said:?}");
     }
     for (name, hidden) in [("no-proc", "/proc"), ("no-shm", "/dev/shm"), ("no-sys", "/sys")] {
         let stage = stage(name);

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Result;
 use serde::Serialize;
-use softshard_labels::visible;
+use softshard_labels::{visible, visible_line};
 
 use crate::progress;
 
@@ -108,9 +108,10 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
     Ok(())
 }
 
-/// JSON with the control characters escaped that JSON itself leaves as they are, but for the new lines between its values.
+/// JSON with what a terminal would obey escaped, where JSON itself leaves it as it is, but for the new lines between its values.
 pub(crate) fn json_without_control(json: &str) -> Cow<'_, str> {
-    let hides = |letter: char| letter.is_control() && letter != '\n';
+    let steers = |letter: char| matches!(visible_line(letter.encode_utf8(&mut [0; 4])), Cow::Owned(_));
+    let hides = |letter: char| letter != '\n' && steers(letter);
     if !json.contains(hides) {
         return json.into();
     }
@@ -125,9 +126,9 @@ mod tests {
 
     #[test]
     fn json_stays_what_it_is_without_control_characters() {
-        let text = "a\u{1b}\u{7f}\u{9b}\nb";
+        let text = "a\u{1b}\u{7f}\u{9b}\u{202e}\nb";
         let json = json_without_control(&serde_json::to_string(text).expect("JSON")).into_owned();
-        assert!(!json.contains(char::is_control), "{json:?}");
+        assert!(json.is_ascii() && !json.contains(char::is_control), "{json:?}");
         assert_eq!(serde_json::from_str::<String>(&json).expect("JSON"), text);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use crate::groups::LabelGroup;
 use crate::job::{Commit, Job};
@@ -145,7 +145,8 @@ impl ShardWriter {
         self.append_encoded(parallel::threads().min(MAX_ENCODING) - 1)?;
         let schema = self.file.schema();
         let job = self.job.clone();
-        self.encoding.push_back(thread::spawn(move || encode(&schema, &group.columns(&job.limits))));
+        let encoding = parallel::spawn(move || encode(&schema, &group.columns(&job.limits)))?;
+        self.encoding.push_back(encoding);
         Ok(())
     }
 

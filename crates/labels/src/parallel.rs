@@ -66,6 +66,16 @@ pub(crate) fn map_on<T: Send>(
     results.into_iter().map(|(_, result)| result).collect()
 }
 
+/// A thread of its own.
+pub(crate) fn spawn<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<thread::JoinHandle<T>, Error> {
+    thread::Builder::new().spawn(work).map_err(|error| {
+        let message = format!("a thread could not be started: {error}");
+        std::io::Error::new(error.kind(), message).into()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -49,7 +49,7 @@ pub enum Error {
         "expected at least one sequence, found none:\n{0}\nhint: look at the limits of the recipe section [data]"
     )]
     NothingLeft(Box<crate::Summary>),
-    /// Every sequence was held out. Nothing has been written.
+    /// Every sequence was held out. No dataset has been written, and those of an earlier run are as they were.
     #[error(
         "expected at least one sequence to learn from, found all of them held out:\n{0}\nhint: lower `data.split`, \
          or add rows"

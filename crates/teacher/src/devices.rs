@@ -44,6 +44,7 @@ pub(crate) fn label(job: &Job, missing: &[usize], watch: &Watch) -> Result<()> {
     let shards = Mutex::new(Some(shards));
     thread::scope(|scope| {
         let (shards, ends, failed) = (&shards, &ends, &failed);
+        let reader = LetGo { shards, failed };
         scope.spawn(move || read_ahead(job, missing, &ahead, watch, ends));
         let writing = scope.spawn(move || {
             let written = write_shards(job.writer, labelled, watch);
@@ -67,13 +68,28 @@ pub(crate) fn label(job: &Job, missing: &[usize], watch: &Watch) -> Result<()> {
         drop(to_write);
         let results: Vec<_> = devices.into_iter().map(thread::ScopedJoinHandle::join).collect();
         // The reader may still wait for somebody to take what it has.
-        drop(shards.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(reader);
         writing.join().map_err(|_| anyhow!("the thread that writes shards panicked"))??;
         for result in results {
             result.and_then(|ended| ended).unwrap_or_else(|panic| resume_unwind(panic))?;
         }
         if job.stop.load(Ordering::Relaxed) && !watch.is_done() { Err(watch.stopped()) } else { Ok(()) }
     })
+}
+
+/// Nobody takes what the reader has any more; also where a thread could not be started, which is a panic: all others would wait.
+struct LetGo<'a> {
+    shards: &'a Mutex<Option<Receiver<Read>>>,
+    failed: &'a AtomicBool,
+}
+
+impl Drop for LetGo<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        drop(self.shards.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
 }
 
 /// Reads shard after shard, one ahead of the devices.

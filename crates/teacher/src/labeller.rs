@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use burn::tensor::{Device, Tensor};
 use rayon::{ThreadPool, ThreadPoolBuilder, prelude::*};
 use softshard_labels::{Sequence, SequenceLabels};
@@ -101,7 +101,8 @@ impl Labeller {
         let max_tokens_per_batch = BatchTokens::resolve(teacher.max_tokens_per_batch, &decoder, workers);
         let TeacherConfig { tokens_per_block, rows_per_chunk, .. } = *teacher;
         let pace = Pace { workers, max_tokens_per_batch, tokens_per_block, rows_per_chunk };
-        let lane = |_| ThreadPoolBuilder::new().num_threads(1).build();
+        let lane =
+            |_| ThreadPoolBuilder::new().num_threads(1).build().context("a thread could not be started");
         let lanes = if workers > 1 { (0..workers).map(lane).collect::<Result<_, _>>()? } else { Vec::new() };
         let most = || AtomicUsize::new(usize::MAX);
         Ok(Self { decoder, pace, fits: most(), block_fits: most(), lanes, retries: AtomicU64::new(0) })
