@@ -35,7 +35,7 @@ fn prepare(world: &World, rows: &[u8], overrides: &[&str]) -> Said {
 
 /// The sequences of rows.
 fn sequences(world: &World, rows: &[u8]) -> Files {
-    prepare(world, rows, &[]).succeeded();
+    prepare(world, rows, &["data.split={ valid_rows = 0, seed = 1 }"]).succeeded();
     without_recipe(world.files("run/sequences"))
 }
 
@@ -72,7 +72,7 @@ fn messages(question: String, answer: String) -> Value {
 fn every_shape_gives_the_sequences_of_messages() {
     let world = world();
     let expected = sequences(&world, &lines(&rows(messages)));
-    assert!(expected.len() > 3, "{expected:?}");
+    assert!(!expected.is_empty());
     type Shape = fn(String, String) -> Value;
     let shapes: [(&str, Shape); 8] = [
         ("ShareGPT", |q, a| {

@@ -508,7 +508,7 @@ fn a_plan_knows_threads_and_holds_for_a_run_that_goes_on() {
             "train-student",
             &[&steps[..], &["student.model=medium", "student.max_tokens_per_batch=1024"]].concat(),
         )
-        .arg("--plan")
+        .args(["--plan", "--accept", "teacher"])
         .env("RAYON_NUM_THREADS", "2")
         .output()
         .expect("it runs");
