@@ -84,7 +84,7 @@ def check_manifest(dataset: Path) -> dict:
     require((dataset / "manifest.json").is_file(), f"{dataset}: no manifest.json, so not a finished dataset")
     manifest = shards.manifest(dataset)
     require(manifest["format"] == "softshard-labels", f"manifest.json: format {manifest['format']!r}")
-    require(manifest["version"] == 1, f"manifest.json: version {manifest['version']}")
+    require(manifest["version"] in (1, 2), f"manifest.json: version {manifest['version']}")
     plan_bytes = (dataset / "_softshard" / "plan.json").read_bytes()
     require(
         blake3.blake3(plan_bytes).hexdigest() == manifest["plan_blake3"],
