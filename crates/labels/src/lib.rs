@@ -162,6 +162,7 @@ pub use output::Output;
 pub use own_tokenizer::OwnTokenizer;
 pub use plan::{Alteration, LabelPlan, OptionalColumn, Selection, TeacherIdentity};
 pub use provenance::{Artefact, Difference, Door, Provenance, file_blake3, short};
+pub use regular::read_if_there;
 pub use schema::Schema;
 pub use sequence::Sequence;
 pub use sequence_dataset::SequenceDataset;

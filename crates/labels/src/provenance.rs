@@ -11,7 +11,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Error, LabelPlan, Tokenizer, error::quoted, json, regular::Links};
+use crate::regular::{self, Links};
+use crate::{Error, LabelPlan, Tokenizer, json};
 
 /// What is described.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -274,11 +275,7 @@ pub fn short(blake3: &str) -> &str {
 /// # Errors
 /// The file cannot be read, or is none whose content stays: a pipe, a device.
 pub fn file_blake3(path: &Path) -> Result<String, Error> {
-    // Before it is opened: a pipe without a writer would wait for one.
-    if !fs_err::metadata(path)?.is_file() {
-        return Err(Error::bad(quoted(path), "a regular file", "a pipe, a device or a folder"));
-    }
-    let (mut hasher, mut file) = (blake3::Hasher::new(), fs_err::File::open(path)?);
+    let (mut hasher, mut file) = (blake3::Hasher::new(), regular::open(path, Links::Followed)?);
     let mut buffer = vec![0; 1 << 20];
     loop {
         let read = file.read(&mut buffer)?;

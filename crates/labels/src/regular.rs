@@ -1,7 +1,7 @@
 //! Opens files that others made: a pipe in a dataset is not waited for, and a link in it is not followed.
 
 use std::fs::FileType;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -37,6 +37,20 @@ pub(crate) fn open(path: &Path, links: Links) -> Result<fs_err::File, Error> {
     let file = fs_err::File::from_parts(file, path);
     let kind = file.metadata()?.file_type();
     if kind.is_file() { Ok(file) } else { Err(bad(name_of(kind))) }
+}
+
+/// The content of a file that a user gave, or nothing where there is none.
+///
+/// # Errors
+/// It is no regular file, or cannot be read.
+pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    let mut bytes = Vec::new();
+    match open(path, Links::Followed) {
+        Ok(mut file) => file.read_to_end(&mut bytes)?,
+        Err(error) if crate::durable::is_not_found(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    Ok(Some(bytes))
 }
 
 /// What a file is that is none.
@@ -80,5 +94,8 @@ mod tests {
         let error = open(&path("link"), Links::Refused).unwrap_err();
         assert!(error.is_bad_data() && error.to_string().contains("found a link"), "{error}");
         assert!(crate::durable::is_not_found(&open(&path("none"), Links::Refused).unwrap_err()));
+        assert_eq!(read_if_there(&path("none")).unwrap(), None);
+        assert_eq!(read_if_there(&path("link")).unwrap().as_deref(), Some(&b"text"[..]));
+        assert!(read_if_there(&path("pipe")).unwrap_err().is_bad_data());
     }
 }
