@@ -6,15 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde::Serialize;
 
-use crate::durable::{self, PRIVATE};
-use crate::error::{quoted, some_of};
-use crate::job::committed_records;
-use crate::manifest::{check_record, load_labels};
-use crate::regular::Links;
-use crate::{
-    Error, LabelDataset, LabelPlan, LabelWriter, LabelsManifest, ReadLimits, SequenceLabels, ShardRecord,
-    json, parallel,
+use crate::dataset::{
+    LabelDataset, LabelPlan, LabelWriter, LabelsManifest, ShardRecord, check_record, committed_records,
+    load_labels,
 };
+use crate::host::{Links, PRIVATE, durable, parallel};
+use crate::values::{Error, ReadLimits, SequenceLabels, json, quoted, some_of};
 
 /// Keys of the plan that may differ between datasets of other sequences.
 const OF_A_PART: [&str; 3] = ["sequences", "shards", "split"];

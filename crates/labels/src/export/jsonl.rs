@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicBool;
 use serde::{Deserialize, Serialize};
 
 use super::{for_each_group, with_suffix, write_whole};
-use crate::view::LabelsView;
-use crate::{Error, LabelDataset, LabelPlan, SequenceKey, SequenceLabels, json};
+use crate::dataset::{LabelDataset, LabelPlan};
+use crate::values::{Error, LabelsView, SequenceKey, SequenceLabels, json};
 
 /// One line. Keys that a dataset does not have are not there; numbers read back to the same bits.
 #[derive(Debug, Serialize, Deserialize)]

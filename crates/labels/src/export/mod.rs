@@ -11,7 +11,10 @@ pub use hf::export_hf;
 pub(crate) use jsonl::{Line, manifest_beside};
 pub use jsonl::{export_jsonl, write_jsonl};
 
-use crate::{Error, LabelDataset, LabelGroup, durable};
+use crate::dataset::LabelDataset;
+use crate::host::durable;
+use crate::shard::LabelGroup;
+use crate::values::Error;
 
 /// Calls `each` with every row group, and stops where that was asked for.
 fn for_each_group(

@@ -10,9 +10,8 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::{ColumnDescriptor, Type};
 
-use crate::Error;
-use crate::error::quoted;
-use crate::shard_reader::guarded;
+use crate::shard::guarded;
+use crate::values::{Error, quoted};
 
 /// A Parquet file of which some columns are read, one row at a time. Memory: a page of each column.
 pub(crate) struct ForeignFile {

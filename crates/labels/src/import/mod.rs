@@ -34,10 +34,10 @@ use dropped::BadRowsFound;
 use rows::{Kind, Rows, RowsHash, or_bad};
 use survey::Survey;
 
-use crate::{
-    Commit, Error, LabelWriter, LabelsManifest, OptionalColumn, SequenceLabels, ShardRecord, ShardWriter,
-    TeacherIdentity, Tokenizer,
+use crate::dataset::{
+    Commit, LabelWriter, LabelsManifest, OptionalColumn, ShardRecord, ShardWriter, TeacherIdentity,
 };
+use crate::values::{Error, SequenceLabels, Tokenizer};
 
 /// Stands behind the `config_blake3` of a teacher whose `tail_log_mass` was computed of rounded or fitted numbers.
 const APPROXIMATE_TAIL: &str = ", approximate tail";

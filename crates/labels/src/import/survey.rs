@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::rows::{ForeignRow, Kind, RowsHash, bits_of};
 use super::{APPROXIMATE_TAIL, ImportSource, ImportTarget, progress};
-use crate::{Error, LabelLimits, LabelPlan, Selection, SequenceLabels};
+use crate::dataset::{LabelPlan, Selection};
+use crate::values::{Error, LabelLimits, SequenceLabels};
 
 /// Positions from which on it counts where gold tokens are found.
 const ENOUGH: u64 = 64;
