@@ -99,8 +99,8 @@ pub mod foreign {
 
 pub use dataset::{
     Alteration, Artefact, Commit, Difference, Door, LabelDataset, LabelPlan, LabelWriter, LabelsManifest,
-    OptionalColumn, Output, Provenance, Schema, Selection, SequenceDataset, SequenceWriter, SequencesInfo,
-    SequencesManifest, ShardRecord, ShardWriter, Store, TeacherIdentity, WrittenShard, file_blake3, short,
+    Output, Provenance, Schema, SequenceDataset, SequenceWriter, SequencesInfo, SequencesManifest,
+    ShardWriter, Store, TeacherIdentity, WrittenShard, file_blake3, short,
 };
 pub use export::{export_hf, export_jsonl, write_jsonl};
 pub use host::never_map;
@@ -113,8 +113,8 @@ pub use judge::{
     SequenceDifference, Spread, TeacherScores, Verification, verify,
 };
 pub use merge::{Merged, merge};
-pub use shard::LabelGroup;
+pub use shard::{LabelGroup, ShardRecord};
 pub use values::{
-    Bad, Error, Example, LabelLimits, LabelsView, OwnTokenizer, PositionEntries, ReadLimits, Sequence,
-    SequenceKey, SequenceLabels, Tokenizer, differences, visible, visible_line,
+    Bad, Error, Example, LabelLimits, LabelsView, OptionalColumn, OwnTokenizer, PositionEntries, ReadLimits,
+    Selection, Sequence, SequenceKey, SequenceLabels, Tokenizer, differences, visible, visible_line,
 };

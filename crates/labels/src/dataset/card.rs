@@ -1,8 +1,7 @@
 //! The dataset card: lets `load_dataset` of Hugging Face open the shards, and a person see what they are.
 
 use super::manifest::LabelsManifest;
-use super::plan::Selection;
-use crate::values::visible_line;
+use crate::values::{Selection, visible_line};
 
 /// `README.md` of a finished label dataset.
 pub(crate) fn of(manifest: &LabelsManifest) -> String {

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::manifest::ShardRecord;
+use crate::shard::ShardRecord;
 use crate::values::json;
 
 /// Folder of the commits in a dataset.

@@ -5,11 +5,11 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use super::commit::{COMMITS, CommitFile, commit_file};
-use super::manifest::{self, LabelsManifest, ShardRecord, file_name};
+use super::manifest::{self, LabelsManifest};
 use super::output::Output;
 use super::plan::LabelPlan;
 use crate::host::{Scratch, durable, parallel};
-use crate::shard::{LabelGroup, ShardReader, ShardSchema, WrittenFile};
+use crate::shard::{LabelGroup, ShardReader, ShardRecord, ShardSchema, Totals, WrittenFile, file_name};
 use crate::values::{Error, LabelLimits, ReadLimits, json, quoted};
 
 /// A label dataset that is being made.
@@ -41,7 +41,7 @@ pub(crate) fn committed_records(dir: &Path, plan: &LabelPlan) -> Result<Vec<Opti
 impl Job {
     /// Of a plan, in `output`; writes nothing.
     pub(crate) fn new(output: Output, plan: LabelPlan) -> Self {
-        let (schema, limits, plan_blake3) = (ShardSchema::labels(&plan), plan.limits(), plan.blake3());
+        let (schema, limits, plan_blake3) = (plan.shard_schema(), plan.limits(), plan.blake3());
         Self { output, scratch: OnceLock::new(), plan, plan_blake3, schema, limits }
     }
 
@@ -111,8 +111,13 @@ impl Job {
         Ok(None)
     }
 
+    /// The record of a shard's file.
+    pub(crate) fn record(&self, file: &WrittenFile, shard: usize, totals: &Totals) -> ShardRecord {
+        ShardRecord::of(file, "labels", (shard, self.plan.shards.len()), totals)
+    }
+
     /// Name of a shard's file below `data/`.
-    pub(crate) fn file_name(&self, shard: usize, blake3_hex: &str) -> String {
+    fn file_name(&self, shard: usize, blake3_hex: &str) -> String {
         file_name("labels", shard, self.plan.shards.len(), blake3_hex)
     }
 

@@ -5,9 +5,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::manifest::{LabelsManifest, ShardRecord, check_files, load_labels};
+use super::manifest::{LabelsManifest, check_files, load_labels};
 use crate::host::parallel;
-use crate::shard::{LabelGroup, RowPlace, RowSize, ShardReader, ShardSchema, read_row, row_sizes};
+use crate::shard::{LabelGroup, RowPlace, RowSize, ShardReader, ShardRecord, read_row, row_sizes};
 use crate::values::{Error, LabelLimits, ReadLimits, SequenceKey, SequenceLabels, quoted};
 
 /// Decoded row groups that are kept: about 7 MB each for top-64.
@@ -93,7 +93,7 @@ impl LabelDataset {
         let (manifest, bytes) = load_labels(&dir, &limits)?;
         check_files(&dir, "labels", &manifest.shards, &limits)?;
         let mut rows = index_of(&dir.join("manifest.json"), manifest.rows)?;
-        let schema = ShardSchema::labels(&manifest.plan);
+        let schema = manifest.plan.shard_schema();
         let opened = parallel::map(manifest.shards.len(), |index| {
             let record = &manifest.shards[index];
             let shard = ShardReader::open(&dir.join("data").join(&record.file), record, &schema, &limits)?;

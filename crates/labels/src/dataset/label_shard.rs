@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::job::{Commit, Job};
-use super::manifest::ShardRecord;
 use crate::host::parallel;
 use crate::parquet::{EncodedColumn, encode};
-use crate::shard::{LabelGroup, ShardFile, WrittenFile, round, sort_ties};
+use crate::shard::{LabelGroup, ShardFile, ShardRecord, Totals, WrittenFile, round, sort_ties};
 use crate::values::{Error, SequenceLabels};
 
 /// A row group is closed early when its sequences hold this many tokens, labelled or not: bounds memory.
@@ -33,9 +32,7 @@ pub struct ShardWriter {
     group_bytes: usize,
     /// Row groups that are encoded on threads of their own, in order.
     encoding: VecDeque<JoinHandle<Result<Vec<EncodedColumn>, Error>>>,
-    rows: u64,
-    input_tokens: u64,
-    labelled_tokens: u64,
+    totals: Totals,
 }
 
 impl ShardWriter {
@@ -48,9 +45,7 @@ impl ShardWriter {
             encoding: VecDeque::new(),
             job,
             shard,
-            rows: 0,
-            input_tokens: 0,
-            labelled_tokens: 0,
+            totals: Totals::default(),
         })
     }
 
@@ -78,13 +73,13 @@ impl ShardWriter {
         sort_ties(&mut labels, &self.job.limits);
         labels.validate(&self.job.limits).and_then(|()| exact(&labels)).map_err(|error| {
             let source = labels.source.as_ref().map(|source| format!(" ({source})")).unwrap_or_default();
-            error.within(format_args!("labels of shard {} row {}{source}", self.shard, self.rows))
+            error.within(format_args!("labels of shard {} row {}{source}", self.shard, self.totals.rows))
         })?;
-        round(&mut labels, &self.job.plan);
+        round(&mut labels, self.job.plan.mantissa_bits, self.job.plan.position_mantissa_bits);
         sort_ties(&mut labels, &self.job.limits);
         let bytes = labels.value_bytes();
         if bytes > SEQUENCE_BYTES {
-            let place = format!("labels of shard {} row {}", self.shard, self.rows);
+            let place = format!("labels of shard {} row {}", self.shard, self.totals.rows);
             let hint = "keep fewer entries per position, or label shorter sequences";
             let expected = format!("at most {SEQUENCE_BYTES} bytes of values, which readers take");
             return Err(Error::bad(place, expected, bytes).hint(hint));
@@ -94,11 +89,10 @@ impl ShardWriter {
         }
         self.group_bytes += bytes;
         self.group.push(&labels);
-        self.rows += 1;
-        self.input_tokens += count(labels.input_ids.len());
-        self.labelled_tokens += count(labels.positions.len());
+        self.totals.add(&labels.input_ids, &labels.positions);
         let sequences = &self.group.sequences;
-        let full = count(sequences.labelled_tokens()) >= u64::from(self.job.plan.row_group_tokens);
+        let full = sequences.labelled_tokens()
+            >= usize::try_from(self.job.plan.row_group_tokens).expect("at most 65,536");
         if full || sequences.input_tokens() >= ROW_GROUP_INPUT_TOKENS { self.write_group() } else { Ok(()) }
     }
 
@@ -116,25 +110,17 @@ impl ShardWriter {
     /// [`Error::Bad`] if rows of the range are missing; I/O.
     pub fn finish(mut self) -> Result<WrittenShard, Error> {
         let [start, end] = self.job.plan.shards[self.shard];
-        if self.rows != end - start {
+        if self.totals.rows != end - start {
             let place = format!("labels of shard {}", self.shard);
-            return Err(Error::bad(place, format_args!("{} sequences", end - start), self.rows));
+            return Err(Error::bad(place, format_args!("{} sequences", end - start), self.totals.rows));
         }
         if self.group.sequences.rows() > 0 {
             self.write_group()?;
         }
         self.append_encoded(0)?;
-        let Self { job, shard, file, rows, input_tokens, labelled_tokens, .. } = self;
+        let Self { job, shard, file, totals, .. } = self;
         let file = file.finish()?;
-        let record = ShardRecord {
-            file: job.file_name(shard, &file.blake3),
-            rows,
-            input_tokens,
-            labelled_tokens,
-            bytes: file.bytes,
-            blake3: file.blake3.clone(),
-            sha256: file.sha256.clone(),
-        };
+        let record = job.record(&file, shard, &totals);
         Ok(WrittenShard { job, shard, file, record })
     }
 
@@ -183,8 +169,4 @@ impl WrittenShard {
         let Self { job, shard, file, record } = self;
         job.publish(shard, &file, record)
     }
-}
-
-fn count(length: usize) -> u64 {
-    u64::try_from(length).expect("a length fits 64 bits")
 }

@@ -8,11 +8,11 @@ use super::card;
 use super::commit::{COMMITS, commit_file};
 use super::job::{Commit, Job};
 use super::label_shard::ShardWriter;
-use super::manifest::{self, LabelsManifest, ShardRecord, totals};
+use super::manifest::{self, LabelsManifest};
 use super::output::{Output, PLAN};
 use super::plan::LabelPlan;
 use crate::host::{PRIVATE, TempFile};
-use crate::shard::{ShardFile, ShardReader, WrittenFile};
+use crate::shard::{ShardFile, ShardReader, ShardRecord, Totals, WrittenFile, totals};
 use crate::values::{Error, HINT_DAMAGED, ReadLimits, json, quoted};
 
 /// Writes a label dataset, or goes on with one; any number of processes may write shards of one dataset.
@@ -181,13 +181,8 @@ impl LabelWriter {
             file.copy_group(from, group)?;
         }
         let file = file.finish()?;
-        let record = ShardRecord {
-            file: self.job.file_name(shard, &file.blake3),
-            bytes: file.bytes,
-            blake3: file.blake3.clone(),
-            sha256: file.sha256.clone(),
-            ..record.clone()
-        };
+        let &ShardRecord { rows, input_tokens, labelled_tokens, .. } = record;
+        let record = self.job.record(&file, shard, &Totals { rows, input_tokens, labelled_tokens });
         self.job.publish(shard, &file, record)
     }
 

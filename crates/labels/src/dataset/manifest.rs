@@ -8,31 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::LabelPlan;
 use super::provenance::Provenance;
-use crate::host::{Links, name_of};
+use crate::host::{Links, name_of, regular};
+use crate::shard::{LABELS, SEQUENCES, ShardRecord, check_record, totals};
 use crate::values::{Error, HINT_DAMAGED, ReadLimits, Tokenizer, json, quoted};
-
-/// One data file, as manifests and commits describe it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ShardRecord {
-    /// Plain name of the file, below `data/`: kind, index, number of shards, beginning of its BLAKE3.
-    #[schemars(regex(pattern = r"^(labels|sequences)-[0-9]{5,}-of-[0-9]{5,}-[0-9a-f]{12}\.parquet$"))]
-    pub file: String,
-    /// Sequences.
-    pub rows: u64,
-    /// Tokens of the sequences.
-    pub input_tokens: u64,
-    /// Labelled positions.
-    pub labelled_tokens: u64,
-    /// Size of the file.
-    pub bytes: u64,
-    /// BLAKE3 of the file, hexadecimal.
-    #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
-    pub blake3: String,
-    /// SHA-256 of the file, hexadecimal: what object stores and hubs list.
-    #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
-    pub sha256: String,
-}
 
 /// `manifest.json` of a label dataset.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -105,7 +83,7 @@ pub struct SequencesInfo {
 
 impl LabelsManifest {
     /// Format name of the manifest and of the shards.
-    pub const FORMAT: &'static str = "softshard-labels";
+    pub const FORMAT: &'static str = LABELS;
     /// The newest version of the manifest and of the shards; each has that of its plan.
     pub const NEWEST_VERSION: u32 = LabelPlan::NEWEST_VERSION;
 
@@ -121,7 +99,7 @@ impl LabelsManifest {
 
 impl SequencesManifest {
     /// Format name of the manifest and of the shards.
-    pub const FORMAT: &'static str = "softshard-sequences";
+    pub const FORMAT: &'static str = SEQUENCES;
     /// Version of the manifest and of the shards; version 1, without provenance and examples, is read too.
     pub const VERSION: u32 = 2;
 }
@@ -133,32 +111,11 @@ fn requires_provenance(schema: &mut schemars::Schema) {
     }
 }
 
-/// Sums of rows, input tokens and labelled tokens; `None` if a sum overflows.
-pub(crate) fn totals(shards: &[ShardRecord]) -> Option<[u64; 3]> {
-    shards.iter().try_fold([0u64; 3], |[rows, input, labelled], shard| {
-        Some([
-            rows.checked_add(shard.rows)?,
-            input.checked_add(shard.input_tokens)?,
-            labelled.checked_add(shard.labelled_tokens)?,
-        ])
-    })
-}
-
-/// Name of a data file: `labels-00017-of-00128-<12 hex>.parquet`.
-pub(crate) fn file_name(stem: &str, index: usize, count: usize, blake3_hex: &str) -> String {
-    format!("{stem}-{index:05}-of-{count:05}-{}.parquet", &blake3_hex[..12])
-}
-
-/// Whether `name` is one that [`file_name`] could have made for this stem.
-pub(crate) fn is_data_file(stem: &str, name: &str) -> bool {
-    name.strip_prefix(stem).is_some_and(|rest| rest.starts_with('-')) && name.ends_with(".parquet")
-}
-
 /// Reads `manifest.json` and gives its bytes.
 pub(crate) fn read_manifest(dir: &Path) -> Result<(PathBuf, Vec<u8>), Error> {
     let path = dir.join("manifest.json");
     match fs_err::symlink_metadata(&path) {
-        Ok(metadata) if metadata.is_file() => json::read(&path, Links::Refused).map(|bytes| (path, bytes)),
+        Ok(metadata) if metadata.is_file() => regular::read(&path, Links::Refused).map(|bytes| (path, bytes)),
         Ok(metadata) => Err(Error::bad(quoted(&path), "a regular file", name_of(metadata.file_type()))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let hint = "the dataset is not finished, or this is not a dataset: run the stage that writes it";
@@ -176,7 +133,7 @@ pub(crate) fn load_labels(dir: &Path, limits: &ReadLimits) -> Result<(LabelsMani
 
 /// As [`load_labels`], of a manifest that lies elsewhere.
 pub(crate) fn load_labels_file(path: &Path, limits: &ReadLimits) -> Result<(LabelsManifest, Vec<u8>), Error> {
-    let bytes = json::read(path, Links::Followed)?;
+    let bytes = regular::read(path, Links::Followed)?;
     Ok((parse_labels(path, &bytes, limits)?, bytes))
 }
 
@@ -266,27 +223,6 @@ pub(crate) fn check_records(
     }
     let mut records = shards.iter().enumerate();
     records.try_for_each(|(index, shard)| check_record(&manifest, stem, (index, shards.len()), shard))
-}
-
-/// Checks that a shard's hashes are hashes, and that its name is the one that its place and hash give.
-pub(crate) fn check_record(
-    manifest: &str,
-    stem: &str,
-    (index, count): (usize, usize),
-    shard: &ShardRecord,
-) -> Result<(), Error> {
-    let place = format!("{manifest} shard {index}");
-    for (field, hash) in [("blake3", &shard.blake3), ("sha256", &shard.sha256)] {
-        if hash.len() != 64 || !hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
-            let expected = format!("{field} as 64 hexadecimal digits");
-            return Err(Error::bad(place, expected, format_args!("{hash:?}")));
-        }
-    }
-    let name = file_name(stem, index, count, &shard.blake3);
-    if shard.file != name {
-        return Err(Error::bad(place, format_args!("file {name:?}"), format_args!("{:?}", shard.file)));
-    }
-    Ok(())
 }
 
 /// Every file that the folder lacks or should not hold, and every one that is a link or a folder.

@@ -3,6 +3,7 @@
 mod card;
 mod commit;
 mod job;
+mod jsonl;
 mod label_dataset;
 mod label_shard;
 mod label_writer;
@@ -19,9 +20,9 @@ pub use job::Commit;
 pub use label_dataset::LabelDataset;
 pub use label_shard::{ShardWriter, WrittenShard};
 pub use label_writer::LabelWriter;
-pub use manifest::{LabelsManifest, SequencesInfo, SequencesManifest, ShardRecord};
+pub use manifest::{LabelsManifest, SequencesInfo, SequencesManifest};
 pub use output::Output;
-pub use plan::{Alteration, LabelPlan, OptionalColumn, Selection, TeacherIdentity};
+pub use plan::{Alteration, LabelPlan, TeacherIdentity};
 pub use provenance::{Artefact, Difference, Door, Provenance, file_blake3, short};
 pub use schemas::Schema;
 pub use sequence_dataset::SequenceDataset;
@@ -29,6 +30,8 @@ pub use sequence_writer::SequenceWriter;
 pub use store::Store;
 
 pub(crate) use job::committed_records;
+pub(crate) use jsonl::{Line, manifest_beside};
 pub(crate) use manifest::{
-    check_manifest, check_record, check_sizes, folder_problems, load_labels, load_labels_file, read_manifest,
+    check_manifest, check_sizes, folder_problems, load_labels, load_labels_file, read_manifest,
 };
+pub(crate) use plan::APPROXIMATE_TAIL;

@@ -1,6 +1,6 @@
 //! Where a label dataset is written: a folder, or a place of an object store.
 //!
-//! A folder has durable code of its own (`durable.rs`). In a store a shard is written, synced and read back in a scratch
+//! A folder has durable code of its own (`host/durable.rs`). In a store a shard is written, synced and read back in a scratch
 //! folder of this machine, and goes under the name that carries its hash: same bytes, same name, so it does not matter how
 //! many upload it. Plan and commits are created exclusively in both.
 
@@ -9,11 +9,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::manifest::{LabelsManifest, ShardRecord, folder_problems, is_data_file, read_manifest};
+use super::manifest::{LabelsManifest, folder_problems, read_manifest};
 use super::plan::LabelPlan;
 use super::store::Store;
-use crate::host::{Links, PRIVATE, Scratch, durable, parallel};
-use crate::shard::WrittenFile;
+use crate::host::{Links, PRIVATE, Scratch, durable, parallel, regular};
+use crate::shard::{ShardRecord, WrittenFile, is_data_file};
 use crate::values::{Error, json, quoted};
 
 /// Name of the plan in a dataset.
@@ -70,7 +70,7 @@ impl Output {
         match self {
             Self::Folder(dir) => {
                 let path = dir.join(name);
-                match json::read(&path, Links::Followed) {
+                match regular::read(&path, Links::Followed) {
                     Ok(found) if found == bytes => return Ok(()), // perhaps where nothing can be written
                     Err(error) if !durable::is_not_found(&error) => return Err(error),
                     _ => {}
@@ -125,11 +125,11 @@ impl Output {
     /// A small file; `None` if there is none.
     pub(crate) fn read(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
         match self {
-            Self::Folder(dir) => match json::read(&dir.join(name), Links::Refused) {
+            Self::Folder(dir) => match regular::read(&dir.join(name), Links::Refused) {
                 Err(error) if durable::is_not_found(&error) => Ok(None),
                 bytes => bytes.map(Some),
             },
-            Self::Store(store, _) => Ok(store.get(&self.key(name), json::MAX_BYTES)?),
+            Self::Store(store, _) => Ok(store.get(&self.key(name), regular::MAX_BYTES)?),
         }
     }
 

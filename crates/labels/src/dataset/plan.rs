@@ -1,114 +1,12 @@
 //! The plan of a label dataset: everything that decides what its files hold, fixed before work begins.
 
-use std::{collections::BTreeSet, fmt};
+use std::collections::BTreeSet;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::values::{Error, LabelLimits, ReadLimits, Tokenizer, json};
-
-/// Which entries of the teacher's distribution are kept at each position.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Selection {
-    /// The `k` most probable tokens.
-    TopK {
-        /// Entries per position (the whole vocabulary where it is smaller).
-        #[schemars(range(min = 1))]
-        k: u32,
-    },
-    /// The smallest set of most probable tokens whose mass reaches `p`, at most `k` of them.
-    TopP {
-        /// Probability mass to reach, above 0 and at most 1.
-        #[schemars(range(max = 1), extend("exclusiveMinimum" = 0))]
-        p: f64,
-        /// Most entries per position.
-        #[schemars(range(min = 1))]
-        k: u32,
-    },
-    /// Draws from the full distribution, stored as unique tokens with counts: `count / draws` estimates a probability
-    /// without bias (arXiv 2503.16870).
-    Sampled {
-        /// Draws per position.
-        #[schemars(range(min = 1, max = LabelPlan::MAX_DRAWS))]
-        draws: u32,
-    },
-    /// The `k` most probable tokens, and draws from the rest: exact where it matters, without bias where it was cut.
-    TopKSampled {
-        /// Exact entries per position, fewer than the vocabulary.
-        #[schemars(range(min = 1))]
-        k: u32,
-        /// Draws per position from the other tokens.
-        #[schemars(range(min = 1, max = LabelPlan::MAX_DRAWS))]
-        draws: u32,
-    },
-}
-
-impl Selection {
-    /// Entries that a position has at most.
-    pub fn most_entries(&self) -> u32 {
-        match *self {
-            Self::TopK { k } | Self::TopP { k, .. } => k,
-            Self::Sampled { draws } => draws,
-            Self::TopKSampled { k, draws } => k.saturating_add(draws),
-        }
-    }
-
-    /// Whether entries are drawn, and so have counts.
-    pub fn draws(&self) -> Option<u32> {
-        match *self {
-            Self::TopK { .. } | Self::TopP { .. } => None,
-            Self::Sampled { draws } | Self::TopKSampled { draws, .. } => Some(draws),
-        }
-    }
-
-    /// Whether entries are exact, and so have log-probabilities.
-    pub fn is_exact(&self) -> bool {
-        !matches!(self, Self::Sampled { .. })
-    }
-
-    /// Most exact entries of a position: its first ones. The others are drawn.
-    pub(crate) fn most_exact(&self) -> u32 {
-        match *self {
-            Self::TopK { k } | Self::TopP { k, .. } | Self::TopKSampled { k, .. } => k,
-            Self::Sampled { .. } => 0,
-        }
-    }
-}
-
-impl fmt::Display for Selection {
-    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TopK { k } => write!(to, "top_k {k}"),
-            Self::TopP { p, k } => write!(to, "top_p {p}, at most {k}"),
-            Self::Sampled { draws } => write!(to, "sampled, {draws} draws"),
-            Self::TopKSampled { k, draws } => write!(to, "top_k_sampled {k}, {draws} draws"),
-        }
-    }
-}
-
-/// A column that a plan may leave out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum OptionalColumn {
-    /// Needed for temperatures other than 1.
-    LogSumExp,
-    /// Needed by selections that draw: a divergence is measured against it.
-    Entropy,
-    /// Needed to judge the teacher.
-    GoldLogProb,
-}
-
-impl OptionalColumn {
-    /// As it is called in shards and recipes.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::LogSumExp => "log_sum_exp",
-            Self::Entropy => "entropy",
-            Self::GoldLogProb => "gold_log_prob",
-        }
-    }
-}
+use crate::shard::{ShardSchema, partition_column, tail_column};
+use crate::values::{Error, LabelLimits, OptionalColumn, ReadLimits, Selection, Tokenizer, json};
 
 /// What was done to the teacher's distributions on purpose, before anything was kept of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -123,6 +21,9 @@ pub struct Alteration {
     #[schemars(range(min = 0, max = 1))]
     pub label_noise: f64,
 }
+
+/// Stands behind the `config_blake3` of a teacher whose `tail_log_mass` was computed of rounded or fitted numbers.
+pub(crate) const APPROXIMATE_TAIL: &str = ", approximate tail";
 
 /// The teacher that wrote the labels.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -142,6 +43,31 @@ pub struct TeacherIdentity {
     /// What was done to its distributions; nothing, where it is not there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub altered: Option<Alteration>,
+}
+
+impl TeacherIdentity {
+    /// A teacher that labels of other programs name: nobody saw its files, so `unverified: NAME` stands where the hash of
+    /// its weights would, and what wrote the labels where the hash of its configuration would.
+    pub fn unverified(name: &str, origin: &str, vocab_size: u32) -> Self {
+        Self {
+            config_blake3: format!("unverified: {origin}"),
+            weights_blake3: format!("unverified: {name}"),
+            adapter_blake3: None,
+            dtype: "unknown".to_owned(),
+            vocab_size,
+            altered: None,
+        }
+    }
+
+    /// Whether its files were hashed.
+    pub fn is_verified(&self) -> bool {
+        !self.weights_blake3.starts_with("unverified: ")
+    }
+
+    /// Whether the mass that was cut off was computed of numbers that had been rounded or fitted before.
+    pub fn has_approximate_tail(&self) -> bool {
+        self.config_blake3.ends_with(APPROXIMATE_TAIL)
+    }
 }
 
 /// Everything that decides what a label dataset holds: same plan, same bytes.
@@ -202,8 +128,6 @@ impl LabelPlan {
     pub const DEFAULT_MANTISSA_BITS: u32 = 7;
     /// Mantissa bits of the columns with one value per position by default: as f16.
     pub const DEFAULT_POSITION_MANTISSA_BITS: u32 = 10;
-    /// Most draws per position.
-    pub const MAX_DRAWS: u32 = 65_536;
     /// Labelled tokens per row group by default.
     pub const DEFAULT_ROW_GROUP_TOKENS: u32 = 12_288;
 
@@ -253,6 +177,11 @@ impl LabelPlan {
             temperatures: self.temperatures.len(),
             tails: self.has_tails(),
         }
+    }
+
+    /// Schema of the shards.
+    pub(crate) fn shard_schema(&self) -> ShardSchema {
+        ShardSchema::labels(&self.limits(), &self.temperatures, self.version, self.blake3())
     }
 
     /// One line for each key in which `other` (found) differs from this plan (expected).
@@ -345,10 +274,10 @@ impl LabelPlan {
     }
 
     fn validate_draws(draws: u32) -> Result<(), Error> {
-        if (1..=Self::MAX_DRAWS).contains(&draws) {
+        if (1..=Selection::MAX_DRAWS).contains(&draws) {
             return Ok(());
         }
-        Err(Error::bad("plan: selection.draws", format_args!("1..={}", Self::MAX_DRAWS), draws))
+        Err(Error::bad("plan: selection.draws", format_args!("1..={}", Selection::MAX_DRAWS), draws))
     }
 
     fn validate_omit(&self) -> Result<(), Error> {
@@ -409,37 +338,4 @@ pub(crate) fn check_split(split: &str) -> Result<(), Error> {
     let shown: String = split.chars().take(40).collect();
     let expected = "1 to 200 letters, digits, `_`, `-` and `.`, not a dot first";
     Err(Error::bad("split", expected, format_args!("{shown:?}")))
-}
-
-/// Name of the column that holds the log-partition at a temperature: 2 → `log_partition_t2`, 1.5 → `log_partition_t1_5`.
-///
-/// A dot would split the name in the readers that take it for a path.
-pub(crate) fn partition_column(temperature: f32) -> String {
-    format!("log_partition_t{temperature}").replace('.', "_")
-}
-
-/// Name of the column that holds the log of the mass beyond the exact entries at a temperature, as `tail_log_mass_t1_5`.
-pub(crate) fn tail_column(temperature: f32) -> String {
-    format!("tail_log_mass_t{temperature}").replace('.', "_")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn selections_and_columns_have_short_names() {
-        let names = [
-            (Selection::TopK { k: 64 }, "top_k 64"),
-            (Selection::TopP { p: 0.98, k: 64 }, "top_p 0.98, at most 64"),
-            (Selection::Sampled { draws: 50 }, "sampled, 50 draws"),
-            (Selection::TopKSampled { k: 16, draws: 50 }, "top_k_sampled 16, 50 draws"),
-        ];
-        for (selection, name) in names {
-            assert_eq!(selection.to_string(), name);
-        }
-        for column in [OptionalColumn::LogSumExp, OptionalColumn::Entropy, OptionalColumn::GoldLogProb] {
-            assert_eq!(serde_json::to_value(column).unwrap(), column.name());
-        }
-    }
 }

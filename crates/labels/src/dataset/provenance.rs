@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::plan::LabelPlan;
-use crate::host::Links;
+use crate::host::{Links, regular};
 use crate::values::{Error, Tokenizer, json, quoted};
 
 /// What is described.
@@ -165,7 +165,7 @@ impl Provenance {
     pub fn read(folder: &Path) -> Result<Option<Self>, Error> {
         let path = folder.join(Self::FILE);
         // In the Hub's cache every file is a link.
-        match json::read(&path, Links::Followed) {
+        match regular::read(&path, Links::Followed) {
             Err(Error::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             bytes => json::parse(&path, &bytes?, Self::FORMAT, Self::VERSION).map(Some),
         }

@@ -11,10 +11,10 @@ use schemars::transform::RecursiveTransform;
 
 use super::commit::CommitFile;
 use super::manifest::{LabelsManifest, SequencesManifest};
-use super::plan::{LabelPlan, OptionalColumn, Selection, TeacherIdentity, partition_column, tail_column};
+use super::plan::{LabelPlan, TeacherIdentity};
 use super::provenance::Provenance;
-use crate::shard::ShardSchema;
-use crate::values::{Example, Tokenizer};
+use crate::shard::{ShardSchema, partition_column, tail_column};
+use crate::values::{Example, OptionalColumn, Selection, Tokenizer};
 
 /// A published schema.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,7 +127,7 @@ fn label_shards(selection: &Selection, omit: &[OptionalColumn]) -> TypePtr {
         seed: 0,
         row_group_tokens: LabelPlan::DEFAULT_ROW_GROUP_TOKENS,
     };
-    ShardSchema::labels(&plan).message
+    plan.shard_schema().message
 }
 
 /// Which columns are not always there.

@@ -3,10 +3,10 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::manifest::{SequencesManifest, check_files, read_manifest, totals};
+use super::manifest::{SequencesManifest, check_files, read_manifest};
 use super::plan::check_split;
 use crate::host::parallel;
-use crate::shard::{SequenceGroup, ShardReader, ShardSchema};
+use crate::shard::{SequenceGroup, ShardReader, ShardSchema, totals};
 use crate::values::{Error, Example, ReadLimits, Sequence, json, quoted};
 
 /// A finished sequence dataset, mapped if it is local; sequences are decoded when they are read.

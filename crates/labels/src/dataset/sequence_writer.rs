@@ -2,16 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use super::manifest::{self, SequencesInfo, SequencesManifest, ShardRecord, file_name, is_data_file, totals};
+use super::manifest::{self, SequencesInfo, SequencesManifest};
 use super::plan::check_split;
 use super::provenance::{Artefact, Provenance};
-use crate::host::{Links, PRIVATE, durable};
-use crate::shard::{SequenceGroup, ShardFile, ShardReader, ShardSchema, WrittenFile};
+use crate::host::{Links, PRIVATE, durable, regular};
+use crate::shard::{
+    SequenceGroup, ShardFile, ShardReader, ShardRecord, ShardSchema, Totals, WrittenFile, is_data_file,
+    totals,
+};
 use crate::values::{Error, Example, ReadLimits, Sequence, json};
 
 /// Tokens of a row group.
 const ROW_GROUP_TOKENS: usize = 1 << 18;
-/// Rows of a row group.
+/// Totals of a row group.
 const ROW_GROUP_ROWS: usize = 1 << 14;
 /// Bytes of the examples of a row group; one alone may have more.
 const ROW_GROUP_EXAMPLE_BYTES: usize = 16 << 20;
@@ -27,17 +30,10 @@ pub struct SequenceWriter {
     /// The shard in hand.
     open: Option<ShardFile>,
     group: SequenceGroup,
-    counts: Counts,
+    totals: Totals,
     /// Complete files that do not have their names yet: these say how many there are.
-    written: Vec<(WrittenFile, Counts)>,
+    written: Vec<(WrittenFile, Totals)>,
     pushed: u64,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Counts {
-    rows: u64,
-    input_tokens: u64,
-    labelled_tokens: u64,
 }
 
 impl SequenceWriter {
@@ -61,11 +57,11 @@ impl SequenceWriter {
             dir,
             info,
             provenance: Provenance::new(Artefact::Sequences),
-            sequences_per_shard: count(sequences_per_shard),
+            sequences_per_shard: u64::try_from(sequences_per_shard).expect("a count fits 64 bits"),
             schema: ShardSchema::sequences(SequencesManifest::VERSION),
             open: None,
             group: SequenceGroup::default(),
-            counts: Counts::default(),
+            totals: Totals::default(),
             written: Vec::new(),
             pushed: 0,
         })
@@ -98,9 +94,7 @@ impl SequenceWriter {
                 let source = source.map(|source| format!(" ({source})")).unwrap_or_default();
                 error.within(format_args!("sequence {}{source}", self.pushed))
             })?;
-        self.counts.rows += 1;
-        self.counts.input_tokens += count(sequence.input_ids.len());
-        self.counts.labelled_tokens += count(sequence.positions.len());
+        self.totals.add(&sequence.input_ids, &sequence.positions);
         self.pushed += 1;
         self.group.push(sequence.source, &sequence.input_ids, &sequence.positions);
         self.group.push_example(example);
@@ -110,7 +104,7 @@ impl SequenceWriter {
         {
             self.write_group()?;
         }
-        if self.counts.rows == self.sequences_per_shard { self.close_shard() } else { Ok(()) }
+        if self.totals.rows == self.sequences_per_shard { self.close_shard() } else { Ok(()) }
     }
 
     /// Gives the shards their names and writes the manifest, last.
@@ -127,8 +121,9 @@ impl SequenceWriter {
         }
         let files = self.written.len();
         let named = self.written.iter().enumerate();
-        let shards: Vec<_> =
-            named.map(|(index, (file, counts))| record(file, counts, index, files)).collect();
+        let shards: Vec<_> = named
+            .map(|(index, (file, totals))| ShardRecord::of(file, "sequences", (index, files), totals))
+            .collect();
         let [rows, input_tokens, labelled_tokens] =
             totals(&shards).expect("files on a disk hold fewer tokens");
         let manifest = SequencesManifest {
@@ -143,7 +138,7 @@ impl SequenceWriter {
         };
         let (path, bytes) = (self.dir.join("manifest.json"), json::to_bytes(&manifest));
         let data = self.dir.join("data");
-        if json::read(&path, Links::Refused).ok().as_ref() != Some(&bytes) {
+        if regular::read(&path, Links::Refused).ok().as_ref() != Some(&bytes) {
             // From here until the new manifest is there, the dataset is not finished.
             durable::remove_files(&self.dir, |name| name == "manifest.json")?;
         }
@@ -176,30 +171,14 @@ impl SequenceWriter {
             self.write_group()?;
         }
         let Some(file) = self.open.take() else { return Ok(()) };
-        let (file, counts) = (file.finish()?, std::mem::take(&mut self.counts));
+        let (file, totals) = (file.finish()?, std::mem::take(&mut self.totals));
         let limits = ReadLimits::default();
-        let reader =
-            ShardReader::open(file.temp.path(), &record(&file, &counts, 0, 1), &self.schema, &limits)?;
+        let record = ShardRecord::of(&file, "sequences", (0, 1), &totals);
+        let reader = ShardReader::open(file.temp.path(), &record, &self.schema, &limits)?;
         for group in 0..reader.groups() {
             SequenceGroup::read(&reader, group, self.info.tokenizer.vocab_size, &limits)?;
         }
-        self.written.push((file, counts));
+        self.written.push((file, totals));
         Ok(())
     }
-}
-
-fn record(file: &WrittenFile, counts: &Counts, index: usize, files: usize) -> ShardRecord {
-    ShardRecord {
-        file: file_name("sequences", index, files, &file.blake3),
-        rows: counts.rows,
-        input_tokens: counts.input_tokens,
-        labelled_tokens: counts.labelled_tokens,
-        bytes: file.bytes,
-        blake3: file.blake3.clone(),
-        sha256: file.sha256.clone(),
-    }
-}
-
-fn count(length: usize) -> u64 {
-    u64::try_from(length).expect("a length fits 64 bits")
 }

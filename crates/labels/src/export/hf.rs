@@ -13,9 +13,10 @@ use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 
 use super::{for_each_group, part_of, write_whole};
-use crate::dataset::{LabelDataset, LabelPlan, OptionalColumn};
+use crate::dataset::{LabelDataset, LabelPlan};
+use crate::parquet::failed;
 use crate::shard::LabelGroup;
-use crate::values::{Error, LabelsView, failed, quoted};
+use crate::values::{Error, LabelsView, OptionalColumn, quoted};
 
 /// What trainers of Hugging Face pass over in `labels`.
 const IGNORED: i32 = -100;

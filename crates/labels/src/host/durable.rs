@@ -10,8 +10,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::data_file::DataFile;
-use super::regular::Links;
-use crate::values::{Error, json};
+use super::regular::{self, Links};
+use crate::values::Error;
 
 /// Private folder of a dataset.
 pub(crate) const PRIVATE: &str = "_softshard";
@@ -152,6 +152,13 @@ pub(crate) fn nonce() -> String {
     format!("{machine}-{}-{chance:016x}", std::process::id())
 }
 
+/// A path with something behind its last part.
+pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
 /// An error of a write, with the size that was asked for.
 pub(crate) fn write_failed(error: &io::Error, bytes: usize) -> io::Error {
     io::Error::new(error.kind(), format!("{error} (writing {bytes} bytes)"))
@@ -193,7 +200,7 @@ pub(crate) fn write_new(root: &Path, to: &Path, bytes: &[u8]) -> Result<bool, Er
 
 /// Gives `to` this content; if it has it, only sees to it that it stays.
 pub(crate) fn put(root: &Path, to: &Path, bytes: &[u8]) -> Result<(), Error> {
-    again_if_cleared(|| match json::read(to, Links::Refused) {
+    again_if_cleared(|| match regular::read(to, Links::Refused) {
         Ok(found) if found == bytes => sync_parent(to),
         Err(error) if !is_not_found(&error) => Err(error),
         _ => TempFile::with(root, bytes)?.rename(to),

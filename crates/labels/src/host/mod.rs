@@ -9,6 +9,6 @@ pub(crate) mod regular;
 pub use data_file::never_map;
 
 pub(crate) use data_file::{DataFile, hexadecimal};
-pub(crate) use durable::{PRIVATE, Scratch, TempFile, create_folders, write_failed};
+pub(crate) use durable::{PRIVATE, Scratch, TempFile, with_suffix, write_failed};
 pub(crate) use memory::Share;
 pub(crate) use regular::{Links, name_of};

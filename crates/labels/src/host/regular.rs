@@ -1,7 +1,7 @@
 //! Opens files that others made: a pipe in a dataset is not waited for, and a link in it is not followed.
 
 use std::fs::FileType;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -47,6 +47,25 @@ pub(crate) fn name_of(kind: FileType) -> &'static str {
         () if kind.is_socket() => "a socket",
         () => "a device",
     }
+}
+
+/// A small file, as JSON is, that is larger is refused before it is parsed: a manifest of 100,000 shards has 45 MB.
+pub(crate) const MAX_BYTES: u64 = 64 << 20;
+
+/// Reads a whole file that is small by its nature.
+pub(crate) fn read(path: &Path, links: Links) -> Result<Vec<u8>, Error> {
+    let file = open(path, links)?;
+    let size = file.metadata()?.len();
+    let mut bytes = Vec::new();
+    // It may grow meanwhile.
+    if size <= MAX_BYTES {
+        file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    }
+    let size = size.max(u64::try_from(bytes.len()).expect("a length fits 64 bits"));
+    if size > MAX_BYTES {
+        return Err(Error::bad(quoted(path), format_args!("at most {MAX_BYTES} bytes"), size));
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]

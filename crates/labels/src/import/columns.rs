@@ -10,7 +10,7 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::{ColumnDescriptor, Type};
 
-use crate::shard::guarded;
+use crate::parquet::guarded;
 use crate::values::{Error, quoted};
 
 /// A Parquet file of which some columns are read, one row at a time. Memory: a page of each column.

@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicBool;
 use super::lines::Lines;
 use super::rows::RowsHash;
 use super::{DroppedRows, Imported, Shards, check_stop, progress};
-use crate::dataset::{LabelPlan, LabelWriter, ShardRecord, committed_records, load_labels_file};
-use crate::export::{Line, manifest_beside};
+use crate::dataset::{LabelPlan, LabelWriter, Line, committed_records, load_labels_file, manifest_beside};
+use crate::shard::ShardRecord;
 use crate::values::{Error, ReadLimits, SequenceLabels, quoted};
 
 /// Makes a dataset of a JSONL file that [`export_jsonl`](crate::export_jsonl) wrote, with the plan of the manifest

@@ -9,11 +9,10 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
-use crate::dataset::{
-    LabelsManifest, ShardRecord, check_manifest, check_record, check_sizes, folder_problems, read_manifest,
-};
+use crate::dataset::{LabelsManifest, check_manifest, check_sizes, folder_problems, read_manifest};
 use crate::host::{DataFile, parallel};
-use crate::shard::{LabelGroup, ShardReader, ShardSchema, guarded};
+use crate::parquet::guarded;
+use crate::shard::{LabelGroup, ShardReader, ShardRecord, ShardSchema, check_record};
 use crate::values::{Error, ReadLimits, Validator, json, quoted};
 
 /// One thing that is wrong with a dataset.
@@ -131,7 +130,7 @@ pub fn verify(dir: impl AsRef<Path>, limits: &ReadLimits, stop: &AtomicBool) -> 
         }
     };
     let path = quoted(&dir.join("manifest.json"));
-    let schema = ShardSchema::labels(&manifest.plan);
+    let schema = manifest.plan.shard_schema();
     let total = manifest.shards.iter().fold(0u64, |sum, shard| sum.saturating_add(shard.rows));
     let progress = Progress { total, done: Mutex::default() };
     let checked = parallel::map(manifest.shards.len(), |index| {

@@ -1,4 +1,4 @@
-//! Encodes the columns of a row group: levels, values, zstd, page headers. The counterpart of `pages.rs`.
+//! Encodes the columns of a row group: levels, values, zstd, page headers. The counterpart of `decoder.rs`.
 //!
 //! It is ours because lists without nulls need no levels value by value, and because of `frame.rs`: together they save
 //! a quarter of the time (docs/log.md). It keeps nothing from one row group to the next, so row groups can be

@@ -2,6 +2,7 @@
 
 mod decoder;
 mod encoder;
+mod errors;
 pub(crate) mod footer;
 mod frame;
 mod list;
@@ -11,5 +12,6 @@ mod thrift;
 
 pub(crate) use decoder::{Chunk, PageDecoder, Scratch};
 pub(crate) use encoder::{Column, EncodedColumn, encode};
+pub(crate) use errors::{failed, guarded};
 pub(crate) use list::List;
 pub(crate) use page::Word;

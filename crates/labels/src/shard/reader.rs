@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::io::Write;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,11 +13,11 @@ use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMeta
 use parquet::file::reader::{ChunkReader, Length};
 use parquet::file::writer::SerializedRowGroupWriter;
 
+use super::record::ShardRecord;
 use super::schema::{ROW_GROUP_HASHES, ShardSchema};
-use crate::dataset::ShardRecord;
 use crate::host::{DataFile, Share};
-use crate::parquet::{Chunk, PageDecoder, Scratch, footer};
-use crate::values::{Error, HINT_DAMAGED, ReadLimits, failed};
+use crate::parquet::{Chunk, PageDecoder, Scratch, failed, footer, guarded};
+use crate::values::{Error, HINT_DAMAGED, ReadLimits};
 
 thread_local! {
     /// A zstd context and a page for each thread that reads.
@@ -290,15 +289,6 @@ impl ChunkReader for GroupBytes {
 
 fn outside() -> ParquetError {
     ParquetError::General("a place outside of the row group".to_owned())
-}
-
-/// Turns a panic of a decoder into an error.
-pub(crate) fn guarded<T>(decode: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-    catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-        Err(Error::bad("decoder", "readable data", format_args!("a panic: {text}")))
-    })
 }
 
 /// Finds and parses the footer.

@@ -1,6 +1,5 @@
 //! Rounds log-probabilities to a few mantissa bits, so that their low bytes compress to nothing.
 
-use crate::dataset::LabelPlan;
 use crate::values::{LabelLimits, SequenceLabels};
 
 const MANTISSA_BITS: u32 = f32::MANTISSA_DIGITS - 1;
@@ -17,19 +16,20 @@ pub(crate) fn round_mantissa(value: f32, bits: u32) -> f32 {
     f32::from_bits(rounded >> dropped << dropped)
 }
 
-/// Rounds as the plan says.
-pub(crate) fn round(labels: &mut SequenceLabels, plan: &LabelPlan) {
+/// Rounds log-probabilities of entries to `of_entries` mantissa bits and the columns with one value per position to
+/// `of_positions`. Where there are extra temperatures, log-sum-exps and partitions keep every bit: they are subtracted from each
+/// other.
+pub(crate) fn round(labels: &mut SequenceLabels, of_entries: u32, of_positions: u32) {
     let round = |values: &mut [f32], bits| {
         values.iter_mut().for_each(|value| *value = round_mantissa(*value, bits));
     };
-    round(&mut labels.log_probs, plan.mantissa_bits);
-    let bits = plan.position_mantissa_bits;
+    round(&mut labels.log_probs, of_entries);
     for values in [&mut labels.tail_log_mass, &mut labels.entropy, &mut labels.gold_log_prob] {
-        round(values, bits);
+        round(values, of_positions);
     }
-    labels.tail_log_masses.iter_mut().for_each(|values| round(values, bits));
-    if plan.temperatures.is_empty() {
-        round(&mut labels.log_sum_exp, bits);
+    labels.tail_log_masses.iter_mut().for_each(|values| round(values, of_positions));
+    if labels.log_partitions.is_empty() {
+        round(&mut labels.log_sum_exp, of_positions);
     }
 }
 

@@ -7,9 +7,12 @@ use std::sync::Arc;
 use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::TypePtr;
 
-use crate::dataset::{LabelPlan, LabelsManifest, OptionalColumn, SequencesManifest};
-use crate::values::LabelLimits;
+use crate::values::{LabelLimits, OptionalColumn};
 
+/// Format name of the shards of labels, and of their manifest.
+pub(crate) const LABELS: &str = "softshard-labels";
+/// The same of sequences.
+pub(crate) const SEQUENCES: &str = "softshard-sequences";
 /// Key-value with the hashes of the row groups.
 pub(crate) const ROW_GROUP_HASHES: &str = "softshard.row_group_blake3";
 /// Columns that both kinds of shards begin with.
@@ -68,14 +71,19 @@ pub(crate) struct ShardSchema {
 }
 
 impl ShardSchema {
-    /// Shards of a label dataset with this plan.
-    pub(crate) fn labels(plan: &LabelPlan) -> Self {
+    /// Shards of a label dataset whose plan has this version and hash, and these extra temperatures.
+    pub(crate) fn labels(
+        limits: &LabelLimits,
+        temperatures: &[f32],
+        version: u32,
+        plan_blake3: String,
+    ) -> Self {
         let mut columns = String::new();
-        for (name, element) in label_columns(plan) {
+        for (name, element) in label_columns(limits, temperatures) {
             push_list(&mut columns, element, &name);
         }
-        let mut schema = Self::new("labels", &columns, LabelsManifest::FORMAT, plan.version);
-        schema.key_values.push(("softshard.plan_blake3", plan.blake3()));
+        let mut schema = Self::new("labels", &columns, LABELS, version);
+        schema.key_values.push(("softshard.plan_blake3", plan_blake3));
         schema
     }
 
@@ -87,7 +95,7 @@ impl ShardSchema {
         if version > 1 {
             columns += "optional binary example (STRING);";
         }
-        Self::new("sequences", &columns, SequencesManifest::FORMAT, version)
+        Self::new("sequences", &columns, SEQUENCES, version)
     }
 
     fn new(name: &str, columns: &str, format: &str, version: u32) -> Self {
@@ -100,8 +108,8 @@ impl ShardSchema {
 }
 
 /// Lists of a label shard, with the types of their elements.
-fn label_columns(plan: &LabelPlan) -> Vec<(String, &'static str)> {
-    let columns = LabelColumns::of(&plan.limits());
+fn label_columns(limits: &LabelLimits, temperatures: &[f32]) -> Vec<(String, &'static str)> {
+    let columns = LabelColumns::of(limits);
     let always = ["input_ids", "positions", "counts", "token_ids"].map(|name| (name, "int32"));
     let others = [
         (columns.log_probs, "log_probs", "float"),
@@ -113,8 +121,9 @@ fn label_columns(plan: &LabelPlan) -> Vec<(String, &'static str)> {
     ];
     let others = others.into_iter().filter_map(|(place, name, element)| place.map(|_| (name, element)));
     let named = always.into_iter().chain(others).map(|(name, element)| (name.to_owned(), element));
-    let of_temperatures = plan.partition_columns().into_iter().chain(plan.tail_columns());
-    named.chain(of_temperatures.map(|name| (name, "float"))).collect()
+    let partitions = temperatures.iter().map(|temperature| partition_column(*temperature));
+    let tails = temperatures.iter().take(limits.tails()).map(|temperature| tail_column(*temperature));
+    named.chain(partitions.chain(tails).map(|name| (name, "float"))).collect()
 }
 
 /// A required list of required elements, in the three levels that every reader knows.
@@ -124,4 +133,16 @@ fn push_list(columns: &mut String, element: &str, name: &str) {
         "required group {name} (LIST) {{ repeated group list {{ required {element} element; }} }} "
     )
     .expect("writing to a string cannot fail");
+}
+
+/// Name of the column that holds the log-partition at a temperature: 2 → `log_partition_t2`, 1.5 → `log_partition_t1_5`.
+///
+/// A dot would split the name in the readers that take it for a path.
+pub(crate) fn partition_column(temperature: f32) -> String {
+    format!("log_partition_t{temperature}").replace('.', "_")
+}
+
+/// Name of the column that holds the log of the mass beyond the exact entries at a temperature, as `tail_log_mass_t1_5`.
+pub(crate) fn tail_column(temperature: f32) -> String {
+    format!("tail_log_mass_t{temperature}").replace('.', "_")
 }

@@ -14,8 +14,8 @@ use sha2::{Digest, Sha256};
 use super::reader::ShardReader;
 use super::schema::{ROW_GROUP_HASHES, ShardSchema};
 use crate::host::{Links, TempFile, hexadecimal, regular, write_failed};
-use crate::parquet::{Column, EncodedColumn, encode};
-use crate::values::{Error, failed};
+use crate::parquet::{Column, EncodedColumn, encode, failed};
+use crate::values::Error;
 
 /// A Parquet file that is being written to a temporary name.
 pub(crate) struct ShardFile {
@@ -162,7 +162,7 @@ impl Write for Hashing {
     }
 }
 
-/// The columns come encoded, see `page_writer.rs`.
+/// The columns come encoded, see `parquet/encoder.rs`.
 fn properties(schema: &ShardSchema) -> WriterProperties {
     let key_values = schema
         .key_values
@@ -175,4 +175,94 @@ fn properties(schema: &ShardSchema) -> WriterProperties {
         .set_offset_index_disabled(true)
         .set_key_value_metadata(Some(key_values))
         .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use parquet::basic::Compression;
+    use parquet::file::metadata::ParquetMetaDataReader;
+    use parquet::schema::parser::parse_message_type;
+
+    use super::*;
+    use crate::host::durable::create_folders;
+    use crate::parquet::{Chunk, List, PageDecoder, Scratch};
+    use crate::shard::schema::{COUNTS, INPUT_IDS, SOURCE, TOKEN_IDS};
+    use crate::values::SequenceKey;
+
+    /// The first of floats.
+    const LOG_PROBS: usize = TOKEN_IDS + 1;
+
+    fn chunk(bytes: &[u8], compression: Compression) -> Chunk<'_> {
+        Chunk { bytes, compression }
+    }
+
+    /// Damage behind all hashes: any answer is fine but a panic or a large allocation.
+    #[test]
+    fn damaged_pages_do_not_panic() {
+        let dir = tempfile::tempdir().unwrap();
+        create_folders(dir.path(), &["_softshard/tmp"]).unwrap();
+        let columns = "required fixed_len_byte_array(16) sequence_key; optional binary source (STRING);";
+        let list = |kind: &str, name: &str| {
+            format!("required group {name} (LIST) {{ repeated group list {{ required {kind} element; }} }}")
+        };
+        let lists: String =
+            ["input_ids", "positions", "counts", "token_ids"].map(|name| list("int32", name)).concat();
+        let message = format!("message m {{ {columns} {lists} {} }}", list("float", "log_probs"));
+        let message = Arc::new(parse_message_type(&message).unwrap());
+        let schema = ShardSchema { message, key_values: Vec::new() };
+        let mut file = ShardFile::create(dir.path(), &schema).unwrap();
+        let ints = List { values: (0..100).map(|value| value % 7).collect(), ends: vec![1, 50, 100] };
+        let floats = List { values: vec![0.5; 100], ends: vec![1, 50, 100] };
+        let texts = [Some("one".to_owned()), None, Some("three".to_owned())];
+        let keys = [SequenceKey([7; 16]); 3];
+        let columns = [
+            Column::Keys(&keys),
+            Column::Texts(&texts),
+            Column::Ints(&ints),
+            Column::Ints(&ints),
+            Column::Counts(&ints),
+            Column::NoisyInts(&ints),
+            Column::NoisyFloats(&floats),
+        ];
+        file.write_group(&columns).unwrap();
+        let written = file.finish().unwrap();
+        let bytes = fs_err::read(written.temp.path()).unwrap();
+        let footer = u32::from_le_bytes(bytes[bytes.len() - 8..bytes.len() - 4].try_into().unwrap());
+        let footer = &bytes[bytes.len() - 8 - usize::try_from(footer).unwrap()..bytes.len() - 8];
+        let metadata = ParquetMetaDataReader::decode_metadata(footer).unwrap();
+
+        let decoder = || PageDecoder::new(3, 1 << 16, Scratch::default()).unwrap();
+        for (index, column) in metadata.row_group(0).columns().iter().enumerate() {
+            let (start, size) = column.byte_range();
+            let start = usize::try_from(start).unwrap();
+            let good = &bytes[start..start + usize::try_from(size).unwrap()];
+            let zstd = column.compression();
+            match index {
+                SOURCE => assert_eq!(decoder().texts(chunk(good, zstd)).unwrap(), texts),
+                INPUT_IDS | COUNTS => assert_eq!(decoder().list::<i32>(chunk(good, zstd)).unwrap(), ints),
+                LOG_PROBS => assert_eq!(decoder().list::<f32>(chunk(good, zstd)).unwrap(), floats),
+                _ => {}
+            }
+            if index == LOG_PROBS {
+                for row in [0..1, 1..50, 50..100] {
+                    assert_eq!(
+                        decoder().list_row::<f32>(chunk(good, zstd), &row).unwrap(),
+                        vec![0.5; row.len()]
+                    );
+                }
+                for other in [0..2, 2..50, 1..49, 1..51, 50..101] {
+                    decoder().list_row::<f32>(chunk(good, zstd), &other).unwrap_err();
+                }
+            }
+            for bit in 0..8 * good.len() {
+                let mut bad = good.to_vec();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                drop(decoder().keys(chunk(&bad, zstd)));
+                drop(decoder().texts(chunk(&bad, zstd)));
+                drop(decoder().list::<i32>(chunk(&bad, zstd)));
+                drop(decoder().list_row::<i32>(chunk(&bad, zstd), &(1..50)));
+                drop(decoder().list::<f32>(chunk(&bad[..bad.len() - 1], zstd)));
+            }
+        }
+    }
 }

@@ -5,8 +5,6 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use parquet::errors::ParquetError;
-
 /// Everything that can go wrong while writing or reading sequences and labels.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -155,15 +153,4 @@ pub(crate) fn some_of(indices: &[usize]) -> String {
     let shown: Vec<String> = indices.iter().take(SHOWN).map(usize::to_string).collect();
     let more = indices.len().saturating_sub(SHOWN);
     if more == 0 { shown.join(", ") } else { format!("{} and {more} more", shown.join(", ")) }
-}
-
-/// The I/O error inside of an error of the Parquet writer, which names the path.
-pub(crate) fn failed(error: ParquetError) -> Error {
-    match error {
-        ParquetError::External(inner) => match inner.downcast::<io::Error>() {
-            Ok(error) => Error::Io(*error),
-            Err(inner) => Error::Io(io::Error::other(inner)),
-        },
-        error => Error::Io(io::Error::other(error)),
-    }
 }

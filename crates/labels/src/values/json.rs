@@ -1,7 +1,6 @@
 //! The small JSON files: pretty-printed, deterministic, without time stamps, compared key by key.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
@@ -9,10 +8,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::error::{Error, quoted};
-use crate::host::{Links, regular};
-
-/// A JSON file larger than this is refused before it is parsed: a manifest of 100,000 shards has 45 MB.
-pub(crate) const MAX_BYTES: u64 = 64 << 20;
 
 /// Pretty-printed JSON with a newline at its end.
 pub(crate) fn to_bytes(value: &impl Serialize) -> Vec<u8> {
@@ -20,22 +15,6 @@ pub(crate) fn to_bytes(value: &impl Serialize) -> Vec<u8> {
         serde_json::to_vec_pretty(value).expect("our own structs have text keys and finite floats");
     bytes.push(b'\n');
     bytes
-}
-
-/// Reads a whole file that is small by its nature.
-pub(crate) fn read(path: &Path, links: Links) -> Result<Vec<u8>, Error> {
-    let file = regular::open(path, links)?;
-    let size = file.metadata()?.len();
-    let mut bytes = Vec::new();
-    // It may grow meanwhile.
-    if size <= MAX_BYTES {
-        file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
-    }
-    let size = size.max(u64::try_from(bytes.len()).expect("a length fits 64 bits"));
-    if size > MAX_BYTES {
-        return Err(Error::bad(quoted(path), format_args!("at most {MAX_BYTES} bytes"), size));
-    }
-    Ok(bytes)
 }
 
 /// What every file of ours says of itself. Not a `Value` of the whole file: that can take 17 times its bytes.

@@ -2,9 +2,9 @@
 
 use super::error::Error;
 use super::key::SequenceKey;
+use super::selection::OptionalColumn;
 use super::validate::Validator;
 use super::view::{LabelsView, PositionEntries};
-use crate::dataset::OptionalColumn;
 
 /// The teacher's labels of one sequence of L tokens, N of them labelled, E entries kept in all.
 ///

@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::error::Error;
 use super::labels::{LabelLimits, SequenceLabels};
+use super::selection::OptionalColumn;
 use super::view::LabelsView;
-use crate::dataset::OptionalColumn;
 
 /// Kept and cut mass may differ from 1 by this much: sums of f32 exponentials, and a tail from f64.
 const MASS_TOLERANCE: f64 = 1e-3;
