@@ -15,18 +15,18 @@ use softshard_labels::{
 
 use crate::{recipe::local, stdout::print_json};
 
-/// Arguments of `diff`.
+/// Arguments of `diff` and `labels diff`.
 #[derive(Args)]
 pub(crate) struct Diff {
-    /// A run, adapter, model or dataset, or the JSON of a result
+    /// A run, adapter, model or dataset, or the JSON of a result; for `labels diff` a folder of labels
     #[arg(value_parser = local)]
-    left: PathBuf,
+    pub(crate) left: PathBuf,
     /// Another one
     #[arg(value_parser = local)]
-    right: PathBuf,
+    pub(crate) right: PathBuf,
     /// Print JSON
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
 }
 
 /// What differs, and what differs in what both were made from.

@@ -15,7 +15,7 @@ use softshard_labels::{
     Difference, Error, Example, LabelDataset, OwnTokenizer, Provenance, Sequence, SequenceDataset,
     SequenceKey, SequenceLabels,
 };
-use softshard_losses::{DistillLoss, StoredLabels, Targets, calibration::Calibration};
+use softshard_losses::{DistillLoss, HeadLabels, Targets, calibration::Calibration};
 use softshard_model::{Arrangement, Decoder, Fitting, LoadOptions, OutOfMemory, batches_by_length};
 use softshard_prepare::{Tokenizer, TokenizerConfig, demo};
 
@@ -255,16 +255,17 @@ fn held_out(inputs: &EvaluateInputs, tokenizer: &OwnTokenizer) -> Result<(Vec<He
             return Err(Error::bad(place, expected, found).hint("label again").into());
         }
         let read = |labels: SequenceLabels| {
-            let stored = StoredLabels {
-                counts: &labels.counts,
-                token_ids: &labels.token_ids,
-                log_probs: &labels.log_probs,
-                sample_counts: &labels.sample_counts,
-                tail_log_mass: &labels.tail_log_mass,
-                entropy: &labels.entropy,
+            let gold = labels.gold();
+            let teacher = HeadLabels {
+                counts: labels.counts,
+                token_ids: labels.token_ids,
+                log_probs: labels.log_probs,
+                sample_counts: labels.sample_counts,
+                tail_log_mass: labels.tail_log_mass,
+                entropy: labels.entropy,
+                ..HeadLabels::default()
             };
-            let targets = Targets::of(labels.gold(), &stored);
-            (labels.input_ids, labels.positions, targets)
+            (labels.input_ids, labels.positions, Targets::of(gold, &teacher))
         };
         let rows = keys.iter().map(|key| Ok(read(dataset.get(key)?))).collect::<Result<_>>()?;
         return Ok((rows, true));
@@ -377,7 +378,12 @@ fn answer(
     let prompts: Vec<Vec<i32>> = examples.iter().map(|example| example.prompt_ids.clone()).collect();
     let tokens_of = |prompts: &[Vec<i32>]| prompts.iter().map(Vec::len).sum();
     let generate = |prompts: &[Vec<i32>]| -> Result<_> {
-        Ok(decoder.generate(prompts, config.max_new_tokens, tokenizer.stop_ids())?)
+        Ok(decoder.generate(
+            prompts,
+            config.max_new_tokens,
+            tokenizer.stop_ids(),
+            softshard_losses::logits,
+        )?)
     };
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
     let answers = fitting.each(&prompts, &tokens_of, decoder.device(), &generate);

@@ -10,10 +10,9 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::{ColumnDescriptor, Type};
 
-use crate::Error;
-use crate::error::quoted;
-use crate::regular::{self, Links};
-use crate::shard_reader::guarded;
+use crate::host::{Links, regular};
+use crate::parquet::guarded;
+use crate::values::{Error, quoted};
 
 /// A Parquet file of which some columns are read, one row at a time. Memory: a page of each column.
 pub(crate) struct ForeignFile {
