@@ -9,7 +9,6 @@ use std::{
 
 use anyhow::Result;
 use burn::tensor::Device;
-use fs_err as fs;
 use serde::{Deserialize, Serialize};
 use softshard_labels::{
     Difference, Error, Example, LabelDataset, OwnTokenizer, Provenance, Sequence, SequenceDataset,
@@ -329,7 +328,9 @@ impl HeldOut {
     /// BLAKE3 of their keys, in order: what two results must share to be compared.
     fn blake3(&self) -> String {
         let mut hasher = blake3::Hasher::new();
-        self.keys.iter().for_each(|key| drop(hasher.update(&key.0)));
+        for key in &self.keys {
+            hasher.update(&key.0);
+        }
         hasher.finalize().to_hex().to_string()
     }
 }
