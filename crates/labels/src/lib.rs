@@ -116,5 +116,5 @@ pub use merge::{Merged, merge};
 pub use shard::{LabelGroup, ShardRecord};
 pub use values::{
     Bad, Error, Example, LabelLimits, LabelsView, OptionalColumn, OwnTokenizer, PositionEntries, ReadLimits,
-    Selection, Sequence, SequenceKey, SequenceLabels, Tokenizer, differences, visible, visible_line,
+    Selection, Sequence, SequenceKey, SequenceLabels, Split, Tokenizer, differences, visible, visible_line,
 };
