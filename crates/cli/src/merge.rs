@@ -1,12 +1,13 @@
 //! `softshard merge`.
 
-use std::{path::PathBuf, sync::atomic::AtomicBool};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use softshard_labels::{Observer, Progress};
 use softshard_model::{MergeInputs, Merged, Precision};
 
-use crate::{numbers::grouped, progress};
+use crate::{numbers::grouped, session::Session};
 
 /// Arguments of `merge`.
 #[derive(Args)]
@@ -34,15 +35,20 @@ pub(crate) enum Dtype {
 }
 
 /// Merges and says what was done.
-pub(crate) fn merge(options: &Merge, stop: &AtomicBool) -> Result<()> {
+pub(crate) fn merge(options: &Merge, session: &Session) -> Result<()> {
     let precision = match options.dtype {
         Dtype::Keep => None,
         Dtype::F32 => Some(Precision::F32),
         Dtype::Bf16 => Some(Precision::Bf16),
     };
     let Merge { base, adapter, out, dtype: _ } = options;
-    let merged = softshard_model::merge(&MergeInputs { base, adapter, output: out, precision, stop })?;
-    progress::leave();
+    let inputs = MergeInputs { base, adapter, output: out, precision, stop: session.stop };
+    let observer = session.observer();
+    let merged = softshard_model::merge(&inputs, &|done, total| {
+        let (done, total) = (done as u64, total as u64);
+        observer.progress(&Progress { stage: "merge", done, total, unit: "tensors", ..Progress::default() });
+    })?;
+    drop(observer);
     println!(
         "merged: {} into {} of {} tensors, {} bytes",
         adapter_in_words(&merged),

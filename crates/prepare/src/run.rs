@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 use softshard_labels::{
-    Example as HeldOut, Provenance, Sequence, SequenceDataset, SequenceKey, SequenceWriter, SequencesInfo,
+    Example as HeldOut, Observer, Progress, Provenance, Sequence, SequenceDataset, SequenceKey,
+    SequenceWriter, SequencesInfo,
 };
 
 use crate::config::{DataConfig, EmptyResponses, Split, Template, TokenizerConfig};
@@ -31,6 +32,7 @@ pub fn run(
     config: &TokenizerConfig,
     out_dir: &Path,
     stop: &AtomicBool,
+    observer: &dyn Observer,
 ) -> Result<Summary, Error> {
     let started = Instant::now();
     data.validate()?;
@@ -76,7 +78,7 @@ pub fn run(
                 side.push(sequence, example.as_ref())?;
             }
         }
-        report(summary.rows, survey.reading.rows(), summary.tokens());
+        observer.progress(&progress(&summary, survey.reading.rows()));
         Ok(())
     });
     let again = encoded.and_then(|again| {
@@ -306,6 +308,7 @@ fn folder_beside(path: &Path) -> &Path {
     path.ancestors().skip(1).find(|folder| folder.is_dir()).unwrap_or(Path::new("."))
 }
 
-fn report(done: u64, total: u64, tokens: u64) {
-    tracing::info!(target: "softshard::progress", stage = "prepare", done, total, unit = "rows", tokens);
+fn progress(summary: &Summary, total: u64) -> Progress<'static> {
+    let (done, tokens) = (summary.rows, Some(summary.tokens()));
+    Progress { stage: "prepare", done, total, unit: "rows", tokens, ..Progress::default() }
 }

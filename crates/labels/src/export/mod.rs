@@ -11,12 +11,13 @@ pub use hf::export_hf;
 pub(crate) use jsonl::{Line, manifest_beside};
 pub use jsonl::{export_jsonl, write_jsonl};
 
-use crate::{Error, LabelDataset, LabelGroup, durable};
+use crate::{Error, LabelDataset, LabelGroup, Observer, Progress, durable};
 
 /// Calls `each` with every row group, and stops where that was asked for.
 fn for_each_group(
     dataset: &LabelDataset,
     stop: &AtomicBool,
+    observer: &dyn Observer,
     mut each: impl FnMut(&LabelGroup) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let (mut group, mut done) = (LabelGroup::default(), 0);
@@ -27,7 +28,8 @@ fn for_each_group(
         dataset.decode_group(index, &mut group)?;
         each(&group)?;
         done += group.len();
-        tracing::info!(target: "softshard::progress", stage = "export", done, total = dataset.len(), unit = "rows");
+        let (done, total) = (done as u64, dataset.len() as u64);
+        observer.progress(&Progress { stage: "export", done, total, unit: "rows", ..Progress::default() });
     }
     Ok(())
 }

@@ -35,8 +35,8 @@ use rows::{Kind, Rows, RowsHash, or_bad};
 use survey::Survey;
 
 use crate::{
-    Commit, Error, LabelWriter, LabelsManifest, OptionalColumn, SequenceLabels, ShardRecord, ShardWriter,
-    TeacherIdentity, Tokenizer,
+    Commit, Error, LabelWriter, LabelsManifest, Observer, OptionalColumn, Progress, SequenceLabels,
+    ShardRecord, ShardWriter, TeacherIdentity, Tokenizer,
 };
 
 /// Stands behind the `config_blake3` of a teacher whose `tail_log_mass` was computed of rounded or fitted numbers.
@@ -124,9 +124,10 @@ pub fn import(
     source: &ImportSource<'_>,
     target: &ImportTarget,
     stop: &AtomicBool,
+    observer: &dyn Observer,
 ) -> Result<Imported, Error> {
     let kind = source.kind(target)?;
-    let mut survey = Survey::new(source, target, &kind)?;
+    let mut survey = Survey::new(source, target, &kind, observer)?;
     let mut bad_rows = BadRowsFound::new(target.bad_rows);
     for row in source.rows()? {
         check_stop(stop)?;
@@ -138,7 +139,7 @@ pub fn import(
     }
     let plan = survey.plan().map_err(|error| bad_rows.explain(error))?;
     let writer = LabelWriter::create_or_resume(output, plan)?;
-    let mut shards = Shards::new(&writer, kind.is_approximate, survey.shard_hashes())?;
+    let mut shards = Shards::new(&writer, kind.is_approximate, survey.shard_hashes(), observer)?;
     let mut dropped = bad_rows.into_list(output)?;
     for row in source.rows()? {
         check_stop(stop)?;
@@ -252,10 +253,16 @@ struct Shards<'a> {
     expected: Vec<blake3::Hash>,
     /// What the shards must be, where that is known.
     records: Option<&'a [ShardRecord]>,
+    observer: &'a dyn Observer,
 }
 
 impl<'a> Shards<'a> {
-    fn new(writer: &'a LabelWriter, are_rounded: bool, expected: Vec<blake3::Hash>) -> Result<Self, Error> {
+    fn new(
+        writer: &'a LabelWriter,
+        are_rounded: bool,
+        expected: Vec<blake3::Hash>,
+        observer: &'a dyn Observer,
+    ) -> Result<Self, Error> {
         let missing = writer.missing()?;
         Ok(Self {
             writer,
@@ -268,6 +275,7 @@ impl<'a> Shards<'a> {
             content: RowsHash::default(),
             expected,
             records: None,
+            observer,
         })
     }
 
@@ -287,7 +295,7 @@ impl<'a> Shards<'a> {
             self.close()?;
         }
         self.row += 1;
-        progress("import", self.row, ranges[ranges.len() - 1][1] - first);
+        progress(self.observer, "import", self.row, ranges[ranges.len() - 1][1] - first);
         Ok(())
     }
 
@@ -333,6 +341,7 @@ fn check_stop(stop: &AtomicBool) -> Result<(), Error> {
     Ok(())
 }
 
-fn progress(stage: &'static str, done: u64, total: u64) {
-    tracing::info!(target: "softshard::progress", stage, done, total = total.max(done), unit = "rows");
+fn progress(observer: &dyn Observer, stage: &str, done: u64, total: u64) {
+    let total = total.max(done);
+    observer.progress(&Progress { stage, done, total, unit: "rows", ..Progress::default() });
 }
