@@ -11,8 +11,8 @@ use anyhow::Result;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use softshard_labels::{
-    Difference, Error, Example, LabelDataset, OwnTokenizer, Provenance, Sequence, SequenceDataset,
-    SequenceKey, SequenceLabels, Split,
+    Difference, Error, Example, LabelDataset, Observer, OwnTokenizer, Progress, Provenance, Sequence,
+    SequenceDataset, SequenceKey, SequenceLabels, Split,
 };
 use softshard_losses::{DistillLoss, HeadLabels, Targets, calibration::Calibration};
 use softshard_model::{Arrangement, Decoder, Fitting, LoadOptions, OutOfMemory, batches_by_length};
@@ -55,6 +55,8 @@ pub struct EvaluateInputs<'a> {
     pub device: &'a Device,
     /// Set to stop.
     pub stop: &'a AtomicBool,
+    /// Sees how far it is.
+    pub observer: &'a dyn Observer,
 }
 
 /// The scores of one model.
@@ -245,7 +247,14 @@ fn score_held_out(
         all.confidences.extend(part.confidences);
         all.correct.extend(part.correct);
         done += batch.len();
-        tracing::info!(target: "softshard::progress", stage = "held-out", done, total = rows.len(), unit = "sequences", tokens = all.confidences.len());
+        inputs.observer.progress(&Progress {
+            stage: "held-out",
+            done: done as u64,
+            total: rows.len() as u64,
+            unit: "sequences",
+            tokens: Some(all.confidences.len() as u64),
+            ..Progress::default()
+        });
     }
     let tokens = all.confidences.len();
     if tokens == 0 {
@@ -365,8 +374,9 @@ fn score_answers(
             serde_json::to_writer(&mut *lines, &answer)?;
             lines.push(b'\n');
         }
-        let done = step * ANSWERS_PER_STEP + chunk.len();
-        tracing::info!(target: "softshard::progress", stage = "answers", done, total = examples.len(), unit = "answers");
+        let (done, total) = (step * ANSWERS_PER_STEP + chunk.len(), examples.len() as u64);
+        let progress = Progress { stage: "answers", total, unit: "answers", ..Progress::default() };
+        inputs.observer.progress(&Progress { done: done as u64, ..progress });
     }
     #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
     let share = |part: usize, whole: usize| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };

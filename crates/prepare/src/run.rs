@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 use softshard_labels::{
-    Example as HeldOut, Provenance, Sequence, SequenceKey, SequenceWriter, SequencesInfo, Split,
+    Example as HeldOut, Observer, Progress, Provenance, Sequence, SequenceKey, SequenceWriter, SequencesInfo,
+    Split,
 };
 
 use crate::config::{DataConfig, EmptyResponses, SplitConfig, Template, TokenizerConfig};
@@ -34,6 +35,7 @@ pub fn run(
     config: &TokenizerConfig,
     out_dir: &Path,
     stop: &AtomicBool,
+    observer: &dyn Observer,
 ) -> Result<Summary, Error> {
     let started = Instant::now();
     data.validate()?;
@@ -105,7 +107,7 @@ fn encode_all(
                 outputs[split as usize].push(sequence, example.as_ref())?;
             }
         }
-        report(summary.rows, survey.reading.rows(), summary.tokens());
+        observer.progress(&progress(&summary, survey.reading.rows()));
         Ok(())
     })
 }
@@ -341,6 +343,7 @@ fn folder_beside(path: &Path) -> &Path {
     path.ancestors().skip(1).find(|folder| folder.is_dir()).unwrap_or(Path::new("."))
 }
 
-fn report(done: u64, total: u64, tokens: u64) {
-    tracing::info!(target: "softshard::progress", stage = "prepare", done, total, unit = "rows", tokens);
+fn progress(summary: &Summary, total: u64) -> Progress<'static> {
+    let (done, tokens) = (summary.rows, Some(summary.tokens()));
+    Progress { stage: "prepare", done, total, unit: "rows", tokens, ..Progress::default() }
 }
