@@ -150,7 +150,7 @@ fn join(output: &Path, parts: &[Part], stop: &AtomicBool, observer: &dyn Observe
         }
         copies.extend(dir.map(|dir| (shard, dir, record)));
     }
-    let progress = Progress::new(copies.len(), stop, observer);
+    let progress = Copied::new(copies.len(), stop, observer);
     parallel::map(copies.len(), |index| {
         progress.check()?;
         let (shard, dir, record) = copies[index];
@@ -202,7 +202,7 @@ fn append(
         .flat_map(|(part, (_, dataset))| (0..dataset.shards().len()).map(move |shard| (part, shard)))
         .collect();
     let missing = writer.missing()?;
-    let progress = Progress::new(missing.len(), stop, observer);
+    let progress = Copied::new(missing.len(), stop, observer);
     parallel::map(missing.len(), |index| {
         progress.check()?;
         let shard = missing[index];
@@ -272,14 +272,14 @@ fn appended_plan(parts: &mut [(&Part, LabelDataset)]) -> LabelPlan {
 }
 
 /// Counts shards, says so, and stops where that was asked for.
-struct Progress<'a> {
+struct Copied<'a> {
     done: AtomicUsize,
     total: usize,
     stop: &'a AtomicBool,
     observer: &'a dyn Observer,
 }
 
-impl<'a> Progress<'a> {
+impl<'a> Copied<'a> {
     fn new(total: usize, stop: &'a AtomicBool, observer: &'a dyn Observer) -> Self {
         Self { done: AtomicUsize::new(0), total, stop, observer }
     }

@@ -82,7 +82,9 @@ pub fn check_merge(inputs: &MergeInputs<'_>) -> Result<(), Error> {
     let config = DecoderConfig::load(inputs.base)?;
     let checkpoint = Checkpoint::open(inputs.base, &config)?;
     let adapter = AdapterFiles::open(inputs.adapter, &config)?;
-    Merge { inputs, config: &config, checkpoint: &checkpoint, adapter: &adapter }.check()?;
+    let work =
+        Merge { inputs, tell: &|_, _| (), config: &config, checkpoint: &checkpoint, adapter: &adapter };
+    work.check()?;
     temporary(inputs.output).map(drop)
 }
 

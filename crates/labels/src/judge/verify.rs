@@ -80,13 +80,13 @@ impl Problem {
 }
 
 /// Counts what is done over all threads, and says it in order.
-struct Progress<'a> {
+struct Rows<'a> {
     observer: &'a dyn Observer,
     total: u64,
     done: Mutex<[u64; 2]>,
 }
 
-impl Progress<'_> {
+impl Rows<'_> {
     fn add(&self, rows: u64, tokens: u64) {
         let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
         *done = [done[0] + rows, done[1] + tokens];
@@ -145,7 +145,7 @@ pub fn verify(
     let path = quoted(&dir.join("manifest.json"));
     let schema = manifest.plan.shard_schema();
     let total = manifest.shards.iter().fold(0u64, |sum, shard| sum.saturating_add(shard.rows));
-    let progress = Progress { observer, total, done: Mutex::default() };
+    let progress = Rows { observer, total, done: Mutex::default() };
     let checked = parallel::map(manifest.shards.len(), |index| {
         let record = &manifest.shards[index];
         let checked = match check_record(&path, "labels", (index, manifest.shards.len()), record) {
@@ -199,7 +199,7 @@ struct Shard<'a> {
     manifest: &'a LabelsManifest,
     schema: &'a ShardSchema,
     limits: &'a ReadLimits,
-    progress: &'a Progress<'a>,
+    progress: &'a Rows<'a>,
     stop: &'a AtomicBool,
 }
 
