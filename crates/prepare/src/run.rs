@@ -63,7 +63,8 @@ pub fn run(
         writer: None,
     });
     let mut summary = Summary::new(data);
-    let encoded = encode_all((&inputs, data, stop), (&encoder, &survey), &mut outputs, &mut summary);
+    let encoded =
+        encode_all((&inputs, data, stop, observer), (&encoder, &survey), &mut outputs, &mut summary);
     let whole = encoded.and_then(|again| {
         survey.reading.check_same(&again, &inputs)?;
         provenance::check_unchanged(&made_from, data, config)?;
@@ -85,7 +86,7 @@ pub fn run(
 
 /// Encodes every row and gives its sequence to its side.
 fn encode_all(
-    (inputs, data, stop): (&Inputs, &DataConfig, &AtomicBool),
+    (inputs, data, stop, observer): (&Inputs, &DataConfig, &AtomicBool, &dyn Observer),
     (encoder, survey): (&Encoder, &Survey),
     outputs: &mut [Output; 3],
     summary: &mut Summary,
@@ -107,7 +108,7 @@ fn encode_all(
                 outputs[split as usize].push(sequence, example.as_ref())?;
             }
         }
-        observer.progress(&progress(&summary, survey.reading.rows()));
+        observer.progress(&progress(summary, survey.reading.rows()));
         Ok(())
     })
 }
