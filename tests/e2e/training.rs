@@ -87,8 +87,9 @@ fn the_average_is_what_is_written_and_held_out_data_is_judged_as_by_evaluate() {
     );
     assert!(adapter(&world, "averaged") != adapter(&world, "plain"));
     for output in ["plain", "averaged"] {
-        world.run("evaluate", &[&format!("output.student={output}")]).succeeded();
-        let scores = fs::read(world.path(&format!("run/evaluations/{output}.json"))).expect("an evaluation");
+        world.run("evaluate", &[&format!("output.student={output}"), "evaluate.split=valid"]).succeeded();
+        let scores = world.path(&format!("run/evaluations/{output}-valid.json"));
+        let scores = fs::read(scores).expect("an evaluation");
         let scores: Value = serde_json::from_slice(&scores).expect("JSON");
         let lines = world.curve(output);
         let line = lines.iter().find(|line| line["split"] == "valid").expect("an evaluation");
