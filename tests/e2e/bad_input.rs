@@ -73,9 +73,9 @@ fn broken_lines_empty_responses_and_invalid_utf8_are_named_by_line() {
     let data = world.path("data/instructions.jsonl");
     let good = fs::read_to_string(&data).expect("the data is there");
     let cases: [(&[u8], &[&str]); 3] = [
-        (b"{\"instruction\": \"a\", \"respon\n", &["instructions.jsonl` line 73"]),
-        (b"{\"instruction\": \"a\", \"response\": \"  \"}\n", &["instructions.jsonl` line 73", "response"]),
-        (b"{\"instruction\": \"\xff\", \"response\": \"b\"}\n", &["instructions.jsonl` line 73", "UTF-8"]),
+        (b"{\"instruction\": \"a\", \"respon\n", &["instructions.jsonl` line 85"]),
+        (b"{\"instruction\": \"a\", \"response\": \"  \"}\n", &["instructions.jsonl` line 85", "response"]),
+        (b"{\"instruction\": \"\xff\", \"response\": \"b\"}\n", &["instructions.jsonl` line 85", "UTF-8"]),
     ];
     for (line, expected) in cases {
         let mut bytes = good.clone().into_bytes();
