@@ -10,6 +10,7 @@
 use std::ops::Range;
 
 use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData};
+use softshard_products::matmul;
 
 use crate::{
     chunk::{Kept, TargetChunks, ZERO},
@@ -141,7 +142,7 @@ impl DistillLoss {
             d_hidden.push(product::pull_back(d_logits.clone(), &chunks.head));
             if head.is_tracked() {
                 let d_logits = d_logits.cast(FloatDType::from(chunks.head.dtype()));
-                let product = d_logits.transpose().matmul(chunk.hidden);
+                let product = matmul(d_logits.transpose(), chunk.hidden);
                 d_head = Some(match d_head {
                     Some(sum) => sum + product,
                     None => product,

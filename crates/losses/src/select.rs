@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 
 use crate::best::Best;
 use crate::error::HeadError;
-use crate::exponential::exp_non_positive;
+use softshard_products::exp_non_positive;
 use crate::passes::{BLOCK, Sums, exponentiate, partition, sum_f64};
 
 /// Which tokens of a distribution are kept.
