@@ -10,7 +10,7 @@
 use std::ops::Range;
 
 use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData};
-use softshard_products::matmul;
+use softshard_products::{add_matmul, matmul};
 
 use crate::{
     chunk::{Kept, TargetChunks, ZERO},
@@ -142,10 +142,10 @@ impl DistillLoss {
             d_hidden.push(product::pull_back(d_logits.clone(), &chunks.head));
             if head.is_tracked() {
                 let d_logits = d_logits.cast(FloatDType::from(chunks.head.dtype()));
-                let product = matmul(d_logits.transpose(), chunk.hidden);
+                let d_logits = d_logits.transpose();
                 d_head = Some(match d_head {
-                    Some(sum) => sum + product,
-                    None => product,
+                    Some(sum) => add_matmul(sum, d_logits, chunk.hidden),
+                    None => matmul(d_logits, chunk.hidden),
                 });
             }
         }

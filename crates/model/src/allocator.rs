@@ -42,7 +42,10 @@ fn ask_for_large_pages() {
     let size = RESERVED_AT_ONCE - page;
     // SAFETY: the blocks are freed once, and nobody reads or writes them; what is advised of are whole pages of the heap between the first block and the last.
     unsafe {
-        let blocks: Vec<_> = std::iter::repeat_with(|| libc::malloc(size)).take(count).take_while(|block| !block.is_null()).collect();
+        let blocks: Vec<_> = std::iter::repeat_with(|| libc::malloc(size))
+            .take(count)
+            .take_while(|block| !block.is_null())
+            .collect();
         if let (Some(&first), Some(&last)) = (blocks.first(), blocks.last()) {
             let (first, end) = (first.addr().next_multiple_of(page), (last.addr() + size) / page * page);
             if first < end {
@@ -63,7 +66,8 @@ fn may_reserve() -> bool {
         // SAFETY: the call fills in the structure.
         unsafe { libc::getrlimit(resource, &raw mut limit) == 0 && limit.rlim_cur == libc::RLIM_INFINITY }
     };
-    let strict = fs_err::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.trim() == "2");
+    let strict =
+        fs_err::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.trim() == "2");
     unlimited(libc::RLIMIT_AS) && unlimited(libc::RLIMIT_DATA) && !strict
 }
 

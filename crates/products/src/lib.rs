@@ -32,6 +32,10 @@ mod amx {
         unreachable!("asked for where there are no matrix units")
     }
 
+    pub(crate) fn add_product(_: &mut [f32], _: &Matrix<'_>, _: &Matrix<'_>) {
+        unreachable!("asked for where there are no matrix units")
+    }
+
     pub(crate) fn attend(_: &Heads<'_>, _: &Heads<'_>, _: &Heads<'_>, _: &Visible) -> Vec<f32> {
         unreachable!("asked for where there are no matrix units")
     }
@@ -48,7 +52,7 @@ mod vectors;
 
 pub use attention::Visible;
 pub use exponential::exp_non_positive;
-pub use tensor::{ProductOps, attend, attends, matmul, on_host, wide_matmul};
+pub use tensor::{ProductOps, add_matmul, attend, attends, matmul, on_host, wide_matmul};
 pub use vectors::widest;
 
 /// Whether products of some size are computed in the CPU's matrix units: it has them, the system lets this process use them, and

@@ -2,14 +2,17 @@
 //!
 //! Legend: M rows, K what is summed over, N columns; in attention B batch, T queries, S keys, H query heads, K key heads, E head width.
 
+#[cfg(feature = "cube")]
+use burn::backend::DispatchDevice;
+#[cfg(test)]
+mod tests;
+
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
-#[cfg(feature = "cube")]
-use burn::backend::DispatchDevice;
 use burn::tensor::{DType, Device, FloatDType, Slice, Tensor, TensorData, bf16};
 
 use crate::amx;
@@ -28,6 +31,15 @@ const LEAST_NUMBERS: usize = 1 << 14;
 /// `a`: `[M, K]`; `b`: `[K, N]`, of the same type; the result: `[M, N]`.
 pub fn matmul(a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::product(a.into_dispatch(), b.into_dispatch()))
+}
+
+/// `sum + a · b`, in the memory of `sum` where nobody else has it. No gradient goes through it.
+///
+/// # Shapes
+/// As [`matmul`]; `sum` is that of the result.
+pub fn add_matmul(sum: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+    let [sum, a, b] = [sum, a, b].map(|tensor| tensor.inner().into_dispatch());
+    Tensor::from_dispatch(Dispatch::add_product(sum, a, b))
 }
 
 /// `a · b` of halves, accumulated and kept in f32; on the host some columns of `b` are f32 at a time at most. No gradient goes through it.
@@ -98,6 +110,11 @@ pub trait ProductOps: Backend {
         Self::float_matmul(a, b)
     }
 
+    /// `sum + a · b`.
+    fn add_product(sum: FloatTensor<Self>, a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_add(sum, Self::product(a, b))
+    }
+
     /// The same in f32, of halves, where that is no other product.
     fn wide_product(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::float_matmul(Self::float_cast(a, FloatDType::F32), Self::float_cast(b, FloatDType::F32))
@@ -114,6 +131,18 @@ impl ProductOps for Flex {
         if product.dtype() == dtype { product } else { Self::float_cast(product, dtype.into()) }
     }
 
+    fn add_product(sum: FloatTensor<Self>, a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        match for_matrix_units(&a, &b) {
+            Some((left, right)) if sum.dtype() == DType::F32 => {
+                let mut contiguous = sum.to_contiguous();
+                drop(sum);
+                amx::add_product(contiguous.storage_mut(), &left, &right);
+                contiguous
+            }
+            _ => Self::float_add(sum, Self::product(a, b)),
+        }
+    }
+
     fn wide_product(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
         in_matrix_units(&a, &b).unwrap_or_else(|| match a.dtype() {
             DType::BF16 | DType::F16 => in_slices(a, b),
@@ -122,16 +151,23 @@ impl ProductOps for Flex {
     }
 }
 
-/// None where there are none, or the product is too small for them.
+/// None where there are no matrix units, or the product is too small for them.
 fn in_matrix_units(a: &FloatTensor<Flex>, b: &FloatTensor<Flex>) -> Option<FloatTensor<Flex>> {
+    let (left, right) = for_matrix_units(a, b)?;
+    let product = TensorData::new(amx::product(&left, &right), [left.rows, right.columns]);
+    Some(Flex::float_from_data(product, &Default::default()))
+}
+
+fn for_matrix_units<'a>(
+    a: &'a FloatTensor<Flex>,
+    b: &'a FloatTensor<Flex>,
+) -> Option<(Matrix<'a>, Matrix<'a>)> {
     let ([rows, depth], [_, columns]) = (dims(a), dims(b));
     let least = rows.min(depth).min(columns);
     if least < LEAST_SIDE || depth * columns < LEAST_NUMBERS || !amx::are_there() {
         return None;
     }
-    let product = TensorData::new(amx::product(&view(a)?, &view(b)?), [rows, columns]);
-    let product = Flex::float_from_data(product, &Default::default());
-    Some(product)
+    Some((view(a)?, view(b)?))
 }
 
 /// The product of halves in f32, with some columns of `b` in f32 at a time, never all of them.
@@ -247,7 +283,8 @@ impl AttentionGradients for Flex {
         let shapes = inputs.each_ref().map(TensorMetadata::shape);
         let [query, key, value] = inputs.map(contiguous_heads);
         let d_output = contiguous_heads(d_output);
-        let found = amx::attend_backward([&heads(&query), &heads(&key), &heads(&value), &heads(&d_output)], &visible);
+        let found =
+            amx::attend_backward([&heads(&query), &heads(&key), &heads(&value), &heads(&d_output)], &visible);
         let [of_query, of_key, of_value] = shapes;
         [(found.query, of_query), (found.key, of_key), (found.value, of_value)].map(|(gradient, shape)| {
             Self::float_from_data(TensorData::new(gradient, shape), &Default::default())

@@ -42,7 +42,8 @@ pub(crate) fn step(
         change(second, |seconds| {
             change(&mut parameter, |values| {
                 let values = values.par_chunks_mut(NUMBERS_AT_ONCE).zip(gradient.par_chunks(NUMBERS_AT_ONCE));
-                let moments = firsts.par_chunks_mut(NUMBERS_AT_ONCE).zip(seconds.par_chunks_mut(NUMBERS_AT_ONCE));
+                let moments =
+                    firsts.par_chunks_mut(NUMBERS_AT_ONCE).zip(seconds.par_chunks_mut(NUMBERS_AT_ONCE));
                 values.zip(moments).for_each(|((values, gradient), (firsts, seconds))| {
                     let moments = firsts.iter_mut().zip(seconds);
                     for ((value, gradient), (first, second)) in values.iter_mut().zip(gradient).zip(moments) {

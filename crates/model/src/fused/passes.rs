@@ -127,8 +127,8 @@ wide! {
 #[inline(always)]
 fn sigmoid(x: f32) -> f32 {
     let small = exp_non_positive(-x.abs());
-    let of_negative = small / (1.0 + small);
-    if x >= 0.0 { 1.0 / (1.0 + small) } else { of_negative }
+    let numerator = if x >= 0.0 { 1.0 } else { small };
+    numerator / (1.0 + small)
 }
 
 #[inline(always)]
@@ -147,4 +147,100 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     }
     let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
     sums.iter().sum::<f32>() + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of f32 sums, relative to the largest number.
+    const ROUNDING: f64 = 2e-6;
+
+    fn numbers(count: usize, seed: f32) -> Vec<f32> {
+        (0..count).map(|index| (index as f32 * 0.7 + seed).sin() * 3.0).collect()
+    }
+
+    fn assert_near(found: &[f32], expected: impl Iterator<Item = f64>) {
+        let expected: Vec<f64> = expected.collect();
+        assert_eq!(found.len(), expected.len());
+        let largest = expected.iter().fold(1.0f64, |largest, x| largest.max(x.abs()));
+        for (&found, expected) in found.iter().zip(expected) {
+            assert!((f64::from(found) - expected).abs() <= ROUNDING * largest, "{found} for {expected}");
+        }
+    }
+
+    #[test]
+    fn a_norm_and_its_gradients_are_those_of_plain_sums() {
+        for width in [1, 2, 15, 16, 33, 64, 257] {
+            let [x, weight, d] = [0.0, 1.0, 2.0].map(|seed| numbers(width, seed));
+            let epsilon = 1e-5;
+            let wide = |numbers: &[f32]| numbers.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
+            let [x64, weight64, d64] = [&x, &weight, &d].map(|of| wide(of));
+            let mean = x64.iter().map(|x| x * x).sum::<f64>() / width as f64 + f64::from(epsilon);
+            let root = mean.sqrt().recip();
+            let mut output = vec![0.0; width];
+            rms_norm(&x, &weight, epsilon, &mut output);
+            assert_near(&output, x64.iter().zip(&weight64).map(|(x, weight)| x * root * weight));
+
+            let (mut d_x, mut d_weight) = (vec![0.0; width], vec![1.0; width]);
+            rms_norm_backward(&x, &weight, epsilon, &d, &mut d_x, Some(&mut d_weight));
+            let g: Vec<f64> = d64.iter().zip(&weight64).map(|(d, weight)| d * weight).collect();
+            let dot = g.iter().zip(&x64).map(|(g, x)| g * x).sum::<f64>() / width as f64;
+            assert_near(&d_x, g.iter().zip(&x64).map(|(g, x)| root * (g - x * root * root * dot)));
+            assert_near(&d_weight, d64.iter().zip(&x64).map(|(d, x)| 1.0 + d * x * root));
+        }
+    }
+
+    #[test]
+    fn pairs_are_turned_and_turned_back() {
+        for (head, turned, scale) in
+            [(2, 2, 1.0), (7, 4, 0.5), (32, 32, 0.25), (80, 20, 2.0), (256, 256, 1.0)]
+        {
+            let (x, half) = (numbers(3 * head, 0.0), turned / 2);
+            let angle = |i: usize| f64::from(numbers(head, 5.0)[i % half]);
+            let cos: Vec<f32> = (0..head).map(|i| angle(i).cos() as f32).collect();
+            let sin: Vec<f32> = (0..head).map(|i| angle(i).sin() as f32).collect();
+            let expected = |sign: f64| {
+                let (x, angle) = (x.clone(), &angle);
+                (0..3 * head).map(move |index| {
+                    let (start, i) = (index / head * head, index % head);
+                    let at = |i: usize| f64::from(x[start + i]);
+                    let number = match i {
+                        i if i < half => at(i) * angle(i).cos() - sign * at(i + half) * angle(i).sin(),
+                        i if i < turned => at(i) * angle(i).cos() + sign * at(i - half) * angle(i).sin(),
+                        i => at(i),
+                    };
+                    number * f64::from(scale)
+                })
+            };
+            let mut output = vec![0.0; 3 * head];
+            turn(&x, &mut output, [&cos, &sin], turned, scale, Turn::Forward);
+            assert_near(&output, expected(1.0));
+            turn(&x, &mut output, [&cos, &sin], turned, scale, Turn::Back);
+            assert_near(&output, expected(-1.0));
+        }
+    }
+
+    #[test]
+    fn a_gate_and_its_gradients_are_those_of_plain_numbers() {
+        for width in [1, 16, 37, 300] {
+            for scale in [1.0, 40.0] {
+                let gate: Vec<f32> = numbers(width, 0.0).into_iter().map(|x| x * scale).collect();
+                let [up, d] = [1.0, 2.0].map(|seed| numbers(width, seed));
+                let [mut output, mut d_gate, mut d_up] = [(); 3].map(|()| vec![0.0; width]);
+                gated(&gate, &up, &mut output);
+                gated_gradient(&gate, &up, &d, &mut d_gate, &mut d_up);
+                let sigmoid = |x: f32| 1.0 / (1.0 + (-f64::from(x)).exp());
+                let silu = |x: f32| f64::from(x) * sigmoid(x);
+                let slope = |x: f32| sigmoid(x) + silu(x) * (1.0 - sigmoid(x));
+                let all = || gate.iter().zip(&up).zip(&d);
+                assert_near(&output, all().map(|((&gate, &up), _)| silu(gate) * f64::from(up)));
+                assert_near(&d_up, all().map(|((&gate, _), &d)| silu(gate) * f64::from(d)));
+                assert_near(
+                    &d_gate,
+                    all().map(|((&gate, &up), &d)| slope(gate) * f64::from(d) * f64::from(up)),
+                );
+            }
+        }
+    }
 }

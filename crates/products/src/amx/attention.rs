@@ -102,7 +102,10 @@ impl Blocks<'_> {
         let Self { units, left, of_left, right, of_right, .. } = *self;
         let steps = self.steps.start * LINES..self.steps.end * LINES;
         let left = [&left[..steps.len()], &left[of_left..of_left + steps.len()]];
-        assert!(into.len() >= (WIDTH - 1) * stride + blocks.len() * WIDTH && stride >= blocks.len() * WIDTH, "room for all blocks");
+        assert!(
+            into.len() >= (WIDTH - 1) * stride + blocks.len() * WIDTH && stride >= blocks.len() * WIDTH,
+            "room for all blocks"
+        );
         for (index, block) in blocks.enumerate() {
             let tile = |tile: usize| &right[(2 * block + tile) * of_right..][steps.clone()];
             // SAFETY: there is room for all blocks.
@@ -212,7 +215,8 @@ fn softmax_gradient(scores: &mut [f32], d_scores: &mut [f32], inverse: f32) {
 fn head<'a>(of: &Heads<'a>, batch: usize, head: usize) -> Matrix<'a> {
     let start = batch * of.stride_of_batch + head * of.stride_of_head;
     let strides = [isize::try_from(of.stride).expect("a stride of a slice"), 1];
-    Matrix::new(Numbers::F32(&of.numbers[start..]), [of.rows, of.width], strides).expect("rows are contiguous")
+    Matrix::new(Numbers::F32(&of.numbers[start..]), [of.rows, of.width], strides)
+        .expect("rows are contiguous")
 }
 
 /// A buffer of 32 rows as a left matrix, of `rows` by `columns`; `across`: its transposition.
@@ -273,7 +277,15 @@ impl Queries {
 
     /// `buffers.scores` times what is packed along the keys, into `buffers.block`, `[32, P]`.
     fn mix(&self, units: &Units, of_right: usize, width: usize, buffers: &mut Buffers) {
-        self.mix_of(units, of_right, width, &buffers.scores, &mut buffers.left, &buffers.summed, &mut buffers.block);
+        self.mix_of(
+            units,
+            of_right,
+            width,
+            &buffers.scores,
+            &mut buffers.left,
+            &buffers.summed,
+            &mut buffers.block,
+        );
     }
 
     #[expect(clippy::too_many_arguments, reason = "parts of one structure of buffers")]
@@ -312,7 +324,10 @@ impl Queries {
 }
 
 /// Gradients by query, key and value, given that by the result, which is `[B, T, K, G, E]`, as theirs are.
-pub(crate) fn attend_backward([query, key, value, d_output]: [&Heads<'_>; 4], visible: &Visible) -> Gradients {
+pub(crate) fn attend_backward(
+    [query, key, value, d_output]: [&Heads<'_>; 4],
+    visible: &Visible,
+) -> Gradients {
     let [batch, heads, groups] = [query.batch, key.heads, query.heads / key.heads];
     let zeros = |of: &Heads<'_>| vec![0.0; batch * of.rows * of.heads * of.width];
     let mut gradients = Gradients { query: zeros(query), key: zeros(key), value: zeros(value) };
@@ -334,7 +349,8 @@ pub(crate) fn attend_backward([query, key, value, d_output]: [&Heads<'_>; 4], vi
                 sums.resize(lines * padded, 0.0);
             }
             for query_head in key_head * groups..(key_head + 1) * groups {
-                let (of_head, d_of_head) = (head(query, batch, query_head), head(d_output, batch, query_head));
+                let (of_head, d_of_head) =
+                    (head(query, batch, query_head), head(d_output, batch, query_head));
                 for part in Queries::each(visible, batch) {
                     let inverse = part.scores(&units, &of_head, (visible, batch), of_keys, buffers);
                     part.d_scores(&units, &d_of_head, of_values, &inverse, buffers);
@@ -404,7 +420,12 @@ impl Queries {
             let first = (block - self.blocks.start) * WIDTH;
             let of_left = pack_left(&across, first..first + WIDTH, left);
             let blocks = Blocks { units, left, of_left, right, of_right: LINES, steps: 0..1 };
-            blocks.compute(0..padded / WIDTH, &mut sums[block * WIDTH * padded..][..WIDTH * padded], padded, true);
+            blocks.compute(
+                0..padded / WIDTH,
+                &mut sums[block * WIDTH * padded..][..WIDTH * padded],
+                padded,
+                true,
+            );
         }
     }
 }

@@ -37,19 +37,23 @@ const WORTH_A_THREAD: usize = 1 << 21;
 /// Whether this process may use matrix units.
 pub(crate) fn are_there() -> bool {
     static THERE: OnceLock<bool> = OnceLock::new();
-    *THERE.get_or_init(|| std::env::var_os("SOFTSHARD_AMX").is_none_or(|value| value != "off") && may_be_used())
+    *THERE
+        .get_or_init(|| std::env::var_os("SOFTSHARD_AMX").is_none_or(|value| value != "off") && may_be_used())
 }
 
 #[expect(unsafe_code, reason = "the system is asked by a call that no crate wraps")]
 fn may_be_used() -> bool {
     const AMX_BF16: u32 = 1 << 22;
     const AMX_TILE: u32 = 1 << 24;
-    if core::arch::x86_64::__cpuid(0).eax < 7 || !(is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl")) {
+    if core::arch::x86_64::__cpuid(0).eax < 7
+        || !(is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl"))
+    {
         return false;
     }
     let has = core::arch::x86_64::__cpuid_count(7, 0).edx & (AMX_BF16 | AMX_TILE);
     // SAFETY: the call reads two numbers; it fails where the system or the CPU has no such registers.
-    has == AMX_BF16 | AMX_TILE && unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) } == 0
+    has == AMX_BF16 | AMX_TILE
+        && unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) } == 0
 }
 
 /// `left · right`, row by row.
@@ -57,10 +61,29 @@ fn may_be_used() -> bool {
 /// # Panics
 /// There are no matrix units, or the matrices do not fit.
 pub(crate) fn product(left: &Matrix<'_>, right: &Matrix<'_>) -> Vec<f32> {
+    let mut product = Vec::with_capacity(left.rows * right.columns);
+    multiply(left, right, Output { first: product.as_mut_ptr(), stride: right.columns }, false);
+    // SAFETY: every number of the product was written: all rows, and all columns of them.
+    #[expect(unsafe_code, reason = "numbers that are written once are not zeroed before")]
+    unsafe {
+        product.set_len(left.rows * right.columns);
+    }
+    product
+}
+
+/// Adds `left · right` to `sum`, row by row.
+///
+/// # Panics
+/// As [`product`], and if `sum` is of another size.
+pub(crate) fn add_product(sum: &mut [f32], left: &Matrix<'_>, right: &Matrix<'_>) {
+    assert_eq!(sum.len(), left.rows * right.columns, "a sum of the size of the product");
+    multiply(left, right, Output { first: sum.as_mut_ptr(), stride: right.columns }, true);
+}
+
+/// Writes all of a product, or adds it to what is there.
+fn multiply(left: &Matrix<'_>, right: &Matrix<'_>, output: Output, add: bool) {
     assert!(are_there(), "asked for where there are no matrix units");
     assert_eq!(left.columns, right.rows, "the columns of the left matrix are the rows of the right one");
-    let mut product = Vec::with_capacity(left.rows * right.columns);
-    let output = Output { first: product.as_mut_ptr(), stride: right.columns };
     let planes = planes(left).max(planes(right));
     let steps = left.columns.div_ceil(DEPTH);
     let lines = steps * planes * TILE_LINES;
@@ -76,16 +99,10 @@ pub(crate) fn product(left: &Matrix<'_>, right: &Matrix<'_>) -> Vec<f32> {
         };
         let of_tiles = packed[..tiles * lines].par_chunks_mut(lines).enumerate();
         of_tiles.with_min_len(WORTH_A_THREAD.div_ceil(16 * 64 * left.columns)).for_each(pack_rows);
-        let job = Job { left: &packed, right, planes, steps, output };
+        let job = Job { left: &packed, right, planes, steps, output, add };
         job.run(first, rows);
     }
     LEFT.set(packed);
-    // SAFETY: every number of the product was written: all rows, and all columns of them.
-    #[expect(unsafe_code, reason = "numbers that are written once are not zeroed before")]
-    unsafe {
-        product.set_len(left.rows * right.columns);
-    }
-    product
 }
 
 /// How many bf16 numbers make one of the matrix.
@@ -130,6 +147,8 @@ struct Job<'a> {
     /// Over K.
     steps: usize,
     output: Output,
+    /// To what is there.
+    add: bool,
 }
 
 impl Job<'_> {
@@ -190,7 +209,14 @@ impl Job<'_> {
                     #[expect(unsafe_code, reason = "blocks of one matrix are no slices")]
                     unsafe {
                         let output = first.add((first_row + row) * stride + column);
-                        units.block([of_row(0), of_row(1)], right.into(), self.planes, (output, stride), size, step > 0);
+                        units.block(
+                            [of_row(0), of_row(1)],
+                            right.into(),
+                            self.planes,
+                            (output, stride),
+                            size,
+                            self.add || step > 0,
+                        );
                     }
                 }
             }

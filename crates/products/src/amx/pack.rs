@@ -3,11 +3,12 @@
 //! The upper half of a f32, rounded, is a bf16 number; so is that of what is then missing, and so is what is missing of both: the sum is exact.
 
 use std::arch::x86_64::{
-    __m512i, _mm256_maskz_loadu_epi16, _mm512_add_epi32, _mm512_and_si512, _mm512_castps_si512, _mm512_castsi512_ps,
-    _mm512_cvtepu16_epi32, _mm512_load_si512, _mm512_loadu_si512, _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_epi32,
-    _mm512_or_si512, _mm512_permutex2var_epi16, _mm512_set1_epi32, _mm512_setzero_si512, _mm512_shuffle_i32x4,
-    _mm512_slli_epi32, _mm512_srli_epi32, _mm512_store_si512, _mm512_sub_ps, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64,
-    _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    __m512i, _mm256_maskz_loadu_epi16, _mm512_add_epi32, _mm512_and_si512, _mm512_castps_si512,
+    _mm512_castsi512_ps, _mm512_cvtepu16_epi32, _mm512_load_si512, _mm512_loadu_si512,
+    _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_epi32, _mm512_or_si512, _mm512_permutex2var_epi16,
+    _mm512_set1_epi32, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_slli_epi32, _mm512_srli_epi32,
+    _mm512_store_si512, _mm512_sub_ps, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
+    _mm512_unpacklo_epi64,
 };
 use std::ops::Range;
 
@@ -47,21 +48,31 @@ pub(super) fn pack(
         return;
     }
     assert!(outer.len() <= TILE_LINES && outer.end <= most && depth.end <= deepest, "a part of the matrix");
-    assert_eq!(tiles.len(), depth.len().div_ceil(DEPTH) * planes * TILE_LINES, "a tile for each step and plane");
+    assert_eq!(
+        tiles.len(),
+        depth.len().div_ceil(DEPTH) * planes * TILE_LINES,
+        "a tile for each step and plane"
+    );
     // Whether what is summed over is contiguous.
     let along = (side == Side::Left) == matrix.by_rows;
     let transposed = along == (side == Side::Right);
     for (step, tile) in tiles.chunks_exact_mut(planes * TILE_LINES).enumerate() {
         let first = depth.start + step * DEPTH;
-        let part = Part { along, stride: matrix.stride, outer: outer.len(), depth: DEPTH.min(depth.end - first) };
-        let start = if along { outer.start * matrix.stride + first } else { first * matrix.stride + outer.start };
+        let part =
+            Part { along, stride: matrix.stride, outer: outer.len(), depth: DEPTH.min(depth.end - first) };
+        let start =
+            if along { outer.start * matrix.stride + first } else { first * matrix.stride + outer.start };
         // SAFETY: matrix units are there, so AVX-512 is; the part is within the matrix, whose reach was checked when it was made, and the tile has
         // as many planes as the numbers are split into.
         #[expect(unsafe_code, reason = "vectors of a width that not every processor has")]
         unsafe {
             match matrix.numbers() {
-                Numbers::F32(numbers) if planes == 3 => part.split(numbers[start..].as_ptr(), tile.as_mut_ptr(), transposed),
-                Numbers::Bf16(numbers) if planes == 1 => part.copy(numbers[start..].as_ptr(), tile.as_mut_ptr(), transposed),
+                Numbers::F32(numbers) if planes == 3 => {
+                    part.split(numbers[start..].as_ptr(), tile.as_mut_ptr(), transposed)
+                }
+                Numbers::Bf16(numbers) if planes == 1 => {
+                    part.copy(numbers[start..].as_ptr(), tile.as_mut_ptr(), transposed)
+                }
                 _ => unreachable!("both matrices are of one type"),
             }
         }
@@ -96,11 +107,13 @@ impl Part {
     #[target_feature(enable = "avx512f,avx512bw")]
     unsafe fn split(self, source: *const f32, tiles: *mut Line, transposed: bool) {
         let Self { along, stride, outer, depth } = self;
-        let plane = |plane: usize, line: usize| tiles.wrapping_add(plane * TILE_LINES + line).cast::<__m512i>();
+        let plane =
+            |plane: usize, line: usize| tiles.wrapping_add(plane * TILE_LINES + line).cast::<__m512i>();
         // SAFETY: masked loads read numbers of the part alone; stores go to lines of the three tiles.
         unsafe {
             if along {
-                let (order, low, high) = (upper_halves(), first_of_16(depth), first_of_16(depth.saturating_sub(16)));
+                let (order, low, high) =
+                    (upper_halves(), first_of_16(depth), first_of_16(depth.saturating_sub(16)));
                 for line in 0..outer {
                     let source = source.add(line * stride).cast::<i32>();
                     let front = three(_mm512_maskz_loadu_epi32(low, source));
@@ -116,7 +129,11 @@ impl Part {
                 for pair in 0..pairs {
                     let source = source.add(2 * pair * stride).cast::<i32>();
                     let even = three(_mm512_maskz_loadu_epi32(mask, source));
-                    let odd = if 2 * pair + 1 < depth { _mm512_maskz_loadu_epi32(mask, source.add(stride)) } else { _mm512_setzero_si512() };
+                    let odd = if 2 * pair + 1 < depth {
+                        _mm512_maskz_loadu_epi32(mask, source.add(stride))
+                    } else {
+                        _mm512_setzero_si512()
+                    };
                     for (index, (even, odd)) in even.into_iter().zip(three(odd)).enumerate() {
                         let both = _mm512_or_si512(_mm512_srli_epi32::<16>(even), upper_half(odd));
                         _mm512_store_si512(plane(index, pair), both);

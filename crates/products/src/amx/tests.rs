@@ -125,3 +125,20 @@ fn what_is_no_number_is_found_in_the_product() {
         assert!((0..40).all(|row| finite(row) == (row != 3)));
     }
 }
+
+#[test]
+fn a_product_is_added_to_what_is_there() {
+    if !are_there() {
+        return;
+    }
+    let [m, k, n] = [50, 800, 70];
+    let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
+    let (left, right) = (view(Numbers::F32(&a), [m, k], false), view(Numbers::F32(&b), [k, n], true));
+    let mut sum = numbers(m * n, 3);
+    let expected: Vec<f32> =
+        sum.iter().zip(product(&left, &right)).map(|(sum, product)| sum + product).collect();
+    add_product(&mut sum, &left, &right);
+    for (found, expected) in sum.into_iter().zip(expected) {
+        assert!((found - expected).abs() <= 1e-5 * expected.abs().max(1000.0), "{found} for {expected}");
+    }
+}

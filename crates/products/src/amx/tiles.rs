@@ -64,7 +64,10 @@ impl Units {
         add: bool,
     ) {
         let lines = left[0].len();
-        assert!(left[1].len() == lines && right.iter().all(|right| right.len() == lines), "as many steps on both sides");
+        assert!(
+            left[1].len() == lines && right.iter().all(|right| right.len() == lines),
+            "as many steps on both sides"
+        );
         assert!(planes == 1 || planes == 3, "a number is the sum of one or three");
         let steps = lines / (planes * TILE_LINES);
         let [left, right] = [left, right].map(|tiles| tiles.map(<[Line]>::as_ptr));

@@ -19,7 +19,16 @@ fn numbers(count: usize, seed: f32) -> Vec<f32> {
 
 fn heads(numbers: &[f32], batch: usize, rows: usize, heads: usize, width: usize) -> Heads<'_> {
     let stride = heads * width;
-    Heads { numbers, batch, rows, heads, width, stride_of_batch: rows * stride, stride, stride_of_head: width }
+    Heads {
+        numbers,
+        batch,
+        rows,
+        heads,
+        width,
+        stride_of_batch: rows * stride,
+        stride,
+        stride_of_head: width,
+    }
 }
 
 /// Output, and with the gradient by it those by query, key and value, in f64.
@@ -75,7 +84,17 @@ fn a_head_is_that_of_a_plain_loop() {
     let window = |queries: usize, keys: usize, window: usize| {
         vec![(0..queries).map(|query| (keys - queries + query + 1).saturating_sub(window)).collect()]
     };
-    let packed: Vec<usize> = (0..70).map(|query| if query < 33 { 0 } else if query < 34 { 33 } else { 34 }).collect();
+    let packed: Vec<usize> = (0..70)
+        .map(|query| {
+            if query < 33 {
+                0
+            } else if query < 34 {
+                33
+            } else {
+                34
+            }
+        })
+        .collect();
     let padded = vec![vec![0; 40], (0..40).map(|column: usize| column.min(37)).collect()];
     let shapes = [
         (1, 1, 1, 1, 1, 32, causal(1)),
