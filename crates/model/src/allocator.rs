@@ -7,10 +7,11 @@ const LARGEST_FROM_HEAP: i32 = 1 << 30;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const RESERVED_AT_ONCE: usize = 1 << 29;
 
-/// Keeps freed memory for the next tensor, in large pages where the system has them. By default glibc returns large blocks to the
-/// system and gets them back page by page: a quarter of a forward pass; and with pages of 4 KB matrix products wait for addresses:
-/// another quarter (docs/log.md). Call it first in `main`, before threads have arenas of their own. Memory that was in use once is given back when
-/// the process ends. Returns whether the allocator took the settings; elsewhere than on glibc it does nothing.
+/// Keeps freed memory for the next tensor, in large pages where the system has them. By default glibc
+/// returns large blocks to the system and gets them back page by page: a quarter of a forward pass; and with
+/// pages of 4 KB matrix products wait for addresses: another quarter (docs/log.md). Call it first in `main`,
+/// before threads have arenas of their own. Memory that was in use once is given back when the process ends.
+/// Returns whether the allocator took the settings; elsewhere than on glibc it does nothing.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "the C library's settings can only be changed so")]
 pub fn keep_freed_memory() -> bool {
@@ -30,8 +31,8 @@ pub fn keep_freed_memory() -> bool {
     accepted
 }
 
-/// Reserves addresses for the heap, three quarters as many as there is memory, and asks for large pages there. Nothing of it is in memory
-/// before it is used.
+/// Reserves addresses for the heap, three quarters as many as there is memory, and asks for large pages
+/// there. Nothing of it is in memory before it is used.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "the C library's heap can only be grown so")]
 fn ask_for_large_pages() {
@@ -40,7 +41,8 @@ fn ask_for_large_pages() {
     let (Ok(pages), Ok(page)) = (usize::try_from(pages), usize::try_from(page)) else { return };
     let count = pages.saturating_mul(page) / 4 * 3 / RESERVED_AT_ONCE;
     let size = RESERVED_AT_ONCE - page;
-    // SAFETY: the blocks are freed once, and nobody reads or writes them; what is advised of are whole pages of the heap between the first block and the last.
+    // SAFETY: the blocks are freed once, and nobody reads or writes them; what is advised of are whole pages
+    // of the heap between the first block and the last.
     unsafe {
         let blocks: Vec<_> = std::iter::repeat_with(|| libc::malloc(size))
             .take(count)

@@ -108,7 +108,8 @@ impl Masks<'_> {
     }
 }
 
-/// Queries `[B, T, H, E]`, scaled, keys `[B, T, K, 1, E]` and values `[B, T, K, 1, E]`, turned by their positions.
+/// Queries `[B, T, H, E]`, scaled, keys `[B, T, K, 1, E]` and values `[B, T, K, 1, E]`, turned by their
+/// positions.
 struct Projected {
     query: Tensor<4>,
     key: Tensor<5>,

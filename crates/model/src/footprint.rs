@@ -109,8 +109,9 @@ impl DecoderConfig {
         }
     }
 
-    /// Bytes of the attention masks that a graph over this layout keeps, in f32, where attention goes by tiles: they grow with the square of the longest text. Layers
-    /// with the same window share them, and so do those whose windows hide nothing.
+    /// Bytes of the attention masks that a graph over this layout keeps, in f32, where attention goes by
+    /// tiles: they grow with the square of the longest text. Layers with the same window share them, and so
+    /// do those whose windows hide nothing.
     pub fn mask_bytes(&self, layout: &Layout) -> u64 {
         let numbers = |window: &Option<usize>| count(layout.mask_numbers(&layout.tiles(*window)));
         4 * self.windows(layout).keys().map(numbers).sum::<u64>()

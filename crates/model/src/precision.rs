@@ -11,8 +11,8 @@ pub enum Precision {
     /// 32 bits.
     #[default]
     F32,
-    /// bfloat16: half the memory. In the matrix units of a CPU faster than f32; a CPU without them makes a part of a matrix f32 at a time, and is
-    /// slower. Logits are f32 (`softshard_losses::logits`).
+    /// bfloat16: half the memory. In the matrix units of a CPU faster than f32; a CPU without them makes a
+    /// part of a matrix f32 at a time, and is slower. Logits are f32 (`softshard_losses::logits`).
     Bf16,
 }
 

@@ -31,7 +31,8 @@ pub(crate) struct Rope {
     head_width: usize,
     /// Numbers of a head that turn: 2·P.
     turned: usize,
-    /// `[E, E]`, a signed permutation of the turned part: `x · half_turn = concat(-x₂, x₁, 0)`. A product with it is exact.
+    /// `[E, E]`, a signed permutation of the turned part: `x · half_turn = concat(-x₂, x₁, 0)`. A product
+    /// with it is exact.
     half_turn: Tensor<2>,
 }
 

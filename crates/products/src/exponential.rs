@@ -5,8 +5,8 @@ const FLUSH: f32 = -87.0;
 
 /// e^x for x ≤ 0, with a relative error below 2e-7; exact at 0, zero below -87, NaN for NaN.
 ///
-/// The library's `exp` is a call per element. This is the polynomial of Cephes' `expf` with the rounding done by
-/// adding 1.5·2^23, so that a loop over it has neither branches nor calls.
+/// The library's `exp` is a call per element. This is the polynomial of Cephes' `expf` with the rounding
+/// done by adding 1.5·2^23, so that a loop over it has neither branches nor calls.
 #[inline(always)]
 pub fn exp_non_positive(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves the nearest integer in the low bits

@@ -1,10 +1,12 @@
 //! Matrix products of tensors, and attention.
 //!
-//! [`matmul`] is `Tensor::matmul` of two matrices, with its gradients. On GPUs, and on most CPUs, it is Burn's. On an x86-64 CPU with
-//! matrix units (AMX, Intel's servers since 2023) products of some size are computed in those: they multiply bf16 numbers and add in
-//! f32, sixteen times as many a cycle as AVX-512 does in f32. A f32 number is the exact sum of three bf16 numbers; six of the nine
-//! products of two such sums are computed, and what is left out is smaller than the rounding of a f32 product
-//! (docs/decisions/0017-matrix-units.md). [`attend`] does the same for attention. Results do not depend on the number of threads.
+//! [`matmul`] is `Tensor::matmul` of two matrices, with its gradients. On GPUs, and on most CPUs, it is
+//! Burn's. On an x86-64 CPU with matrix units (AMX, Intel's servers since 2023) products of some size are
+//! computed in those: they multiply bf16 numbers and add in f32, sixteen times as many a cycle as AVX-512
+//! does in f32. A f32 number is the exact sum of three bf16 numbers; six of the nine products of two such
+//! sums are computed, and what is left out is smaller than the rounding of a f32 product
+//! (docs/decisions/0017-matrix-units.md). [`attend`] does the same for attention. Results do not depend on
+//! the number of threads. [`given`] hangs a gradient on a graph that was found without one.
 //!
 //! ```
 //! use burn::tensor::{Device, Tensor};
@@ -46,17 +48,19 @@ mod amx {
 }
 mod attention;
 mod exponential;
+mod given;
 mod matrix;
 mod tensor;
 mod vectors;
 
 pub use attention::Visible;
 pub use exponential::exp_non_positive;
+pub use given::given;
 pub use tensor::{ProductOps, add_matmul, attend, attends, matmul, on_host, wide_matmul};
 pub use vectors::widest;
 
-/// Whether products of some size are computed in the CPU's matrix units: it has them, the system lets this process use them, and
-/// `SOFTSHARD_AMX=off` is not in the environment.
+/// Whether products of some size are computed in the CPU's matrix units: it has them, the system lets this
+/// process use them, and `SOFTSHARD_AMX=off` is not in the environment.
 pub fn uses_matrix_units() -> bool {
     amx::are_there()
 }

@@ -1,6 +1,7 @@
 //! Products and attention of Burn's tensors.
 //!
-//! Legend: M rows, K what is summed over, N columns; in attention B batch, T queries, S keys, H query heads, K key heads, E head width.
+//! Legend: M rows, K what is summed over, N columns; in attention B batch, T queries, S keys, H query heads,
+//! K key heads, E head width.
 
 #[cfg(feature = "cube")]
 use burn::backend::DispatchDevice;
@@ -42,7 +43,8 @@ pub fn add_matmul(sum: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::add_product(sum, a, b))
 }
 
-/// `a · b` of halves, accumulated and kept in f32; on the host some columns of `b` are f32 at a time at most. No gradient goes through it.
+/// `a · b` of halves, accumulated and kept in f32; on the host some columns of `b` are f32 at a time at
+/// most. No gradient goes through it.
 ///
 /// # Shapes
 /// As [`matmul`].
@@ -53,7 +55,7 @@ pub fn wide_matmul(a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
 /// Whether the numbers of tensors of this device are in the memory of this process.
 pub fn on_host(device: &Device) -> bool {
     #[cfg(feature = "cube")]
-    if matches!(device.as_dispatch(), DispatchDevice::Cube(_)) {
+    if matches!(device.clone().without_autodiff().as_dispatch(), DispatchDevice::Cube(_)) {
         return false;
     }
     let _ = device;
@@ -65,8 +67,8 @@ pub fn attends(device: &Device) -> bool {
     on_host(device) && amx::are_there()
 }
 
-/// `softmax(query · keyᵀ) · value` of each head over the keys that each query sees. Of scores 32 rows are in memory at a time, also in the backward
-/// pass, which computes them again.
+/// `softmax(query · keyᵀ) · value` of each head over the keys that each query sees. Of scores 32 rows are in
+/// memory at a time, also in the backward pass, which computes them again.
 ///
 /// # Shapes
 /// `query` and the result: `[B, T, H, E]`; `key` and `value`: `[B, S, K, 1, E]`, where K divides H; f32.

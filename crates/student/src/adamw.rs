@@ -1,4 +1,5 @@
-//! AdamW's sums in one pass over a parameter, its moments and its gradient, in place and on all cores; and what clipping does to gradients.
+//! AdamW's sums in one pass over a parameter, its moments and its gradient, in place and on all cores; and
+//! what clipping does to gradients.
 
 use burn::tensor::{DType, Tensor, TensorData};
 use rayon::prelude::*;

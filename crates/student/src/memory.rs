@@ -32,9 +32,11 @@ const PROGRAM: u64 = 24 << 20;
 const LOGITS: u64 = 3;
 /// More of them where each token of a uniform tail is an event of its own.
 const LOGITS_OF_EVENTS: u64 = 3;
-/// Of a bf16 matrix on a CPU without matrix units: its copies in 32 bits, and as the product reads them, bytes a number.
+/// Of a bf16 matrix on a CPU without matrix units: its copies in 32 bits, and as the product reads them,
+/// bytes a number.
 const CAST: u64 = 6;
-/// Of a number that matrix units read, bytes; of the left matrix at most, and of a thread's part of the right one and of attention.
+/// Of a number that matrix units read, bytes; of the left matrix at most, and of a thread's part of the
+/// right one and of attention.
 const PACKED: u64 = 6;
 const MOST_PACKED: u64 = 16 << 20;
 const PACKED_BY_THREAD: u64 = 2 << 20;

@@ -1,5 +1,6 @@
-//! Loops over the numbers of a row, which the compiler turns into the widest vectors that the processor has. Sums are in sixteen parts whatever
-//! it has, and nothing is contracted, so results do not depend on the processor.
+//! Loops over the numbers of a row, which the compiler turns into the widest vectors that the processor has.
+//! Sums are in sixteen parts whatever it has, and nothing is contracted, so results do not depend on the
+//! processor.
 
 use pulp::NullaryFnOnce;
 use softshard_products::{exp_non_positive, widest};
@@ -44,7 +45,8 @@ wide! {
         }
     }
 
-    /// With g = d · weight and r = 1 / √(mean(x²) + ε): `r · (g - x · r² · mean(g · x))`; adds `d · x · r` to `d_weight`.
+    /// With g = d · weight and r = 1 / √(mean(x²) + ε): `r · (g - x · r² · mean(g · x))`; adds `d · x · r`
+    /// to `d_weight`.
     fn rms_norm_backward(
         x: &'a [f32],
         weight: &'a [f32],

@@ -26,7 +26,8 @@ pub(crate) fn rms_norm(x: Tensor<2>, weight: Tensor<2>, epsilon: f64) -> Tensor<
     Tensor::from_dispatch(Dispatch::rms_norm(x.into_dispatch(), weight.into_dispatch(), epsilon as f32))
 }
 
-/// `scale · (x · cos + half turn(x) · sin)`, with the halves of the first `turned` numbers of each head as pairs.
+/// `scale · (x · cos + half turn(x) · sin)`, with the halves of the first `turned` numbers of each head as
+/// pairs.
 ///
 /// # Shapes
 /// `x` and the result: `[B, T, H, E]`; `cos` and `sin`: `[B or 1, T, 1, E]`, untracked; f32.

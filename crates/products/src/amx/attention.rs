@@ -1,7 +1,8 @@
-//! Attention, forward and backward, 32 queries at a time. Scores are in memory for those alone, and none is computed of keys that no query of
-//! the 32 sees.
+//! Attention, forward and backward, 32 queries at a time. Scores are in memory for those alone, and none is
+//! computed of keys that no query of the 32 sees.
 //!
-//! Legend: B batch, K key heads, G query heads for each of them, H = K·G, T queries, S keys, E head width, P = E rounded up to whole blocks.
+//! Legend: B batch, K key heads, G query heads for each of them, H = K·G, T queries, S keys, E head width, P
+//! = E rounded up to whole blocks.
 
 #[cfg(test)]
 mod tests;
@@ -84,7 +85,8 @@ fn pack_left(matrix: &Matrix<'_>, rows: Range<usize>, lines: &mut Vec<Line>) -> 
     of_tile
 }
 
-/// A product of 32 packed rows with packed columns: whole blocks into `into`, whose lines have `stride` numbers.
+/// A product of 32 packed rows with packed columns: whole blocks into `into`, whose lines have `stride`
+/// numbers.
 struct Blocks<'a> {
     units: &'a Units,
     left: &'a [Line],

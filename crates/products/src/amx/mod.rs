@@ -1,7 +1,8 @@
 //! Products in the matrix units of x86-64 CPUs (AMX).
 //!
-//! The left matrix is packed once, the right one slab by slab: some columns that stay in the second-level cache while all rows of the left one
-//! pass. Threads take slabs, so no number depends on how many there are.
+//! The left matrix is packed once, the right one slab by slab: some columns that stay in the second-level
+//! cache while all rows of the left one pass. Threads take slabs, so no number depends on how many there
+//! are.
 //!
 //! Legend: M rows, K what is summed over, N columns; a tile is 16 lines of 64 bytes.
 
@@ -114,7 +115,8 @@ fn planes(matrix: &Matrix<'_>) -> usize {
 }
 
 thread_local! {
-    /// Packed tiles, kept for the next product; taken out while in use, as a thread that waits may begin another product.
+    /// Packed tiles, kept for the next product; taken out while in use, as a thread that waits may begin
+    /// another product.
     static LEFT: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
     static SLAB: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }

@@ -1,6 +1,8 @@
-//! Numbers in the order of tiles: a f32 as the sum of three bf16 numbers, pairs of what is summed over beside each other.
+//! Numbers in the order of tiles: a f32 as the sum of three bf16 numbers, pairs of what is summed over
+//! beside each other.
 //!
-//! The upper half of a f32, rounded, is a bf16 number; so is that of what is then missing, and so is what is missing of both: the sum is exact.
+//! The upper half of a f32, rounded, is a bf16 number; so is that of what is then missing, and so is what is
+//! missing of both: the sum is exact.
 
 use std::arch::x86_64::{
     __m512i, _mm256_maskz_loadu_epi16, _mm512_add_epi32, _mm512_and_si512, _mm512_castps_si512,
@@ -26,8 +28,8 @@ pub(super) enum Side {
     Right,
 }
 
-/// Packs up to 16 rows of a left matrix, or columns of a right one, as tiles for all steps over `depth`, as many planes of each. What is not there
-/// is zero.
+/// Packs up to 16 rows of a left matrix, or columns of a right one, as tiles for all steps over `depth`, as
+/// many planes of each. What is not there is zero.
 ///
 /// # Panics
 /// The tiles are of another size, or a range is not of the matrix.
@@ -62,8 +64,8 @@ pub(super) fn pack(
             Part { along, stride: matrix.stride, outer: outer.len(), depth: DEPTH.min(depth.end - first) };
         let start =
             if along { outer.start * matrix.stride + first } else { first * matrix.stride + outer.start };
-        // SAFETY: matrix units are there, so AVX-512 is; the part is within the matrix, whose reach was checked when it was made, and the tile has
-        // as many planes as the numbers are split into.
+        // SAFETY: matrix units are there, so AVX-512 is; the part is within the matrix, whose reach was
+        // checked when it was made, and the tile has as many planes as the numbers are split into.
         #[expect(unsafe_code, reason = "vectors of a width that not every processor has")]
         unsafe {
             match matrix.numbers() {

@@ -48,11 +48,12 @@ impl Units {
         Self(PhantomData)
     }
 
-    /// Sums of a block, added to those at `output` if `add`. `left` and `right` are two tiles side by side each, for each step over K one or
-    /// three planes of them.
+    /// Sums of a block, added to those at `output` if `add`. `left` and `right` are two tiles side by side
+    /// each, for each step over K one or three planes of them.
     ///
     /// # Safety
-    /// `output` begins `size` numbers, rows and columns, of a matrix with this stride, which nobody else has; they are initialised if `add`.
+    /// `output` begins `size` numbers, rows and columns, of a matrix with this stride, which nobody else
+    /// has; they are initialised if `add`.
     #[expect(unsafe_code, reason = "instructions without intrinsics, on a block of a matrix")]
     pub(super) unsafe fn block(
         &self,
@@ -155,8 +156,9 @@ unsafe fn end_sums(output: *mut f32, stride: usize) {
     }
 }
 
-/// One step of numbers that are the sums of three: high · low, high · middle, high · high, low · high, middle · high, middle · middle. What
-/// is left out is below 2^-22 of a product. In this order each tile but two is loaded once.
+/// One step of numbers that are the sums of three: high · low, high · middle, high · high, low · high,
+/// middle · high, middle · middle. What is left out is below 2^-22 of a product. In this order each tile but
+/// two is loaded once.
 ///
 /// # Safety
 /// Each pointer is at three tiles.
