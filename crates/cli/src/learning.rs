@@ -1,5 +1,4 @@
-//! What a training says on its dashboard line: losses, the learning rate, memory, and the last look at
-//! held-out data.
+//! What a training says on its dashboard line: losses, the learning rate, memory, and the last look at held-out data.
 
 use std::fmt::{self, Display};
 

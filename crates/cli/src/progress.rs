@@ -1,9 +1,8 @@
 //! Progress events of the stages, drawn: bars on a terminal, a plain line every few seconds elsewhere.
 //!
-//! A stage emits `tracing` events with target [`TARGET`] and the fields `stage`, `done`, `total`, `unit`,
-//! `tokens` and, in training, those of [`Learning`]. In labelling they also say `split`, `worker`,
-//! `shards_done`, `shards_total`, `shards_failed` and `retries`: several workers have a line each. All
-//! counts are of the whole stage. The library crates know nothing of terminals.
+//! A stage emits `tracing` events with target [`TARGET`] and the fields `stage`, `done`, `total`, `unit`, `tokens` and,
+//! in training, those of [`Learning`]. In labelling they also say `split`, `worker`, `shards_done`, `shards_total`, `shards_failed` and
+//! `retries`: several workers have a line each. All counts are of the whole stage. The library crates know nothing of terminals.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -91,8 +90,8 @@ pub(crate) fn say(line: &str) {
     above_bars(|| tell(line));
 }
 
-/// A line to standard error, in one piece, with what a terminal would obey made visible. Whoever read it may
-/// have left: that ends no stage.
+/// A line to standard error, in one piece, with what a terminal would obey made visible. Whoever read it may have left: that ends
+/// no stage.
 pub(crate) fn tell(line: &str) {
     let _ = io::stderr().write_all(format!("{}\n", visible(line)).as_bytes());
 }

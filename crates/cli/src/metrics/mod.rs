@@ -1,13 +1,11 @@
-//! Metrics of a run, kept: `tracing` events become lines of JSON, TensorBoard's events and a text file for
-//! Prometheus.
+//! Metrics of a run, kept: `tracing` events become lines of JSON, TensorBoard's events and a text file for Prometheus.
 //!
-//! A stage emits events with target [`TARGET`] and the fields `stage`, `split`, `step`, and scalars of any
-//! name; between [`Recorder::start`] and its drop they are written by a thread of their own, so that no disk
-//! holds a stage up. What cannot be written is said once and then left: metrics are not worth a run.
+//! A stage emits events with target [`TARGET`] and the fields `stage`, `split`, `step`, and scalars of any name; between
+//! [`Recorder::start`] and its drop they are written by a thread of their own, so that no disk holds a stage up. What cannot be
+//! written is said once and then left: metrics are not worth a run.
 //!
-//! An event with `mark = "start"` says from which step on a run goes, and one with `mark = "checkpoint"`
-//! returns when all that was said before is written: so a killed run that goes on from its checkpoint leaves
-//! each step once.
+//! An event with `mark = "start"` says from which step on a run goes, and one with `mark = "checkpoint"` returns when all that
+//! was said before is written: so a killed run that goes on from its checkpoint leaves each step once.
 
 mod lines;
 mod prometheus;

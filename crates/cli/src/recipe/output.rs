@@ -20,8 +20,8 @@ pub(crate) struct OutputConfig {
     /// What `finetune` makes.
     #[serde(default = "default_teacher")]
     pub(crate) teacher: PathBuf,
-    /// Label datasets `train/` and `valid/`: a folder, or `s3://bucket/prefix` with the credentials of the
-    /// usual `AWS_*` variables.
+    /// Label datasets `train/` and `valid/`: a folder, or `s3://bucket/prefix` with the credentials of the usual `AWS_*`
+    /// variables.
     #[serde(default = "default_labels")]
     pub(crate) labels: PathBuf,
     /// What `train-student` makes.
