@@ -1,10 +1,10 @@
 //! `softshard teacher-labels`: the stage.
 
-use std::{path::Path, sync::atomic::AtomicBool};
+use std::path::Path;
 
 use anyhow::Result;
 use clap::Args;
-use softshard_labels::{Artefact, Provenance};
+use softshard_labels::{Artefact, Provenance, SequenceDataset, Split};
 use softshard_share::Writers;
 use softshard_teacher::{Part, Teacher, TeacherInputs};
 
@@ -13,8 +13,8 @@ use crate::{
     devices,
     doors::{self, Accept},
     labelling_summary::Told,
-    metrics::Recorder,
     recipe::{Recipe, RecipeError},
+    session::Session,
     stage::{Stage, positive},
 };
 
@@ -39,8 +39,8 @@ pub(crate) struct TeacherLabels {
     price_per_hour: Option<f64>,
 }
 
-/// Labels every split that was prepared, or a part of its shards.
-pub(crate) fn teacher_labels(options: &TeacherLabels, stop: &AtomicBool) -> Result<()> {
+/// Labels every split that the recipe labels, or a part of its shards.
+pub(crate) fn teacher_labels(options: &TeacherLabels, session: &Session) -> Result<()> {
     let TeacherLabels { stage, accept, task, of, price_per_hour } = options;
     let recipe = Recipe::load(&stage.recipe, &stage.overrides)?;
     let config = Recipe::section(recipe.teacher.as_ref(), "teacher", "teacher-labels")?;
@@ -61,33 +61,35 @@ pub(crate) fn teacher_labels(options: &TeacherLabels, stop: &AtomicBool) -> Resu
         );
     }
     let tokenizer = recipe.tokenizer_for(&config.model)?;
-    let held_out = recipe.output.sequences.join("valid");
-    let mut accepted = doors::sequences(&recipe, &recipe.output.sequences.join("train"), accept)?;
-    accepted.extend(doors::sequences(&recipe, &held_out, accept)?);
+    let (splits, valid) = (recipe.labelled_splits(), recipe.sequences(Split::Valid));
+    let mut accepted = doors::sequences(&recipe, &valid, accept)?;
+    for split in &splits {
+        // All of them, before the first is labelled.
+        SequenceDataset::manifest_of(recipe.sequences(*split))?;
+        accepted.extend(doors::sequences(&recipe, &recipe.sequences(*split), accept)?);
+    }
     let mut teacher = Teacher::new(config, &devices);
     let labels = recipe.labels_output(if part.is_some() { Writers::Many } else { Writers::One })?;
-    let metrics = Recorder::start(recipe.output.labelling_metrics("teacher-labels", part));
-    for split in ["train", "valid"] {
-        let sequences = recipe.output.sequences.join(split);
-        if split == "valid" && !sequences.exists() {
-            continue; // nothing was held out
-        }
+    let observer = session.recording(recipe.output.labelling_metrics("teacher-labels", part), None);
+    for split in splits {
+        let (sequences, split) = (recipe.sequences(split), split.name());
         let output = labels.join(split);
         let inputs = TeacherInputs {
             labels: &recipe.labels,
             sequences: &sequences,
-            held_out: Some(&held_out),
+            held_out: Some(&valid),
             tokenizer: &tokenizer,
             output: &output,
             part,
-            stop,
+            stop: session.stop,
+            observer: &observer,
         };
         let summary = softshard_teacher::run(&mut teacher, &inputs)?;
         let device = &stage.device;
         print!("{}", Told { split, summary: &summary, device, price_per_hour: *price_per_hour });
         println!("labels: {output}");
     }
-    drop(metrics);
+    drop(observer);
     if !accepted.is_empty() {
         let mut made_from = Provenance::new(Artefact::Labels);
         made_from.accept(accepted);

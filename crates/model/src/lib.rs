@@ -8,7 +8,8 @@
 //! use softshard_model::Decoder;
 //!
 //! let decoder = Decoder::load("models/stories260k".as_ref(), &Device::flex())?;
-//! let answers = decoder.generate(&[vec![1, 403, 407]], 32, &[2])?;
+//! let logits = |hidden: Tensor<2>, head: &Tensor<2>| hidden.matmul(head.clone().transpose());
+//! let answers = decoder.generate(&[vec![1, 403, 407]], 32, &[2], logits)?;
 //! let ids = Tensor::<2, Int>::from_ints([[1, 403, 407]], &Device::flex());
 //! let hidden = decoder.hidden(ids)?; // [1, 3, D]: logits are `hidden · decoder.head()ᵀ`
 //! # Ok::<(), softshard_model::Error>(())
@@ -68,7 +69,7 @@ pub use hub::hub_name;
 pub use layout::{Layout, QUERIES_PER_TILE};
 pub use lora::{LoraConfig, LoraMap, LoraShape};
 pub use memory::{device_kind, free_bytes, peak_bytes, used_bytes};
-pub use merge::{MergeInputs, Merged, merge};
+pub use merge::{MergeInputs, Merged, check_merge, merge};
 pub use out_of_memory::{Fitting, OutOfMemory, guarded};
 pub use precision::Precision;
 pub use quantised::Bits;

@@ -18,7 +18,7 @@ use change::{Change, write_tensor};
 use crate::config::{CONFIG, MAX_CONFIG_BYTES};
 use crate::convert;
 use crate::dora::{Along, Product};
-use crate::files::{WeightsFile, read_text};
+use crate::files::{WeightsFile, open_file, read_text};
 use crate::header::{Entry, Header};
 use crate::lora::LoraMap;
 use crate::peft::{AdapterFiles, Factors};
@@ -51,6 +51,8 @@ pub struct MergeInputs<'a> {
     pub output: &'a Path,
     /// Number format of the weights; as in the base's files where there is none.
     pub precision: Option<Precision>,
+    /// Content of the folder's `provenance.json`.
+    pub provenance: Option<&'a [u8]>,
     /// Set by somebody else to stop early.
     pub stop: &'a AtomicBool,
 }
@@ -72,22 +74,36 @@ pub struct Merged {
     pub made_for: String,
 }
 
+/// Checks what [`merge`] would find out before it writes: reads configurations and headers.
+///
+/// # Errors
+/// As [`merge`].
+pub fn check_merge(inputs: &MergeInputs<'_>) -> Result<(), Error> {
+    let config = DecoderConfig::load(inputs.base)?;
+    let checkpoint = Checkpoint::open(inputs.base, &config)?;
+    let adapter = AdapterFiles::open(inputs.adapter, &config)?;
+    let work =
+        Merge { inputs, tell: &|_, _| (), config: &config, checkpoint: &checkpoint, adapter: &adapter };
+    work.check()?;
+    temporary(inputs.output).map(drop)
+}
+
 /// Writes the model folder `base + adapter`: `W + scale · B · A`, with DoRA's magnitudes if it has them, computed in
 /// 32-bit floats and rounded to the nearest of the number format, in the same files; whole tensors of the adapter in
 /// place of the base's. All other tensors are the base's, byte for byte unless the number format changes.
 ///
 /// An adapter that changes the embedding or the head of a base that ties them leads to a model that does not.
 ///
-/// The folder appears whole or not at all.
+/// The folder appears whole or not at all. `tell` is told how many of all tensors are written.
 ///
 /// # Errors
 /// The base is no model, the adapter does not fit it, a number is not finite, the output is there and not empty, the file
 /// system refuses; or an [`io::ErrorKind::Interrupted`] because of `stop`.
-pub fn merge(inputs: &MergeInputs<'_>) -> Result<Merged, Error> {
+pub fn merge(inputs: &MergeInputs<'_>, tell: &dyn Fn(usize, usize)) -> Result<Merged, Error> {
     let config = DecoderConfig::load(inputs.base)?;
     let checkpoint = Checkpoint::open(inputs.base, &config)?;
     let adapter = AdapterFiles::open(inputs.adapter, &config)?;
-    let work = Merge { inputs, config: &config, checkpoint: &checkpoint, adapter: &adapter };
+    let work = Merge { inputs, tell, config: &config, checkpoint: &checkpoint, adapter: &adapter };
     work.check()?;
     let (temporary, parent) = temporary(inputs.output)?;
     fs_err::create_dir_all(&parent)?;
@@ -126,6 +142,7 @@ fn temporary(output: &Path) -> Result<(PathBuf, PathBuf), Error> {
 
 struct Merge<'a> {
     inputs: &'a MergeInputs<'a>,
+    tell: &'a dyn Fn(usize, usize),
     config: &'a DecoderConfig,
     checkpoint: &'a Checkpoint,
     adapter: &'a AdapterFiles,
@@ -179,6 +196,9 @@ impl Merge<'_> {
             if self.inputs.base.join(name).is_file() {
                 copy(&self.inputs.base.join(name), &folder.join(name))?;
             }
+        }
+        if let Some(provenance) = self.inputs.provenance {
+            write_synced(&folder.join("provenance.json"), provenance)?;
         }
         self.write_config(folder)?;
         Ok(merged)
@@ -261,8 +281,7 @@ impl Merge<'_> {
             write_tensor(file, &name, entry.dtype, change.as_ref(), &mut target)?;
             data_bytes += entry.bytes();
             merged.tensors += 1;
-            let done = merged.tensors;
-            tracing::info!(target: "softshard::progress", stage = "merge", done, total, unit = "tensors");
+            (self.tell)(merged.tensors, total);
         }
         target.sync_all()?;
         merged.bytes += target.metadata()?.len();
@@ -384,7 +403,7 @@ fn converted(tensors: &BTreeMap<String, Entry>, precision: Option<Precision>) ->
 
 /// Copies what is in a file and not its mode: a read-only one could not be written the next time.
 fn copy(from: &Path, to: &Path) -> Result<(), Error> {
-    let (mut from, mut to) = (fs_err::File::open(from)?, fs_err::File::create(to)?);
+    let (mut from, mut to) = (open_file(from)?, fs_err::File::create(to)?);
     std::io::copy(&mut from, &mut to)?;
     Ok(to.sync_all()?)
 }

@@ -12,8 +12,8 @@ use rand::{SeedableRng, seq::index};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use softshard_labels::{
-    LabelDataset, LabelPlan, LabelStats, LabelWriter, OptionalColumn, OwnTokenizer, Selection, Sequence,
-    SequenceDataset, SequenceLabels, ShardRecord,
+    LabelDataset, LabelPlan, LabelStats, LabelWriter, Observer, OptionalColumn, OwnTokenizer, Selection,
+    Sequence, SequenceDataset, SequenceLabels, ShardRecord,
 };
 use softshard_model::DecoderConfig;
 
@@ -47,8 +47,10 @@ pub struct EstimateInputs<'a> {
     pub teacher: &'a TeacherConfig,
     /// Recipe section `[labels]`.
     pub labels: &'a LabelsConfig,
-    /// Sequence datasets of the splits; the sample is drawn from the first, and a temperature is fitted on the second.
+    /// Sequence datasets of the splits that are labelled; the sample is drawn from the first.
     pub sequences: &'a [PathBuf],
+    /// Sequences that a temperature is fitted on, where the recipe calibrates the teacher.
+    pub held_out: Option<&'a Path>,
     /// The teacher's tokenizer; sequences of one with other ids are refused.
     pub tokenizer: &'a OwnTokenizer,
     /// Sequences of the sample; more where they have less than 2,000 labelled tokens.
@@ -59,6 +61,8 @@ pub struct EstimateInputs<'a> {
     pub workers: usize,
     /// Set to stop at the next step.
     pub stop: &'a AtomicBool,
+    /// Sees how far it is.
+    pub observer: &'a dyn Observer,
 }
 
 /// What a labelling run will cost and keep.
@@ -141,8 +145,7 @@ pub fn estimate(inputs: &EstimateInputs) -> Result<Estimate> {
     let sample = sample(&datasets[0], inputs.sample)?;
     let devices = [(inputs.device.clone(), inputs.workers)];
     let mut teacher = Teacher::new(inputs.teacher, &devices);
-    let held_out = inputs.sequences.get(1).map(PathBuf::as_path);
-    let plan = plan(teacher.identity(None, held_out)?, inputs.labels, &datasets[0])?;
+    let plan = plan(teacher.identity(None, inputs.held_out)?, inputs.labels, &datasets[0])?;
     let labeller = &mut teacher.labellers()?[0];
     let of_recipe = labeller.pace;
     labeller.pace = small_pace(of_recipe, &sample);
@@ -152,7 +155,7 @@ pub fn estimate(inputs: &EstimateInputs) -> Result<Estimate> {
     let tokens_per_second = tokens_per_second(inputs, labeller, &sample, &plans[0])?;
     labeller.pace = of_recipe;
     let wanted = plans.iter().map(Wanted::of).collect::<Result<Vec<_>>>()?;
-    let labelled = labeller.label(&sample, &wanted, progress("plan", sample.len()))?;
+    let labelled = labeller.label(&sample, &wanted, progress(inputs.observer, "plan", sample.len()))?;
     let splits: Vec<Split> = datasets.iter().map(|dataset| split(dataset, inputs.labels)).collect();
     let mut measured = Vec::with_capacity(plans.len());
     for (plan, labels) in plans.iter().zip(labelled) {
@@ -243,7 +246,7 @@ fn tokens_per_second(
     }
     stopped(inputs)?;
     let began = Instant::now();
-    labeller.label(sample, &wanted, progress("plan", sample.len()))?;
+    labeller.label(sample, &wanted, progress(inputs.observer, "plan", sample.len()))?;
     let seconds = began.elapsed().as_secs_f64();
     stopped(inputs)?;
     Ok(float(size(sample).tokens) / seconds)

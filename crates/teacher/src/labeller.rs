@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result};
 use burn::tensor::{Device, Tensor};
 use rayon::{ThreadPool, ThreadPoolBuilder, prelude::*};
-use softshard_labels::{Sequence, SequenceLabels};
+use softshard_labels::{Observer, Progress, Sequence, SequenceLabels};
 use softshard_losses::{HeadError, HeadOptions, label_rows};
 use softshard_model::{Decoder, OutOfMemory, batches_by_length};
 
@@ -62,10 +62,16 @@ pub(crate) struct Batch {
 }
 
 /// Says how many of `total` sequences are done after each batch.
-pub(crate) fn progress(stage: &'static str, total: usize) -> impl Fn(&Batch) + Sync {
+pub(crate) fn progress(observer: &dyn Observer, stage: &'static str, total: usize) -> impl Fn(&Batch) + Sync {
     let tell = move |done: u64, tokens: u64| {
-        let total = total as u64;
-        tracing::info!(target: "softshard::progress", stage, done, total, unit = "sequences", tokens);
+        observer.progress(&Progress {
+            stage,
+            done,
+            total: total as u64,
+            unit: "sequences",
+            tokens: Some(tokens),
+            ..Progress::default()
+        });
     };
     // Speeds are from here on.
     tell(0, 0);

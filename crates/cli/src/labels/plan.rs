@@ -1,17 +1,18 @@
 //! `softshard labels plan`: what a labelling run will cost and keep, before it begins.
 
-use std::{path::PathBuf, sync::atomic::AtomicBool};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
+use softshard_labels::Split;
 use softshard_teacher::{Estimate, EstimateInputs, SelectionEstimate, estimate};
 
 use crate::{
     device,
     devices::workers,
     numbers::{count, duration, grouped, number, percent, size},
-    progress,
     recipe::Recipe,
+    session::Session,
     stage::{Stage, positive},
     stdout::print_json,
     table::aligned,
@@ -32,32 +33,27 @@ pub(crate) struct Plan {
 }
 
 /// Prints the estimate.
-pub(super) fn plan(options: &Plan, stop: &AtomicBool) -> Result<()> {
+pub(super) fn plan(options: &Plan, session: &Session) -> Result<()> {
     let recipe = Recipe::load(&options.stage.recipe, &options.stage.overrides)?;
     let teacher = Recipe::section(recipe.teacher.as_ref(), "teacher", "labels plan")?;
     let device = device::open(&options.stage.device)?;
-    let splits = ["train", "valid"].map(|split| recipe.output.sequences.join(split));
-    // Nothing may be held out; without training sequences `estimate` says what is missing.
-    let sequences: Vec<PathBuf> = splits
-        .into_iter()
-        .enumerate()
-        .filter(|(index, path)| *index == 0 || path.exists())
-        .map(|(_, path)| path)
-        .collect();
+    let splits = recipe.labelled_splits().into_iter();
+    let sequences: Vec<PathBuf> = splits.map(|split| recipe.sequences(split)).collect();
     let found = estimate(&EstimateInputs {
         teacher,
         labels: &recipe.labels,
         sequences: &sequences,
+        held_out: Some(&recipe.sequences(Split::Valid)),
         tokenizer: &recipe.tokenizer_for(&teacher.model)?,
         sample: options.sample,
         device: &device,
         workers: workers(&device),
-        stop,
+        stop: session.stop,
+        observer: &session.observer(),
     })?;
     if options.json {
         return print_json(&found);
     }
-    progress::leave();
     print_estimate(&found);
     Ok(())
 }

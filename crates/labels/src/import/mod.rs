@@ -34,13 +34,10 @@ use dropped::BadRowsFound;
 use rows::{Kind, Rows, RowsHash, or_bad};
 use survey::Survey;
 
-use crate::{
-    Commit, Error, LabelWriter, LabelsManifest, OptionalColumn, SequenceLabels, ShardRecord, ShardWriter,
-    TeacherIdentity, Tokenizer,
-};
-
-/// Stands behind the `config_blake3` of a teacher whose `tail_log_mass` was computed of rounded or fitted numbers.
-const APPROXIMATE_TAIL: &str = ", approximate tail";
+use crate::dataset::{Commit, LabelWriter, LabelsManifest, ShardWriter, TeacherIdentity};
+use crate::observer::{Observer, Progress};
+use crate::shard::ShardRecord;
+use crate::values::{Error, OptionalColumn, SequenceLabels, Tokenizer};
 
 /// What labels are made of.
 pub enum ImportSource<'a> {
@@ -124,9 +121,10 @@ pub fn import(
     source: &ImportSource<'_>,
     target: &ImportTarget,
     stop: &AtomicBool,
+    observer: &dyn Observer,
 ) -> Result<Imported, Error> {
     let kind = source.kind(target)?;
-    let mut survey = Survey::new(source, target, &kind)?;
+    let mut survey = Survey::new(source, target, &kind, observer)?;
     let mut bad_rows = BadRowsFound::new(target.bad_rows);
     for row in source.rows()? {
         check_stop(stop)?;
@@ -138,7 +136,7 @@ pub fn import(
     }
     let plan = survey.plan().map_err(|error| bad_rows.explain(error))?;
     let writer = LabelWriter::create_or_resume(output, plan)?;
-    let mut shards = Shards::new(&writer, kind.is_approximate, survey.shard_hashes())?;
+    let mut shards = Shards::new(&writer, kind.is_approximate, survey.shard_hashes(), observer)?;
     let mut dropped = bad_rows.into_list(output)?;
     for row in source.rows()? {
         check_stop(stop)?;
@@ -160,31 +158,6 @@ pub fn import(
         dropped,
         mass_above_one: survey.above_one(),
     })
-}
-
-impl TeacherIdentity {
-    /// A teacher that labels of other programs name: nobody saw its files, so `unverified: NAME` stands where the hash of
-    /// its weights would, and what wrote the labels where the hash of its configuration would.
-    pub fn unverified(name: &str, origin: &str, vocab_size: u32) -> Self {
-        Self {
-            config_blake3: format!("unverified: {origin}"),
-            weights_blake3: format!("unverified: {name}"),
-            adapter_blake3: None,
-            dtype: "unknown".to_owned(),
-            vocab_size,
-            altered: None,
-        }
-    }
-
-    /// Whether its files were hashed.
-    pub fn is_verified(&self) -> bool {
-        !self.weights_blake3.starts_with("unverified: ")
-    }
-
-    /// Whether the mass that was cut off was computed of numbers that had been rounded or fitted before.
-    pub fn has_approximate_tail(&self) -> bool {
-        self.config_blake3.ends_with(APPROXIMATE_TAIL)
-    }
 }
 
 impl ImportSource<'_> {
@@ -252,10 +225,16 @@ struct Shards<'a> {
     expected: Vec<blake3::Hash>,
     /// What the shards must be, where that is known.
     records: Option<&'a [ShardRecord]>,
+    observer: &'a dyn Observer,
 }
 
 impl<'a> Shards<'a> {
-    fn new(writer: &'a LabelWriter, are_rounded: bool, expected: Vec<blake3::Hash>) -> Result<Self, Error> {
+    fn new(
+        writer: &'a LabelWriter,
+        are_rounded: bool,
+        expected: Vec<blake3::Hash>,
+        observer: &'a dyn Observer,
+    ) -> Result<Self, Error> {
         let missing = writer.missing()?;
         Ok(Self {
             writer,
@@ -268,6 +247,7 @@ impl<'a> Shards<'a> {
             content: RowsHash::default(),
             expected,
             records: None,
+            observer,
         })
     }
 
@@ -287,7 +267,7 @@ impl<'a> Shards<'a> {
             self.close()?;
         }
         self.row += 1;
-        progress("import", self.row, ranges[ranges.len() - 1][1] - first);
+        progress(self.observer, "import", self.row, ranges[ranges.len() - 1][1] - first);
         Ok(())
     }
 
@@ -333,6 +313,7 @@ fn check_stop(stop: &AtomicBool) -> Result<(), Error> {
     Ok(())
 }
 
-fn progress(stage: &'static str, done: u64, total: u64) {
-    tracing::info!(target: "softshard::progress", stage, done, total = total.max(done), unit = "rows");
+fn progress(observer: &dyn Observer, stage: &str, done: u64, total: u64) {
+    let total = total.max(done);
+    observer.progress(&Progress { stage, done, total, unit: "rows", ..Progress::default() });
 }
