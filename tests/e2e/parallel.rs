@@ -116,3 +116,27 @@ fn a_device_that_is_not_there_ends_it_before_anything_is_read() {
     }
     assert!(!world.path("run").exists());
 }
+
+/// Products and attention go through matrix units where the CPU has them; this is how another CPU computes.
+#[test]
+fn without_matrix_units_a_run_is_the_same_but_for_rounding() {
+    const ROUNDING: f64 = 1e-4;
+    let world = World::labelled();
+    let losses = |name: &str| -> Vec<f64> {
+        let curve = world.curve(name);
+        curve.iter().map(|step| step["loss"].as_f64().expect("a loss")).collect()
+    };
+    let overrides = |name: &str| ["student.epochs=2".to_owned(), format!("output.student={name}")];
+    for (name, units) in [("units", "on"), ("plain", "off")] {
+        let overrides = overrides(name);
+        let overrides: Vec<&str> = overrides.iter().map(String::as_str).collect();
+        run(world.stage("train-student", &overrides).env("SOFTSHARD_AMX", units)).succeeded();
+    }
+    let (found, expected) = (losses("units"), losses("plain"));
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.into_iter().zip(expected) {
+        assert!((found - expected).abs() <= ROUNDING * expected, "{found} and {expected}");
+    }
+    let again = ["output.labels=again"];
+    run(world.stage("teacher-labels", &again).env("SOFTSHARD_AMX", "off")).succeeded();
+}

@@ -1,4 +1,5 @@
-"""Speed and memory of distilling with PEFT on a CPU: bench_student.py MODEL_DIR LABELS_DIR [--sorted] [--checkpointing]. One JSON line.
+"""Speed and memory of distilling with PEFT on a CPU: bench_student.py MODEL_DIR LABELS_DIR [--sorted] [--checkpointing]
+[--whole]. One JSON line.
 
 Legend: B batch, T tokens, K entries (padded to the most), R rows (labelled positions), D model width, V vocabulary.
 
@@ -10,6 +11,7 @@ usual:    batches in the order of the data, padded to their longest, with a mask
           earlier tokens), head and loss on labelled rows only, ROWS_PER_CHUNK at a time, whose gradient by the hidden states is taken at
           once, so that no chunk's logits are kept or computed again.
 --checkpointing: transformers' gradient checkpointing: a layer's activations are computed again.
+--whole:  all weights learn, without PEFT.
 """
 
 import argparse
@@ -80,7 +82,9 @@ def backward_usual(model: torch.nn.Module, batch: dict[str, torch.Tensor], alpha
 
 def backward_sorted(model: torch.nn.Module, batch: dict[str, torch.Tensor], alpha: float) -> float:
     """As above, head and loss in chunks of the rows."""
-    inner = model.base_model.model
+    inner = model.base_model.model if isinstance(model, peft.PeftModel) else model
+    head = inner.lm_head.weight
+    of_head = torch.zeros_like(head) if head.requires_grad else None
     sequence, position = batch["places"].unbind(1)
     hidden = inner.model(input_ids=batch["ids"], use_cache=False).last_hidden_state[sequence, position - 1]
     rows, total, gradients = hidden.shape[0], 0.0, []
@@ -90,9 +94,14 @@ def backward_sorted(model: torch.nn.Module, batch: dict[str, torch.Tensor], alph
         gold, kept = of_rows(batch, start, start + ROWS_PER_CHUNK)
         loss = row_losses(log_q, gold, kept, alpha).sum() / rows
         total += loss.item()
-        gradients += torch.autograd.grad(loss, [chunk])
-        del log_q, loss
+        found = torch.autograd.grad(loss, [chunk] if of_head is None else [chunk, head])
+        gradients.append(found[0])
+        if of_head is not None:
+            of_head += found[1]
+        del log_q, loss, found
     hidden.backward(torch.cat(gradients))
+    if of_head is not None:
+        head.grad = of_head if head.grad is None else head.grad.add_(of_head)
     return total
 
 
@@ -110,6 +119,7 @@ def main() -> None:
     parser.add_argument("--adapter-config", type=Path, help="an adapter_config.json; default: r=8 on q_proj, v_proj")
     parser.add_argument("--sorted", action="store_true")
     parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--whole", action="store_true", help="all weights learn")
     parser.add_argument("--batch-size", type=int, default=8, help="sequences per batch (usual)")
     parser.add_argument("--max-tokens-per-batch", type=int, default=2048, help="padded tokens per batch (--sorted)")
     parser.add_argument("--alpha", type=float, default=1.0)
@@ -127,7 +137,12 @@ def main() -> None:
         backward: Callable = backward_sorted
     else:
         batches, backward = list(batches_usual(rows, arguments.batch_size)), backward_usual
-    model = attach(models.load(arguments.model_dir), arguments.adapter_config).train()
+    model = models.load(arguments.model_dir)
+    if arguments.whole:
+        model.requires_grad_(True)
+    else:
+        model = attach(model, arguments.adapter_config)
+    model.train()
     if arguments.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     parameters = [p for p in model.parameters() if p.requires_grad]

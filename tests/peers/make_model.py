@@ -31,6 +31,25 @@ CONFIGS = {
         intermediate_size=2048,
         vocab_size=32000,
     ),
+    # The same with a tied head: 109.5 million parameters.
+    "109m": lambda: transformers.LlamaConfig(
+        **{**LLAMA, "tie_word_embeddings": True},
+        hidden_size=768,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        intermediate_size=2048,
+        vocab_size=32000,
+    ),
+    # SmolLM2-135M's layers, 24 of its 30: 113 million parameters.
+    "smol": lambda: transformers.LlamaConfig(
+        **{**LLAMA, "tie_word_embeddings": True},
+        hidden_size=576,
+        num_hidden_layers=24,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        intermediate_size=1536,
+        vocab_size=49152,
+    ),
     # Many layers, of which two are little.
     "deep": lambda: transformers.LlamaConfig(
         **LLAMA,

@@ -47,7 +47,9 @@ def from_arrow(table: pa.Table) -> Shard:
     """Takes the columns apart; readers differ in list, string and binary types, values are what counts."""
     lists = {}
     for name in table.column_names:
-        if name in ("sequence_key", "source"):
+        kind = table.schema.field(name).type
+        # Keys, sources, and an example's text are no numbers of tokens.
+        if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
             continue
         column = table[name].combine_chunks()
         if isinstance(column, pa.ChunkedArray):

@@ -10,6 +10,7 @@
 use std::ops::Range;
 
 use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData};
+use softshard_products::{add_matmul, given, matmul};
 
 use crate::{
     chunk::{Kept, TargetChunks, ZERO},
@@ -97,9 +98,9 @@ impl DistillLoss {
     /// The loss of N rows, with its gradient attached.
     ///
     /// The gradient by `hidden` (and by `head`, if autodiff tracks it) is computed here, chunk by chunk, and hung on
-    /// the loss as `s - detach(s) + loss` with `s = Σ hidden · d_hidden`. So autodiff keeps `[N, D]` of it (and
-    /// `[V, D]` for a trained head), never `[N, V]`. Memory on top: at most about twice the logits of one chunk on the
-    /// CPU, four times on other devices or with a uniform tail.
+    /// the loss as a zero with this gradient (`softshard_products::given`). So autodiff keeps `[N, D]` of it
+    /// (and `[V, D]` for a trained head), never `[N, V]`. Memory on top: at most about twice the logits of
+    /// one chunk on the CPU, four times on other devices or with a uniform tail.
     ///
     /// A non-finite logit makes the loss non-finite: look before the optimizer steps.
     ///
@@ -141,10 +142,10 @@ impl DistillLoss {
             d_hidden.push(product::pull_back(d_logits.clone(), &chunks.head));
             if head.is_tracked() {
                 let d_logits = d_logits.cast(FloatDType::from(chunks.head.dtype()));
-                let product = d_logits.transpose().matmul(chunk.hidden);
+                let d_logits = d_logits.transpose();
                 d_head = Some(match d_head {
-                    Some(sum) => sum + product,
-                    None => product,
+                    Some(sum) => add_matmul(sum, d_logits, chunk.hidden),
+                    None => matmul(d_logits, chunk.hidden),
                 });
             }
         }
@@ -161,12 +162,11 @@ impl DistillLoss {
         let loss = loss_sum / divide_by;
         let loss = Tensor::from_data(TensorData::from([loss]), (&hidden.device(), DType::from(chunks.dtype)));
 
-        let mut surrogate = (hidden * Tensor::cat(d_hidden, 0)).sum();
+        let mut zero = given(hidden, Tensor::cat(d_hidden, 0));
         if let Some(d_head) = d_head {
-            surrogate = surrogate + (head * d_head).sum();
+            zero = zero + given(head, d_head);
         }
-        let surrogate = surrogate.cast(chunks.dtype);
-        let loss = surrogate.clone() - surrogate.detach() + loss;
+        let loss = zero.cast(chunks.dtype) + loss;
         LossValue { loss, loss_sum, cross_entropy_sum, divergence_sum }
     }
 

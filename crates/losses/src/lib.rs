@@ -37,7 +37,6 @@ mod cube;
 mod distill;
 mod divergence;
 mod error;
-mod exponential;
 mod head;
 mod labels;
 mod passes;

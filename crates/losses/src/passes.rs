@@ -2,9 +2,8 @@
 //!
 //! Legend: V vocabulary. Lanes are fixed, and products and sums are not contracted, so results do not depend on the processor.
 
-use pulp::{Arch, NullaryFnOnce};
-
-use crate::exponential::exp_non_positive;
+use pulp::NullaryFnOnce;
+use softshard_products::{exp_non_positive, widest};
 
 /// Numbers that are looked at together: their largest one is kept, and their f32 sums are added in f64.
 pub(crate) const BLOCK: usize = 64;
@@ -240,21 +239,6 @@ pub(crate) fn scale(values: &mut [f32], by: f32) {
         }
     }
     widest(Pass(values, by));
-}
-
-/// Runs a pass that was compiled for the widest vectors of this processor: AVX-512 where `gemm` has it, AVX2, NEON, or whatever
-/// every processor of its kind has.
-#[inline(always)]
-fn widest<Pass: NullaryFnOnce>(pass: Pass) -> Pass::Output {
-    let arch = Arch::new();
-    // Among the variants only with a feature that nothing else here needs, and all of Burn would be compiled anew for.
-    #[cfg(target_arch = "x86_64")]
-    if matches!(arch, Arch::Scalar)
-        && let Some(avx2) = pulp::x86::V3::try_new()
-    {
-        return avx2.vectorize(pass);
-    }
-    arch.dispatch(pass)
 }
 
 #[inline(always)]

@@ -6,6 +6,7 @@
 //! is rounded to the 8 bits of bf16 is one of 32 values between 16 and 32, and the most probable tokens become equal ones.
 
 use burn::tensor::{DType, FloatDType, Tensor};
+use softshard_products::{matmul, wide_matmul};
 
 /// Numbers of the head that are f32 at a time, where it is not.
 const SLICE: usize = 4 << 20;
@@ -26,21 +27,13 @@ pub const WIDE_SLICE_BYTES: u64 = 4 * SLICE as u64;
 pub fn logits(hidden: Tensor<2>, head: &Tensor<2>) -> Tensor<2> {
     let (hidden, head) = (hidden.inner(), head.clone().inner());
     if is_wide(&head) {
-        return hidden.matmul(head.transpose());
+        return matmul(hidden, head.transpose());
     }
     #[cfg(feature = "cube")]
     if crate::cube::runs_on(&head.device()) {
         return crate::cube::wide_product(hidden, head.transpose());
     }
-    let ([rows, _], [vocabulary, _], device) = (hidden.dims(), head.dims(), head.device());
-    let hidden = hidden.cast(FloatDType::F32);
-    let mut logits = Tensor::zeros([rows, vocabulary], (&device, DType::F32));
-    for (first, slice) in slices(&head) {
-        let [count, _] = slice.dims();
-        logits =
-            logits.slice_assign([0..rows, first..first + count], hidden.clone().matmul(slice.transpose()));
-    }
-    logits
+    wide_matmul(hidden, head.transpose())
 }
 
 /// `d_logits · head`: the gradient by the hidden states, in the type of the head.
@@ -50,13 +43,13 @@ pub fn logits(hidden: Tensor<2>, head: &Tensor<2>) -> Tensor<2> {
 pub(crate) fn pull_back(d_logits: Tensor<2>, head: &Tensor<2>) -> Tensor<2> {
     let dtype = FloatDType::from(head.dtype());
     if is_wide(head) || sums_in_f32(head) {
-        return d_logits.cast(dtype).matmul(head.clone());
+        return matmul(d_logits.cast(dtype), head.clone());
     }
     let ([rows, _], [_, width]) = (d_logits.dims(), head.dims());
     let mut d_hidden = Tensor::zeros([rows, width], (&head.device(), DType::F32));
     for (first, slice) in slices(head) {
         let [count, _] = slice.dims();
-        d_hidden = d_hidden + d_logits.clone().narrow(1, first, count).matmul(slice);
+        d_hidden = d_hidden + matmul(d_logits.clone().narrow(1, first, count), slice);
     }
     d_hidden.cast(dtype)
 }

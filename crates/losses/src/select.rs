@@ -6,8 +6,8 @@ use std::cmp::Ordering;
 
 use crate::best::Best;
 use crate::error::HeadError;
-use crate::exponential::exp_non_positive;
 use crate::passes::{BLOCK, Sums, exponentiate, partition, sum_f64};
+use softshard_products::exp_non_positive;
 
 /// Which tokens of a distribution are kept.
 #[derive(Debug, Clone, Copy, PartialEq)]

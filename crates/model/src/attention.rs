@@ -4,6 +4,7 @@
 //! head, H = K·G, E head width, D model width, N = B·T rows.
 
 use burn::tensor::{DType, Device, Int, Tensor, activation};
+use softshard_products::Visible;
 
 use crate::cache::Cache;
 use crate::config::{DecoderConfig, FusedQkv};
@@ -57,6 +58,8 @@ pub(crate) struct Context<'a> {
     pub(crate) dropout_seed: Option<DropoutSeed>,
     /// Whether something learns: the fused operations are then used, with a graph and without one to the same bits.
     pub(crate) learning: bool,
+    /// Whether a gate is one operation: where something learns, and on the host.
+    pub(crate) fuses: bool,
 }
 
 impl Context<'_> {
@@ -77,8 +80,15 @@ impl Context<'_> {
 /// What tokens see in layers with these windows, which for the texts of a batch may be the same.
 pub(crate) struct View<'a> {
     pub(crate) windows: Vec<Option<usize>>,
-    pub(crate) tiles: Vec<Tile>,
-    pub(crate) masks: Masks<'a>,
+    pub(crate) seen: Seen<'a>,
+}
+
+/// How attention is told what tokens see.
+pub(crate) enum Seen<'a> {
+    /// In one operation, which skips what nobody sees (`softshard_products::attend`).
+    Whole(Visible),
+    /// In tiles of queries, with masks.
+    Tiles { tiles: Vec<Tile>, masks: Masks<'a> },
 }
 
 /// What the tiles do not see.
@@ -98,9 +108,10 @@ impl Masks<'_> {
     }
 }
 
-/// Queries `[B, K, G, T, E]`, scaled, keys `[B, T, K, 1, E]` and values `[B, T, K, 1, E]`, turned by their positions.
+/// Queries `[B, T, H, E]`, scaled, keys `[B, T, K, 1, E]` and values `[B, T, K, 1, E]`, turned by their
+/// positions.
 struct Projected {
-    query: Tensor<5>,
+    query: Tensor<4>,
     key: Tensor<5>,
     value: Tensor<5>,
 }
@@ -129,25 +140,57 @@ impl Attention {
         if let Some(slot) = cache {
             (key, value) = Cache::append(slot, key, value);
         }
-        // Views: the products read them in place, and the group axis is broadcast, not repeated.
-        let (key, value) = (key.permute([0, 2, 3, 4, 1]), value.permute([0, 2, 3, 1, 4]));
-        let view = context.view(self.window);
-        let tile = |(index, tile): (usize, &Tile)| {
-            let query = narrow(&query, 3, &tile.queries);
-            let (key, value) = (narrow(&key, 4, &tile.keys), narrow(&value, 3, &tile.keys));
-            attend(query, key, value, view.masks.of(index, tile), context.learning)
-        };
-        let mixed = match view.tiles.as_slice() {
-            [alone] => tile((0, alone)),
-            tiles => Tensor::cat(tiles.iter().enumerate().map(tile).collect(), 3),
-        };
         let Heads { keys, groups, width } = self.heads;
         let [batch, tokens] = context.attended_shape();
-        let mut mixed = mixed.permute([0, 3, 1, 2, 4]).reshape([batch * tokens, keys * groups * width]);
+        let view = context.view(self.window);
+        let mixed = match &view.seen {
+            Seen::Whole(visible) => {
+                let dtype = value.dtype();
+                let [key, value] = [key, value].map(|x| cast(x, DType::F32));
+                cast(softshard_products::attend(cast(query, DType::F32), key, value, visible.clone()), dtype)
+            }
+            Seen::Tiles { tiles, masks } => {
+                self.attend_by_tile(self.by_group(query), [key, value], (tiles, masks), context.learning)
+            }
+        };
+        let mut mixed = mixed.reshape([batch * tokens, keys * groups * width]);
         if let Some(padding) = &context.padding {
             mixed = mixed.select(0, padding.gather.clone());
         }
         self.output.forward(mixed, dropout)
+    }
+
+    /// # Shapes
+    /// `query`: `[B, T, H, E]`; the result: `[B, K, G, T, E]`.
+    fn by_group(&self, query: Tensor<4>) -> Tensor<5> {
+        let Heads { keys, groups, width } = self.heads;
+        let [batch, tokens, ..] = query.dims();
+        query.reshape([batch, tokens, keys, groups, width]).permute([0, 2, 3, 1, 4])
+    }
+
+    /// # Shapes
+    /// `query`: `[B, K, G, T, E]`; key and value: `[B, S, K, 1, E]`; the result: `[B, T, H, E]`.
+    fn attend_by_tile(
+        &self,
+        query: Tensor<5>,
+        [key, value]: [Tensor<5>; 2],
+        (tiles, masks): (&[Tile], &Masks<'_>),
+        learning: bool,
+    ) -> Tensor<4> {
+        let Heads { keys, groups, width } = self.heads;
+        let [batch, _, _, tokens, _] = query.dims();
+        // Views: the products read them in place, and the group axis is broadcast, not repeated.
+        let (key, value) = (key.permute([0, 2, 3, 4, 1]), value.permute([0, 2, 3, 1, 4]));
+        let tile = |(index, tile): (usize, &Tile)| {
+            let query = narrow(&query, 3, &tile.queries);
+            let (key, value) = (narrow(&key, 4, &tile.keys), narrow(&value, 3, &tile.keys));
+            attend(query, key, value, masks.of(index, tile), learning)
+        };
+        let mixed = match tiles {
+            [alone] => tile((0, alone)),
+            tiles => Tensor::cat(tiles.iter().enumerate().map(tile).collect(), 3),
+        };
+        mixed.permute([0, 3, 1, 2, 4]).reshape([batch, tokens, keys * groups, width])
     }
 
     /// Probabilities that the tokens at `rows` of one text give to the tokens before them and to themselves.
@@ -162,7 +205,7 @@ impl Attention {
         context: &Context<'_>,
     ) -> Tensor<3> {
         let Projected { query, key, .. } = self.project(x, context, &mut Dropout::new(None, 0));
-        let query = query.select(3, rows.clone());
+        let query = self.by_group(query).select(3, rows.clone());
         let scores = cast(query.matmul(key.permute([0, 2, 3, 4, 1])), DType::F32) + mask.clone();
         let [_, keys, groups, rows, tokens] = scores.dims();
         activation::softmax(scores, 4).reshape([keys * groups, rows, tokens])
@@ -192,10 +235,13 @@ impl Attention {
             key = per_head(of_keys, key);
         }
         // Scaling the queries is cheaper than scaling the scores.
-        query = query * (width as f64).powf(-0.5);
-        if let Some((rope, angles)) = &context.rope {
-            query = rope.turn(query, angles);
-            key = rope.turn(key, angles);
+        let scale = (width as f64).powf(-0.5);
+        match &context.rope {
+            Some((rope, angles)) => {
+                query = rope.turn(query, angles, scale);
+                key = rope.turn(key, angles, 1.0);
+            }
+            None => query = query * scale,
         }
         let [batch, tokens] = context.attended_shape();
         let spread = |x: Tensor<4>| match &context.padding {
@@ -208,7 +254,7 @@ impl Attention {
         };
         let [query, key, value] = [query, key, value].map(spread);
         Projected {
-            query: query.reshape([batch, tokens, keys, groups, width]).permute([0, 2, 3, 1, 4]),
+            query,
             // In the cache with the group axis: a view of part of it could not be reshaped without a copy.
             key: key.reshape([batch, tokens, keys, 1, width]),
             value: value.reshape([batch, tokens, keys, 1, width]),

@@ -1,5 +1,7 @@
 //! The memory that a model's weights and its key-value cache take, from its shape alone.
 
+use softshard_products::uses_matrix_units;
+
 use crate::layout::{Layout, QUERIES_PER_TILE};
 use crate::names::{Parameter, ParameterKind};
 use crate::quantised::Packing;
@@ -86,7 +88,8 @@ impl DecoderConfig {
             + u64::from(learns(&[names.output])) * heads
             + u64::from(read_by_feed_forward) * width
             + u64::from(learns(&[names.down])) * inside;
-        let norms = if lora.is_none() { 4 } else { 2 };
+        // What each of the two reads.
+        let norms = 2;
         // A gate and what it meets; else what the steps of the activation read.
         let halves = match (self.gated, self.activation) {
             (true, _) => 2,
@@ -101,12 +104,14 @@ impl DecoderConfig {
             input: bytes * width,
             kept,
             passing: bytes * (3 * inside + 3 * width) + casts,
-            scores: 3 * f32_bytes * count(self.num_attention_heads),
+            // In matrix units 32 queries at a time: next to nothing.
+            scores: if uses_matrix_units() { 0 } else { 3 * f32_bytes * count(self.num_attention_heads) },
         }
     }
 
-    /// Bytes of the attention masks that a graph over this layout keeps, in f32: they grow with the square of the longest text. Layers
-    /// with the same window share them, and so do those whose windows hide nothing.
+    /// Bytes of the attention masks that a graph over this layout keeps, in f32, where attention goes by
+    /// tiles: they grow with the square of the longest text. Layers with the same window share them, and so
+    /// do those whose windows hide nothing.
     pub fn mask_bytes(&self, layout: &Layout) -> u64 {
         let numbers = |window: &Option<usize>| count(layout.mask_numbers(&layout.tiles(*window)));
         4 * self.windows(layout).keys().map(numbers).sum::<u64>()

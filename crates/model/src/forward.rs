@@ -4,13 +4,15 @@
 
 use burn::tensor::{Int, Tensor, TensorData};
 
-use crate::attention::{Context, Masks, View};
+use crate::attention::{Context, Masks, Seen, View};
 use crate::cache::Cache;
 use crate::config::Positions;
 use crate::layout::{Layout, MASKED, Tile};
 use crate::linear::Dropout;
 use crate::{Decoder, Error, Trainable};
 
+/// Queries of a text that are worth attention in one operation; an answer's next token is not.
+const LEAST_QUERIES: usize = 16;
 /// Numbers in the masks that are kept for all layers: 32 MB.
 const MOST_KEPT: usize = 1 << 23;
 
@@ -114,17 +116,21 @@ impl Decoder {
     ) -> Context<'a> {
         let (learning, device) = (self.trainable != Trainable::Nothing, &self.device);
         let windows = self.config.windows(layout);
+        let whole = softshard_products::attends(device) && layout.columns() >= LEAST_QUERIES;
         let tiles: Vec<_> = windows.keys().map(|&window| layout.tiles(window)).collect();
         let numbers: usize = tiles.iter().map(|tiles| layout.mask_numbers(tiles)).sum();
         // A graph keeps them all anyway.
         let kept = learning || numbers * passes <= MOST_KEPT;
         let view = |(window, windows, tiles): (Option<usize>, Vec<Option<usize>>, Vec<Tile>)| {
-            let masks = if kept {
-                Masks::Kept(tiles.iter().map(|tile| layout.mask(tile, window, device)).collect())
+            let seen = if whole {
+                Seen::Whole(layout.visible(window))
+            } else if kept {
+                let masks = tiles.iter().map(|tile| layout.mask(tile, window, device)).collect();
+                Seen::Tiles { tiles, masks: Masks::Kept(masks) }
             } else {
-                Masks::Made { layout, window, device }
+                Seen::Tiles { tiles, masks: Masks::Made { layout, window, device } }
             };
-            View { windows, tiles, masks }
+            View { windows, seen }
         };
         Context {
             shape,
@@ -137,6 +143,7 @@ impl Decoder {
                 .collect(),
             dropout_seed: self.dropout_seed,
             learning,
+            fuses: learning || softshard_products::on_host(device),
         }
     }
 

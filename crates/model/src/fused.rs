@@ -6,6 +6,8 @@
 //! Legend: B batch, K key heads, G query heads for each of them, T queries of a tile, S keys, E head width, N rows, I inputs, R rank.
 
 mod kernels;
+mod passes;
+mod rows;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +22,7 @@ use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_e
 use burn::tensor::{DType, Shape, Tensor, TensorData};
 
 use kernels::Kernels;
+pub(crate) use rows::{rms_norm, turned};
 
 /// What is dropped, a bit each, and what the rest is multiplied by.
 #[derive(Debug, Clone)]

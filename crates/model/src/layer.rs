@@ -109,7 +109,7 @@ impl FeedForward {
     fn forward(&self, x: Tensor<2>, context: &Context<'_>, dropout: &mut Dropout) -> Tensor<2> {
         let inner = match &self.gate {
             None => self.activate(self.up.forward(x, dropout)),
-            Some(gate) if context.learning && self.activation == Activation::Silu => {
+            Some(gate) if context.fuses && self.activation == Activation::Silu => {
                 let gate = gate.forward(x.clone(), dropout);
                 fused::gated(gate, self.up.forward(x, dropout))
             }

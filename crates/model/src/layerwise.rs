@@ -7,6 +7,7 @@
 //! Legend: N rows of all tokens, M labelled rows, D model width, V vocabulary.
 
 use burn::tensor::{Gradients, Tensor};
+use softshard_products::given;
 
 use crate::batch::{Arrangement, Collated, collate};
 use crate::linear::Dropout;
@@ -135,7 +136,7 @@ fn leaf(value: Tensor<2>) -> Tensor<2> {
 
 /// Gradients of what `output` was computed from, given that of `output` itself: those of `Σ output · d_output`.
 fn pull(output: Tensor<2>, d_output: Tensor<2>) -> Gradients {
-    (output * d_output).sum().backward()
+    given(output, d_output).backward()
 }
 
 fn gradient_of(leaf: &Tensor<2>, found: &Gradients) -> Tensor<2> {

@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use softshard_products::Visible;
 
 /// Added to a score that must not count. Every row of a mask leaves at least one score, so none becomes NaN; a finite
 /// value would take the slow path of `expf` for results that underflow.
@@ -137,6 +138,17 @@ impl Layout {
             start += length;
         }
         Some(Padding { shape: [lengths.len(), columns], spread: tensor(spread), gather: tensor(gather) })
+    }
+
+    /// Tokens of a row.
+    pub(crate) fn columns(&self) -> usize {
+        self.first.first().map_or(0, Vec::len)
+    }
+
+    /// The columns that each token sees, none of which is further back than `window`.
+    pub(crate) fn visible(&self, window: Option<usize>) -> Visible {
+        let row = |row: &Vec<usize>| (0..row.len()).map(|query| self.from(row, query, window)).collect();
+        Visible::new(self.seen, self.first.iter().map(row).collect())
     }
 
     /// Tiles of queries with the columns that they see, none of which is further back than `window`.

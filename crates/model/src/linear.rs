@@ -6,6 +6,7 @@ use burn::tensor::{DType, Tensor};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
+use softshard_products::matmul;
 
 use crate::fused::{self, DropoutMask};
 use crate::precision::cast;
@@ -67,7 +68,7 @@ impl Weight {
     /// `x · Wᵀ`.
     fn product(&self, x: Tensor<2>) -> Tensor<2> {
         match self {
-            Self::Dense(weight) => x.matmul(weight.clone().transpose()),
+            Self::Dense(weight) => matmul(x, weight.clone().transpose()),
             Self::Quantised(weight) => weight.forward(x),
             Self::Streamed { .. } => unreachable!("layers are filled before they compute"),
         }

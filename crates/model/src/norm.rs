@@ -3,7 +3,9 @@
 //! Legend: N rows, D width.
 
 use burn::tensor::{DType, Tensor};
+use softshard_products::on_host;
 
+use crate::fused;
 use crate::precision::cast;
 
 /// A root-mean-square norm (arXiv 1910.07467, equation 4), or with a bias a layer norm (arXiv 1607.06450, equation 4).
@@ -23,6 +25,9 @@ impl Norm {
         let dtype = x.dtype();
         let x = cast(x, DType::F32);
         let Some(bias) = &self.bias else {
+            if on_host(&x.device()) {
+                return cast(fused::rms_norm(x, self.weight.clone(), self.epsilon), dtype);
+            }
             let mean_square = x.clone().square().mean_dim(1);
             let normed = x * (mean_square + self.epsilon).sqrt().recip();
             return cast(normed * self.weight.clone(), dtype);

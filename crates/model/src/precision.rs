@@ -11,8 +11,8 @@ pub enum Precision {
     /// 32 bits.
     #[default]
     F32,
-    /// bfloat16: half the memory. On the CPU slower than f32, and every product has copies of its matrix for a while: six
-    /// bytes a number. Logits are f32 (`softshard_losses::logits`), of a part of the head at a time.
+    /// bfloat16: half the memory. In the matrix units of a CPU faster than f32; a CPU without them makes a
+    /// part of a matrix f32 at a time, and is slower. Logits are f32 (`softshard_losses::logits`).
     Bf16,
 }
 

@@ -15,8 +15,10 @@ use std::borrow::Cow;
 use std::f64::consts::TAU;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use softshard_products::on_host;
 
 use crate::config::{Positions, RopeScaling};
+use crate::fused;
 use crate::layout::Layout;
 use crate::precision::cast;
 
@@ -27,8 +29,10 @@ pub(crate) struct Rope {
     /// Cosines and sines are multiplied by it.
     attention_factor: f32,
     head_width: usize,
-    /// `[E, E]`, a signed permutation of the turned part: `x · half_turn = concat(-x₂, x₁, 0)`. A product with it is
-    /// exact, and on the CPU it and its gradient are faster than slices and their zero-filled gradients.
+    /// Numbers of a head that turn: 2·P.
+    turned: usize,
+    /// `[E, E]`, a signed permutation of the turned part: `x · half_turn = concat(-x₂, x₁, 0)`. A product
+    /// with it is exact.
     half_turn: Tensor<2>,
 }
 
@@ -69,7 +73,8 @@ impl Rope {
         }
         let half_turn = Tensor::from_data(TensorData::new(matrix, [head_width, head_width]), device);
         let attention_factor = *attention_factor as f32;
-        Some(Self { frequencies, attention_factor, head_width, half_turn: cast(half_turn, dtype) })
+        let half_turn = cast(half_turn, dtype);
+        Some(Self { frequencies, attention_factor, head_width, turned: 2 * half, half_turn })
     }
 
     /// The angles of a batch's tokens; one row serves a whole batch where all its texts have the same.
@@ -100,16 +105,22 @@ impl Rope {
         }
         let tensor = |values| {
             let values = TensorData::new(values, [rows, tokens, 1, self.head_width]);
-            cast(Tensor::from_data(values, device), self.half_turn.dtype())
+            let dtype = if on_host(device) { DType::F32 } else { self.half_turn.dtype() };
+            cast(Tensor::from_data(values, device), dtype)
         };
         Angles { cos: tensor(cos), sin: tensor(sin) }
     }
 
-    /// Turns each head by its position.
+    /// Turns each head by its position, and multiplies it.
     ///
     /// # Shapes
     /// `x` and the result: `[B, T, H, E]`.
-    pub(crate) fn turn(&self, x: Tensor<4>, angles: &Angles) -> Tensor<4> {
+    pub(crate) fn turn(&self, x: Tensor<4>, angles: &Angles, scale: f64) -> Tensor<4> {
+        if on_host(&x.device()) {
+            let (dtype, angles) = (x.dtype(), [angles.cos.clone(), angles.sin.clone()]);
+            return cast(fused::turned(cast(x, DType::F32), angles, self.turned, scale), dtype);
+        }
+        let x = if scale == 1.0 { x } else { x * scale };
         let [batch, tokens, heads, width] = x.dims();
         let halves = x.clone().reshape([batch * tokens * heads, width]).matmul(self.half_turn.clone());
         x * angles.cos.clone() + halves.reshape([batch, tokens, heads, width]) * angles.sin.clone()

@@ -2,6 +2,7 @@
 //!
 //! [`run`] is the stage. It reads labels (or sequences) and a Hugging Face folder, never a teacher.
 
+mod adamw;
 mod average;
 mod batches;
 mod check;

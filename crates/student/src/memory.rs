@@ -13,6 +13,7 @@ use softshard_losses::{Divergence, Tail, WIDE_SLICE_BYTES};
 use softshard_model::{
     Arrangement, DecoderConfig, Layout, LoadOptions, LoraShape, Precision, QUERIES_PER_TILE,
 };
+use softshard_products::uses_matrix_units;
 
 use crate::{
     config::{Checkpointing, OptimizerKind, TrainConfig},
@@ -31,8 +32,14 @@ const PROGRAM: u64 = 24 << 20;
 const LOGITS: u64 = 3;
 /// More of them where each token of a uniform tail is an event of its own.
 const LOGITS_OF_EVENTS: u64 = 3;
-/// Of a bf16 matrix on the CPU: its copies in 32 bits, and as the product reads them, bytes a number.
+/// Of a bf16 matrix on a CPU without matrix units: its copies in 32 bits, and as the product reads them,
+/// bytes a number.
 const CAST: u64 = 6;
+/// Of a number that matrix units read, bytes; of the left matrix at most, and of a thread's part of the
+/// right one and of attention.
+const PACKED: u64 = 6;
+const MOST_PACKED: u64 = 16 << 20;
+const PACKED_BY_THREAD: u64 = 2 << 20;
 /// Tensors of the size of a parameter that are there while it is updated.
 const OF_UPDATE: u64 = 5;
 /// Of what is made anew in every step one part in so many lies between tensors, where none fits: measured, docs/log.md.
@@ -150,6 +157,12 @@ impl MemoryPlan {
             let tokens = format!("{} tokens in {} micro-batches", sizes.in_flight, sizes.at_a_time);
             self.part(format!("{} of {tokens}, but gradients", graph.name), beyond);
             self.part(graph.passing_name, passing);
+        }
+        if uses_matrix_units() {
+            let widest = shape.intermediate_size.max(shape.hidden_size) as u64;
+            let left = (PACKED * sizes.tokens * widest).min(MOST_PACKED);
+            let threads = rayon::current_num_threads() as u64;
+            self.part("packed matrices", sizes.at_a_time * left + threads * PACKED_BY_THREAD);
         }
         // Where a whole model learns, every step makes new weights and moments.
         let renewed = if lora.is_some() { 0 } else { F32 * learns + moments + averages };
@@ -293,7 +306,8 @@ impl Graph {
         let of_token = shape.training_bytes_per_token(precision, lora);
         let (tokens, layers) = (sizes.tokens, shape.num_hidden_layers as u64);
         let by_layer = streamed || config.checkpointing == Checkpointing::Layer;
-        let casts = |bytes: u64| if precision == Precision::Bf16 { bytes / 2 * CAST } else { 0 };
+        let units = uses_matrix_units();
+        let casts = |bytes: u64| if precision == Precision::Bf16 && !units { bytes / 2 * CAST } else { 0 };
         let dense = if config.quantise.is_some() { shape.largest_matrix_bytes(precision) } else { 0 };
         let (layout, scores) = sizes.layout(Order::of(config).arrangement());
         let of_layer = (tokens * of_token.passing).max(of_token.scores * scores);
@@ -311,7 +325,7 @@ impl Graph {
         let head = head + wide;
         let head = if lora.is_none() { head + 3 * F32 * vocabulary * width } else { head };
 
-        let masks = shape.mask_bytes(&layout);
+        let masks = if units { 0 } else { shape.mask_bytes(&layout) };
         let (name, kept, of_layer) = if by_layer {
             let graph = tokens * of_token.kept;
             ("inputs of all layers", tokens * of_token.input * (layers + 1) + masks, of_layer + graph)

@@ -4,12 +4,13 @@
 //! tensors cannot carry and whose norm clipping is per parameter (docs/decisions/0002-plain-tensors.md).
 
 use burn::tensor::Tensor;
+use softshard_products::on_host;
 
-use crate::{config::OptimizerKind, muon};
-
-const BETA1: f64 = 0.9;
-const BETA2: f64 = 0.999;
-const EPSILON: f64 = 1e-8;
+use crate::{
+    adamw::{self, BETA1, BETA2, EPSILON, Rates},
+    config::OptimizerKind,
+    muon,
+};
 
 /// AdamW (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2) with PyTorch's defaults: betas 0.9 and 0.999, epsilon 1e-8;
 /// for the matrices of the layers Muon, if that is chosen.
@@ -59,10 +60,18 @@ impl Optimizer {
         for (((name, parameter), moments), gradient) in
             parameters.iter_mut().zip(&mut self.moments).zip(gradients)
         {
-            let update = moments.update(self.steps, gradient, learning_rate);
             let decay = if is_decayed(name) { 1.0 - learning_rate * self.weight_decay } else { 1.0 };
-            let value = (**parameter).clone().inner() * decay - update;
-            **parameter = Tensor::from_inner(value).require_grad();
+            parameter.inplace(|parameter| {
+                let value = parameter.inner();
+                let value = match moments {
+                    Moments::AdamW { first, second } if on_host(&value.device()) => {
+                        let rates = Rates { learning_rate, decay, steps: self.steps };
+                        adamw::step(value, [first, second], gradient, &rates)
+                    }
+                    moments => value * decay - moments.update(self.steps, gradient, learning_rate),
+                };
+                Tensor::from_inner(value).require_grad()
+            });
         }
     }
 
@@ -137,14 +146,12 @@ fn is_decayed(name: &str) -> bool {
 
 /// Scales `gradients` so that their common L2 norm is at most `largest`; returns the norm before.
 pub fn clip_global_norm(gradients: &mut [Tensor<2>], largest: f64) -> f64 {
-    let squares =
-        gradients.iter().map(|gradient| f64::from(gradient.clone().square().sum().into_scalar::<f32>()));
-    let norm = squares.sum::<f64>().sqrt();
+    let norm = gradients.iter_mut().map(adamw::sum_of_squares).sum::<f64>().sqrt();
     if norm > largest {
         // PyTorch's clip_grad_norm_ adds 1e-6 to the norm.
         let scale = largest / (norm + 1e-6);
         for gradient in gradients {
-            *gradient = gradient.clone() * scale;
+            adamw::scale(gradient, scale);
         }
     }
     norm

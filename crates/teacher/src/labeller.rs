@@ -63,18 +63,23 @@ pub(crate) struct Batch {
 
 /// Says how many of `total` sequences are done after each batch.
 pub(crate) fn progress(observer: &dyn Observer, stage: &'static str, total: usize) -> impl Fn(&Batch) + Sync {
+    let tell = move |done: u64, tokens: u64| {
+        observer.progress(&Progress {
+            stage,
+            done,
+            total: total as u64,
+            unit: "sequences",
+            tokens: Some(tokens),
+            ..Progress::default()
+        });
+    };
+    // Speeds are from here on.
+    tell(0, 0);
     let done = Mutex::new((0, 0));
     move |batch| {
         let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
         *done = (done.0 + batch.sequences, done.1 + batch.tokens);
-        observer.progress(&Progress {
-            stage,
-            done: done.0,
-            total: total as u64,
-            unit: "sequences",
-            tokens: Some(done.1),
-            ..Progress::default()
-        });
+        tell(done.0, done.1);
     }
 }
 

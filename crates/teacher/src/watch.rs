@@ -93,14 +93,17 @@ impl<'a> Watch<'a> {
         observer: &'a dyn Observer,
     ) -> Self {
         let rows = |&shard: &usize| plan.shards[shard][1] - plan.shards[shard][0];
-        Self {
+        let watch = Self {
             observer,
             split: plan.split.clone(),
             sequences: missing.iter().map(rows).sum(),
             shards: missing.len() as u64,
             began: Instant::now(),
             state: Mutex::new(State { summary, failed: 0, devices: BTreeMap::new() }),
-        }
+        };
+        // Speeds are from here on: the batches of a block end together, whatever their layers took.
+        watch.tell(&watch.state(), 0);
+        watch
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

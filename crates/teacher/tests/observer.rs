@@ -34,6 +34,8 @@ impl Observer for Ear {
     fn progress(&self, now: &Progress<'_>) {
         let mut done = self.done.lock().expect("no panic");
         assert!(done.0 <= now.done && now.stage == "teacher-labels" && now.split == Some("train"));
+        // Speeds are from before the first batch: those of a block of streamed layers end together.
+        assert!(done.1 > 0 || now.done == 0);
         *done = (now.done, now.total);
     }
 

@@ -6,7 +6,7 @@ use burn::backend::{Backend, Flex, TensorMetadata};
 use burn::tensor::{DType, FloatDType, Shape, Slice, TensorData};
 use rayon::prelude::*;
 
-use super::DropoutMask;
+use super::{DropoutMask, passes};
 
 /// Numbers for a thread: enough to be worth waking it.
 const NUMBERS_AT_ONCE: usize = 1 << 14;
@@ -161,9 +161,7 @@ impl Kernels for Flex {
             .zip(gate.par_chunks(NUMBERS_AT_ONCE))
             .zip(up.par_chunks(NUMBERS_AT_ONCE));
         chunks.for_each(|((output, gate), up)| {
-            for ((output, &gate), up) in output.iter_mut().zip(gate).zip(up) {
-                *output = gate * sigmoid(gate) * up;
-            }
+            passes::gated(gate, up, output);
         });
         from_f32(output, shape, dtype)
     }
@@ -181,13 +179,7 @@ impl Kernels for Flex {
         let inputs = gate.par_chunks(NUMBERS_AT_ONCE).zip(up.par_chunks(NUMBERS_AT_ONCE));
         outputs.zip(inputs).zip(d.par_chunks(NUMBERS_AT_ONCE)).for_each(
             |(((d_gate, d_up), (gate, up)), d)| {
-                let outputs = d_gate.iter_mut().zip(d_up);
-                for (((d_gate, d_up), (&gate, up)), d) in outputs.zip(gate.iter().zip(up)).zip(d) {
-                    let sigmoid = sigmoid(gate);
-                    let silu = gate * sigmoid;
-                    *d_up = d * silu;
-                    *d_gate = d * up * (sigmoid + silu * (1.0 - sigmoid));
-                }
+                passes::gated_gradient(gate, up, d, d_gate, d_up);
             },
         );
         [d_gate, d_up].map(|values| from_f32(values, shape.clone(), dtype))
@@ -205,12 +197,6 @@ fn from_f32(values: Vec<f32>, shape: Shape, dtype: DType) -> FloatTensor<Flex> {
 
 fn floats(tensor: &FloatTensor<Flex>) -> &[f32] {
     tensor.as_slice().expect("these were made contiguous f32")
-}
-
-/// Never overflows: the exponential is at most 1.
-fn sigmoid(x: f32) -> f32 {
-    let small = (-x.abs()).exp();
-    if x >= 0.0 { 1.0 / (1.0 + small) } else { small / (1.0 + small) }
 }
 
 /// In eight partial sums, which the compiler keeps in one vector.

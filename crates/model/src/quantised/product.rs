@@ -10,12 +10,13 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{FloatDType, IntDType, Shape, Slice, TensorData, bf16};
 use rayon::prelude::*;
+use softshard_products::ProductOps;
 
 use super::{BLOCK, Bits, Packing, encode};
 
 /// What a backend does with codes.
 #[backend_extension(Flex, Cube: cfg(feature = "cube"), Autodiff)]
-pub(super) trait QuantisedOps: Backend {
+pub(super) trait QuantisedOps: ProductOps {
     /// The dense weight `[O, I]`.
     fn dequantise(
         words: IntTensor<Self>,
@@ -34,7 +35,7 @@ pub(super) trait QuantisedOps: Backend {
         packing: Packing,
     ) -> FloatTensor<Self> {
         let weight = Self::dequantise(words, scales, packing, x.dtype().into());
-        Self::float_matmul(x, Self::float_transpose(weight))
+        Self::product(x, Self::float_transpose(weight))
     }
 }
 
@@ -185,7 +186,7 @@ impl<B: QuantisedOps> Backward<B, 1> for Product {
         let ([parent], (words, scales, packing)) = (ops.parents, ops.state);
         if let Some(parent) = parent {
             let weight = B::dequantise(words, scales, packing, gradient.dtype().into());
-            gradients.register::<B>(parent.id, B::float_matmul(gradient, weight));
+            gradients.register::<B>(parent.id, B::product(gradient, weight));
         }
     }
 }

@@ -5,10 +5,10 @@ const FLUSH: f32 = -87.0;
 
 /// e^x for x ≤ 0, with a relative error below 2e-7; exact at 0, zero below -87, NaN for NaN.
 ///
-/// The library's `exp` is a call per element. This is the polynomial of Cephes' `expf` with the rounding done by
-/// adding 1.5·2^23, so that a loop over it has neither branches nor calls.
+/// The library's `exp` is a call per element. This is the polynomial of Cephes' `expf` with the rounding
+/// done by adding 1.5·2^23, so that a loop over it has neither branches nor calls.
 #[inline(always)]
-pub(crate) fn exp_non_positive(x: f32) -> f32 {
+pub fn exp_non_positive(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
