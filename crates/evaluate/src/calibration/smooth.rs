@@ -11,9 +11,9 @@ const READ_AT: usize = 200;
 const GRID: f64 = 2_000.0;
 /// Added to the density at each point that is read, so that it is never 0.
 const DENSITY: f64 = 1e-4;
-/// Smallest bandwidth that is searched for, and bisections of the search.
+/// Smallest bandwidth that is searched for, and the steps from 0 to 1 that ten bisections can end at.
 const LEAST: f64 = 1e-3;
-const BISECTIONS: usize = 10;
+const STEPS: usize = 1 << 10;
 /// Deviations from its middle from which on a kernel adds nothing that an f64 would keep.
 const REACH: f64 = 9.0;
 
@@ -53,6 +53,8 @@ pub(super) fn by_sequence(positions: &Positions) -> Statistic<'_> {
     for (row, &sequence) in sequences.of_rows().iter().enumerate() {
         of_sequences[sequence].push(Gap::of(confidences[row], correct[row]));
     }
+    let all: Vec<Gap> = of_sequences.iter().flatten().copied().collect();
+    let near = if all.is_empty() { 1.0 } else { Mass::new(&all).searched().bandwidth };
     Box::new(move |drawn| {
         let mut gaps = Vec::new();
         for (sequence, times) in times(drawn, of_sequences.len()).into_iter().enumerate() {
@@ -62,7 +64,7 @@ pub(super) fn by_sequence(positions: &Positions) -> Statistic<'_> {
                 gaps.extend(of_sequences[sequence].iter().map(drawn));
             }
         }
-        Mass::new(&gaps).searched().error
+        Mass::new(&gaps).searched_near(near).error
     })
 }
 
@@ -124,17 +126,40 @@ impl<'a> Mass<'a> {
         Self { gaps, usual: Grid::of(gaps, points(1.0)) }
     }
 
+    /// The bandwidth that ten bisections of 0..1 end at, in steps of 1/1024.
     fn searched(&self) -> Smooth {
-        let (mut bandwidth, mut too_small) = (1.0, 0.0);
-        for _ in 0..BISECTIONS {
-            let middle = 0.5 * (bandwidth + too_small);
-            if middle < LEAST || middle < self.error(middle) {
-                too_small = middle;
-            } else {
-                bandwidth = middle;
+        self.between(0, STEPS)
+    }
+
+    /// The same where the bandwidth is near another one's, as that of a resample is: few and narrow kernels.
+    fn searched_near(&self, near: f64) -> Smooth {
+        let near = floor(near * number(STEPS)).clamp(1, STEPS);
+        let mut reach = 1;
+        if self.is_too_small(near) {
+            while near + reach < STEPS && self.is_too_small(near + reach) {
+                reach *= 2;
             }
+            return self.between(near + reach / 2, (near + reach).min(STEPS));
         }
+        while near > reach && !self.is_too_small(near - reach) {
+            reach *= 2;
+        }
+        self.between(near.saturating_sub(reach), near - reach / 2)
+    }
+
+    /// Bisects steps of which the first is too small a bandwidth, and the last is not.
+    fn between(&self, mut too_small: usize, mut large_enough: usize) -> Smooth {
+        while large_enough - too_small > 1 {
+            let middle = (too_small + large_enough) / 2;
+            if self.is_too_small(middle) { too_small = middle } else { large_enough = middle }
+        }
+        let bandwidth = number(large_enough) / number(STEPS);
         Smooth { error: self.error(bandwidth), bandwidth }
+    }
+
+    fn is_too_small(&self, step: usize) -> bool {
+        let bandwidth = number(step) / number(STEPS);
+        bandwidth < LEAST || bandwidth < self.error(bandwidth)
     }
 
     fn error(&self, bandwidth: f64) -> f64 {
@@ -256,6 +281,18 @@ mod tests {
         close(found.error, 0.010_936_47);
         close(found.bandwidth, 0.012_695_31);
         close(smooth_error_at(&f, &calibrated, 0.05).unwrap(), 0.005_351_02);
+    }
+
+    #[test]
+    fn near_any_bandwidth_the_same_is_found() {
+        let f: Vec<f64> = (0..200).map(|i| number(i * i % 199) / 200.0).collect();
+        let y: Vec<bool> = (0..200).map(|i| number(7919 * i % 200) / 200.0 < 0.7 * f[i]).collect();
+        let gaps = gaps(&f, &y).unwrap();
+        let mass = Mass::new(&gaps);
+        let expected = mass.searched();
+        for near in [0.0, 0.001, 0.05, expected.bandwidth, 0.1, 0.3, 1.0] {
+            assert_eq!(mass.searched_near(near), expected, "{near}");
+        }
     }
 
     #[test]
