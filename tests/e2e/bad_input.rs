@@ -219,7 +219,7 @@ fn an_evaluation_of_mixed_data_or_odd_settings_is_refused() {
         .failed(2, &["`evaluate.max_answers`: expected at least 1"]);
     let seed = "data.split.seed=2";
     world.run("prepare", &[seed]).succeeded();
-    world.run("evaluate", &[seed]).failed(3, &["run/labels/valid", "labels.sequences: expected "]);
+    world.run("evaluate", &[seed]).failed(3, &["run/labels/test", "labels.sequences: expected "]);
     fs::remove_dir_all(world.path("run/labels")).expect("the labels are removed");
     world.run("evaluate", &[seed]).succeeded();
 }

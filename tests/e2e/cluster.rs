@@ -71,6 +71,54 @@ fn parts_and_their_end_are_a_run_of_one_process() {
     part(&world, "x", "4", &[]).failed(2, &["expected a whole number from 0, or `auto`"]);
 }
 
+/// What is taken by name is taken by the tasks, and by those of a resume.
+#[test]
+fn tasks_take_what_their_submission_takes() {
+    let world = world();
+    let first = ["--dry-run", "--then-student", "--accept", "data.template", "--accept", "it's"];
+    jobs(&world, "submit", "slurm", &first).succeeded();
+    let line = |script: &str| {
+        let text = fs::read_to_string(world.path(&format!("run/slurm/{script}"))).expect("a script");
+        text.lines().find(|line| line.starts_with("\"$softshard\"")).expect("a command").to_owned()
+    };
+    let ends = |script: &str, device: &str| {
+        let found = line(script);
+        let expected = format!("{device} --accept=data.template '--accept=it'\\''s' &");
+        assert!(found.ends_with(&expected), "{expected}: {found}");
+    };
+    ends("labels.sbatch", "--device cpu");
+    ends("labels-student.sbatch", "--device cpu");
+    assert!(!line("labels-finalize.sbatch").contains("--accept"), "it compares nothing");
+
+    // The tasks label what differs, and keep it; a resume submits the rest with both.
+    let other = "data.max_tokens=240";
+    let part = |accept: &[&str]| {
+        let mut command = world.stage("teacher-labels", &[other]);
+        run(command.args(["--task", "0", "--of", "2"]).args(accept))
+    };
+    part(&[]).failed(3, &["data.max_tokens: expected 240, found 250"]);
+    part(&["--accept=data.max_tokens"]).succeeded();
+    let kept = fs::read_to_string(world.path("run/labels/provenance.json")).expect("a provenance");
+    assert!(kept.contains("data.max_tokens"), "{kept}");
+    jobs(&world, "resume", "slurm", &["--dry-run", "--accept", "data.max_tokens"]).succeeded();
+    let options = fs::read_to_string(world.path("run/slurm/labels.options.json")).expect("options");
+    assert!(options.contains("data.template"), "{options}");
+    let script = line("labels.sbatch");
+    assert!(script.contains(" --accept=data.max_tokens --accept=data.template "), "{script}");
+
+    let claim = format!("runs:{}", world.path("").display());
+    let given = ["--image", "registry/softshard:1", "--claim", claim.trim_end_matches('/')];
+    let given = [&given[..], &["--accept", "data", "--then-student"]].concat();
+    jobs(&world, "submit", "kubernetes", &given).succeeded();
+    for (file, arguments) in [
+        ("labels.yaml", "--device, \"cpu\", \"--accept=data\"]"),
+        ("labels-student.yaml", "--device, \"cpu\", \"--accept=data\"]"),
+    ] {
+        let manifest = fs::read_to_string(world.path(&format!("run/kubernetes/{file}"))).expect("a manifest");
+        assert!(manifest.contains(arguments), "{arguments}: {manifest}");
+    }
+}
+
 /// `submit` or `resume`, where no scheduler is found.
 fn jobs(world: &World, command: &str, engine: &str, more: &[&str]) -> softshard_e2e::Said {
     let mut command = world.stage(command, &[]);
@@ -96,6 +144,7 @@ fn scripts_are_written_and_remembered_without_a_scheduler() {
         assert!(labels.lines().any(|found| found == line), "{line}: {labels}");
     }
     assert!(script("labels-finalize.sbatch").contains("labels finalize \"$recipe\""));
+    assert!(!labels.contains("--accept"), "{labels}");
 
     let written = || {
         let read = |name: &str| fs::read_to_string(world.path("run/slurm").join(name)).expect("a file");

@@ -349,7 +349,7 @@ fn a_split_that_holds_all_rows_out_is_refused() {
         world
             .run("prepare", &[&format!("data.split={split}")])
             .failed(3, &["all of them held out", "`data.split`"]);
-        for split in ["train", "valid"] {
+        for split in ["train", "valid", "test"] {
             let manifest = world.path("run/sequences").join(split).join("manifest.json");
             assert!(!manifest.exists(), "no dataset is written");
         }

@@ -44,7 +44,7 @@ const DATA: Keys = &[
     ("mask", "all", Refused),
     ("bos", "", Elsewhere),
     ("empty_responses", "drop", Refused),
-    ("split", "{ valid_rows = 11, seed = 1 }", Refused),
+    ("split", "{ valid_rows = 12, test_rows = 11, seed = 1 }", Refused),
     ("sequences_per_shard", "7", Same),
     ("limit", "50", Refused),
 ];
@@ -69,6 +69,7 @@ const LABELS: Keys = &[
     ("omit", r#"["gold_log_prob"]"#, Refused),
     ("position_mantissa_bits", "9", Refused),
     ("selection", r#"{ kind = "top_k", k = 8 }"#, Refused),
+    ("splits", r#"["train", "valid", "test"]"#, Same),
     ("temperatures", "[]", Refused),
     ("sequences_per_shard", "7", Same),
 ];
@@ -116,6 +117,7 @@ const EVALUATE: Keys = &[
     ("precision", "bf16", Recorded),
     ("quantise", "8", Recorded),
     ("residency", "streamed", Same),
+    ("split", "valid", Recorded),
     ("rouge", r#"{ unit = "rougeLsum", stemmer = false, lines_end_at_full_stops = true }"#, Recorded),
     ("stop_at_newline", "true", Recorded),
 ];
@@ -176,13 +178,13 @@ fn each_key_of_the_data_is_compared_with_the_sequences() {
     let world = whole();
     let other = world.path("other");
     let other = other.to_str().expect("a path of ASCII");
-    softshard_e2e::softshard(&["demo-data", other, "--rows", "72", "--seed", "9", "--vocab-size", "400"])
+    softshard_e2e::softshard(&["demo-data", other, "--rows", "84", "--seed", "9", "--vocab-size", "400"])
         .succeeded();
     let labels = world.files("run/labels");
     let mut change = |key: &str, change: &str, expected: Then| {
         let name = match key {
             "tokenizer.path" => "expected as in the recipe's tokenizer",
-            "data.split" => "data.split.valid_rows",
+            "data.split" => "data.split.test_rows",
             "data.text" => "instructions",
             key => key,
         };
@@ -236,7 +238,11 @@ fn each_key_of_an_evaluation_is_kept_in_its_result() {
     change_each("EvaluateConfig", "evaluate", EVALUATE, |key, change, expected| {
         let overrides = if key == "evaluate.max_answers" { vec![change] } else { vec![FEW, change] };
         assert!(!refuses(world.run("evaluate", &overrides), change, expected, key));
-        let now = result(if key == "evaluate.name" { "other" } else { "student" });
+        let now = result(match key {
+            "evaluate.name" => "other",
+            "evaluate.split" => "student-valid",
+            _ => "student",
+        });
         assert_eq!(now == before, expected == Same, "{change}: {now}");
     });
 }
@@ -296,9 +302,9 @@ fn each_file_is_compared_or_kept_in_what_is_made() {
     let refused: [(PathBuf, &str, &str); 9] = [
         (data.clone(), "teacher-labels", "data.instructions.0"),
         (first_below(world.path("run/sequences/train/data")), "teacher-labels", "expected BLAKE3"),
-        (first_below(world.path("run/sequences/valid/data")), "evaluate", "expected BLAKE3"),
+        (first_below(world.path("run/sequences/test/data")), "evaluate", "expected BLAKE3"),
         (first_below(world.path("run/labels/train/data")), "train-student", "expected BLAKE3"),
-        (first_below(world.path("run/labels/valid/data")), "evaluate", "expected BLAKE3"),
+        (first_below(world.path("run/labels/test/data")), "evaluate", "expected BLAKE3"),
         (world.path("run/teacher/model/config.json"), "train-student", "teacher.config"),
         (world.path("run/teacher/model/model.safetensors"), "train-student", "teacher.weights"),
         (world.path("start/model/config.json"), "train-student", "model.config"),

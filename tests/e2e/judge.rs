@@ -233,7 +233,7 @@ fn predicts(world: &World, name: &str, predicted: &Value) {
     let error = number(&predicted["relative_error"]);
     assert!(error > 0.0 && error < 0.2, "{name}: ± {error}");
     let (mut all, mut all_written) = (0.0, 0.0);
-    for (index, split) in ["train", "valid"].into_iter().enumerate() {
+    for (index, split) in ["train", "valid", "test"].into_iter().enumerate() {
         let dataset = text(world.path(&format!("run/{name}/{split}")));
         let stats = json(&softshard(&["labels", "stats", &dataset, "--json"]).succeeded());
         all += number(&predicted["bytes"][index]);

@@ -168,7 +168,7 @@ instructions = "data/instructions.jsonl"
 template = "none"
 max_prompt_tokens = 200
 max_tokens = 250
-split = { valid_rows = 12, seed = 1 }
+split = { valid_rows = 12, test_rows = 12, seed = 1 }
 
 [tokenizer]
 path = "data/tokenizer"
@@ -214,7 +214,7 @@ impl World {
         let world = World { folder: tempfile::tempdir().expect("a temporary folder") };
         let data = world.path("data");
         let data = data.to_str().expect("a path of ASCII");
-        softshard(&["demo-data", data, "--rows", "72", "--vocab-size", "400"]).succeeded();
+        softshard(&["demo-data", data, "--rows", "84", "--vocab-size", "400"]).succeeded();
         fs::create_dir(world.path("shape")).expect("a folder is made");
         fs::write(world.path("shape/config.json"), TINY_LLAMA).expect("the shape is written");
         fs::write(world.path("recipe.toml"), RECIPE).expect("the recipe is written");
@@ -253,7 +253,7 @@ impl World {
         let rows: Vec<&str> = text.lines().take(12).collect();
         fs::write(data, rows.join("\n")).expect("the data is written");
         let recipe = RECIPE
-            .replace("valid_rows = 12", "valid_rows = 0")
+            .replace("valid_rows = 12, test_rows = 12", "valid_rows = 0")
             .replace("sequences_per_shard = 10", "sequences_per_shard = 2");
         fs::write(world.path("recipe.toml"), recipe).expect("the recipe is written");
         world.run("prepare", &[]).succeeded();

@@ -41,7 +41,7 @@ fn chat() -> World {
 fn prepare(world: &World, rows: &[Value], overrides: &[&str]) -> Said {
     let rows: Vec<String> = rows.iter().map(Value::to_string).collect();
     fs::write(world.path("data/instructions.jsonl"), rows.join("\n")).expect("the rows are written");
-    let all = [&["data.template=chat", "data.split.valid_rows=0"], overrides].concat();
+    let all = [&["data.template=chat", "data.split={ seed = 1 }"], overrides].concat();
     world.run("prepare", &all)
 }
 

@@ -12,8 +12,9 @@ fn shards_are_recorded_and_resumed_runs_append() {
     world.run("teacher-labels", &[prometheus]).succeeded();
     let lines =
         fs::read_to_string(world.path("run/metrics/teacher-labels.jsonl")).expect("metrics are there");
-    let shards = ["train", "valid"].map(|split| lines.matches(&format!(r#""split":"{split}""#)).count());
-    assert_eq!(shards, [6, 2], "{lines}");
+    let shards =
+        ["train", "valid", "test"].map(|split| lines.matches(&format!(r#""split":"{split}""#)).count());
+    assert_eq!(shards, [6, 2, 2], "{lines}");
     for (index, line) in lines.lines().take(shards[0]).enumerate() {
         assert!(line.starts_with(r#"{"time":1"#) && line.contains(r#""tokens":"#), "{line}");
         assert!(line.contains(&format!(r#""split":"train","step":{},"#, index + 1)), "{line}");

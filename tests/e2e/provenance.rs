@@ -199,7 +199,7 @@ fn sequences_of_version_1_are_read_and_not_answered() {
     let world = trained();
     let old = softshard_e2e::root().join("crates/labels/tests/golden/v1/sequences");
     for name in ["manifest.json", "data"] {
-        let (from, to) = (old.join(name), world.path("run/old/valid").join(name));
+        let (from, to) = (old.join(name), world.path("run/old/test").join(name));
         let files = if from.is_dir() {
             let entries = fs::read_dir(&from).expect("shards").map(|entry| entry.expect("an entry").path());
             entries.map(|path| (path.clone(), to.join(path.file_name().expect("a name")))).collect()
@@ -215,7 +215,7 @@ fn sequences_of_version_1_are_read_and_not_answered() {
     world.run("evaluate", &old).failed(3, &["data.template: expected \"none\", found \"alpaca\""]);
     world
         .run_accepting("evaluate", &old, &["data", "labels"])
-        .failed(3, &["run/old/valid", "version 1, which has none", "hint: run `softshard prepare` again"]);
+        .failed(3, &["run/old/test", "version 1, which has none", "hint: run `softshard prepare` again"]);
 }
 
 /// Fault 4.
@@ -326,6 +326,46 @@ fn an_adapter_over_another_base_is_refused() {
     assert_eq!(result["provenance"]["accepted"][0]["name"], "model.config");
 }
 
+/// A merged model says of which base and of which adapter it is, and of which training that was.
+#[test]
+fn a_merged_model_carries_its_provenance() {
+    let world = trained();
+    let merge = |output: &str, more: &[&str]| {
+        let [base, adapter, output] =
+            ["start/model", "run/student/adapter", output].map(|path| world.path(path));
+        softshard_e2e::run(softshard_e2e::command(&["merge"]).args([base, adapter, output]).args(more))
+    };
+    merge("merged", &[]).succeeded();
+    let merged = read_json(&world.path("merged/provenance.json"));
+    let run = read_json(&world.path("run/student/adapter/provenance.json"));
+    for name in ["model.config", "model.weights"] {
+        assert!(merged["inputs"][name].is_string());
+        assert_eq!(merged["inputs"][name], run["inputs"][name], "{name}");
+    }
+    assert_eq!((&merged["kind"], &merged["from"]["run"]), (&json!("run"), &run));
+    assert_eq!(merged["recipe"], json!({"merge": {"dtype": "keep"}}));
+    world.run("evaluate", &[]).succeeded();
+    world.run("evaluate", &["evaluate.model=merged"]).succeeded();
+    let of_adapter = read_json(&world.path("run/evaluations/student.json"));
+    let of_merged = read_json(&world.path("run/evaluations/merged.json"));
+    assert_eq!(merged["inputs"]["adapter"], of_adapter["provenance"]["inputs"]["adapter"]);
+    assert_eq!(of_merged["provenance"]["from"]["run"], merged);
+    merge("rounded", &["--dtype", "bf16"]).succeeded();
+    let [one, other] = ["merged", "rounded"].map(|path| world.path(path).to_string_lossy().into_owned());
+    let said = softshard_e2e::softshard(&["diff", &one, &other]).failed(3, &["something else"]).stdout;
+    assert!(said.contains("`merge.dtype` is \"keep\" on the left and \"bf16\" on the right"), "{said}");
+
+    // Over another base than its own it is refused, or taken by name and kept.
+    edit(&world.path("start/model/config.json"), "10000.0", "5000.0");
+    let parts = ["start/model` of the adapter", "model.config: expected ", "--accept model.config"];
+    merge("other", &[]).failed(3, &parts);
+    assert!(!world.path("other").exists());
+    merge("other", &["--accept", "model.config"]).succeeded();
+    let taken = read_json(&world.path("other/provenance.json"));
+    assert_eq!(taken["accepted"][0]["name"], "model.config");
+    assert_ne!(taken["inputs"]["model.config"], merged["inputs"]["model.config"]);
+}
+
 /// Nothing in a provenance is a time, a host or a path: elsewhere the same inputs give the same bytes.
 #[test]
 fn the_same_inputs_give_the_same_provenance_elsewhere() {
@@ -343,7 +383,7 @@ fn the_same_inputs_give_the_same_provenance_elsewhere() {
         assert_eq!(base, "org/small", "a path in a cache is nobody else's");
         let own = world.path("").to_string_lossy().into_owned();
         let texts = [
-            fs::read_to_string(world.path("run/sequences/valid/manifest.json")).expect("a manifest"),
+            fs::read_to_string(world.path("run/sequences/test/manifest.json")).expect("a manifest"),
             fs::read_to_string(world.path("run/student/adapter/provenance.json")).expect("a provenance"),
             read_json(&world.path("run/evaluations/student.json"))["provenance"].to_string(),
         ];

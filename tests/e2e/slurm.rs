@@ -8,7 +8,7 @@ use std::{fs, path::PathBuf};
 use slurm::{Cluster, is_alive, outside, parent, signal, wait_until};
 use softshard_e2e::{Files, Said, World, assert_same_files, softshard};
 
-/// Small shards: 20 of the 60 sequences to train on, 4 of the 12 that are held out.
+/// Small shards: 20 of the 60 sequences to train on, 4 of the 12 of `valid` and of `test`.
 const SHARDS: &str = "labels.sequences_per_shard=3";
 
 /// What one process makes.
@@ -45,7 +45,7 @@ fn committed(world: &World, labels: &str) -> usize {
 fn assert_as_one_process(world: &World, labels: &str, expected: &Files) {
     let found = world.dataset(&format!("run/{labels}"));
     assert_same_files(&found, expected, labels);
-    for split in ["train", "valid"] {
+    for split in ["train", "valid", "test"] {
         let folder = world.path(&format!("run/{labels}/{split}"));
         let said = softshard(&["labels", "verify", folder.to_str().expect("a path of ASCII")]).succeeded();
         assert!(said.stdout.contains("every hash and every row is right"), "{said:?}");

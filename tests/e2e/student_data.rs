@@ -110,7 +110,7 @@ fn datasets_are_mixed_by_weight() {
     // A tokenizer of the same size with other tokens, in one dataset of two.
     let other = world.path("other");
     let other = other.to_str().expect("a path of ASCII");
-    softshard(&["demo-data", other, "--rows", "72", "--seed", "9", "--vocab-size", "400"]).succeeded();
+    softshard(&["demo-data", other, "--rows", "84", "--seed", "9", "--vocab-size", "400"]).succeeded();
     let elsewhere =
         ["output.dir=elsewhere", "teacher.model=elsewhere/teacher/model", "tokenizer.path=other/tokenizer"];
     for stage in ["prepare", "finetune", "teacher-labels"] {

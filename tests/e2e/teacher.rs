@@ -115,7 +115,7 @@ fn a_calibrated_teacher_expects_what_it_finds() {
     };
     let (plain, fitted) = (surplus("run/plain/valid"), surplus("run/labels/valid"));
     assert!(fitted.abs() < 5e-3 && fitted.abs() < plain.abs(), "before {plain}, after {fitted}");
-    for split in ["train", "valid"] {
+    for split in ["train", "valid", "test"] {
         let altered = &plan(&world.path(&format!("run/labels/{split}")))["teacher"]["altered"];
         assert_eq!(altered["is_calibrated"], true);
         let scale = altered["logit_scale"].as_f64().expect("a number");

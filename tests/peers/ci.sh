@@ -19,7 +19,7 @@ TOML
 # Labels with these settings, checked and forgotten.
 check() {
     "$softshard" teacher-labels "$world/recipe.toml" "${@/#/--set=labels.}" >/dev/null
-    for split in train valid; do
+    for split in train valid test; do
         "$python" tests/peers/check_labels.py "$world/run/labels/$split"
         "$softshard" labels export "$world/run/labels/$split" --to hf -o "$world/hf" >/dev/null
         "$softshard" labels export "$world/run/labels/$split" --to jsonl -o "$world/labels.jsonl" >/dev/null

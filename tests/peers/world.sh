@@ -9,7 +9,7 @@ cat >"$world/recipe.toml" <<TOML
 [data]
 instructions = "sums.jsonl"
 template = "none"
-split = { valid_rows = 20, seed = 1 }
+split = { valid_rows = 20, test_rows = 20, seed = 1 }
 [tokenizer]
 path = "data/tokenizer"
 [output]

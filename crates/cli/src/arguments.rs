@@ -20,7 +20,7 @@ The way of the data:
                                                         │
                                                     evaluate ─► scores ─ report ─► one table
 
-Every stage reads one recipe (TOML); labelling and training go on where they were interrupted.
+Every stage reads one recipe (TOML); labelling, training and evaluation go on where they were interrupted.
 
 Exit codes: 0 done, 1 failed, 2 bad usage or recipe, 3 bad or mismatched data, 4 device or memory,
 75 interrupted: run again.";

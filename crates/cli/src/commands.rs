@@ -5,7 +5,7 @@ use std::{path::Path, sync::atomic::AtomicBool};
 use anyhow::Result;
 use fs_err as fs;
 use softshard_evaluate::EvaluateInputs;
-use softshard_labels::Difference;
+use softshard_labels::{Difference, Split};
 use softshard_model::DecoderConfig;
 use softshard_prepare::demo;
 use softshard_student::{Alpha, LossConfig, MemoryPlan, Mixed, Objective, TrainConfig, TrainInputs};
@@ -74,7 +74,7 @@ fn finetune(Checked { stage, accept }: &Checked, stop: &AtomicBool) -> Result<()
     // A teacher has no teacher: without this `pretrain` would ask for labels.
     let loss = LossConfig { alpha: Alpha::Constant(0.0), ..config.loss.clone() };
     let config = &TrainConfig { loss, ..config.clone() };
-    let folder = recipe.output.sequences.join("train");
+    let folder = recipe.sequences(Split::Train);
     let accepted = doors::sequences(&recipe, &folder, accept)?;
     let run = ("finetune", config, objective);
     train(&recipe, stage, stop, run, (&[Mixed::once(folder)], &accepted), &recipe.output.teacher, false)
@@ -90,7 +90,7 @@ fn train_student(options: &TrainStudent, stop: &AtomicBool) -> Result<()> {
     } else if objective.reads_labels(&config.loss) {
         vec![Mixed::once(recipe.labels_folder("train-student")?.join("train"))]
     } else {
-        vec![Mixed::once(recipe.output.sequences.join("train"))]
+        vec![Mixed::once(recipe.sequences(Split::Train))]
     };
     let accepted = train_doors(&recipe, config, objective, &data, &options.accept)?;
     let run = ("train-student", config, objective);
@@ -107,7 +107,7 @@ fn train_doors(
 ) -> Result<Vec<Difference>> {
     let mut accepted = Vec::new();
     if config.mixture.is_empty() {
-        accepted = doors::sequences(recipe, &recipe.output.sequences.join("train"), accept)?;
+        accepted = doors::sequences(recipe, &recipe.sequences(Split::Train), accept)?;
     }
     if objective.reads_labels(&config.loss) {
         accepted.extend(doors::labels(recipe, data, accept)?);
@@ -201,8 +201,16 @@ fn memory_table(plan: &MemoryPlan) -> String {
 fn evaluate(Checked { stage, accept }: &Checked, stop: &AtomicBool) -> Result<()> {
     let recipe = Recipe::load(&stage.recipe, &stage.overrides)?;
     let device = device::open(&stage.device)?;
-    let (sequences, labels) =
-        (recipe.output.sequences.join("valid"), recipe.labels_folder("evaluate")?.join("valid"));
+    let split = recipe.evaluate.split;
+    let of_labels = recipe.labels_folder("evaluate")?;
+    let (sequences, labels) = (recipe.sequences(split), of_labels.join(split.name()));
+    if !labels.exists() && recipe.labelled_splits().contains(&split) && of_labels.join("train").exists() {
+        tracing::warn!(
+            "`{}`: there are no labels of `{}`, so no distance to the teacher; `softshard teacher-labels` makes them",
+            of_labels.display(),
+            split.name()
+        );
+    }
     let mut accepted = doors::sequences(&recipe, &sequences, accept)?;
     accepted.extend(doors::labels(&recipe, &[Mixed::once(labels.clone())], accept)?);
     let evaluation = softshard_evaluate::run(&EvaluateInputs {
@@ -219,7 +227,7 @@ fn evaluate(Checked { stage, accept }: &Checked, stop: &AtomicBool) -> Result<()
         device: &device,
         stop,
     })?;
-    println!("{}", side_by_side(&[evaluation.cells()]));
+    println!("{}\n{}", evaluation.described_rows(), side_by_side(&[evaluation.cells()]));
     let softshard_evaluate::Breakdown { load, held_out, answers } = evaluation.seconds;
     println!("  seconds: load {load:.1}, held-out {held_out:.1}, answers {answers:.1}");
     Ok(())

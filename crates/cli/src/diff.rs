@@ -141,6 +141,7 @@ fn in_words(difference: &Difference) -> String {
         "tokenizer.merges" => ("the tokenizer's way to split words", "is another"),
         "tokenizer.chat_template" => ("the tokenizer's chat template", "is another"),
         "sequences" => ("the sequences", "are others"),
+        "rows" => ("the rows, without which scores are not to be compared,", "are others"),
         "labels" => ("the labels", "are others"),
         "dtype" => ("the type that it was computed in", "is another"),
         "devices" => ("the kind of device", "is another"),
@@ -163,6 +164,7 @@ fn source(name: &str) -> &'static str {
         "run" => "its training",
         "labels" => "its labels",
         "sequences" => "its sequences",
+        "base" => "its base model",
         _ => "the data that it learnt from",
     }
 }

@@ -4,9 +4,14 @@ use std::{path::PathBuf, sync::atomic::AtomicBool};
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use softshard_model::{MergeInputs, Merged, Precision};
+use serde::Serialize;
+use serde_json::json;
+use softshard_labels::{Artefact, Door, Provenance};
+use softshard_model::{
+    MergeInputs, Merged, Precision, adapter_blake3, check_merge, config_blake3, weights_blake3,
+};
 
-use crate::{numbers::grouped, progress};
+use crate::{doors::Accept, numbers::grouped, progress};
 
 /// Arguments of `merge`.
 #[derive(Args)]
@@ -20,10 +25,14 @@ pub(crate) struct Merge {
     /// Number format of the weights
     #[arg(long, value_enum, default_value_t = Dtype::Keep)]
     dtype: Dtype,
+    /// What is taken though it differs
+    #[command(flatten)]
+    accept: Accept,
 }
 
 /// Number format of merged weights.
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Dtype {
     /// Each tensor as in the base's files
     Keep,
@@ -40,8 +49,12 @@ pub(crate) fn merge(options: &Merge, stop: &AtomicBool) -> Result<()> {
         Dtype::F32 => Some(Precision::F32),
         Dtype::Bf16 => Some(Precision::Bf16),
     };
-    let Merge { base, adapter, out, dtype: _ } = options;
-    let merged = softshard_model::merge(&MergeInputs { base, adapter, output: out, precision, stop })?;
+    let Merge { base, adapter, out, dtype: _, accept: _ } = options;
+    let mut inputs = MergeInputs { base, adapter, output: out, precision, provenance: None, stop };
+    check_merge(&inputs)?;
+    let made_from = made_from(options)?.to_json();
+    inputs.provenance = Some(&made_from);
+    let merged = softshard_model::merge(&inputs)?;
     progress::leave();
     println!(
         "merged: {} into {} of {} tensors, {} bytes",
@@ -56,6 +69,26 @@ pub(crate) fn merge(options: &Merge, stop: &AtomicBool) -> Result<()> {
     println!("  the adapter names its base `{}`", merged.made_for);
     println!("model: {}", out.display());
     Ok(())
+}
+
+/// What the merged model is made from: the base, which must be the one that the adapter learnt over, and the adapter with its run.
+fn made_from(Merge { base, adapter, dtype, accept, .. }: &Merge) -> Result<Provenance> {
+    let mut this = Provenance::new(Artefact::Run);
+    this.input("model.config", config_blake3(base)?);
+    this.input("model.weights", weights_blake3(base)?);
+    this.input("adapter", adapter_blake3(adapter)?);
+    this.recipe.insert("merge".to_owned(), json!({ "dtype": dtype }));
+    this.dtype = Some("f32".to_owned());
+    this.devices = ["cpu".to_owned()].into();
+    if let Some(run) = Provenance::read(adapter)? {
+        let place = format!("base `{}` of the adapter", base.display());
+        let hint = "name the base that the adapter was trained over";
+        this.accept(run.check_base(&this, &Door { place: &place, hint, accept: &accept.names })?);
+        this.accept(run.accepted.iter().cloned());
+        this.from.insert("run".to_owned(), run);
+    }
+    this.from.extend(Provenance::read(base)?.map(|base| ("base".to_owned(), base)));
+    Ok(this)
 }
 
 /// Its ranks and scales.

@@ -4,7 +4,7 @@ use std::{path::Path, sync::atomic::AtomicBool};
 
 use anyhow::Result;
 use clap::Args;
-use softshard_labels::{Artefact, Provenance};
+use softshard_labels::{Artefact, Provenance, SequenceDataset, Split};
 use softshard_share::Writers;
 use softshard_teacher::{Part, Teacher, TeacherInputs};
 
@@ -39,7 +39,7 @@ pub(crate) struct TeacherLabels {
     price_per_hour: Option<f64>,
 }
 
-/// Labels every split that was prepared, or a part of its shards.
+/// Labels every split that the recipe labels, or a part of its shards.
 pub(crate) fn teacher_labels(options: &TeacherLabels, stop: &AtomicBool) -> Result<()> {
     let TeacherLabels { stage, accept, task, of, price_per_hour } = options;
     let recipe = Recipe::load(&stage.recipe, &stage.overrides)?;
@@ -61,22 +61,23 @@ pub(crate) fn teacher_labels(options: &TeacherLabels, stop: &AtomicBool) -> Resu
         );
     }
     let tokenizer = recipe.tokenizer_for(&config.model)?;
-    let held_out = recipe.output.sequences.join("valid");
-    let mut accepted = doors::sequences(&recipe, &recipe.output.sequences.join("train"), accept)?;
-    accepted.extend(doors::sequences(&recipe, &held_out, accept)?);
+    let (splits, valid) = (recipe.labelled_splits(), recipe.sequences(Split::Valid));
+    let mut accepted = doors::sequences(&recipe, &valid, accept)?;
+    for split in &splits {
+        // All of them, before the first is labelled.
+        SequenceDataset::manifest_of(recipe.sequences(*split))?;
+        accepted.extend(doors::sequences(&recipe, &recipe.sequences(*split), accept)?);
+    }
     let mut teacher = Teacher::new(config, &devices);
     let labels = recipe.labels_output(if part.is_some() { Writers::Many } else { Writers::One })?;
     let metrics = Recorder::start(recipe.output.labelling_metrics("teacher-labels", part));
-    for split in ["train", "valid"] {
-        let sequences = recipe.output.sequences.join(split);
-        if split == "valid" && !sequences.exists() {
-            continue; // nothing was held out
-        }
+    for split in splits {
+        let (sequences, split) = (recipe.sequences(split), split.name());
         let output = labels.join(split);
         let inputs = TeacherInputs {
             labels: &recipe.labels,
             sequences: &sequences,
-            held_out: Some(&held_out),
+            held_out: Some(&valid),
             tokenizer: &tokenizer,
             output: &output,
             part,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use softshard_labels::Split;
 use softshard_model::{Bits, LoadOptions, Precision, Residency};
 
 use crate::rouge::Rouge;
@@ -12,7 +13,8 @@ use crate::rouge::Rouge;
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluateConfig {
-    /// Name of the result, `evaluations/<name>.json`; the student's folder gives it unless it is set.
+    /// Name of the result, `evaluations/<name>.json`; the student's folder gives it unless it is set, with `-valid` where those rows
+    /// are scored.
     pub name: Option<String>,
     /// Hugging Face folder to evaluate instead of what `train-student` made.
     pub model: Option<PathBuf>,
@@ -26,6 +28,10 @@ pub struct EvaluateConfig {
     /// Bits of the matrices of its layers, 8 or 4, if they are kept as codes: a little more than that many bits a weight, at
     /// the price of rounding.
     pub quantise: Option<Bits>,
+    /// The held-out rows that are scored: `test`, by which nothing was chosen, or `valid` where this says so.
+    #[serde(default = "default_split")]
+    #[schemars(extend("enum" = ["valid", "test"]))]
+    pub split: Split,
     /// Held-out rows that are answered, the first of the split; all unless given.
     pub max_answers: Option<usize>,
     /// Longest answer.
@@ -51,6 +57,7 @@ impl Default for EvaluateConfig {
             precision: None,
             residency: None,
             quantise: None,
+            split: default_split(),
             max_answers: None,
             max_new_tokens: default_max_new_tokens(),
             stop_at_newline: false,
@@ -85,6 +92,9 @@ impl EvaluateConfig {
         if let Some((key, _)) = counts.iter().find(|(_, value)| *value == 0) {
             return Err(format!("`evaluate.{key}`: expected at least 1, found 0"));
         }
+        if self.split == Split::Train {
+            return Err("`evaluate.split`: expected \"test\" or \"valid\", found \"train\"".to_owned());
+        }
         if self.name.as_deref().is_some_and(|name| name.is_empty() || name.contains('/')) {
             return Err(format!("`evaluate.name`: expected a plain name, found {:?}", self.name));
         }
@@ -95,6 +105,9 @@ impl EvaluateConfig {
     }
 }
 
+fn default_split() -> Split {
+    Split::Test
+}
 fn default_max_new_tokens() -> usize {
     256
 }

@@ -13,7 +13,7 @@ use fs_err as fs;
 use serde::{Deserialize, Serialize};
 use softshard_labels::{
     Difference, Error, Example, LabelDataset, OwnTokenizer, Provenance, Sequence, SequenceDataset,
-    SequenceKey, SequenceLabels,
+    SequenceKey, SequenceLabels, Split,
 };
 use softshard_losses::{DistillLoss, StoredLabels, Targets, calibration::Calibration};
 use softshard_model::{Arrangement, Decoder, Fitting, LoadOptions, OutOfMemory, batches_by_length};
@@ -21,10 +21,11 @@ use softshard_prepare::{Tokenizer, TokenizerConfig, demo};
 
 use crate::{
     EvaluateConfig,
+    partial::{Header, Parts, Places},
     subject::{Subject, check_result},
 };
 
-/// Prompts that are answered between two looks at the stop flag.
+/// Prompts that are answered between two looks at the stop flag: they are a part, which is kept.
 const ANSWERS_PER_STEP: usize = 64;
 /// Rows of hidden states that meet the vocabulary at a time.
 const ROWS_PER_CHUNK: usize = 256;
@@ -41,7 +42,7 @@ pub struct EvaluateInputs<'a> {
     pub student_load: LoadOptions,
     /// What `train-student` made: holds `adapter/` or `model/`.
     pub student: &'a Path,
-    /// Sequences of the held-out split, with their examples: prompts, references and facts.
+    /// Sequences of the split that is evaluated, with their examples: prompts, references and facts.
     pub sequences: &'a Path,
     /// The teacher's labels of that split, where it was labelled.
     pub labels: &'a Path,
@@ -67,11 +68,18 @@ pub struct Evaluation {
     /// What its numbers were computed in, such as `f32` or `bf16, layers in 4 bits`.
     #[serde(default)]
     pub dtype: String,
+    /// Which rows were scored; results of earlier versions do not say, and are of `valid`.
+    #[serde(default)]
+    pub split: Option<Split>,
+    /// How many.
+    #[serde(default)]
+    pub rows: usize,
     /// Scores of greedy answers; none for plain text, which has no prompts.
     pub answers: Option<AnswerScores>,
     /// Scores of held-out responses, teacher-forced.
     pub held_out: HeldOutScores,
-    /// Where the time went.
+    /// Where the time went. It is not written: the same inputs give the same bytes.
+    #[serde(skip)]
     pub seconds: Breakdown,
     /// Which model, which rows, which settings; results of earlier versions do not say.
     #[serde(default)]
@@ -79,7 +87,7 @@ pub struct Evaluation {
 }
 
 /// Seconds by part.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default)]
 pub struct Breakdown {
     /// Loading the model.
     pub load: f64,
@@ -130,9 +138,12 @@ struct Answer<'a> {
 
 /// Evaluates a model and writes its scores and answers.
 ///
+/// What is done is kept beside the result, part by part, and removed with the last of it: an evaluation that was stopped or
+/// killed goes on, and its result has the bytes that it would have had.
+///
 /// # Errors
-/// No trained model, a missing or damaged dataset, I/O. A stop that was asked for is an
-/// [`io::ErrorKind::Interrupted`]; nothing is written then.
+/// No trained model, no rows of the split, a missing or damaged dataset, another process that makes the same result, I/O. A
+/// stop that was asked for is an [`io::ErrorKind::Interrupted`]; no result is written then.
 pub fn run(inputs: &EvaluateInputs) -> Result<Evaluation> {
     let began = Instant::now();
     let mut seconds = Breakdown::default();
@@ -140,11 +151,17 @@ pub fn run(inputs: &EvaluateInputs) -> Result<Evaluation> {
     let name = subject.result_name(inputs.config);
     let tokenizer = Tokenizer::load(&inputs.tokenizer.path)?;
     tokenizer.expect_ids_of_model(&subject.model)?;
-    let load = inputs.config.load_options(inputs.student_load);
-    let provenance = subject.provenance(inputs, &load)?;
-    let file = inputs.output.join(format!("{name}.json"));
-    check_result(&file, &provenance, inputs.accept)?;
     let questions = questions(inputs)?;
+    let held_out = HeldOut::open(inputs, &tokenizer.own())?;
+    let load = inputs.config.load_options(inputs.student_load);
+    let mut provenance = subject.provenance(inputs, &load)?;
+    provenance.input("rows", held_out.blake3());
+    let places = Places::of(inputs.output, &name);
+    check_result(&places.result, &provenance, inputs.accept)?;
+    let max_tokens_per_batch = inputs.config.max_tokens_per_batch;
+    let header = Header { provenance, max_tokens_per_batch };
+    let mut parts = Parts::open(&places, &header)?;
+
     let mut decoder = Decoder::load_with(&subject.model, inputs.device, &load)?;
     if let Some(adapter) = &subject.adapter {
         decoder.load_adapter(adapter)?;
@@ -152,35 +169,44 @@ pub fn run(inputs: &EvaluateInputs) -> Result<Evaluation> {
     tokenizer.fingerprint().expect_fits(&subject.model, decoder.config().vocab_size)?;
     seconds.load = began.elapsed().as_secs_f64();
     let began = Instant::now();
-    let held_out = score_held_out(inputs, &decoder, &tokenizer.own())?;
+    let (split, rows) = (Some(inputs.config.split), held_out.rows.len());
+    let held_out = score_held_out(inputs, &decoder, &held_out, &mut parts)?;
     seconds.held_out = began.elapsed().as_secs_f64();
     let began = Instant::now();
     let mut lines = Vec::new();
     let answers = match &questions[..] {
         [] => None,
-        questions => Some(score_answers(inputs, &decoder, &tokenizer, questions, &mut lines)?),
+        questions => Some(score_answers(inputs, &decoder, &tokenizer, questions, (&mut parts, &mut lines))?),
     };
     seconds.answers = began.elapsed().as_secs_f64();
-    let (parameters, dtype) = (decoder.parameter_count(), load.dtype());
-    fs::create_dir_all(inputs.output)?;
-    fs::write(inputs.output.join(format!("{name}.answers.jsonl")), lines)?;
-    let provenance = Some(provenance);
-    let evaluation = Evaluation { name, parameters, dtype, answers, held_out, seconds, provenance };
-    fs::write(file, serde_json::to_vec_pretty(&evaluation)?)?;
+    let (parameters, dtype, provenance) = (decoder.parameter_count(), load.dtype(), Some(header.provenance));
+    let evaluation =
+        Evaluation { name, parameters, dtype, split, rows, answers, held_out, seconds, provenance };
+    parts.commit(&places, &serde_json::to_vec_pretty(&evaluation)?, &lines)?;
     Ok(evaluation)
+}
+
+/// What is kept of a batch of held-out sequences.
+#[derive(Serialize, Deserialize)]
+struct HeldOutPart {
+    cross_entropy: f64,
+    kl: f64,
+    confidences: Vec<f64>,
+    correct: Vec<bool>,
 }
 
 /// Negative log-likelihood, calibration and distance to the teacher on the held-out split.
 fn score_held_out(
     inputs: &EvaluateInputs,
     decoder: &Decoder,
-    tokenizer: &OwnTokenizer,
+    held_out: &HeldOut,
+    parts: &mut Parts,
 ) -> Result<HeldOutScores> {
-    let (examples, has_teacher) = held_out(inputs, tokenizer)?;
-    let lengths: Vec<usize> = examples.iter().map(|example| example.0.len()).collect();
+    let rows = &held_out.rows;
+    let lengths: Vec<usize> = rows.iter().map(|row| row.0.len()).collect();
     let (longest, limit) = (lengths.iter().max().copied().unwrap_or(0), decoder.config().context());
     if longest > limit {
-        let read = if has_teacher { inputs.labels } else { inputs.sequences };
+        let read = if held_out.has_teacher { inputs.labels } else { inputs.sequences };
         let place = format!("`{}`", read.display());
         let expected = format_args!("sequences of at most the model's {limit} positions");
         let hint = "set `data.max_tokens` and prepare again";
@@ -188,17 +214,16 @@ fn score_held_out(
     }
     // Weights do not matter to an evaluation: both terms are reported.
     let loss = DistillLoss::forward_kl(1.0, ROWS_PER_CHUNK);
-    let (mut cross_entropy, mut kl) = (0.0, 0.0);
-    let (mut confidences, mut correct) = (Vec::new(), Vec::new());
+    let mut all = HeldOutPart { cross_entropy: 0.0, kl: 0.0, confidences: Vec::new(), correct: Vec::new() };
     let mut done = 0;
     let fitting = Fitting::default();
     let tokens_of = |batch: &[usize]| batch.iter().map(|&index| lengths[index]).sum();
     let score = |batch: &[usize]| -> Result<_> {
-        let ids: Vec<&[i32]> = batch.iter().map(|&index| examples[index].0.as_slice()).collect();
-        let positions: Vec<&[i32]> = batch.iter().map(|&index| examples[index].1.as_slice()).collect();
+        let ids: Vec<&[i32]> = batch.iter().map(|&index| rows[index].0.as_slice()).collect();
+        let positions: Vec<&[i32]> = batch.iter().map(|&index| rows[index].1.as_slice()).collect();
         let mut targets = Targets::default();
         for &index in batch {
-            targets.append(examples[index].2.clone());
+            targets.append(rows[index].2.clone());
         }
         targets.fold_ids_from(decoder.config().vocab_size);
         let hidden = decoder.hidden_before(&ids, &positions, Arrangement::Padded)?;
@@ -206,45 +231,76 @@ fn score_held_out(
     };
     for batch in batches_by_length(&lengths, inputs.config.max_tokens_per_batch) {
         check_stop(inputs)?;
-        let parts = fitting.each(&batch, &tokens_of, inputs.device, &score);
-        for scores in parts.map_err(|error| too_large("held-out sequence", lengths[batch[0]], error))? {
-            cross_entropy += scores.cross_entropy_sum;
-            kl += scores.kl_sum;
-            confidences.extend(scores.confidences);
-            correct.extend(scores.correct);
-        }
+        let part = parts.next(|| {
+            let scores = fitting.each(&batch, &tokens_of, inputs.device, &score);
+            let scores = scores.map_err(|error| too_large("held-out sequence", lengths[batch[0]], error))?;
+            Ok(HeldOutPart {
+                cross_entropy: scores.iter().map(|scores| scores.cross_entropy_sum).sum(),
+                kl: scores.iter().map(|scores| scores.kl_sum).sum(),
+                confidences: scores.iter().flat_map(|scores| scores.confidences.iter().copied()).collect(),
+                correct: scores.iter().flat_map(|scores| scores.correct.iter().copied()).collect(),
+            })
+        })?;
+        all.cross_entropy += part.cross_entropy;
+        all.kl += part.kl;
+        all.confidences.extend(part.confidences);
+        all.correct.extend(part.correct);
         done += batch.len();
-        tracing::info!(target: "softshard::progress", stage = "held-out", done, total = examples.len(), unit = "sequences", tokens = confidences.len());
+        tracing::info!(target: "softshard::progress", stage = "held-out", done, total = rows.len(), unit = "sequences", tokens = all.confidences.len());
     }
-    let tokens = confidences.len();
+    let tokens = all.confidences.len();
     if tokens == 0 {
-        return Err(nothing_held_out(inputs.sequences).into());
+        return Err(nothing_held_out(inputs).into());
     }
     #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^53")]
     let mean = |sum: f64| sum / tokens as f64;
     Ok(HeldOutScores {
         tokens,
-        nll: mean(cross_entropy),
-        ece: Calibration::of(&confidences, &correct).ece,
-        kl_to_teacher: has_teacher.then(|| mean(kl)),
+        nll: mean(all.cross_entropy),
+        ece: Calibration::of(&all.confidences, &all.correct).ece,
+        kl_to_teacher: held_out.has_teacher.then(|| mean(all.kl)),
     })
 }
 
-/// Token ids, labelled positions and targets of a sequence.
-type HeldOut = (Vec<i32>, Vec<i32>, Targets);
-
 /// The held-out sequences, with the teacher's distributions where it labelled them.
-///
-/// Where sequences are prepared, all of them must be labelled: found by key, so labels may be merged or imported ones.
-fn held_out(inputs: &EvaluateInputs, tokenizer: &OwnTokenizer) -> Result<(Vec<HeldOut>, bool)> {
-    let prepared =
-        if inputs.sequences.exists() { Some(SequenceDataset::open(inputs.sequences)?) } else { None };
-    if inputs.labels.exists() {
+struct HeldOut {
+    keys: Vec<SequenceKey>,
+    /// Token ids, labelled positions and targets of each.
+    rows: Vec<(Vec<i32>, Vec<i32>, Targets)>,
+    has_teacher: bool,
+}
+
+impl HeldOut {
+    /// Where sequences are prepared, all of them must be labelled: found by key, so labels may be merged or imported ones.
+    fn open(inputs: &EvaluateInputs, tokenizer: &OwnTokenizer) -> Result<Self> {
+        let prepared = inputs.sequences.exists().then(|| SequenceDataset::open(inputs.sequences));
+        let prepared = prepared.transpose()?;
+        if inputs.labels.exists() {
+            return Self::labelled(inputs, tokenizer, prepared.as_ref());
+        }
+        let Some(prepared) = prepared else { return Err(nothing_held_out(inputs).into()) };
+        let info = &prepared.manifest().info;
+        let place = format!("`{}`", inputs.sequences.display());
+        tokenizer.expect_reads(&info.tokenizer, info.template == "chat", place)?;
+        let sequences = prepared.read_all()?;
+        let keys = sequences.iter().map(Sequence::key).collect();
+        let read = |sequence: Sequence| {
+            let targets = Targets::without_teacher(sequence.gold());
+            (sequence.input_ids, sequence.positions, targets)
+        };
+        Ok(Self { keys, rows: sequences.into_iter().map(read).collect(), has_teacher: false })
+    }
+
+    fn labelled(
+        inputs: &EvaluateInputs,
+        tokenizer: &OwnTokenizer,
+        prepared: Option<&SequenceDataset>,
+    ) -> Result<Self> {
         let dataset = LabelDataset::open(inputs.labels)?;
         let place = format!("`{}`", inputs.labels.display());
         let plan = &dataset.manifest().plan;
         tokenizer.expect_reads(&plan.tokenizer, plan.template == "chat", &place)?;
-        let keys: Vec<SequenceKey> = match &prepared {
+        let keys: Vec<SequenceKey> = match prepared {
             Some(prepared) => prepared.read_all()?.iter().map(Sequence::key).collect(),
             None => dataset.keys().collect(),
         };
@@ -267,17 +323,15 @@ fn held_out(inputs: &EvaluateInputs, tokenizer: &OwnTokenizer) -> Result<(Vec<He
             (labels.input_ids, labels.positions, targets)
         };
         let rows = keys.iter().map(|key| Ok(read(dataset.get(key)?))).collect::<Result<_>>()?;
-        return Ok((rows, true));
+        Ok(Self { keys, rows, has_teacher: true })
     }
-    let Some(prepared) = prepared else { return Err(nothing_held_out(inputs.sequences).into()) };
-    let info = &prepared.manifest().info;
-    let place = format!("`{}`", inputs.sequences.display());
-    tokenizer.expect_reads(&info.tokenizer, info.template == "chat", place)?;
-    let read = |sequence: Sequence| {
-        let targets = Targets::without_teacher(sequence.gold());
-        (sequence.input_ids, sequence.positions, targets)
-    };
-    Ok((prepared.read_all()?.into_iter().map(read).collect(), false))
+
+    /// BLAKE3 of their keys, in order: what two results must share to be compared.
+    fn blake3(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        self.keys.iter().for_each(|key| drop(hasher.update(&key.0)));
+        hasher.finalize().to_hex().to_string()
+    }
 }
 
 /// Greedy answers to the held-out prompts and what they are worth; appends a line for each to `lines`.
@@ -286,13 +340,14 @@ fn score_answers(
     decoder: &Decoder,
     tokenizer: &Tokenizer,
     examples: &[Question],
-    lines: &mut Vec<u8>,
+    (parts, lines): (&mut Parts, &mut Vec<u8>),
 ) -> Result<AnswerScores> {
     let fitting = Fitting::default();
     let (mut rouge_sum, mut faithful, mut stated, mut supported, mut judged) = (0.0, 0, 0, 0, 0);
     for (step, chunk) in examples.chunks(ANSWERS_PER_STEP).enumerate() {
         check_stop(inputs)?;
-        for (example, text) in chunk.iter().zip(answer(inputs.config, decoder, tokenizer, chunk, &fitting)?) {
+        let texts = parts.next(|| answer(inputs.config, decoder, tokenizer, chunk, &fitting))?;
+        for (example, text) in chunk.iter().zip(texts) {
             let rouge_l = inputs.config.rouge.score(&example.example.reference, &text).f_measure;
             let faithfulness = faithfulness(&example.example, &text);
             rouge_sum += rouge_l;
@@ -336,6 +391,9 @@ struct Question {
 fn questions(inputs: &EvaluateInputs) -> Result<Vec<Question>> {
     let place = format!("`{}`", inputs.sequences.display());
     if !inputs.sequences.exists() {
+        if !inputs.labels.exists() {
+            return Err(nothing_held_out(inputs).into());
+        }
         tracing::warn!("{place}: there are no held-out sequences, so no prompts: answers are not scored");
         return Ok(Vec::new());
     }
@@ -398,9 +456,15 @@ fn faithfulness(example: &Example, answer: &str) -> Option<demo::Faithfulness> {
     Some(demo::faithfulness(&facts, answer))
 }
 
-fn nothing_held_out(sequences: &Path) -> Error {
-    Error::bad(format_args!("`{}`", sequences.display()), "held-out sequences", "none")
-        .hint("set `data.split`")
+fn nothing_held_out(inputs: &EvaluateInputs) -> Error {
+    let hint = match inputs.config.split {
+        Split::Valid => "set `data.split.valid_rows` and prepare again",
+        _ => {
+            "set `data.split.test_rows` and prepare again, or score the rows that choose, with `evaluate.split=valid`"
+        }
+    };
+    let (place, name) = (format!("`{}`", inputs.sequences.display()), inputs.config.split.name());
+    Error::bad(place, format_args!("held-out sequences, of the split `{name}`"), "none").hint(hint)
 }
 
 /// What a device without memory for one of these is told; other errors stay as they are.

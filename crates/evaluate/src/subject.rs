@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use fs_err as fs;
 use serde_json::{Value, json};
 use softshard_labels::{
-    Artefact, Difference, Door, Error, LabelsManifest, Provenance, SequenceDataset, short,
+    Artefact, Difference, Door, Error, LabelsManifest, Provenance, SequenceDataset, Split, short,
 };
 use softshard_model::{LoadOptions, adapter_blake3, config_blake3, hub_name, weights_blake3};
 
@@ -53,9 +53,13 @@ impl Subject {
         }
     }
 
-    /// Name of its result, unless the recipe gives one.
+    /// Name of its result: the recipe's, or its own, which for `valid` says so: it does not take the place of what is reported.
     pub(crate) fn result_name(&self, config: &EvaluateConfig) -> String {
-        config.name.clone().unwrap_or_else(|| self.name.clone())
+        let own = match config.split {
+            Split::Test => self.name.clone(),
+            other => format!("{}-{}", self.name, other.name()),
+        };
+        config.name.clone().unwrap_or(own)
     }
 
     /// What its scores are made from, settings and held-out rows included; hashes its files.
@@ -100,25 +104,18 @@ impl Subject {
         run: &Provenance,
         accept: &[String],
     ) -> Result<Vec<Difference>, Error> {
-        let of_base = |one: &Provenance| {
-            let mut base = Provenance::new(Artefact::Run);
-            let names = ["model.config", "model.weights"];
-            base.inputs =
-                names.iter().filter_map(|name| one.inputs.get_key_value(*name)).map(owned).collect();
-            base
-        };
         let place = format!("base `{}` of the adapter", self.model.display());
         let hint = "name the base that the adapter was trained over";
-        of_base(run).check(&of_base(base), &Door { place: &place, hint, accept })
+        run.check_base(base, &Door { place: &place, hint, accept })
     }
 
     /// What changes scores besides the model: how answers are made, and which rows are scored.
     fn settings(&self, config: &EvaluateConfig) -> Result<Value> {
-        let EvaluateConfig { max_answers, max_new_tokens, stop_at_newline, rouge, .. } = config;
+        let EvaluateConfig { split, max_answers, max_new_tokens, stop_at_newline, rouge, .. } = config;
         let kind = if self.is_student { "student" } else { "model" };
         Ok(json!({
             "subject": { "kind": kind, "name": self.name },
-            "split": "valid",
+            "split": split,
             "max_answers": max_answers,
             "max_new_tokens": max_new_tokens,
             "stop_at_newline": stop_at_newline,
@@ -175,30 +172,18 @@ pub(crate) fn described(one: &Provenance) -> String {
     format!("{} `{}` ({files})", text("kind"), text("name"))
 }
 
-/// A line for each result, which says what it is of, and one where two are not of the same rows: those are not to be compared.
+/// A line for each result, which says what it is of.
 pub fn made_from(evaluations: &[Evaluation]) -> Vec<String> {
-    let rows =
-        |one: &Evaluation| one.provenance.as_ref().and_then(|one| one.inputs.get("sequences").cloned());
     let line = |one: &Evaluation| {
         let Some(provenance) = &one.provenance else {
             return format!("{}: by an earlier version, which does not say of what", one.name);
         };
-        let of_rows = rows(one).map_or(String::new(), |blake3| format!(", rows {}", short(&blake3)));
         let names: Vec<&str> = provenance.accepted.iter().map(|one| &*one.name).collect();
         let accepted =
             if names.is_empty() { String::new() } else { format!(", accepted: {}", names.join(", ")) };
-        format!("{}: {}{of_rows}{accepted}", one.name, described(provenance))
+        format!("{}: {}{accepted}", one.name, described(provenance))
     };
-    let mut lines: Vec<String> = evaluations.iter().map(line).collect();
-    let mut known: Vec<String> = evaluations.iter().filter_map(rows).collect();
-    known.sort();
-    known.dedup();
-    if known.len() > 1 {
-        lines.push(
-            "these are not of the same rows: a difference between them may be one of the rows".to_owned(),
-        );
-    }
-    lines
+    evaluations.iter().map(line).collect()
 }
 
 /// What a folder is called by people: `teacher` of `run/teacher/model`, `owner--name` of a snapshot in the Hub's cache.
@@ -211,10 +196,6 @@ fn name_of(folder: &Path) -> String {
         Some(name) if name != "model" && name != "adapter" => name,
         own => folder.parent().and_then(named).or(own).unwrap_or_else(|| "model".to_owned()),
     }
-}
-
-fn owned((name, blake3): (&String, &String)) -> (String, String) {
-    (name.clone(), blake3.clone())
 }
 
 #[cfg(test)]

@@ -4,19 +4,25 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use fs_err as fs;
+use softshard_labels::short;
 
 use crate::Evaluation;
 
-/// What the columns of [`rows`] are.
+/// What the columns of [`Evaluation::cells`] are.
 pub const HEADER: [&str; 8] =
     ["model", "parameters", "ROUGE-L", "faithful", "facts right", "NLL", "ECE", "KL to teacher"];
 
-/// The cells of all evaluations in `folder`, by name; none where there is no such folder.
-///
-/// # Errors
-/// An evaluation that cannot be read.
-pub fn rows(folder: &Path) -> Result<Vec<[String; 8]>> {
-    Ok(all(folder)?.iter().map(Evaluation::cells).collect())
+/// Evaluations of the same rows, with what these are: no others are to be compared.
+pub fn by_rows(evaluations: Vec<Evaluation>) -> Vec<(String, Vec<Evaluation>)> {
+    let mut groups: Vec<(String, Vec<Evaluation>)> = Vec::new();
+    for evaluation in evaluations {
+        let rows = evaluation.described_rows();
+        match groups.iter_mut().find(|(known, _)| *known == rows) {
+            Some((_, group)) => group.push(evaluation),
+            None => groups.push((rows, vec![evaluation])),
+        }
+    }
+    groups
 }
 
 /// All evaluations in `folder`, by name; none where there is no such folder.
@@ -41,6 +47,17 @@ pub fn all(folder: &Path) -> Result<Vec<Evaluation>> {
 }
 
 impl Evaluation {
+    /// `test: 300 sequences (0123456789ab), 200 answered`.
+    pub fn described_rows(&self) -> String {
+        let blake3 = self.provenance.as_ref().and_then(|one| one.inputs.get("rows"));
+        let (Some(split), Some(blake3)) = (self.split, blake3) else {
+            return "rows that an earlier version did not write down".to_owned();
+        };
+        let (name, rows, blake3) = (split.name(), self.rows, short(blake3));
+        let answered = self.answers.as_ref().map_or(0, |answers| answers.answers);
+        format!("{name}: {rows} sequences ({blake3}), {answered} answered")
+    }
+
     /// What is said of it in the columns of [`HEADER`].
     pub fn cells(&self) -> [String; 8] {
         let percent =

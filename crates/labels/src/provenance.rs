@@ -156,6 +156,22 @@ impl Provenance {
         door.pass(self.differences(found))
     }
 
+    /// Compares the base model that a run, this one, learnt over with the one that its adapter is put on now. Gives the differences
+    /// that the user takes.
+    ///
+    /// # Errors
+    /// As [`Provenance::check`].
+    pub fn check_base(&self, base: &Self, door: &Door<'_>) -> Result<Vec<Difference>, Error> {
+        let [learnt, found] = [self, base].map(|one| {
+            let mut only = Self::new(Artefact::Run);
+            let is_base = |name: &str| name == "model.config" || name == "model.weights";
+            let inputs = one.inputs.iter().filter(|(name, _)| is_base(name));
+            only.inputs = inputs.map(|(name, blake3)| (name.clone(), blake3.clone())).collect();
+            only
+        });
+        learnt.check(&found, door)
+    }
+
     /// Reads the provenance of a folder; none where it has none.
     ///
     /// # Errors

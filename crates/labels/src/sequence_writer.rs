@@ -11,8 +11,8 @@ use crate::shard_reader::ShardReader;
 use crate::shard_schema::ShardSchema;
 use crate::shard_writer::{ShardFile, WrittenFile};
 use crate::{
-    Artefact, Error, Example, Provenance, ReadLimits, Sequence, SequencesInfo, SequencesManifest,
-    ShardRecord, json,
+    Artefact, Error, Example, Provenance, ReadLimits, Sequence, SequenceDataset, SequencesInfo,
+    SequencesManifest, ShardRecord, json,
 };
 
 /// Tokens of a row group.
@@ -119,6 +119,20 @@ impl SequenceWriter {
         if self.counts.rows == self.sequences_per_shard { self.close_shard() } else { Ok(()) }
     }
 
+    /// Completes the shards and, if the dataset that is there has another content, takes its manifest away: from here until
+    /// [`SequenceWriter::finish`] it is not finished. Of several datasets that belong together all are retracted before the
+    /// first one is finished, so that none of an earlier run stands beside one of this run.
+    ///
+    /// # Errors
+    /// [`Error::Bad`] if there are no sequences; I/O.
+    pub fn retract(&mut self) -> Result<(), Error> {
+        let bytes = json::to_bytes(&self.manifest()?);
+        if json::read(&self.dir.join("manifest.json"), Links::Refused).ok().as_ref() != Some(&bytes) {
+            durable::remove_files(&self.dir, |name| name == "manifest.json")?;
+        }
+        Ok(())
+    }
+
     /// Gives the shards their names and writes the manifest, last.
     ///
     /// A finished dataset with the same content stays as it is, byte for byte; one with another content is replaced.
@@ -127,6 +141,40 @@ impl SequenceWriter {
     /// # Errors
     /// [`Error::Bad`] if there are no sequences, or `data/` holds something foreign; I/O.
     pub fn finish(mut self) -> Result<SequencesManifest, Error> {
+        self.retract()?;
+        let manifest = self.manifest()?;
+        let data = self.dir.join("data");
+        for ((file, _), record) in self.written.iter().zip(&manifest.shards) {
+            durable::link_data(&file.temp, &data.join(&record.file), record.bytes, &record.blake3)?;
+        }
+        let shards = &manifest.shards;
+        let leftover =
+            |name: &str| is_data_file("sequences", name) && shards.iter().all(|shard| shard.file != name);
+        durable::remove_files(&data, leftover)?;
+        manifest::check_files(&self.dir, "sequences", shards, &ReadLimits::default())?;
+        durable::put(&self.dir, &self.dir.join("manifest.json"), &json::to_bytes(&manifest))?;
+        durable::remove_files(&self.dir.join(PRIVATE).join("tmp"), |_| true)?;
+        fs_err::remove_dir_all(self.dir.join(PRIVATE))?;
+        Ok(manifest)
+    }
+
+    /// Removes a sequence dataset, or what a run that was killed left of one; anything else beside it stays.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn remove(dir: impl AsRef<Path>) -> Result<(), Error> {
+        let (dir, data) = (dir.as_ref(), dir.as_ref().join("data"));
+        if SequenceDataset::manifest_of(dir).is_ok() {
+            durable::remove_files(dir, |name| name == "manifest.json")?;
+        }
+        let is_ours = dir.exists()
+            && has_only(dir, |name| name == "data" || name == PRIVATE)?
+            && has_only(&data, |name| is_data_file("sequences", name))?;
+        if is_ours { Ok(fs_err::remove_dir_all(dir)?) } else { Ok(()) }
+    }
+
+    /// The manifest of all that was pushed; completes the shard in hand.
+    fn manifest(&mut self) -> Result<SequencesManifest, Error> {
         self.close_shard()?;
         if self.written.is_empty() {
             return Err(Error::bad(crate::error::quoted(&self.dir), "at least one sequence", "none"));
@@ -137,34 +185,16 @@ impl SequenceWriter {
             named.map(|(index, (file, counts))| record(file, counts, index, files)).collect();
         let [rows, input_tokens, labelled_tokens] =
             totals(&shards).expect("files on a disk hold fewer tokens");
-        let manifest = SequencesManifest {
+        Ok(SequencesManifest {
             format: SequencesManifest::FORMAT.to_owned(),
             version: SequencesManifest::VERSION,
-            info: self.info,
-            provenance: Some(self.provenance),
+            info: self.info.clone(),
+            provenance: Some(self.provenance.clone()),
             rows,
             input_tokens,
             labelled_tokens,
             shards,
-        };
-        let (path, bytes) = (self.dir.join("manifest.json"), json::to_bytes(&manifest));
-        let data = self.dir.join("data");
-        if json::read(&path, Links::Refused).ok().as_ref() != Some(&bytes) {
-            // From here until the new manifest is there, the dataset is not finished.
-            durable::remove_files(&self.dir, |name| name == "manifest.json")?;
-        }
-        for ((file, _), record) in self.written.iter().zip(&manifest.shards) {
-            durable::link_data(&file.temp, &data.join(&record.file), record.bytes, &record.blake3)?;
-        }
-        let shards = &manifest.shards;
-        let leftover =
-            |name: &str| is_data_file("sequences", name) && shards.iter().all(|shard| shard.file != name);
-        durable::remove_files(&data, leftover)?;
-        manifest::check_files(&self.dir, "sequences", shards, &ReadLimits::default())?;
-        durable::put(&self.dir, &path, &bytes)?;
-        durable::remove_files(&self.dir.join(PRIVATE).join("tmp"), |_| true)?;
-        fs_err::remove_dir_all(self.dir.join(PRIVATE))?;
-        Ok(manifest)
+        })
     }
 
     fn write_group(&mut self) -> Result<(), Error> {
@@ -204,6 +234,19 @@ fn record(file: &WrittenFile, counts: &Counts, index: usize, files: usize) -> Sh
         blake3: file.blake3.clone(),
         sha256: file.sha256.clone(),
     }
+}
+
+/// Whether a folder holds nothing but files of these names; one that is not there holds nothing.
+fn has_only(folder: &Path, is_known: impl Fn(&str) -> bool) -> Result<bool, Error> {
+    if !folder.exists() {
+        return Ok(true);
+    }
+    for entry in fs_err::read_dir(folder)? {
+        if !entry?.file_name().to_str().is_some_and(&is_known) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn count(length: usize) -> u64 {

@@ -68,7 +68,7 @@ pub use hub::hub_name;
 pub use layout::{Layout, QUERIES_PER_TILE};
 pub use lora::{LoraConfig, LoraMap, LoraShape};
 pub use memory::{device_kind, free_bytes, peak_bytes, used_bytes};
-pub use merge::{MergeInputs, Merged, merge};
+pub use merge::{MergeInputs, Merged, check_merge, merge};
 pub use out_of_memory::{Fitting, OutOfMemory, guarded};
 pub use precision::Precision;
 pub use quantised::Bits;

@@ -51,6 +51,8 @@ pub struct MergeInputs<'a> {
     pub output: &'a Path,
     /// Number format of the weights; as in the base's files where there is none.
     pub precision: Option<Precision>,
+    /// Content of the folder's `provenance.json`.
+    pub provenance: Option<&'a [u8]>,
     /// Set by somebody else to stop early.
     pub stop: &'a AtomicBool,
 }
@@ -70,6 +72,18 @@ pub struct Merged {
     pub untied: bool,
     /// The base model that the adapter names.
     pub made_for: String,
+}
+
+/// Checks what [`merge`] would find out before it writes: reads configurations and headers.
+///
+/// # Errors
+/// As [`merge`].
+pub fn check_merge(inputs: &MergeInputs<'_>) -> Result<(), Error> {
+    let config = DecoderConfig::load(inputs.base)?;
+    let checkpoint = Checkpoint::open(inputs.base, &config)?;
+    let adapter = AdapterFiles::open(inputs.adapter, &config)?;
+    Merge { inputs, config: &config, checkpoint: &checkpoint, adapter: &adapter }.check()?;
+    temporary(inputs.output).map(drop)
 }
 
 /// Writes the model folder `base + adapter`: `W + scale · B · A`, with DoRA's magnitudes if it has them, computed in
@@ -179,6 +193,9 @@ impl Merge<'_> {
             if self.inputs.base.join(name).is_file() {
                 copy(&self.inputs.base.join(name), &folder.join(name))?;
             }
+        }
+        if let Some(provenance) = self.inputs.provenance {
+            write_synced(&folder.join("provenance.json"), provenance)?;
         }
         self.write_config(folder)?;
         Ok(merged)

@@ -57,6 +57,7 @@ fn merged(folder: &Path, precision: Option<Precision>) -> Result<Merged, Error> 
         adapter: &folder.join("adapter"),
         output: &folder.join("merged"),
         precision,
+        provenance: None,
         stop: &AtomicBool::new(false),
     })
 }
@@ -361,8 +362,14 @@ fn a_merge_that_is_stopped_leaves_nothing() {
     let (base, adapter) = (folder.path().join("base"), folder.path().join("adapter"));
     let output = folder.path().join("merged");
     let stop = AtomicBool::new(true);
-    let inputs =
-        MergeInputs { base: &base, adapter: &adapter, output: &output, precision: None, stop: &stop };
+    let inputs = MergeInputs {
+        base: &base,
+        adapter: &adapter,
+        output: &output,
+        precision: None,
+        provenance: None,
+        stop: &stop,
+    };
     let error = merge(&inputs).unwrap_err();
     assert!(matches!(&error, Error::Io(error) if error.kind() == std::io::ErrorKind::Interrupted), "{error}");
     assert_eq!(names(folder.path()), ["adapter", "base"]);

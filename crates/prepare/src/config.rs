@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
+use softshard_labels::Split;
 
 use crate::template::{check_variable, is_date};
 use crate::{Error, Value};
@@ -18,7 +19,7 @@ use crate::{Error, Value};
 ///     "template": "minillm",
 ///     "max_prompt_tokens": 512,
 ///     "max_tokens": 1024,
-///     "split": { "valid_rows": 1000, "seed": 10 },
+///     "split": { "valid_rows": 1000, "test_rows": 500, "seed": 10 },
 /// })).unwrap();
 /// data.validate().unwrap();
 /// ```
@@ -130,41 +131,68 @@ pub enum EmptyResponses {
     Drop,
 }
 
-/// Which rows are held out for validation. At most one of the two sizes is given; without any, none are.
+/// Which rows are held out: `valid` chooses (a teacher's temperature, the best step of a run and its end), and `test` is
+/// reported. Sizes are given in rows or in fractions; without any, none are held out.
 ///
-/// A row's place is a hash of the seed and of its prompt: it does not depend on the other rows or on their
-/// order, and rows with the same prompt are never on both sides.
+/// A row's place is a hash of the seed and of its prompt: it does not depend on the order of the rows (nor, by fractions, on
+/// the other rows), and rows with the same prompt are never on two sides. `valid` has the rows with the smallest hashes and
+/// `test` those with the largest, so neither depends on the size of the other.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SplitConfig {
-    /// Fraction of the rows, 0 to 1 (on average).
+    /// Fraction of the rows that choose, 0 to 1 (on average).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid_fraction: Option<f64>,
-    /// Number of rows, before rows are dropped: those with the smallest hashes. Rows that share the last prompt
-    /// come along.
+    /// Number of rows that choose, before rows are dropped. Rows that share the last prompt come along.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid_rows: Option<usize>,
+    /// Fraction of the rows that are reported, 0 to 1 (on average).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_fraction: Option<f64>,
+    /// Number of rows that are reported, before rows are dropped. Rows that share the last prompt come along.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_rows: Option<usize>,
     /// Another seed, another choice.
     #[serde(default)]
     pub seed: u64,
 }
 
-/// One side of the split.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Split {
-    /// Rows to learn from.
-    Train,
-    /// Rows held out.
-    Valid,
-}
-
-impl Split {
-    /// `train` or `valid`: the folder's name and the manifest's.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Train => "train",
-            Self::Valid => "valid",
+impl SplitConfig {
+    /// Whether there are to be rows of this side.
+    pub fn wants(&self, split: Split) -> bool {
+        let of = |fraction: Option<f64>, rows: Option<usize>| {
+            fraction.is_some_and(|fraction| fraction > 0.0) || rows.is_some_and(|rows| rows > 0)
+        };
+        match split {
+            Split::Train => true,
+            Split::Valid => of(self.valid_fraction, self.valid_rows),
+            Split::Test => of(self.test_fraction, self.test_rows),
         }
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        let Self { valid_fraction, valid_rows, test_fraction, test_rows, seed: _ } = *self;
+        let fractions = [("valid_fraction", valid_fraction), ("test_fraction", test_fraction)];
+        let rows = [("valid_rows", valid_rows), ("test_rows", test_rows)];
+        let fraction = fractions.iter().find(|(_, fraction)| fraction.is_some());
+        let row = rows.iter().find(|(_, rows)| rows.is_some());
+        if let (Some((fraction, _)), Some((rows, _))) = (fraction, row) {
+            return Err(format!(
+                "expected sizes of `split` in rows or in fractions, found `{fraction}` and `{rows}`"
+            ));
+        }
+        for (key, fraction) in fractions {
+            if let Some(fraction) = fraction.filter(|fraction| !(0.0..=1.0).contains(fraction)) {
+                return Err(format!("expected `split.{key}` from 0 to 1, found {fraction}"));
+            }
+        }
+        let held_out = valid_fraction.unwrap_or(0.0) + test_fraction.unwrap_or(0.0);
+        if held_out >= 1.0 {
+            return Err(format!(
+                "expected fractions of `split` that leave rows to learn from, found {held_out}"
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -269,15 +297,7 @@ impl DataConfig {
         if self.sequences_per_shard == 0 {
             return refuse("`sequences_per_shard` is 0".into());
         }
-        match (self.split.valid_fraction, self.split.valid_rows) {
-            (Some(_), Some(_)) => {
-                refuse("expected one of `split.valid_fraction` and `split.valid_rows`".into())
-            }
-            (Some(fraction), None) if !(0.0..=1.0).contains(&fraction) => {
-                refuse(format!("expected `split.valid_fraction` from 0 to 1, found {fraction}"))
-            }
-            _ => Ok(()),
-        }
+        self.split.validate().or_else(refuse)
     }
 }
 
@@ -381,9 +401,14 @@ mod tests {
             (json!({"instructions": "a", "max_tokens": 64}), "below `max_tokens` = 64, found 512"),
             (json!({"instructions": "a", "split": {"valid_fraction": 1.5}}), "from 0 to 1, found 1.5"),
             (
-                json!({"instructions": "a", "split": {"valid_fraction": 0.5, "valid_rows": 3}}),
-                "expected one of",
+                json!({"instructions": "a", "split": {"valid_fraction": 0.5, "test_rows": 3}}),
+                "in rows or in fractions, found `valid_fraction` and `test_rows`",
             ),
+            (
+                json!({"instructions": "a", "split": {"valid_fraction": 0.5, "test_fraction": 0.5}}),
+                "that leave rows to learn from, found 1",
+            ),
+            (json!({"instructions": "a", "split": {"rows": 3}}), "unknown field `rows`"),
             (json!({"instructions": 3}), "expected a path or a list of paths"),
         ];
         for (value, expected) in cases {

@@ -55,6 +55,28 @@ pub enum Error {
          or add rows"
     )]
     AllHeldOut(Box<crate::Summary>),
+    /// `data.split` asks for as many rows as there are, or more. Nothing has been written.
+    #[error(
+        "`data.split`: expected rows to learn from, found all of them held out: {wanted} of {rows} rows\n\
+         hint: lower `valid_rows` and `test_rows`, or add rows"
+    )]
+    TooFewRows {
+        /// Rows that the recipe holds out.
+        wanted: usize,
+        /// Rows that there are.
+        rows: usize,
+    },
+    /// A side of the split that the recipe asks for has no sequence. No dataset has been written, and those of an earlier run are
+    /// as they were.
+    #[error(
+        "`data.split`: expected sequences in `{split}`, found none:\n{summary}\nhint: hold more rows out, or none"
+    )]
+    NothingHeldOut {
+        /// `valid` or `test`.
+        split: &'static str,
+        /// What there was.
+        summary: Box<crate::Summary>,
+    },
     /// The sequence datasets cannot be written.
     #[error(transparent)]
     Sequences(#[from] softshard_labels::Error),
@@ -83,7 +105,9 @@ impl Error {
             | Self::Tokenizer { .. }
             | Self::ChatTemplate(_)
             | Self::NothingLeft(_)
-            | Self::AllHeldOut(_) => true,
+            | Self::AllHeldOut(_)
+            | Self::TooFewRows { .. }
+            | Self::NothingHeldOut { .. } => true,
             Self::Sequences(error) => error.is_bad_data(),
             Self::Config(_) | Self::Io(_) | Self::Interrupted => false,
         }

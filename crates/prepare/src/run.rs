@@ -1,4 +1,4 @@
-//! The stage: rows in, two sequence datasets out.
+//! The stage: rows in, a sequence dataset for each side of the split out.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -7,21 +7,24 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 use softshard_labels::{
-    Example as HeldOut, Provenance, Sequence, SequenceDataset, SequenceKey, SequenceWriter, SequencesInfo,
+    Example as HeldOut, Provenance, Sequence, SequenceKey, SequenceWriter, SequencesInfo, Split,
 };
 
-use crate::config::{DataConfig, EmptyResponses, Split, Template, TokenizerConfig};
+use crate::config::{DataConfig, EmptyResponses, SplitConfig, Template, TokenizerConfig};
 use crate::encode::{Encoder, Outcome, Question};
 use crate::rows::{Content, Inputs, Reading, Row};
 use crate::summary::Summary;
 use crate::{Error, Tokenizer, provenance};
 
-/// Reads the rows, tokenises them and writes `out_dir/train` and `out_dir/valid` (a side without sequences is not
-/// written).
+/// Reads the rows, tokenises them and writes `out_dir/train`, `out_dir/valid` and `out_dir/test` (a side of which there are
+/// to be no rows is not written).
 ///
 /// The rows are read twice: once to check every row and to fix the split, before anything is written, and once to
 /// encode them (in parallel, in the order of the input). What a pipe gives is kept meanwhile, in a file without a name
 /// beside `out_dir`. Memory: one step of rows, 16 bytes for each sequence.
+///
+/// A run that was killed is done again, to the same bytes. `train` is committed last, and taken back first where it is of
+/// an earlier run: where it is, the other sides are there, and of the same run.
 ///
 /// # Errors
 /// [`Error::Row`] names the first bad row, [`Error::File`] a file that is none, or that changed between the readings;
@@ -43,74 +46,88 @@ pub fn run(
     let made_from = provenance::of_recipe(data, config, &tokenizer)?;
     let survey = survey(&inputs, data, stop)?;
 
-    let output = |split: Split| Output {
+    let info = |split: Split| SequencesInfo {
+        tokenizer: tokenizer.fingerprint().clone(),
+        template: data.template_name().into(),
+        split: split.name().into(),
+        seed: data.split.seed,
+    };
+    let mut outputs = Split::ALL.map(|split| Output {
         dir: out_dir.join(split.name()),
         was_there: out_dir.join(split.name()).exists(),
-        info: SequencesInfo {
-            tokenizer: tokenizer.fingerprint().clone(),
-            template: data.template_name().into(),
-            split: split.name().into(),
-            seed: data.split.seed,
-        },
+        info: info(split),
         made_from: made_from.clone(),
         sequences_per_shard: data.sequences_per_shard,
         writer: None,
-    };
-    let (mut train, mut valid) = (output(Split::Train), output(Split::Valid));
+    });
     let mut summary = Summary::new(data);
+    let encoded = encode_all((&inputs, data, stop), (&encoder, &survey), &mut outputs, &mut summary);
+    let whole = encoded.and_then(|again| {
+        survey.reading.check_same(&again, &inputs)?;
+        provenance::check_unchanged(&made_from, data, config)?;
+        if stop.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted); // the last moment at which nothing has changed
+        }
+        summary.read = again.counts;
+        summary.finish(started.elapsed());
+        every_side(summary, &data.split)
+    });
+    match whole {
+        Ok(summary) => commit(outputs).map(|()| summary),
+        Err(error) => {
+            outputs.into_iter().try_for_each(Output::discard)?;
+            Err(error)
+        }
+    }
+}
+
+/// Encodes every row and gives its sequence to its side.
+fn encode_all(
+    (inputs, data, stop): (&Inputs, &DataConfig, &AtomicBool),
+    (encoder, survey): (&Encoder, &Survey),
+    outputs: &mut [Output; 3],
+    summary: &mut Summary,
+) -> Result<Reading, Error> {
     let mut seen = HashSet::new();
-    let encoded = inputs.for_each_step(data, stop, |step| {
+    inputs.for_each_step(data, stop, |step| {
         let encode = |row: &Row| -> Result<(Split, Outcome, Option<HeldOut>), Error> {
             if stop.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted);
             }
             let split = survey.split(row);
-            let held_out = if split == Split::Valid { held_out(&encoder, row)? } else { None };
+            let held_out = if split == Split::Train { None } else { held_out(encoder, row)? };
             Ok((split, encoder.encode(row)?, held_out))
         };
         let outcomes: Vec<Result<_, Error>> = step.par_iter().map(encode).collect();
         for outcome in outcomes {
             let (split, outcome, example) = outcome?;
             if let Some(sequence) = summary.count(split, outcome, |key: SequenceKey| seen.insert(key)) {
-                let side = if split == Split::Valid { &mut valid } else { &mut train };
-                side.push(sequence, example.as_ref())?;
+                outputs[split as usize].push(sequence, example.as_ref())?;
             }
         }
         report(summary.rows, survey.reading.rows(), summary.tokens());
         Ok(())
-    });
-    let again = encoded.and_then(|again| {
-        survey.reading.check_same(&again, &inputs)?;
-        provenance::check_unchanged(&made_from, data, config)?;
-        Ok(again)
-    });
-    let whole = again.and_then(|again| {
-        summary.read = again.counts;
-        summary.finish(started.elapsed());
-        something_to_learn(summary)
-    });
-    let summary = match whole {
-        Ok(summary) => summary,
-        Err(error) => {
-            train.discard()?;
-            valid.discard()?;
-            return Err(error);
-        }
-    };
-    train.finish()?;
-    valid.finish()?;
-    Ok(summary)
+    })
 }
 
-/// Refuses rows of which nothing is left to learn from.
-fn something_to_learn(summary: Summary) -> Result<Summary, Error> {
+/// Refuses rows of which nothing is left to learn from, or on a side that the recipe asks for.
+fn every_side(summary: Summary, wanted: &SplitConfig) -> Result<Summary, Error> {
+    let is_empty = |split: &Split| summary.side(*split).sequences == 0;
     if summary.tokens() == 0 {
         Err(Error::NothingLeft(Box::new(summary)))
-    } else if summary.train.sequences == 0 {
+    } else if is_empty(&Split::Train) {
         Err(Error::AllHeldOut(Box::new(summary)))
+    } else if let Some(split) = Split::ALL.into_iter().filter(|split| wanted.wants(*split)).find(is_empty) {
+        Err(Error::NothingHeldOut { split: split.name(), summary: Box::new(summary) })
     } else {
         Ok(summary)
     }
+}
+
+/// Commits all sides: what there is of an earlier run goes first, `train` before all, which comes back last.
+fn commit(mut outputs: [Output; 3]) -> Result<(), Error> {
+    outputs.iter_mut().try_for_each(Output::retract)?;
+    outputs.into_iter().rev().try_for_each(Output::finish)
 }
 
 /// One side of the split on disk. A side without sequences has no folder.
@@ -141,22 +158,23 @@ impl Output {
         drop(self.writer);
         if began && !self.was_there {
             fs_err::remove_dir_all(&self.dir)?;
-            // The folder of both sides, unless something else is in it.
+            // The folder of all sides, unless something else is in it.
             let _ = self.dir.parent().map(std::fs::remove_dir);
         }
         Ok(())
     }
 
-    /// Commits what was pushed; if that is nothing, removes the dataset of an earlier run, which would be mistaken
-    /// for this run's.
-    fn finish(self) -> Result<(), Error> {
-        if let Some(writer) = self.writer {
-            writer.finish()?;
-        } else if SequenceDataset::open(&self.dir).is_ok() {
-            fs_err::remove_file(self.dir.join("manifest.json"))?;
-            fs_err::remove_dir_all(&self.dir)?;
+    /// Takes away what an earlier run left, unless it is what this run writes.
+    fn retract(&mut self) -> Result<(), Error> {
+        match &mut self.writer {
+            Some(writer) => Ok(writer.retract()?),
+            None => Ok(SequenceWriter::remove(&self.dir)?),
         }
-        Ok(())
+    }
+
+    /// Commits what was pushed.
+    fn finish(self) -> Result<(), Error> {
+        self.writer.map_or(Ok(()), |writer| writer.finish().map(drop).map_err(Error::from))
     }
 }
 
@@ -182,7 +200,7 @@ pub struct Example {
     pub facts: Option<serde_json::Value>,
 }
 
-/// The rows of one side of the split (`None`: of both), in the order of the input, ready to be answered: of a
+/// The rows of one side of the split (`None`: of all), in the order of the input, ready to be answered: of a
 /// conversation, the last answer. Rows with a prompt over the limit or an empty response are left out, as in training,
 /// and those whose sequence is cut before the answer.
 ///
@@ -259,17 +277,41 @@ fn held_out(encoder: &Encoder, row: &Row) -> Result<Option<HeldOut>, Error> {
 struct Survey {
     reading: Reading,
     seed: u64,
-    /// The largest hash that is held out.
+    /// The largest hash of `valid`.
     last_valid: Option<u64>,
+    /// The smallest hash of `test`.
+    first_test: Option<u64>,
 }
 
 impl Survey {
     fn split(&self, row: &Row) -> Split {
-        match self.last_valid {
-            Some(last) if row.split_hash(self.seed) <= last => Split::Valid,
-            _ => Split::Train,
+        let hash = row.split_hash(self.seed);
+        if self.last_valid.is_some_and(|last| hash <= last) {
+            Split::Valid
+        } else if self.first_test.is_some_and(|first| hash >= first) {
+            Split::Test
+        } else {
+            Split::Train
         }
     }
+}
+
+/// The largest hash of `valid` and the smallest of `test`; `hashes` are those of all rows, where rows are counted.
+fn boundaries(split: &SplitConfig, mut hashes: Vec<u64>) -> Result<[Option<u64>; 2], Error> {
+    let of_fraction =
+        |fraction: Option<f64>| fraction.filter(|one| *one > 0.0).map(|one| (one * 2f64.powi(64)) as u64);
+    let [valid, test] = [split.valid_rows, split.test_rows].map(|rows| rows.unwrap_or(0));
+    if valid == 0 && test == 0 {
+        let last = of_fraction(split.test_fraction).map(|size| u64::MAX - size);
+        return Ok([of_fraction(split.valid_fraction), last]);
+    }
+    let (wanted, rows) = (valid.saturating_add(test), hashes.len());
+    if wanted >= rows {
+        return Err(Error::TooFewRows { wanted, rows });
+    }
+    hashes.sort_unstable();
+    let at = |row: Option<usize>| row.map(|row| hashes[row]);
+    Ok([at(valid.checked_sub(1)), at((test > 0).then(|| rows - test))])
 }
 
 fn survey(inputs: &Inputs, data: &DataConfig, stop: &AtomicBool) -> Result<Survey, Error> {
@@ -277,7 +319,7 @@ fn survey(inputs: &Inputs, data: &DataConfig, stop: &AtomicBool) -> Result<Surve
     let mut hashes = Vec::new();
     let mut empty: Option<(u64, Row)> = None;
     let reading = inputs.for_each_step(data, stop, |step| {
-        if data.split.valid_rows.is_some() {
+        if data.split.valid_rows.is_some() || data.split.test_rows.is_some() {
             hashes.par_extend(step.par_iter().map(|row| row.split_hash(seed)));
         }
         for row in step.iter().filter(|row| row.has_empty_response()) {
@@ -290,15 +332,8 @@ fn survey(inputs: &Inputs, data: &DataConfig, stop: &AtomicBool) -> Result<Surve
             format!("expected a response, found an empty one (in {rows} of {} rows)", reading.rows());
         return Err(first.place.error(problem, "correct the row, or set `data.empty_responses = \"drop\"`"));
     }
-    let last_valid = match (data.split.valid_fraction, data.split.valid_rows) {
-        (Some(fraction), _) if fraction > 0.0 => Some((fraction * 2f64.powi(64)) as u64),
-        (_, Some(wanted)) if wanted > 0 => {
-            hashes.sort_unstable();
-            hashes.get(wanted - 1).or(hashes.last()).copied()
-        }
-        _ => None,
-    };
-    Ok(Survey { reading, seed, last_valid })
+    let [last_valid, first_test] = boundaries(&data.split, hashes)?;
+    Ok(Survey { reading, seed, last_valid, first_test })
 }
 
 /// The nearest folder above a path that is there: where a file without a name may lie beside the output.

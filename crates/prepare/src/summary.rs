@@ -5,9 +5,9 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::Serialize;
-use softshard_labels::{Sequence, SequenceKey};
+use softshard_labels::{Sequence, SequenceKey, Split};
 
-use crate::config::{DataConfig, Split};
+use crate::config::DataConfig;
 use crate::encode::{Notes, Outcome};
 
 /// What [`crate::run`] did. Displayed as a small table.
@@ -19,8 +19,10 @@ pub struct Summary {
     pub read: RowCounts,
     /// Sequences to learn from.
     pub train: SplitSummary,
-    /// Sequences held out.
+    /// Sequences that choose.
     pub valid: SplitSummary,
+    /// Sequences that are reported.
+    pub test: SplitSummary,
     /// Rows that became no sequence, by reason.
     pub dropped: Dropped,
     /// What is to be known about the loss mask of the sequences written.
@@ -234,6 +236,7 @@ impl Summary {
         let side = match split {
             Split::Train => &mut self.train,
             Split::Valid => &mut self.valid,
+            Split::Test => &mut self.test,
         };
         let tokens = length(&sequence.input_ids);
         side.sequences += 1;
@@ -245,9 +248,18 @@ impl Summary {
         Some(sequence)
     }
 
+    /// What was written of one side.
+    pub fn side(&self, split: Split) -> &SplitSummary {
+        match split {
+            Split::Train => &self.train,
+            Split::Valid => &self.valid,
+            Split::Test => &self.test,
+        }
+    }
+
     /// Tokens written.
     pub fn tokens(&self) -> u64 {
-        self.train.tokens + self.valid.tokens
+        Split::ALL.iter().map(|split| self.side(*split).tokens).sum()
     }
 
     pub(crate) fn finish(&mut self, elapsed: Duration) {
@@ -268,12 +280,13 @@ fn length(values: &[i32]) -> u64 {
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "       sequences        tokens      labelled  longest      cut")?;
-        for (name, side) in [("train", &self.train), ("valid", &self.valid)] {
-            let SplitSummary { sequences, tokens, labelled_tokens, longest_tokens, cut } = side;
+        for split in Split::ALL {
+            let SplitSummary { sequences, tokens, labelled_tokens, longest_tokens, cut } = self.side(split);
             let [sequences, tokens, labelled] = [*sequences, *tokens, *labelled_tokens].map(grouped);
             writeln!(
                 f,
-                "{name}  {sequences:>9}  {tokens:>12}  {labelled:>12}  {:>7}  {:>7}",
+                "{:<5}  {sequences:>9}  {tokens:>12}  {labelled:>12}  {:>7}  {:>7}",
+                split.name(),
                 grouped(*longest_tokens),
                 grouped(*cut)
             )?;
@@ -338,6 +351,7 @@ mod tests {
             "       sequences        tokens      labelled  longest      cut\n\
              train     14,000     3,000,000     1,200,000    1,024       12\n\
              valid          0             0             0        0        0\n\
+             test           0             0             0        0        0\n\
              15,011 rows read, 11 dropped: 11 duplicate\n\
              2 tokens with text of prompt and answer, labelled, in 1 sequences\n\
              1 answers that begin before the template's generation prompt ends\n\

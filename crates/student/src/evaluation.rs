@@ -74,7 +74,7 @@ impl HeldOutData {
         let rows: Vec<u32> = (0..some).map(|index| all[index * all.len() / some]).collect();
         let lengths: Vec<usize> = rows.iter().map(|&row| examples.length(row)).collect();
         if lengths.is_empty() {
-            let hint = "set `data.split` and prepare again, or remove `evaluation`";
+            let hint = "set `data.split.valid_rows` and prepare again, or remove `evaluation`";
             return Err(Error::bad(place(), "held-out sequences", "none").hint(hint).into());
         }
         // No gradient is kept: batches of the training's size are small enough.

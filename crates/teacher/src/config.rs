@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use softshard_labels::{LabelPlan, OptionalColumn, Selection};
+use softshard_labels::{LabelPlan, OptionalColumn, Selection, Split};
 use softshard_model::{Bits, LoadOptions, Precision, Residency};
 
 use crate::batch_size::BatchTokens;
@@ -33,7 +33,7 @@ pub struct TeacherConfig {
     /// confident one.
     #[serde(default = "default_logit_scale")]
     pub logit_scale: f64,
-    /// Fit the scale on held-out tokens instead.
+    /// Fit the scale on the held-out tokens of `valid` instead.
     pub calibration: Option<Calibration>,
     /// Share of the labelled positions, chosen by the seed, whose most probable token changes places with a random one: how
     /// much does a student suffer from wrong labels?
@@ -66,6 +66,10 @@ pub struct LabelsConfig {
     /// Which tokens are kept at a position.
     #[serde(default = "default_selection")]
     pub selection: Selection,
+    /// The sides of the split that are labelled, as `["train", "valid"]`; all that there are unless given. Without labels of
+    /// `valid` a student is not judged by its distance to the teacher while it learns, and without those of `test` not at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub splits: Option<Vec<Split>>,
     /// Mantissa bits kept of `log_probs`; 23 is exact f32.
     #[serde(default = "default_mantissa_bits")]
     pub mantissa_bits: u32,
@@ -88,6 +92,7 @@ impl Default for LabelsConfig {
     fn default() -> Self {
         LabelsConfig {
             selection: default_selection(),
+            splits: None,
             mantissa_bits: default_mantissa_bits(),
             position_mantissa_bits: default_position_mantissa_bits(),
             omit: Vec::new(),
@@ -145,6 +150,13 @@ impl LabelsConfig {
     /// A sentence naming the key, what was expected and what was found.
     pub fn check(&self) -> Result<(), String> {
         self.check_selection()?;
+        if let Some(splits) = &self.splits
+            && (splits.is_empty() || !splits.is_sorted_by(|one, next| one < next))
+        {
+            let found: Vec<&str> = splits.iter().map(|split| split.name()).collect();
+            let expected = "some of train, valid, test in this order, each once";
+            return Err(format!("`labels.splits`: expected {expected}, found {found:?}"));
+        }
         for (key, bits) in
             [("mantissa_bits", self.mantissa_bits), ("position_mantissa_bits", self.position_mantissa_bits)]
         {

@@ -47,8 +47,10 @@ pub struct EstimateInputs<'a> {
     pub teacher: &'a TeacherConfig,
     /// Recipe section `[labels]`.
     pub labels: &'a LabelsConfig,
-    /// Sequence datasets of the splits; the sample is drawn from the first, and a temperature is fitted on the second.
+    /// Sequence datasets of the splits that are labelled; the sample is drawn from the first.
     pub sequences: &'a [PathBuf],
+    /// Sequences that a temperature is fitted on, where the recipe calibrates the teacher.
+    pub held_out: Option<&'a Path>,
     /// The teacher's tokenizer; sequences of one with other ids are refused.
     pub tokenizer: &'a OwnTokenizer,
     /// Sequences of the sample; more where they have less than 2,000 labelled tokens.
@@ -141,8 +143,7 @@ pub fn estimate(inputs: &EstimateInputs) -> Result<Estimate> {
     let sample = sample(&datasets[0], inputs.sample)?;
     let devices = [(inputs.device.clone(), inputs.workers)];
     let mut teacher = Teacher::new(inputs.teacher, &devices);
-    let held_out = inputs.sequences.get(1).map(PathBuf::as_path);
-    let plan = plan(teacher.identity(None, held_out)?, inputs.labels, &datasets[0])?;
+    let plan = plan(teacher.identity(None, inputs.held_out)?, inputs.labels, &datasets[0])?;
     let labeller = &mut teacher.labellers()?[0];
     let of_recipe = labeller.pace;
     labeller.pace = small_pace(of_recipe, &sample);

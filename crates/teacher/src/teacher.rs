@@ -78,7 +78,7 @@ impl<'a> Teacher<'a> {
             (Some(_), None) if self.fitted.is_some() => self.fitted,
             (Some(_), None) => {
                 let path = held_out.filter(|path| path.exists()).ok_or_else(|| {
-                    let hint = "hold rows out with `data.split`, or remove `teacher.calibration`";
+                    let hint = "hold rows out with `data.split.valid_rows`, or remove `teacher.calibration`";
                     Error::bad("`teacher.calibration`", "sequences that were held out", "none").hint(hint)
                 })?;
                 let held_out = SequenceDataset::open(path)?;

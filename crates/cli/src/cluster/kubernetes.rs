@@ -45,11 +45,15 @@ pub(super) fn write(submission: &Submission) -> Result<()> {
     let device = options.device();
     let text = toml::to_string_pretty(recipe)?;
 
-    let part =
-        format!("[teacher-labels, {RECIPE}, --task, auto, --of, \"{of}\", --device, {}]", scalar(device)?);
+    let accepted: String =
+        options.accept().map(|word| Ok(format!(", {}", scalar(&word)?))).collect::<Result<_>>()?;
+    let part = format!(
+        "[teacher-labels, {RECIPE}, --task, auto, --of, \"{of}\", --device, {}{accepted}]",
+        scalar(device)?
+    );
     let array = pods.array(tasks, of, options.at_once, &part)?;
     let finalize = pods.job("finalize", &format!("[labels, finalize, {RECIPE}]"), 0)?;
-    let student = format!("[train-student, {RECIPE}, --device, {}]", scalar(device)?);
+    let student = format!("[train-student, {RECIPE}, --device, {}{accepted}]", scalar(device)?);
     let student = options.then_student.then(|| pods.job("student", &student, pods.gpus)).transpose()?;
     let mut paths = vec![(pods.name.clone(), files.with(".yaml"))];
     fs::write(&paths[0].1, format!("{}---\n{array}", pods.recipe(&text)))?;

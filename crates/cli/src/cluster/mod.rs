@@ -151,6 +151,7 @@ fn student_command(engine: Engine, files: &Files, options: &Options) -> String {
     }
     let mut words = vec![shell::path(&options.recipe)];
     words.extend(options.overrides.iter().map(|value| shell::word(&format!("--set={value}"))));
+    words.extend(options.accept().map(|word| shell::word(&word)));
     words.push(shell::word(&format!("--device={}", options.device())));
     format!("softshard train-student {}", words.join(" "))
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::files::{Engine, Files, replace};
 use crate::{
+    doors::Accept,
     recipe::{Recipe, RecipeError},
     stage::positive,
 };
@@ -21,6 +22,9 @@ pub(crate) struct Jobs {
     /// Override one value of the recipe by its path, for all jobs
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
+    /// What the jobs take though it differs
+    #[command(flatten)]
+    accept: Accept,
     /// What runs the jobs
     #[arg(long, value_enum)]
     pub(crate) engine: Engine,
@@ -64,6 +68,8 @@ pub(super) struct Options {
     pub(super) recipe: PathBuf,
     /// `--set`, in order.
     pub(super) overrides: Vec<String>,
+    /// `--accept`: names of differences that the jobs take.
+    accept: Vec<String>,
     /// `--device`.
     device: Option<String>,
     /// Parts that the shards are cut into.
@@ -125,6 +131,7 @@ impl Options {
         Ok(Options {
             recipe,
             overrides: jobs.overrides.clone(),
+            accept: jobs.accept.names.clone(),
             device: jobs.device.clone(),
             tasks: jobs.tasks,
             at_once: jobs.at_once,
@@ -148,9 +155,14 @@ impl Options {
             overrides.retain(|earlier| key(earlier) != key(&one));
             overrides.push(one);
         }
+        let mut accept = before.accept;
+        accept.extend(self.accept);
+        accept.sort();
+        accept.dedup();
         Options {
             recipe,
             overrides,
+            accept,
             device: self.device.or(before.device),
             tasks: self.tasks.or(before.tasks),
             at_once: self.at_once.or(before.at_once),
@@ -197,6 +209,11 @@ impl Options {
     /// Where tensors live in the jobs.
     pub(super) fn device(&self) -> &str {
         self.device.as_deref().unwrap_or("cpu")
+    }
+
+    /// `--accept=NAME` for the jobs that compare what they read.
+    pub(super) fn accept(&self) -> impl Iterator<Item = String> {
+        self.accept.iter().map(|name| format!("--accept={name}"))
     }
 
     /// Options of sbatch for the array.
@@ -247,13 +264,13 @@ mod tests {
     fn what_is_not_given_is_as_before() {
         let options = |text: &str| serde_json::from_str::<Options>(text).expect("options");
         let before = options(
-            r#"{"recipe": "/recipe.toml", "overrides": ["a=1", "b=2", "c=4"], "tasks": 8, "sbatch": "-p gpu", "device": "cuda:0"}"#,
+            r#"{"recipe": "/recipe.toml", "overrides": ["a=1", "b=2", "c=4"], "tasks": 8, "sbatch": "-p gpu", "device": "cuda:0", "accept": ["data.template"]}"#,
         );
         let given = options(
-            r#"{"recipe": "/recipe.toml", "overrides": ["b=2", "a=3"], "tasks": 4, "then_student": true}"#,
+            r#"{"recipe": "/recipe.toml", "overrides": ["b=2", "a=3"], "tasks": 4, "then_student": true, "accept": ["data.mask"]}"#,
         );
         let expected = options(
-            r#"{"recipe": "/recipe.toml", "overrides": ["c=4", "b=2", "a=3"], "tasks": 4, "sbatch": "-p gpu", "device": "cuda:0", "then_student": true}"#,
+            r#"{"recipe": "/recipe.toml", "overrides": ["c=4", "b=2", "a=3"], "tasks": 4, "sbatch": "-p gpu", "device": "cuda:0", "then_student": true, "accept": ["data.mask", "data.template"]}"#,
         );
         let copy = Path::new("/run/slurm/labels.recipe.toml");
         assert_eq!(given.clone().over(Some(before.clone()), copy), expected);

@@ -96,7 +96,8 @@ fn write_array(submission: &Submission, files: &Files) -> Result<PathBuf> {
             directives: format!("#SBATCH --array={}{at_once}\n", list(tasks)),
             requeues: true,
             arguments: format!(
-                "teacher-labels \"$recipe\" --task \"$SLURM_ARRAY_TASK_ID\" --of {of} --device {device}"
+                "teacher-labels \"$recipe\" --task \"$SLURM_ARRAY_TASK_ID\" --of {of} --device {device}{}",
+                accepted(options)?
             ),
         },
     )
@@ -120,6 +121,11 @@ fn write_finalize(options: &Options, files: &Files) -> Result<PathBuf> {
             arguments: "labels finalize \"$recipe\"".to_owned(),
         },
     )
+}
+
+/// What the jobs take though it differs, each with a space before it.
+fn accepted(options: &Options) -> Result<String, RecipeError> {
+    options.accept().map(|word| Ok(format!(" {}", quoted(&word)?))).collect()
 }
 
 /// What a person does with the jobs that were submitted: the array, and `all`.
@@ -153,7 +159,11 @@ fn write_student(submission: &Submission, files: &Files) -> Result<PathBuf> {
         options: options.sbatch_student(),
         directives,
         requeues: true,
-        arguments: format!("train-student \"$recipe\" --device {}", quoted(options.device())?),
+        arguments: format!(
+            "train-student \"$recipe\" --device {}{}",
+            quoted(options.device())?,
+            accepted(options)?
+        ),
     };
     write(files, "-student", &script)
 }

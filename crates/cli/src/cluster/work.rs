@@ -34,8 +34,7 @@ impl fmt::Display for Split {
 
 /// The splits that a recipe labels.
 pub(super) fn splits(recipe: &Recipe) -> impl Iterator<Item = &'static str> {
-    let there = |split: &&str| *split == "train" || recipe.output.sequences.join(split).exists();
-    ["train", "valid"].into_iter().filter(there)
+    recipe.labelled_splits().into_iter().map(softshard_labels::Split::name)
 }
 
 /// Where the labels are, of all splits: where many may write.

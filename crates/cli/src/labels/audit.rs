@@ -90,9 +90,7 @@ fn datasets(options: &Audit, recipe: &Recipe) -> Result<Vec<PathBuf>, RecipeErro
         return Ok(vec![labels.clone()]);
     }
     let labels = recipe.labels_folder("labels audit")?;
-    let [train, valid] = ["train", "valid"].map(|split| labels.join(split));
-    // Nothing may be held out; without training labels the audit says what is missing.
-    Ok([Some(train), Some(valid).filter(|path| path.exists())].into_iter().flatten().collect())
+    Ok(recipe.labelled_splits().into_iter().map(|split| labels.join(split.name())).collect())
 }
 
 fn print_audit(Found { labels, audit }: &Found) {

@@ -4,6 +4,7 @@ use std::{path::PathBuf, sync::atomic::AtomicBool};
 
 use anyhow::Result;
 use clap::Args;
+use softshard_labels::Split;
 use softshard_teacher::{Estimate, EstimateInputs, SelectionEstimate, estimate};
 
 use crate::{
@@ -36,18 +37,13 @@ pub(super) fn plan(options: &Plan, stop: &AtomicBool) -> Result<()> {
     let recipe = Recipe::load(&options.stage.recipe, &options.stage.overrides)?;
     let teacher = Recipe::section(recipe.teacher.as_ref(), "teacher", "labels plan")?;
     let device = device::open(&options.stage.device)?;
-    let splits = ["train", "valid"].map(|split| recipe.output.sequences.join(split));
-    // Nothing may be held out; without training sequences `estimate` says what is missing.
-    let sequences: Vec<PathBuf> = splits
-        .into_iter()
-        .enumerate()
-        .filter(|(index, path)| *index == 0 || path.exists())
-        .map(|(_, path)| path)
-        .collect();
+    let splits = recipe.labelled_splits().into_iter();
+    let sequences: Vec<PathBuf> = splits.map(|split| recipe.sequences(split)).collect();
     let found = estimate(&EstimateInputs {
         teacher,
         labels: &recipe.labels,
         sequences: &sequences,
+        held_out: Some(&recipe.sequences(Split::Valid)),
         tokenizer: &recipe.tokenizer_for(&teacher.model)?,
         sample: options.sample,
         device: &device,

@@ -1,5 +1,6 @@
 //! Refuses recipes whose values do not go together, before any work.
 
+use softshard_labels::Split;
 use softshard_share::Place;
 use softshard_student::{LossConfig, Metric, Objective, TrainConfig, same_temperature};
 
@@ -25,6 +26,14 @@ impl Recipe {
         }
         self.evaluate.check()?;
         self.labels.check()?;
+        let is_missing = |split: &&Split| !self.data.split.wants(**split);
+        if let Some(split) = self.labels.splits.iter().flatten().find(is_missing) {
+            let name = split.name();
+            return Err(format!(
+                "`labels.splits`: expected sides that `data.split` asks for, found \"{name}\"\n\
+                 hint: `data.split.{name}_rows` holds rows out for it"
+            ));
+        }
         if let Some(place) = remote(&self.output.labels) {
             Place::parse(place).map_err(|problem| format!("`output.labels`: {problem}"))?;
         }

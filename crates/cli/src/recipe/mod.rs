@@ -13,7 +13,7 @@ use fs_err as fs;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use softshard_evaluate::EvaluateConfig;
-use softshard_labels::{Output, OwnTokenizer};
+use softshard_labels::{Output, OwnTokenizer, Split};
 use softshard_prepare::{DataConfig, Tokenizer, TokenizerConfig};
 use softshard_share::{Place, S3, Writers};
 use softshard_student::TrainConfig;
@@ -135,6 +135,18 @@ impl Recipe {
             .ok_or_else(|| RecipeError(format!("recipe: `{stage}` expected a section [{name}], found none")))
     }
 
+    /// Where the sequences of a side lie.
+    pub(crate) fn sequences(&self, split: Split) -> PathBuf {
+        self.output.sequences.join(split.name())
+    }
+
+    /// The sides that are labelled: those that the recipe names, or else all that it asks for and all that are prepared.
+    pub(crate) fn labelled_splits(&self) -> Vec<Split> {
+        let is_there = |split: &Split| self.data.split.wants(*split) || self.sequences(*split).exists();
+        let all = || Split::ALL.into_iter().filter(is_there).collect();
+        self.labels.splits.clone().unwrap_or_else(all)
+    }
+
     /// Where labels are written. A store is opened and tried, which takes a moment, and seconds where nobody answers.
     ///
     /// # Errors
@@ -184,7 +196,9 @@ impl Recipe {
     /// The folder cannot be written.
     pub(crate) fn write_beside(&self, folder: &Path) -> anyhow::Result<()> {
         fs::create_dir_all(folder)?;
-        Ok(fs::write(folder.join("recipe.toml"), toml::to_string_pretty(self)?)?)
+        let unfinished = folder.join(".recipe.toml.writing");
+        fs::write(&unfinished, toml::to_string_pretty(self)?)?;
+        Ok(fs::rename(unfinished, folder.join("recipe.toml"))?)
     }
 }
 
@@ -294,6 +308,19 @@ dir = "run"
     fn values_out_of_range_are_refused_by_key() {
         let error = load(RECIPE, &["student.loss.alpha=-1"]).expect_err("a negative weight").to_string();
         assert!(error.contains("`student.loss.alpha`: expected numbers of at least 0, found -1"), "{error}");
+        for (key, expected) in [
+            ("labels.splits=[]", "`labels.splits`: expected some of train, valid, test in this order"),
+            ("labels.splits=[\"valid\", \"train\"]", "found [\"valid\", \"train\"]"),
+            (
+                "labels.splits=[\"train\", \"test\"]",
+                "expected sides that `data.split` asks for, found \"test\"",
+            ),
+            ("evaluate.split=train", "`evaluate.split`: expected \"test\" or \"valid\", found \"train\""),
+        ] {
+            let error = load(RECIPE, &[key]).expect_err("no such side").to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        load(RECIPE, &["labels.splits=[\"test\"]", "data.split.test_rows=1"]).expect("a good recipe");
         let error = load(RECIPE, &["labels.mantissa_bits=24"]).expect_err("too many bits").to_string();
         assert!(error.contains("`labels.mantissa_bits`: expected 1 to 23, found 24"), "{error}");
     }

@@ -14,13 +14,13 @@ use crate::metrics::Places;
 pub(crate) struct OutputConfig {
     /// Folder of the run.
     pub(crate) dir: PathBuf,
-    /// Sequence datasets `train/` and `valid/`.
+    /// Sequence datasets `train/`, `valid/` and `test/`.
     #[serde(default = "default_sequences")]
     pub(crate) sequences: PathBuf,
     /// What `finetune` makes.
     #[serde(default = "default_teacher")]
     pub(crate) teacher: PathBuf,
-    /// Label datasets `train/` and `valid/`: a folder, or `s3://bucket/prefix` with the credentials of the usual `AWS_*`
+    /// Label datasets `train/`, `valid/` and `test/`: a folder, or `s3://bucket/prefix` with the credentials of the usual `AWS_*`
     /// variables.
     #[serde(default = "default_labels")]
     pub(crate) labels: PathBuf,

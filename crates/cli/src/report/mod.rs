@@ -33,34 +33,50 @@ pub(crate) fn report(options: &Report) -> Result<()> {
     let output = &recipe.output;
     let evaluations = softshard_evaluate::all(&output.evaluations)?;
     let made_from = softshard_evaluate::made_from(&evaluations);
-    let evaluations: Vec<[String; 8]> = evaluations.iter().map(Evaluation::cells).collect();
+    let of_rows = |(rows, group): (String, Vec<Evaluation>)| Compared {
+        rows,
+        evaluations: group.iter().map(Evaluation::cells).collect(),
+    };
+    let compared: Vec<Compared> = softshard_evaluate::by_rows(evaluations).into_iter().map(of_rows).collect();
     let Some(file) = &options.html else {
-        if evaluations.is_empty() {
+        if compared.is_empty() {
             let place = format!("`{}`", output.evaluations.display());
             let hint = "run `softshard evaluate` first";
             return Err(Error::bad(place, "evaluations", "none").hint(hint).into());
         }
-        println!("{}\n", side_by_side(&evaluations));
-        made_from.iter().for_each(|line| println!("{line}"));
+        say(&compared, &made_from);
         return Ok(());
     };
     let trainings = training::all(&output.dir, &[&output.teacher, &output.student])?;
-    if trainings.is_empty() && evaluations.is_empty() {
+    if trainings.is_empty() && compared.is_empty() {
         let place = format!("`{}`", output.dir.display());
         let hint = "run `softshard train-student` or `softshard evaluate` first";
         return Err(Error::bad(place, "trainings or evaluations", "none").hint(hint).into());
     }
-    fs::write(file, page::of(&output.dir, &trainings, (&evaluations, &made_from)))?;
-    if !evaluations.is_empty() {
-        println!("{}\n", side_by_side(&evaluations));
-        made_from.iter().for_each(|line| println!("{line}"));
-    }
+    fs::write(file, page::of(&output.dir, &trainings, (&compared, &made_from)))?;
+    say(&compared, &made_from);
     let names: Vec<&str> = trainings.iter().map(|training| training.name.as_str()).collect();
     if !names.is_empty() {
         println!("curves: {}", names.join(", "));
     }
     println!("page: {}", file.display());
     Ok(())
+}
+
+/// Evaluations of the same rows.
+struct Compared {
+    /// What these are.
+    rows: String,
+    /// The cells of each evaluation.
+    evaluations: Vec<[String; 8]>,
+}
+
+/// A table for each choice of rows, and what the results are of.
+fn say(compared: &[Compared], made_from: &[String]) {
+    for Compared { rows, evaluations } in compared {
+        println!("{rows}\n{}\n", side_by_side(evaluations));
+    }
+    made_from.iter().for_each(|line| println!("{line}"));
 }
 
 /// A table of evaluations.

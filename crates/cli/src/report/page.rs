@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::{
+    Compared,
     curve::{Axes, Curve, plot, smoothed},
     training::Training,
 };
@@ -18,9 +19,10 @@ const COLOURS: usize = 6;
 pub(super) fn of(
     output: &Path,
     trainings: &[Training],
-    (evaluations, made_from): (&[[String; 8]], &[String]),
+    (compared, made_from): (&[Compared], &[String]),
 ) -> String {
-    let counts = [("training", trainings.len()), ("evaluation", evaluations.len())];
+    let evaluations = compared.iter().map(|one| one.evaluations.len()).sum();
+    let counts = [("training", trainings.len()), ("evaluation", evaluations)];
     let counts: Vec<String> = counts
         .iter()
         .filter(|(_, count)| *count > 0)
@@ -29,7 +31,7 @@ pub(super) fn of(
     let body = [
         trainings_table(trainings),
         held_out_table(trainings),
-        evaluations_table(evaluations),
+        compared.iter().map(evaluations_table).collect(),
         made_from.iter().map(|line| format!("<p>{}</p>\n", escape(line))).collect(),
         curves(trainings),
     ];
@@ -129,13 +131,13 @@ fn held_out_table(trainings: &[Training]) -> String {
     )
 }
 
-fn evaluations_table(evaluations: &[[String; 8]]) -> String {
+fn evaluations_table(Compared { rows: of, evaluations }: &Compared) -> String {
     let row_of = |[name, cells @ ..]: &[String; 8]| {
         let cells: Vec<Option<String>> = cells.iter().map(|cell| Some(escape(cell))).collect();
         row(&format!("<th>{}</th>", escape(name)), &cells)
     };
     let rows: Vec<String> = evaluations.iter().map(row_of).collect();
-    table("Evaluations", &softshard_evaluate::HEADER, &rows)
+    table(&format!("Evaluations, {}", escape(of)), &softshard_evaluate::HEADER, &rows)
 }
 
 /// A plot of the page.
@@ -283,7 +285,8 @@ mod tests {
         }
         let trainings = training::all(folder.path(), &[]).expect("readable");
         let evaluation = ["student", "1000", "-", "-", "-", "2.3", "3.0 %", "0.4"].map(str::to_owned);
-        let page = of(folder.path(), &trainings, (&[evaluation], &["<b>: student".to_owned()]));
+        let compared = Compared { rows: "test: 9 sequences".to_owned(), evaluations: vec![evaluation] };
+        let page = of(folder.path(), &trainings, (&[compared], &["<b>: student".to_owned()]));
         let titles = page.matches("<figcaption><b>").count();
         assert_eq!(
             (titles, page.matches("<svg viewBox").count()),
@@ -296,6 +299,7 @@ mod tests {
             "<td>12,346</td><td>0.00 %</td><td>3.2 GB</td>",
             "<td>least NLL, step 10</td><td>0.100</td><td>0.400</td><td>10.00 %</td><td>50.00 %</td><td>60</td>",
             "<td>last, step 40</td>",
+            "<h2>Evaluations, test: 9 sequences</h2>",
             "<th>student</th><td>1000</td>",
             "student after step 10: 0.1000",
             "student after step 20: 20.00",

@@ -159,6 +159,68 @@ fn the_split_is_by_row_and_exact_in_number() {
 }
 
 #[test]
+fn three_sides_share_no_prompt_and_do_not_move_each_other() {
+    let workshop = Workshop::new();
+    // Every prompt three times, with other responses.
+    let row = |index: usize| {
+        json!({ "instruction": format!("p{}", index % 50), "response": format!("r{index}") }).to_string()
+    };
+    let rows: Vec<String> = (0..150).map(row).collect();
+    let file = workshop.file("a.jsonl", rows.join("\n"));
+    let sides = |split: serde_json::Value| {
+        let data = data_config(json!({ "instructions": file, "template": "none", "split": split }));
+        let summary = workshop.run(&data).unwrap();
+        let prompts = Split::ALL.map(|split| {
+            if summary.side(split).sequences == 0 {
+                return BTreeSet::new();
+            }
+            let (config, tokenizer) = (workshop.tokenizer_config(), workshop.tokenizer());
+            let examples = examples(&data, &config, &tokenizer, Some(split)).unwrap();
+            assert_eq!(examples.len() as u64, summary.side(split).sequences);
+            examples.into_iter().map(|example| example.prompt).collect::<BTreeSet<_>>()
+        });
+        (prompts, Split::ALL.map(|split| summary.side(split).sequences))
+    };
+    let (both, sizes) = sides(json!({ "valid_rows": 29, "test_rows": 31, "seed": 5 }));
+    assert_eq!(sizes, [87, 30, 33], "rows that share the last prompt come along");
+    for (one, other) in [(0, 1), (0, 2), (1, 2)] {
+        assert!(both[one].is_disjoint(&both[other]), "{one} and {other}");
+    }
+    let (valid, _) = sides(json!({ "valid_rows": 29, "seed": 5 }));
+    let (test, _) = sides(json!({ "valid_rows": 3, "test_rows": 31, "seed": 5 }));
+    assert_eq!((&valid[1], &test[2]), (&both[1], &both[2]), "neither depends on the size of the other");
+    let (fractions, sizes) = sides(json!({ "valid_fraction": 0.2, "test_fraction": 0.3, "seed": 5 }));
+    assert!(fractions[1].is_disjoint(&fractions[2]) && sizes.iter().sum::<u64>() == 150, "{sizes:?}");
+    assert!((12..48).contains(&sizes[1]) && (24..66).contains(&sizes[2]), "{sizes:?}");
+    for split in ["valid", "test"] {
+        let read = SequenceDataset::open(workshop.path("sequences").join(split)).unwrap();
+        assert!(read.read_examples(0..1).unwrap()[0].1.is_some(), "{split} has its rows");
+    }
+}
+
+#[test]
+fn what_is_not_a_dataset_is_not_removed_with_a_side() {
+    let workshop = Workshop::new();
+    let file = workshop.file("a.jsonl", format!("{ROW}{}", ROW.replace("hello", "no")));
+    let test = workshop.path("sequences/test");
+    let run = |rows: usize| {
+        let split = json!({ "test_rows": rows });
+        workshop.run(&data_config(json!({ "instructions": file, "split": split }))).unwrap()
+    };
+    run(1);
+    fs_err::write(test.join("notes.txt"), "mine").unwrap();
+    run(0);
+    assert!(!test.join("manifest.json").exists() && test.join("notes.txt").exists());
+    // What a run that was killed leaves: no manifest, and what is being written.
+    fs_err::remove_dir_all(&test).unwrap();
+    run(1);
+    fs_err::remove_file(test.join("manifest.json")).unwrap();
+    fs_err::create_dir_all(test.join("_softshard/tmp")).unwrap();
+    run(0);
+    assert!(!test.exists());
+}
+
+#[test]
 fn bad_rows_stop_the_stage_before_anything_is_written() {
     let workshop = Workshop::new();
     let cases: [(&str, &[u8], &str); 3] = [
