@@ -11,6 +11,7 @@ pub mod statistics;
 
 mod compare;
 mod config;
+mod held_out;
 mod partial;
 mod rows;
 mod run;
@@ -19,7 +20,7 @@ mod table;
 
 pub use compare::{Compared, Line, METRICS, Margins, Scored, compare};
 pub use config::EvaluateConfig;
-pub use rows::{Document, Row};
+pub use rows::{Arguments, Document, PositionScores, Request, Row, Settings};
 pub use run::{AnswerScores, Breakdown, EvaluateInputs, Evaluation, HeldOutScores, run};
 pub use subject::made_from;
 pub use table::{HEADER, all, by_rows};

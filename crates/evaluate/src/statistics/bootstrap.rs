@@ -123,7 +123,7 @@ impl Resampling {
 
 /// A number from 0 to `end` - 1; how often each comes differs by less than `end` / 2^32 of it.
 fn below(end: usize, random: &mut ChaCha8Rng) -> usize {
-    (u64::from(random.next_u32()) * end as u64 >> 32) as usize
+    ((u64::from(random.next_u32()) * end as u64) >> 32) as usize
 }
 
 /// Quantiles of values, linear between neighbours (the 7th definition of Hyndman and Fan, numpy's).
