@@ -65,7 +65,7 @@ fn two_models_on_the_same_rows() {
     let nll = metric(0, "nll");
     assert_eq!(nll["word"], "win");
     assert!(nll["interval"]["upper"].as_f64() < Some(0.0) && nll["p_holm"].as_f64() < Some(0.05), "{nll}");
-    assert!(nll["mean"]["smallest_difference"].as_f64() > Some(0.0));
+    assert!(nll["smallest_difference"].as_f64() > Some(0.0));
     // The same model differs in nothing.
     let same = metric(1, "nll");
     assert_eq!(
@@ -77,6 +77,14 @@ fn two_models_on_the_same_rows() {
     let words =
         margin[0]["metrics"].as_array().expect("a list").iter().filter(|line| line["word"] == "equal");
     assert_eq!(words.count(), 1, "{margin}");
+    // Two results of one recipe: seeds outside, documents inside.
+    let both = format!("start.json,{}", world.path("run/evaluations/teacher").display());
+    let seeds = compare(&world, &["start", &both], &["--json"]).succeeded().stdout;
+    let seeds: Value = serde_json::from_str(&seeds).expect("one document");
+    assert_eq!(seeds[0]["candidate"], serde_json::json!(["start", "teacher"]));
+    let line = &seeds[0]["metrics"][0];
+    assert_eq!(line["of_seeds"]["seeds"], serde_json::json!([1, 2]), "{line}");
+    assert!(seeds[0]["not_available"][0].as_str().is_some_and(|why| why.contains("one seed each")));
     // The same bytes again.
     assert_eq!(json, compare(&world, &["start", "teacher", "start"], &["--json"]).succeeded().stdout);
 }

@@ -1,6 +1,6 @@
 //! `softshard compare`: results on the same rows, each beside the first, with what may be said of their differences.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::Result;
 use clap::Args;
@@ -8,18 +8,19 @@ use softshard_evaluate::{
     Compared, Line, METRICS, Margins, Scored,
     statistics::{Interval, Resampling, Word},
 };
+use softshard_labels::visible_line;
 
 use crate::{recipe::local, stdout::print_json, table::ruled};
 
 /// Arguments of `compare`.
 #[derive(Args)]
 pub(crate) struct Compare {
-    /// The result that the others are compared with: its JSON
-    #[arg(value_parser = local)]
-    baseline: PathBuf,
+    /// The result that the others are compared with: its JSON; of several seeds a.json,b.json,c.json
+    #[arg(value_parser = seeds)]
+    baseline: Seeds,
     /// Other results of the same rows
-    #[arg(value_parser = local, required = true)]
-    candidates: Vec<PathBuf>,
+    #[arg(value_parser = seeds, required = true)]
+    candidates: Vec<Seeds>,
     /// A difference below which two are equal, in units of the metric, as rouge_l=0.01; for each metric one
     #[arg(long = "margin", value_name = "METRIC=DIFFERENCE", value_parser = margin)]
     margins: Vec<(String, f64)>,
@@ -32,6 +33,13 @@ pub(crate) struct Compare {
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// Results of one recipe, one of each seed.
+type Seeds = Arc<[PathBuf]>;
+
+fn seeds(text: &str) -> Result<Seeds, String> {
+    text.split(',').map(local).collect()
 }
 
 fn margin(text: &str) -> Result<(String, f64), String> {
@@ -53,10 +61,10 @@ fn margin(text: &str) -> Result<(String, f64), String> {
 pub(crate) fn compare(options: &Compare) -> Result<()> {
     let margins: Margins = options.margins.iter().cloned().collect();
     let resampling = Resampling { draws: options.draws, seed: options.seed, ..Resampling::default() };
-    let baseline = Scored::open(&options.baseline)?;
-    let against = |candidate: &PathBuf| {
-        softshard_evaluate::compare(&baseline, &Scored::open(candidate)?, &resampling, &margins)
-    };
+    let open = |seeds: &Seeds| seeds.iter().map(|result| Scored::open(result)).collect::<Result<Vec<_>>>();
+    let baseline = open(&options.baseline)?;
+    let against =
+        |candidate: &Seeds| softshard_evaluate::compare(&baseline, &open(candidate)?, &resampling, &margins);
     let found: Vec<Compared> = options.candidates.iter().map(against).collect::<Result<_>>()?;
     if options.json {
         return print_json(&found);
@@ -72,7 +80,14 @@ pub(crate) fn compare(options: &Compare) -> Result<()> {
 
 fn say(compared: &Compared) {
     let Compared { baseline, candidate, rows, documents, metrics, not_available } = compared;
-    println!("{candidate} beside {baseline}, {rows}, {documents} documents");
+    let line = format!("{} beside {}, {rows}, {documents} documents", candidate.join(", "), baseline.join(", "));
+    println!("{}", visible_line(&line));
+    let column = |names: &[String]| match names {
+        [one] => one.clone(),
+        [first, others @ ..] => format!("{first} +{}", others.len()),
+        [] => String::new(),
+    };
+    let (baseline, candidate) = (&*column(baseline), &*column(candidate));
     let header = ["", baseline, candidate, "difference", "95 % interval", "p", "", "would see"];
     let header = header.map(str::to_owned).to_vec();
     let rows: Vec<Vec<String>> = [header].into_iter().chain(metrics.iter().map(cells)).collect();
@@ -86,7 +101,7 @@ fn say(compared: &Compared) {
         format!("; higher is better for {}", better.join(", "))
     };
     println!(
-        "p: sign flips, adjusted over the table (Holm). would see: the difference seen 80 times in 100{better}"
+        "p: of no difference, adjusted over the table (Holm). would see: the difference seen 80 times in 100{better}"
     );
 }
 
@@ -100,7 +115,7 @@ fn cells(line: &Line) -> Vec<String> {
         Word::Tie => "tie",
         Word::Equal => "equal",
     };
-    let smallest = line.mean.as_ref().and_then(|mean| mean.smallest_difference);
+    let smallest = line.smallest_difference;
     vec![
         line.metric.to_owned(),
         digits(line.baseline),

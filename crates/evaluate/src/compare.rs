@@ -14,8 +14,8 @@ use crate::{
     partial::Places,
     rows::{self, Row},
     statistics::{
-        self, BadValues, Better, Comparison, Documents, Interval, Part, Question, Resampling, Word, holm,
-        number,
+        self, BadValues, Better, Comparison, Documents, Interval, Part, Question, Resampling, TwoLevels,
+        Word, holm, number, two_levels,
     },
 };
 
@@ -46,10 +46,10 @@ pub struct Scored {
 /// A candidate beside the baseline.
 #[derive(Clone, Debug, Serialize)]
 pub struct Compared {
-    /// Name of the baseline.
-    pub baseline: String,
-    /// Name of the candidate.
-    pub candidate: String,
+    /// Names of the baseline's results: one for each seed.
+    pub baseline: Vec<String>,
+    /// Names of the candidate's.
+    pub candidate: Vec<String>,
     /// Which rows both are of.
     pub rows: String,
     /// Documents that they are of.
@@ -77,10 +77,16 @@ pub struct Line {
     pub interval: Interval,
     /// What the difference is called.
     pub word: Word,
-    /// What else is known of a mean; none of an error of calibration, which is no mean.
-    pub mean: Option<Comparison>,
-    /// The sign-flip p of a mean, adjusted over those of the table by Holm's method.
+    /// The p of a mean: by sign flips, or by Student's t over seeds; none of an error of calibration.
+    pub p: Option<f64>,
+    /// The same, adjusted over the table by Holm's method.
     pub p_holm: Option<f64>,
+    /// The true difference that would be seen with 80 % power; of a mean.
+    pub smallest_difference: Option<f64>,
+    /// What else is known of a mean, where both have one seed.
+    pub of_documents: Option<Comparison>,
+    /// What else is known of a mean, where one has several seeds.
+    pub of_seeds: Option<TwoLevels>,
 }
 
 impl Scored {
@@ -146,17 +152,22 @@ impl Scored {
     }
 }
 
-/// Compares a candidate with a baseline, metric by metric, on the same rows.
+/// Compares a candidate with a baseline, metric by metric, on the same rows. Each is the results of one recipe: one, or
+/// those of several seeds, of which only means are compared, over seeds and documents.
 ///
 /// # Errors
 /// Other rows or settings, fewer than two documents, a margin of a metric that there is not.
+///
+/// # Panics
+/// Without a baseline or a candidate.
 pub fn compare(
-    baseline: &Scored,
-    candidate: &Scored,
+    baseline: &[Scored],
+    candidate: &[Scored],
     resampling: &Resampling,
     margins: &Margins,
 ) -> Result<Compared> {
-    baseline.expect_same_rows(candidate)?;
+    let first = &baseline[0];
+    baseline.iter().chain(candidate).try_for_each(|one| first.expect_same_rows(one))?;
     if let Some(unknown) = margins.keys().find(|name| !METRICS.contains(&name.as_str())) {
         let expected = format!("one of {}", METRICS.join(", "));
         return Err(Error::bad("margin", expected, format_args!("`{unknown}`")).into());
@@ -166,14 +177,15 @@ pub fn compare(
         better,
         margin: margins.get(metric).copied(),
     };
-    let place = format!("{} beside {}", candidate.place, baseline.place);
+    let place = format!("{} beside {}", candidate[0].place, first.place);
     let refused = |error| rows::refused(&place, error);
-    let documents = rows::documents(&baseline.rows).count();
+    let documents = rows::documents(&first.rows).count();
     let (mut lines, mut not_available) = (Vec::new(), Vec::new());
     for (metric, better, parts) in MEANS {
-        let (Some(from), Some(to)) = (parts(&baseline.rows), parts(&candidate.rows)) else { continue };
-        match statistics::compare(&from, &to, &question(metric, better)) {
-            Ok(found) => lines.push(Line::of_mean(metric, better, found)),
+        let of = |seeds: &[Scored]| seeds.iter().map(|one| parts(&one.rows)).collect::<Option<Vec<_>>>();
+        let (Some(from), Some(to)) = (of(baseline), of(candidate)) else { continue };
+        match Line::of_mean(metric, &from, &to, &question(metric, better)) {
+            Ok(line) => lines.push(line),
             // As of facts, where hardly an answer states any.
             Err(error @ BadValues::TooFew { .. }) if documents > 1 => {
                 not_available.push(format!("{metric}: {error} that have it"));
@@ -181,24 +193,21 @@ pub fn compare(
             Err(error) => return Err(refused(error).into()),
         }
     }
-    let (from, to) = (rows::positions(&baseline.rows), rows::positions(&candidate.rows));
-    let (from, to) = (from.map_err(refused)?, to.map_err(refused)?);
-    lines.extend(of_positions(&from, &to, question).map_err(refused)?);
-    let p_values: Vec<f64> =
-        lines.iter().filter_map(|line| line.mean.as_ref()).map(|mean| mean.sign_flip.p).collect();
+    if let ([from], [to]) = (baseline, candidate) {
+        let of = |one: &Scored| rows::positions(&one.rows).map_err(refused);
+        lines.extend(of_positions(&of(from)?, &of(to)?, question).map_err(refused)?);
+    } else {
+        not_available.push("smooth_ece, ece, ece_equal_mass: of one seed each only".to_owned());
+    }
+    let p_values: Vec<f64> = lines.iter().filter_map(|line| line.p).collect();
     let mut adjusted = holm(&p_values).map_err(refused)?.into_iter();
-    for line in lines.iter_mut().filter(|line| line.mean.is_some()) {
+    for line in lines.iter_mut().filter(|line| line.p.is_some()) {
         line.p_holm = adjusted.next();
     }
     lines.sort_by_key(|line| METRICS.iter().position(|metric| *metric == line.metric));
-    Ok(Compared {
-        baseline: baseline.evaluation.name.clone(),
-        candidate: candidate.evaluation.name.clone(),
-        rows: baseline.evaluation.described_rows(),
-        documents,
-        metrics: lines,
-        not_available,
-    })
+    let names = |seeds: &[Scored]| seeds.iter().map(|one| one.evaluation.name.clone()).collect();
+    let (baseline, candidate, rows) = (names(baseline), names(candidate), first.evaluation.described_rows());
+    Ok(Compared { baseline, candidate, rows, documents, metrics: lines, not_available })
 }
 
 impl Line {
@@ -207,22 +216,65 @@ impl Line {
         self.better == Better::Higher
     }
 
-    fn of_mean(metric: &'static str, better: Better, mean: Comparison) -> Self {
-        let Comparison { baseline, candidate, difference, interval, word, .. } = mean;
-        let p_holm = None;
-        Self { metric, better, baseline, candidate, difference, interval, word, mean: Some(mean), p_holm }
+    /// A mean, of each seed by document.
+    fn of_mean(
+        metric: &'static str,
+        from: &[Vec<Part>],
+        to: &[Vec<Part>],
+        question: &Question,
+    ) -> Result<Self, BadValues> {
+        let better = question.better;
+        if let ([from], [to]) = (from, to) {
+            let found = statistics::compare(from, to, question)?;
+            let (p, smallest_difference) = (Some(found.sign_flip.p), found.smallest_difference);
+            let Comparison { baseline, candidate, difference, interval, word, .. } = found;
+            let line = Self::of_measure(metric, better, [baseline, candidate, difference], interval, word);
+            return Ok(Self { p, smallest_difference, of_documents: Some(found), ..line });
+        }
+        let found = two_levels(from, to, question.resampling.level)?;
+        let word = statistics::word(&found.interval, better, question.margin)?;
+        let values = [found.baseline, found.candidate, found.difference];
+        let (p, smallest_difference) = (found.p, found.smallest_difference);
+        let line = Self::of_measure(metric, better, values, found.interval, word);
+        Ok(Self { p, smallest_difference, of_seeds: Some(found), ..line })
+    }
+
+    fn of_measure(
+        metric: &'static str,
+        better: Better,
+        [baseline, candidate, difference]: [f64; 3],
+        interval: Interval,
+        word: Word,
+    ) -> Self {
+        let (p, p_holm, smallest_difference, of_documents, of_seeds) = (None, None, None, None, None);
+        Self {
+            metric,
+            better,
+            baseline,
+            candidate,
+            difference,
+            interval,
+            word,
+            p,
+            p_holm,
+            smallest_difference,
+            of_documents,
+            of_seeds,
+        }
     }
 }
 
 type Parts = fn(&[Row]) -> Option<Vec<Part>>;
 
 /// What is a mean over rows or over what is in them.
-const MEANS: [(&str, Better, Parts); 4] = [
+const MEANS: [(&str, Better, Parts); 6] = [
     ("rouge_l", Better::Higher, |rows| parts(rows, |row| Some((row.rouge_l?, 1.0)))),
     ("faithful", Better::Higher, |rows| parts(rows, |row| Some((f64::from(row.faithful?), 1.0)))),
     ("supported_facts", Better::Higher, |rows| {
         parts(rows, |row| Some((number(row.supported_facts?), number(row.stated_facts?))))
     }),
+    ("nll", Better::Lower, |rows| of_all_positions(rows, Positions::nll_parts)),
+    ("brier", Better::Lower, |rows| of_all_positions(rows, Positions::brier_parts)),
     ("kl_to_teacher", Better::Lower, |rows| {
         parts(rows, |row| {
             let tokens = number(row.positions.nll.len());
@@ -243,31 +295,32 @@ fn parts(rows: &[Row], score: impl Fn(&Row) -> Option<(f64, f64)>) -> Option<Vec
     Some(documents.weighted_parts(&sums, &weights).expect("rows are finite, as their reader has checked"))
 }
 
-/// What is measured of all positions.
+/// Sums over labelled tokens, by document.
+fn of_all_positions(
+    rows: &[Row],
+    parts: fn(&Positions) -> Result<Vec<Part>, BadValues>,
+) -> Option<Vec<Part>> {
+    let checked = "rows are finite, as their reader has checked";
+    Some(parts(&rows::positions(rows).expect(checked)).expect(checked))
+}
+
+/// Errors of calibration of all positions.
 fn of_positions(
     from: &Positions,
     to: &Positions,
     question: impl Fn(&str, Better) -> Question,
 ) -> Result<Vec<Line>, BadValues> {
     let better = Better::Lower;
-    let mean = |metric: &'static str, from: Vec<Part>, to: Vec<Part>| {
-        Ok(Line::of_mean(metric, better, statistics::compare(&from, &to, &question(metric, better))?))
-    };
-    let mut lines = vec![
-        mean("nll", from.nll_parts()?, to.nll_parts()?)?,
-        mean("brier", from.brier_parts()?, to.brier_parts()?)?,
-    ];
     let measures =
         [("smooth_ece", Measure::Smooth), ("ece", Measure::Ece), ("ece_equal_mass", Measure::EceEqualMass)];
-    for (metric, measure) in measures {
+    let line = |(metric, measure)| {
         let Question { resampling, margin, .. } = question(metric, better);
         let draws = resampling.draws.min(DRAWS);
         let MeasuredDifference { baseline, candidate, difference } =
             difference(from, to, measure, &Resampling { draws, ..resampling })?;
-        let (difference, interval) = (difference.value, difference.interval);
-        let word = statistics::word(&interval, better, margin)?;
-        let (mean, p_holm) = (None, None);
-        lines.push(Line { metric, better, baseline, candidate, difference, interval, word, mean, p_holm });
-    }
-    Ok(lines)
+        let word = statistics::word(&difference.interval, better, margin)?;
+        let values = [baseline, candidate, difference.value];
+        Ok(Line::of_measure(metric, better, values, difference.interval, word))
+    };
+    measures.into_iter().map(line).collect()
 }

@@ -138,6 +138,9 @@ impl Row {
         if lengths.iter().any(|&length| length != lengths[0] || length == 0) {
             return Some(("as many scores of each kind, of one position or more", format!("{lengths:?}")));
         }
+        if let Some(p) = confidence.iter().find(|p| !(0.0..=1.0).contains(*p)) {
+            return Some(("confidences of 0 to 1", format!("{p}")));
+        }
         let finite = [Some(self.nll), self.kl_to_teacher, self.rouge_l];
         let scores = finite.into_iter().flatten().chain(nll.iter().chain(confidence).copied().map(f64::from));
         let bad = scores.into_iter().find(|score| !score.is_finite());

@@ -109,7 +109,7 @@ pub fn compare(baseline: &[Part], candidate: &[Part], question: &Question) -> Re
         sign_flip: sign_flip(baseline, candidate, resampling)?,
         mcnemar: discordant(baseline, candidate).map(|(from, to)| mcnemar(from, to)),
         correlation: correlation(&from, &to),
-        smallest_difference: smallest_difference(standard_error, documents, resampling.level),
+        smallest_difference: smallest_difference(standard_error, number(documents) - 1.0, resampling.level),
         documents,
         word: word(&interval, question.better, question.margin)?,
     })
@@ -135,12 +135,12 @@ pub fn word(interval: &Interval, better: Better, margin: Option<f64>) -> Result<
 }
 
 /// The true difference whose interval would leave out 0 with 80 % power: (t of the level + t of the power) ·
-/// standard error, of n - 1 degrees of freedom (H. S. Bloom, "Minimum detectable effects", 1995; with normal
-/// quantiles it is arXiv 2411.00640, solved for the difference). None where the error is 0.
-pub fn smallest_difference(standard_error: f64, documents: usize, level: f64) -> Option<f64> {
-    let freedom = number(documents) - 1.0;
-    let multiple = t_quantile((1.0 + level) / 2.0, freedom) + t_quantile(POWER, freedom);
-    (standard_error > 0.0).then_some(multiple * standard_error)
+/// standard error, of the error's degrees of freedom: n - 1 for documents (H. S. Bloom, "Minimum detectable
+/// effects", 1995; with normal quantiles it is arXiv 2411.00640, solved for the difference). None where the error
+/// is 0.
+pub fn smallest_difference(standard_error: f64, degrees_of_freedom: f64, level: f64) -> Option<f64> {
+    let quantile = |share: f64| t_quantile(share, degrees_of_freedom);
+    (standard_error > 0.0).then(|| (quantile((1.0 + level) / 2.0) + quantile(POWER)) * standard_error)
 }
 
 /// Documents that only the baseline, and only the candidate, had right, where all have one row that is right

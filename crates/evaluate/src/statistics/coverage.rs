@@ -142,7 +142,7 @@ fn power() {
     let question = Question { resampling, ..Question::default() };
     let n = 60;
     // Differences of standard deviation 1: their standard error is known.
-    let size = super::smallest_difference(1.0 / number(n).sqrt(), n, 0.95).unwrap();
+    let size = super::smallest_difference(1.0 / number(n).sqrt(), number(n) - 1.0, 0.95).unwrap();
     let test = |by: f64, seed: u64, holds: fn(&super::Comparison) -> bool| {
         share(1_000, seed, |random| {
             let candidate: Vec<Part> =
