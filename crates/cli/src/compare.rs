@@ -80,7 +80,8 @@ pub(crate) fn compare(options: &Compare) -> Result<()> {
 
 fn say(compared: &Compared) {
     let Compared { baseline, candidate, rows, documents, metrics, not_available } = compared;
-    let line = format!("{} beside {}, {rows}, {documents} documents", candidate.join(", "), baseline.join(", "));
+    let line =
+        format!("{} beside {}, {rows}, {documents} documents", candidate.join(", "), baseline.join(", "));
     println!("{}", visible_line(&line));
     let column = |names: &[String]| match names {
         [one] => one.clone(),
