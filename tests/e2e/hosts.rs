@@ -192,6 +192,33 @@ fn pipes_and_links_in_a_dataset_are_refused_at_once() {
     at_once(&command(&["labels", "verify", text(&train)])).failed(3, &["1 problem"]);
 }
 
+/// Covers every file of a model folder, its tokenizer's among them, and of an adapter's.
+#[test]
+fn pipes_in_a_model_folder_are_refused_at_once() {
+    let world = World::labelled();
+    let tokenizer = "tokenizer.path=run/teacher/model";
+    for folder in ["run/teacher/model", "run/student/adapter"] {
+        let folder = world.path(folder);
+        if !folder.exists() {
+            world.run("train-student", &[]).succeeded();
+        }
+        for entry in fs::read_dir(&folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().expect("a name").to_str().expect("ASCII").to_owned();
+            if ["README.md", "provenance.json", "special_tokens_map.json"].contains(&name.as_str()) {
+                continue;
+            }
+            let away = world.path("away");
+            fs::rename(&path, &away).expect("the file is moved");
+            assert!(Command::new("mkfifo").arg(&path).status().expect("mkfifo runs").success());
+            let settings = ["teacher.adapter=run/student/adapter", "output.labels=again", tokenizer];
+            at_once(&world.stage("teacher-labels", &settings)).failed(3, &[&name, "regular file"]);
+            fs::remove_file(&path).expect("the pipe is removed");
+            fs::rename(&away, &path).expect("the file is moved back");
+        }
+    }
+}
+
 /// Covers the stage that made them, those after it, and the end of many workers: nothing is written to finished labels.
 #[test]
 fn finished_labels_on_a_read_only_disk_are_read_by_all_stages() {

@@ -1,6 +1,11 @@
-//! The house: which crate may know which.
+//! The house: which crate may know which, and which room of `labels`.
 
-use std::{collections::BTreeSet, process::Command};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use softshard_e2e::root;
 
@@ -13,10 +18,14 @@ const ALLOWED: [(&str, &[&str]); 10] = [
     ("evaluate", &["prepare", "model", "losses", "labels"]),
     ("share", &["labels"]),
     ("labels", &[]),
-    ("model", &["losses"]),
+    ("model", &[]),
     ("losses", &[]),
     ("e2e", &[]),
 ];
+
+/// Rooms of crates/labels/src, from the ground up. Those of the last floor do not know each other.
+const FLOORS: [&[&str]; 6] =
+    [&["values"], &["host"], &["parquet"], &["shard"], &["dataset"], &["judge", "import", "export", "merge"]];
 
 /// Workspace crates by their short names, with the names of their normal and build dependencies.
 fn packages() -> Vec<(String, BTreeSet<String>)> {
@@ -79,4 +88,45 @@ fn formats_know_no_tensors_and_tensors_no_formats() {
     // What one waits for before the first label is read; more than this needs a reason.
     assert!(labels.len() <= 70, "labels needs {} packages: {labels:?}", labels.len());
     assert!(!uses("model", "parquet") && !uses("losses", "parquet"));
+}
+
+#[test]
+fn no_import_between_the_rooms_of_labels_runs_up() {
+    let source = root().join("crates/labels/src");
+    let floor = |room: &str| FLOORS.iter().position(|rooms| rooms.contains(&room));
+    let mut rooms = BTreeSet::new();
+    for path in rust_files(&source) {
+        let path = path.strip_prefix(&source).expect("found there");
+        let room = path.iter().next().and_then(|part| Path::new(part).file_stem()).expect("a name");
+        let room = room.to_str().expect("a Rust file has a plain name");
+        if room == "lib" {
+            continue; // docs and re-exports
+        }
+        let own = floor(room).unwrap_or_else(|| panic!("{}: {room} is not a room", path.display()));
+        rooms.insert(room.to_owned());
+        let text = fs::read_to_string(source.join(path)).expect("readable");
+        for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
+            for used in line.split("crate::").skip(1) {
+                let used = used.split(|letter: char| !(letter.is_alphanumeric() || letter == '_')).next();
+                let used = used.expect("a part of a text");
+                let is_below = used == room || floor(used).is_some_and(|floor| floor < own);
+                assert!(is_below, "{}: `{}` is not below {room}", path.display(), line.trim());
+            }
+        }
+    }
+    assert_eq!(rooms.len(), FLOORS.concat().len(), "every room is there: {rooms:?}");
+}
+
+/// All Rust files below a folder.
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
 }

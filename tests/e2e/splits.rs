@@ -68,12 +68,29 @@ fn what_is_reported_is_of_test_and_is_compared_with_nothing_else() {
     let [one, other] =
         ["teacher", "teacher-valid"].map(|name| text(&world, &format!("run/evaluations/{name}.json")));
     let said = softshard(&["diff", &one, &other]).failed(3, &["something else"]).stdout;
-    for part in ["the rows, without which scores are not to be compared, are others", "`evaluate.split` is"] {
+    for part in [
+        "the rows that were scored (results of other rows are not to be compared) are others",
+        "`evaluate.split` is",
+    ] {
         assert!(said.contains(part), "expected {part:?} in:\n{said}");
     }
     let same = text(&world, "run/evaluations/same.json");
     let said = softshard(&["diff", &one, &same]).stdout;
     assert!(!said.contains("the rows"), "{said}");
+
+    // Learning from them, or choosing by them, is said.
+    for (key, what) in [
+        (r#"student.mixture=[{ labels = "run/labels/test" }]"#, "the model learns from rows of `test`"),
+        (
+            r#"student.evaluation={ every_steps = 2, data = "run/labels/test" }"#,
+            "the best step is chosen by rows of `test`",
+        ),
+        ("student.evaluation={ every_steps = 2 }", ""),
+    ] {
+        let output = format!("output.student=of-{}", what.len());
+        let said = world.run("train-student", &[key, "student.max_steps=2", &output]).succeeded().stderr;
+        assert!(said.contains(what) && said.contains("rows of `test`") != what.is_empty(), "{key}: {said}");
+    }
 
     // However the rows lie, they are the same.
     for stage in ["prepare", "evaluate"] {
@@ -93,7 +110,7 @@ fn without_test_rows_nothing_is_reported_by_itself() {
     for stage in ["prepare", "finetune", "teacher-labels"] {
         world.run(stage, &[two]).succeeded();
     }
-    let with = |more: &[&str]| [&[two], &TEACHER[..], more].concat();
+    let with = |more: &'static [&'static str]| [&[two], &TEACHER[..], more].concat();
     let parts = [
         "run/sequences/test`: expected held-out sequences, of the split `test`, found none",
         "hint: set `data.split.test_rows` and prepare again, or score the rows that choose, with `evaluate.split=valid`",
@@ -106,7 +123,7 @@ fn without_test_rows_nothing_is_reported_by_itself() {
     world.run("evaluate", &TEACHER).failed(3, &["run/sequences/test`: expected held-out sequences"]);
     let parts = [
         "run/sequences/valid`: expected what the recipe says",
-        "data.split.test_rows: expected 12, found none",
+        "data.split.test_rows: expected 12, found nothing",
     ];
     world.run("teacher-labels", &[]).failed(3, &parts);
     world
@@ -168,8 +185,7 @@ fn the_recipe_says_which_sides_are_labelled() {
         plan.contains("\ntrain: 60 ") && plan.contains("\ntest: 12 ") && !plan.contains("valid"),
         "{plan}"
     );
-    let submit = world.stage("submit", &[some, "labels.sequences_per_shard=4"]);
-    let mut submit = submit;
+    let mut submit = world.stage("submit", &[some, "labels.sequences_per_shard=4"]);
     let said =
         run(submit.args(["--engine", "slurm", "--dry-run"]).env("PATH", "/nowhere")).succeeded().stdout;
     assert!(said.contains("train: 15 of 15 shards") && said.contains("test: 3 of 3 shards"), "{said}");

@@ -471,7 +471,7 @@ fn a_plan_says_how_much_memory_a_run_takes() {
             "recipe.toml",
             vec!["student.objective=pretrain", "student.loss.alpha=0", "student.packing=true"],
         ),
-        ("long texts by layer", "recipe.toml", vec![supervised, layer, "output.sequences=long"]),
+        ("long texts by layer", "recipe.toml", [&[supervised, layer], &LONG[..]].concat()),
     ];
     let mut wrong = Vec::new();
     for (name, recipe, settings) in cases {

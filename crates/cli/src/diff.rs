@@ -15,18 +15,18 @@ use softshard_labels::{
 
 use crate::{recipe::local, stdout::print_json};
 
-/// Arguments of `diff`.
+/// Arguments of `diff` and `labels diff`.
 #[derive(Args)]
 pub(crate) struct Diff {
-    /// A run, adapter, model or dataset, or the JSON of a result
+    /// A run, adapter, model or dataset, or the JSON of a result; for `labels diff` a folder of labels
     #[arg(value_parser = local)]
-    left: PathBuf,
+    pub(crate) left: PathBuf,
     /// Another one
     #[arg(value_parser = local)]
-    right: PathBuf,
+    pub(crate) right: PathBuf,
     /// Print JSON
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
 }
 
 /// What differs, and what differs in what both were made from.
@@ -141,7 +141,7 @@ fn in_words(difference: &Difference) -> String {
         "tokenizer.merges" => ("the tokenizer's way to split words", "is another"),
         "tokenizer.chat_template" => ("the tokenizer's chat template", "is another"),
         "sequences" => ("the sequences", "are others"),
-        "rows" => ("the rows, without which scores are not to be compared,", "are others"),
+        "rows" => ("the rows that were scored (results of other rows are not to be compared)", "are others"),
         "labels" => ("the labels", "are others"),
         "dtype" => ("the type that it was computed in", "is another"),
         "devices" => ("the kind of device", "is another"),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use softshard_labels::{
     Error, LabelDataset, OwnTokenizer, Sequence, SequenceDataset, SequenceKey, SequenceLabels,
 };
-use softshard_losses::{DistillLoss, StoredLabels, Targets, calibration::Calibration};
+use softshard_losses::{DistillLoss, HeadLabels, Targets, calibration::Calibration};
 use softshard_model::{Arrangement, Decoder, Fitting, batches_by_length};
 
 use crate::{
@@ -80,16 +80,17 @@ impl HeldOut {
             return Err(Error::bad(place, expected, found).hint("label again").into());
         }
         let read = |labels: SequenceLabels| {
-            let stored = StoredLabels {
-                counts: &labels.counts,
-                token_ids: &labels.token_ids,
-                log_probs: &labels.log_probs,
-                sample_counts: &labels.sample_counts,
-                tail_log_mass: &labels.tail_log_mass,
-                entropy: &labels.entropy,
+            let gold = labels.gold();
+            let teacher = HeadLabels {
+                counts: labels.counts,
+                token_ids: labels.token_ids,
+                log_probs: labels.log_probs,
+                sample_counts: labels.sample_counts,
+                tail_log_mass: labels.tail_log_mass,
+                entropy: labels.entropy,
+                ..HeadLabels::default()
             };
-            let targets = Targets::of(labels.gold(), &stored);
-            (labels.input_ids, labels.positions, targets)
+            (labels.input_ids, labels.positions, Targets::of(gold, &teacher))
         };
         let rows = keys.iter().map(|key| Ok(read(dataset.get(key)?))).collect::<Result<_>>()?;
         Ok(Self { keys, sources, rows, has_teacher: true })
@@ -98,7 +99,9 @@ impl HeldOut {
     /// BLAKE3 of their keys, in order: what two results must share to be compared.
     pub(crate) fn blake3(&self) -> String {
         let mut hasher = blake3::Hasher::new();
-        self.keys.iter().for_each(|key| drop(hasher.update(&key.0)));
+        for key in &self.keys {
+            hasher.update(&key.0);
+        }
         hasher.finalize().to_hex().to_string()
     }
 

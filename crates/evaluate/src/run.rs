@@ -288,7 +288,12 @@ fn answer(
     let prompts: Vec<Vec<i32>> = examples.iter().map(|example| example.prompt_ids.clone()).collect();
     let tokens_of = |prompts: &[Vec<i32>]| prompts.iter().map(Vec::len).sum();
     let generate = |prompts: &[Vec<i32>]| -> Result<_> {
-        Ok(decoder.generate(prompts, config.max_new_tokens, tokenizer.stop_ids())?)
+        Ok(decoder.generate(
+            prompts,
+            config.max_new_tokens,
+            tokenizer.stop_ids(),
+            softshard_losses::logits,
+        )?)
     };
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
     let answers = fitting.each(&prompts, &tokens_of, decoder.device(), &generate);

@@ -82,96 +82,39 @@
 //! # }
 //! ```
 
-mod card;
-mod commit;
-mod data_file;
 mod dataset;
-mod diff;
-mod durable;
-mod error;
-mod example;
 mod export;
-mod footer;
-mod frame;
-mod groups;
+mod host;
 mod import;
-mod job;
-mod json;
-mod key;
-mod label_shard;
-mod labels;
-mod limits;
-mod list;
-mod manifest;
-mod memory;
+mod judge;
 mod merge;
-mod output;
-mod own_tokenizer;
-mod page;
-mod page_writer;
-mod pages;
-mod parallel;
-mod plan;
-mod provenance;
-mod regular;
-mod rounding;
-mod row;
-mod runs;
-mod schema;
-mod sequence;
-mod sequence_dataset;
-mod sequence_writer;
-mod shard_reader;
-mod shard_schema;
-mod shard_writer;
-mod split;
-mod stats;
-mod store;
-mod thrift;
-mod tokenizer;
-mod validate;
-mod verify;
-mod view;
-mod visible;
-mod writer;
+mod parquet;
+mod shard;
+mod values;
 
 /// What the labels of other programs are described with.
 pub mod foreign {
     pub use crate::import::{Function, ResidualBin, Resolve, Term, TermType};
 }
 
-pub use data_file::never_map;
-pub use dataset::LabelDataset;
-pub use diff::{KeyDifference, LabelDiff, SequenceDifference};
-pub use error::{Bad, Error};
-pub use example::Example;
+pub use dataset::{
+    Alteration, Artefact, Commit, Difference, Door, LabelDataset, LabelPlan, LabelWriter, LabelsManifest,
+    Output, Provenance, Schema, SequenceDataset, SequenceWriter, SequencesInfo, SequencesManifest,
+    ShardWriter, Store, TeacherIdentity, WrittenShard, file_blake3, short,
+};
 pub use export::{export_hf, export_jsonl, write_jsonl};
-pub use groups::LabelGroup;
+pub use host::{never_map, read_if_there};
 pub use import::{
     BadRows, ColumnMap, DistillKitConfig, DroppedRows, ImportSource, ImportTarget, Imported, PositionRule,
     import, import_jsonl,
 };
-pub use job::Commit;
-pub use json::differences;
-pub use key::SequenceKey;
-pub use label_shard::{ShardWriter, WrittenShard};
-pub use labels::{LabelLimits, SequenceLabels};
-pub use limits::ReadLimits;
-pub use manifest::{LabelsManifest, SequencesInfo, SequencesManifest, ShardRecord};
+pub use judge::{
+    Bin, Calibration, CalibrationBin, ColumnSize, KeyDifference, LabelDiff, LabelStats, Problem,
+    SequenceDifference, Spread, TeacherScores, Verification, verify,
+};
 pub use merge::{Merged, merge};
-pub use output::Output;
-pub use own_tokenizer::OwnTokenizer;
-pub use plan::{Alteration, LabelPlan, OptionalColumn, Selection, TeacherIdentity};
-pub use provenance::{Artefact, Difference, Door, Provenance, file_blake3, short};
-pub use schema::Schema;
-pub use sequence::Sequence;
-pub use sequence_dataset::SequenceDataset;
-pub use sequence_writer::SequenceWriter;
-pub use split::Split;
-pub use stats::{Bin, Calibration, CalibrationBin, ColumnSize, LabelStats, Spread, TeacherScores};
-pub use store::Store;
-pub use tokenizer::Tokenizer;
-pub use verify::{Problem, Verification, verify};
-pub use view::{LabelsView, PositionEntries};
-pub use visible::{visible, visible_line};
-pub use writer::LabelWriter;
+pub use shard::{LabelGroup, ShardRecord};
+pub use values::{
+    Bad, Error, Example, LabelLimits, LabelsView, OptionalColumn, OwnTokenizer, PositionEntries, ReadLimits,
+    Selection, Sequence, SequenceKey, SequenceLabels, Split, Tokenizer, differences, visible, visible_line,
+};

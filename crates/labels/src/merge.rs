@@ -6,15 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde::Serialize;
 
-use crate::durable::{self, PRIVATE};
-use crate::error::{quoted, some_of};
-use crate::job::committed_records;
-use crate::manifest::{check_record, load_labels};
-use crate::regular::Links;
-use crate::{
-    Error, LabelDataset, LabelPlan, LabelWriter, LabelsManifest, ReadLimits, SequenceLabels, ShardRecord,
-    json, parallel,
-};
+use crate::dataset::{LabelDataset, LabelPlan, LabelWriter, LabelsManifest, committed_records, load_labels};
+use crate::host::{Links, PRIVATE, durable, parallel, regular};
+use crate::shard::{ShardRecord, check_record};
+use crate::values::{Error, ReadLimits, SequenceLabels, json, quoted, some_of};
 
 /// Keys of the plan that may differ between datasets of other sequences.
 const OF_A_PART: [&str; 3] = ["sequences", "shards", "split"];
@@ -75,12 +70,16 @@ impl Part {
         } else {
             let path = dir.join(PRIVATE).join("plan.json");
             let bytes =
-                json::read(&path, Links::Refused).map_err(|error| match durable::is_not_found(&error) {
-                    true => {
-                        Error::bad(quoted(dir), "labels: manifest.json or _softshard/plan.json", "neither")
-                            .hint("name the folder of one split, such as labels/train")
+                regular::read(&path, Links::Refused).map_err(|error| {
+                    match durable::is_not_found(&error) {
+                        true => Error::bad(
+                            quoted(dir),
+                            "labels: manifest.json or _softshard/plan.json",
+                            "neither",
+                        )
+                        .hint("name the folder of one split, such as labels/train"),
+                        false => error,
                     }
-                    false => error,
                 })?;
             let plan: LabelPlan = json::parse(&path, &bytes, LabelPlan::FORMAT, LabelPlan::NEWEST_VERSION)?;
             plan.validate().map_err(|error| error.within(quoted(&path)))?;

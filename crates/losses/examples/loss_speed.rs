@@ -43,7 +43,7 @@ fn main() {
         || label_rows(hidden.clone(), head.clone(), &gold, &[], &options).expect("finite hidden states");
     report("labels", fastest(|| drop(label())));
     let labels = label();
-    let targets = Targets::of(gold, &labels.as_stored());
+    let targets = Targets::of(gold, &labels);
     for (alpha, temperature) in [(0.0, 1.0), (1.0, 1.0), (1.0, 2.0)] {
         let loss = DistillLoss { temperature, ..DistillLoss::forward_kl(alpha, chunk) };
         let student = hidden.clone().autodiff().require_grad();

@@ -3,9 +3,12 @@
 //! Legend: N rows, V vocabulary.
 
 use crate::select::{Keep, RowLabels};
-use crate::targets::StoredLabels;
 
-/// Labels of N rows: the columns of [`RowLabels`], kept entries flattened over the rows.
+/// Labels of N rows at temperature 1: the columns of [`RowLabels`], kept entries flattened over the rows.
+///
+/// What a teacher's head gives, and what a student's [`Targets`](crate::Targets) are made of. Where any entry is drawn, each row has
+/// the same number of exact ones. Of the columns behind `sample_counts` targets need `tail_log_mass`, and `entropy` where entries are
+/// drawn; others may be empty.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct HeadLabels {
     /// Entries kept per row, `[N]`.
@@ -41,16 +44,11 @@ impl HeadLabels {
         self.counts.is_empty()
     }
 
-    /// The columns that a student's [`Targets`](crate::Targets) are made of.
-    pub fn as_stored(&self) -> StoredLabels<'_> {
-        StoredLabels {
-            counts: &self.counts,
-            token_ids: &self.token_ids,
-            log_probs: &self.log_probs,
-            sample_counts: &self.sample_counts,
-            tail_log_mass: &self.tail_log_mass,
-            entropy: &self.entropy,
-        }
+    /// How many entries of each row are exact, where any are drawn.
+    pub(crate) fn exact_entries(&self) -> usize {
+        let exact_entries = self.log_probs.len() / self.counts.len();
+        assert_eq!(exact_entries * self.counts.len(), self.log_probs.len(), "log_probs [N · exact entries]");
+        exact_entries
     }
 
     pub(crate) fn without_rows(options: &HeadOptions<'_>) -> Self {

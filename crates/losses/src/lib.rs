@@ -20,7 +20,7 @@
 //! assert_eq!(labels.token_ids, [0, 2]);
 //!
 //! // A student that is the teacher: the divergence is zero.
-//! let targets = Targets::of(vec![0], &labels.as_stored());
+//! let targets = Targets::of(vec![0], &labels);
 //! let student = hidden.autodiff().require_grad();
 //! let loss = DistillLoss::forward_kl(1.0, 64);
 //! let value = loss.compute(student.clone(), head, &targets, 1.0);
@@ -54,4 +54,4 @@ pub use head::{label_logits, label_rows};
 pub use labels::{HeadLabels, HeadOptions};
 pub use product::{WIDE_SLICE_BYTES, logits};
 pub use select::{Keep, RowLabels, select, top_k};
-pub use targets::{StoredLabels, Targets, at_temperature, at_temperature_without_tail};
+pub use targets::{Targets, at_temperature, at_temperature_without_tail};

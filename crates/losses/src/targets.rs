@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::labels::HeadLabels;
+
 /// The teacher's kept log probabilities at another temperature than 1, where the mass of the rest at it is known.
 ///
 /// The kept tokens have what the rest leaves, and among them log p_T = log_prob/T + c: so rounding, which at a low temperature is
@@ -74,35 +76,6 @@ pub fn at_temperature_without_tail(
     (kept, tail_log_mass)
 }
 
-/// Labels of N positions at temperature 1, as they are stored.
-///
-/// Of the entries of a position the exact ones come first and have `log_probs`, the drawn ones follow and have
-/// `sample_counts`. Where any entry is drawn, each position has the same number of exact ones.
-#[derive(Debug, Clone, Copy)]
-pub struct StoredLabels<'a> {
-    /// Entries per position, `[N]`.
-    pub counts: &'a [i32],
-    /// Tokens of the entries, `[Σ counts]`.
-    pub token_ids: &'a [i32],
-    /// Log probabilities of the exact entries.
-    pub log_probs: &'a [f32],
-    /// How often each drawn entry was drawn.
-    pub sample_counts: &'a [i32],
-    /// Log of the mass beyond the exact entries, `[N]`.
-    pub tail_log_mass: &'a [f32],
-    /// Entropy of the full distribution in nats, `[N]`; may be empty if nothing is drawn.
-    pub entropy: &'a [f32],
-}
-
-impl StoredLabels<'_> {
-    /// How many entries of each position are exact, where any are drawn.
-    fn exact_entries(&self) -> usize {
-        let exact_entries = self.log_probs.len() / self.counts.len();
-        assert_eq!(exact_entries * self.counts.len(), self.log_probs.len(), "log_probs [N · exact entries]");
-        exact_entries
-    }
-}
-
 /// What N positions are trained towards: the token that is really there, and the teacher's distribution as some
 /// tokens plus one "everything else" event.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -134,7 +107,7 @@ impl Targets {
     ///
     /// # Panics
     /// If the lengths disagree, or the entropy of drawn entries is not there.
-    pub fn of(gold: Vec<i32>, labels: &StoredLabels<'_>) -> Self {
+    pub fn of(gold: Vec<i32>, labels: &HeadLabels) -> Self {
         let rows = gold.len();
         let mut targets = Self {
             gold,
@@ -157,29 +130,32 @@ impl Targets {
     ///
     /// # Panics
     /// If the lengths disagree, or there are drawn entries but no exact ones.
-    pub fn of_exact(gold: Vec<i32>, labels: &StoredLabels<'_>) -> Self {
+    pub fn of_exact(gold: Vec<i32>, labels: &HeadLabels) -> Self {
         if labels.sample_counts.is_empty() {
             return Self::of(gold, labels);
         }
         let exact_entries = labels.exact_entries();
         assert!(exact_entries > 0, "all entries were drawn: only the forward KL can be estimated from them");
         let mut token_ids = Vec::with_capacity(labels.log_probs.len());
-        let mut rest = labels.token_ids;
-        for &count in labels.counts {
+        let mut rest = labels.token_ids.as_slice();
+        for &count in &labels.counts {
             let (row, after) = rest.split_at(entries(count));
             token_ids.extend_from_slice(&row[..exact_entries]);
             rest = after;
         }
         let count = i32::try_from(exact_entries).expect("a part of a count");
-        let counts = vec![count; gold.len()];
-        Self::of(
-            gold,
-            &StoredLabels { counts: &counts, token_ids: &token_ids, sample_counts: &[], ..*labels },
-        )
+        let exact = HeadLabels {
+            counts: vec![count; gold.len()],
+            token_ids,
+            log_probs: labels.log_probs.clone(),
+            tail_log_mass: labels.tail_log_mass.clone(),
+            ..HeadLabels::default()
+        };
+        Self::of(gold, &exact)
     }
 
     /// Replaces the counts of drawn entries by log probabilities.
-    fn spread_draws(&mut self, labels: &StoredLabels<'_>) {
+    fn spread_draws(&mut self, labels: &HeadLabels) {
         let (mut exact, mut drawn) = (labels.log_probs.iter(), labels.sample_counts.iter());
         let exact_entries = labels.exact_entries();
         self.log_probs.clear();

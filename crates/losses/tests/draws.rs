@@ -1,7 +1,7 @@
 //! Draws against the distribution that they are drawn from: no bias, and less variance than independent draws.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use softshard_losses::{DistillLoss, Divergence, Keep, RowLabels, StoredLabels, Targets, select};
+use softshard_losses::{DistillLoss, Divergence, HeadLabels, Keep, RowLabels, Targets, select};
 
 /// Standard errors; one estimate in 16,000 lies further off, and all seeds are fixed.
 const CONFIDENCE: f64 = 4.0;
@@ -24,16 +24,21 @@ fn probabilities(logits: &[f32]) -> Vec<f64> {
     exponentials.iter().map(|e| e / sum).collect()
 }
 
+/// The row, so many times.
+fn rows(row: &RowLabels, count: usize) -> HeadLabels {
+    HeadLabels {
+        counts: vec![i32::try_from(row.token_ids.len()).unwrap(); count],
+        token_ids: row.token_ids.repeat(count),
+        log_probs: row.log_probs.repeat(count),
+        sample_counts: row.sample_counts.repeat(count),
+        tail_log_mass: vec![row.tail_log_mass; count],
+        entropy: vec![row.entropy; count],
+        ..HeadLabels::default()
+    }
+}
+
 fn targets(row: &RowLabels) -> Targets {
-    let stored = StoredLabels {
-        counts: &[i32::try_from(row.token_ids.len()).unwrap()],
-        token_ids: &row.token_ids,
-        log_probs: &row.log_probs,
-        sample_counts: &row.sample_counts,
-        tail_log_mass: &[row.tail_log_mass],
-        entropy: &[row.entropy],
-    };
-    Targets::of(vec![3], &stored)
+    Targets::of(vec![3], &rows(row, 1))
 }
 
 /// The estimate of the whole distribution.
@@ -189,23 +194,11 @@ fn the_mean_loss_is_that_of_the_full_distribution() {
 /// The exact entries of a hybrid are a top k: the draws are part of what is beyond them.
 #[test]
 fn without_its_draws_a_hybrid_is_a_top_k() {
-    let rows = |keep| {
+    let exact = |keep| {
         let row = select(&logits(), 3, keep, 0.4, &[]).unwrap();
-        let counts = vec![i32::try_from(row.token_ids.len()).unwrap(); 2];
-        let twice = |values: &[f32]| [values, values].concat();
-        let (log_probs, sample_counts) = (twice(&row.log_probs), [&row.sample_counts[..]; 2].concat());
-        let token_ids = [&row.token_ids[..]; 2].concat();
-        let stored = StoredLabels {
-            counts: &counts,
-            token_ids: &token_ids,
-            log_probs: &log_probs,
-            sample_counts: &sample_counts,
-            tail_log_mass: &[row.tail_log_mass; 2],
-            entropy: &[row.entropy; 2],
-        };
-        Targets::of_exact(vec![3, 3], &stored)
+        Targets::of_exact(vec![3, 3], &rows(&row, 2))
     };
-    assert_eq!(rows(Keep::TopKSampled { k: 4, draws: 9 }), rows(Keep::TopK { k: 4 }));
+    assert_eq!(exact(Keep::TopKSampled { k: 4, draws: 9 }), exact(Keep::TopK { k: 4 }));
 }
 
 #[test]

@@ -139,7 +139,8 @@ fn measure_random(arguments: &[String]) -> Result<(), Box<dyn std::error::Error>
     let prompts: Vec<Vec<i32>> = ids.chunks(tokens).map(<[i32]>::to_vec).collect();
     let new = 64;
     measure("generation, 64 new tokens a prompt", batch * new, || {
-        decoder.generate(&prompts, new, &[]).expect("resident");
+        let product = |hidden: Tensor<2>, head: &Tensor<2>| hidden.matmul(head.clone().transpose());
+        decoder.generate(&prompts, new, &[], product).expect("resident");
     });
     Ok(())
 }

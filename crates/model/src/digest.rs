@@ -46,6 +46,6 @@ fn named_digests(files: &[PathBuf]) -> Result<String, Error> {
 
 fn digest(file: &Path) -> Result<blake3::Hash, Error> {
     let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(fs_err::File::open(file)?)?;
+    hasher.update_reader(crate::files::open_file(file)?)?;
     Ok(hasher.finalize())
 }

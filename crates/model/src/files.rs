@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Bytes, DType, Device, Tensor, TensorData};
@@ -26,7 +27,7 @@ pub(crate) struct WeightsFile {
 
 impl WeightsFile {
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
-        let file = fs_err::File::open(path)?;
+        let file = open_file(path)?;
         let header = Header::read(&file, path)?;
         Ok(Self { path: path.to_owned(), file, header })
     }
@@ -157,12 +158,27 @@ impl Mapped {
     }
 }
 
+/// Opens a file of a folder that somebody gave: at once, as a pipe in its place would be waited for.
+///
+/// # Errors
+/// It is no regular file, or cannot be opened.
+pub(crate) fn open_file(path: &Path) -> Result<fs_err::File, Error> {
+    let opened = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = opened.map_err(|error| {
+        std::io::Error::new(error.kind(), format!("failed to open file `{}`: {error}", path.display()))
+    })?;
+    if !file.metadata()?.is_file() {
+        return Err(Error::config(path, "expected a regular file, found a folder, a pipe or a device"));
+    }
+    Ok(fs_err::File::from_parts(file, path))
+}
+
 /// Reads a text file that is no longer than such files are.
 ///
 /// # Errors
 /// It is longer, no text, or cannot be read.
 pub(crate) fn read_text(path: &Path, most_bytes: u64) -> Result<String, Error> {
-    let file = fs_err::File::open(path)?;
+    let file = open_file(path)?;
     let length = file.metadata()?.len();
     if length > most_bytes {
         return Err(Error::config(path, format!("expected at most {most_bytes} bytes, found {length}")));
@@ -237,6 +253,19 @@ fn write_whole(path: &Path, write: impl FnOnce(&Path) -> Result<(), Error>) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pipe_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.json");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        for error in [read_text(&path, 100).unwrap_err(), WeightsFile::open(&path).unwrap_err()] {
+            assert!(error.to_string().contains("expected a regular file"), "{error}");
+        }
+        let missing = read_text(&folder.path().join("none"), 100).unwrap_err();
+        assert!(matches!(missing, Error::Io(error) if error.kind() == std::io::ErrorKind::NotFound));
+    }
 
     #[test]
     fn a_failed_write_leaves_the_old_file_and_nothing_else() {

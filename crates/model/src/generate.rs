@@ -24,6 +24,9 @@ impl Decoder {
     /// Continues each prompt with its most probable tokens (ties: the lower id) until a stop id or `max_new_tokens`. An
     /// answer contains neither its prompt nor the stop id; an empty prompt has an empty answer.
     ///
+    /// `logits` is the product of hidden states `[B, D]` with the head `[V, D]`, `[B, V]` in f32: of bf16 logits several are the
+    /// largest. `softshard_losses::logits` is one.
+    ///
     /// Memory: the keys and values of at most 65,536 tokens and the activations of 16,384, or those of one prompt and its
     /// answer if that is longer. With learned positions an answer ends where the table does.
     ///
@@ -37,6 +40,7 @@ impl Decoder {
         prompts: &[Vec<i32>],
         max_new_tokens: usize,
         stop_ids: &[i32],
+        logits: impl Fn(Tensor<2>, &Tensor<2>) -> Tensor<2>,
     ) -> Result<Vec<Vec<i32>>, Error> {
         let frozen = self.frozen();
         let mut answers = vec![Vec::new(); prompts.len()];
@@ -51,7 +55,7 @@ impl Decoder {
             let (batch, later) = rest.split_at(rows);
             rest = later;
             let rows = batch.iter().map(|&index| prompts[index].as_slice()).collect();
-            let batch_answers = Batch::new(&frozen, rows).run(max_new_tokens, stop_ids)?;
+            let batch_answers = Batch::new(&frozen, rows).run(max_new_tokens, stop_ids, &logits)?;
             for (&index, answer) in batch.iter().zip(batch_answers) {
                 answers[index] = answer;
             }
@@ -95,9 +99,15 @@ impl<'a> Batch<'a> {
         }
     }
 
-    fn run(mut self, max_new_tokens: usize, stop_ids: &[i32]) -> Result<Vec<Vec<i32>>, Error> {
+    fn run(
+        mut self,
+        max_new_tokens: usize,
+        stop_ids: &[i32],
+        logits: &impl Fn(Tensor<2>, &Tensor<2>) -> Tensor<2>,
+    ) -> Result<Vec<Vec<i32>>, Error> {
         for _ in 0..max_new_tokens {
-            let chosen = self.step()?;
+            let logits = logits(self.step()?, &self.decoder.head());
+            let chosen = logits.argmax(1).try_into_vec_as::<i32>().expect("token ids are 32-bit integers");
             let keep: Vec<usize> =
                 (0..chosen.len()).filter(|&row| !stop_ids.contains(&chosen[row])).collect();
             for &row in &keep {
@@ -123,8 +133,8 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Feeds the next tokens and returns the most probable token after each row.
-    fn step(&mut self) -> Result<Vec<i32>, Error> {
+    /// Feeds the next tokens and returns the hidden state of the last one of each row, `[B, D]`.
+    fn step(&mut self) -> Result<Tensor<2>, Error> {
         let decoder = self.decoder;
         let rows = self.rows.len();
         let tokens = self.next.len() / rows;
@@ -134,11 +144,7 @@ impl<'a> Batch<'a> {
         self.seen += tokens;
         let hidden = decoder.forward(ids, &layout, Some(&mut self.caches))?;
         let width = decoder.config.embedding_size;
-        let last =
-            hidden.reshape([rows, tokens, width]).slice([0..rows, tokens - 1..tokens]).reshape([rows, width]);
-        // In f32: of bf16 logits several are the largest.
-        let logits = softshard_losses::logits(last, &decoder.head());
-        Ok(logits.argmax(1).try_into_vec_as::<i32>().expect("token ids are 32-bit integers"))
+        Ok(hidden.reshape([rows, tokens, width]).slice([0..rows, tokens - 1..tokens]).reshape([rows, width]))
     }
 
     /// The next `tokens` columns: padding sees itself, so that its rows, which nobody reads, stay finite.

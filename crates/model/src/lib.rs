@@ -8,7 +8,8 @@
 //! use softshard_model::Decoder;
 //!
 //! let decoder = Decoder::load("models/stories260k".as_ref(), &Device::flex())?;
-//! let answers = decoder.generate(&[vec![1, 403, 407]], 32, &[2])?;
+//! let logits = |hidden: Tensor<2>, head: &Tensor<2>| hidden.matmul(head.clone().transpose());
+//! let answers = decoder.generate(&[vec![1, 403, 407]], 32, &[2], logits)?;
 //! let ids = Tensor::<2, Int>::from_ints([[1, 403, 407]], &Device::flex());
 //! let hidden = decoder.hidden(ids)?; // [1, 3, D]: logits are `hidden · decoder.head()ᵀ`
 //! # Ok::<(), softshard_model::Error>(())

@@ -18,7 +18,7 @@ use change::{Change, write_tensor};
 use crate::config::{CONFIG, MAX_CONFIG_BYTES};
 use crate::convert;
 use crate::dora::{Along, Product};
-use crate::files::{WeightsFile, read_text};
+use crate::files::{WeightsFile, open_file, read_text};
 use crate::header::{Entry, Header};
 use crate::lora::LoraMap;
 use crate::peft::{AdapterFiles, Factors};
@@ -401,7 +401,7 @@ fn converted(tensors: &BTreeMap<String, Entry>, precision: Option<Precision>) ->
 
 /// Copies what is in a file and not its mode: a read-only one could not be written the next time.
 fn copy(from: &Path, to: &Path) -> Result<(), Error> {
-    let (mut from, mut to) = (fs_err::File::open(from)?, fs_err::File::create(to)?);
+    let (mut from, mut to) = (open_file(from)?, fs_err::File::create(to)?);
     std::io::copy(&mut from, &mut to)?;
     Ok(to.sync_all()?)
 }

@@ -102,6 +102,11 @@ fn what_follows_a_token_does_not_change_it() {
     assert!(far_apart(&prefix, &whole[..prefix.len()]) < SUM_ORDER);
 }
 
+/// `hidden · headᵀ`, of numbers that are f32 already.
+fn product(hidden: Tensor<2>, head: &Tensor<2>) -> Tensor<2> {
+    hidden.matmul(head.clone().transpose())
+}
+
 /// Greedy decoding without a cache and without neighbours.
 fn slow_generate(decoder: &Decoder, prompt: &[i32], new: usize, stop: &[i32]) -> Vec<i32> {
     let mut tokens = prompt.to_vec();
@@ -126,14 +131,14 @@ fn batched_generation_equals_one_prompt_at_a_time_without_a_cache() {
         // Stop ids that some of the answers meet early.
         let stop: Vec<i32> = (0..61).step_by(7).collect();
         for stop in [&[][..], &stop] {
-            let found = decoder.generate(&prompts, 24, stop).unwrap();
+            let found = decoder.generate(&prompts, 24, stop, product).unwrap();
             for (prompt, found) in prompts.iter().zip(&found) {
                 let expected =
                     if prompt.is_empty() { vec![] } else { slow_generate(&decoder, prompt, 24, stop) };
                 assert_eq!(found, &expected, "{prompt:?}");
             }
         }
-        assert!(decoder.generate(&prompts, 0, &[]).unwrap().iter().all(Vec::is_empty));
+        assert!(decoder.generate(&prompts, 0, &[], product).unwrap().iter().all(Vec::is_empty));
     }
 }
 

@@ -155,12 +155,17 @@ fn several_tiles_are_one_attention() {
     }
 }
 
+/// `hidden · headᵀ`, of numbers that are f32 already.
+fn product(hidden: Tensor<2>, head: &Tensor<2>) -> Tensor<2> {
+    hidden.matmul(head.clone().transpose())
+}
+
 #[test]
 fn generation_equals_reading_again() {
     for (name, config) in families() {
         let decoder = with_lora(random(config, 6), 0.0).frozen();
         let prompts = [text(1, 1), text(17, 2), text(6, 3)];
-        let found = decoder.generate(&prompts, 12, &[]).unwrap();
+        let found = decoder.generate(&prompts, 12, &[], product).unwrap();
         for (prompt, found) in prompts.iter().zip(found) {
             let mut tokens = prompt.clone();
             for _ in 0..12 {
@@ -376,11 +381,11 @@ fn an_answer_ends_with_the_positions_and_not_with_its_neighbours() {
         "n_positions": 20, "initializer_range": 0.3 });
     let decoder = random(config, 13);
     let prompts = [text(17, 1), text(5, 2), text(20, 3)];
-    let found = decoder.generate(&prompts, 10, &[]).unwrap();
+    let found = decoder.generate(&prompts, 10, &[], product).unwrap();
     // The last token that is read gives one more.
     assert_eq!(found.iter().map(Vec::len).collect::<Vec<_>>(), [4, 10, 1]);
     for (prompt, found) in prompts.iter().zip(found) {
-        assert_eq!(decoder.generate(std::slice::from_ref(prompt), 10, &[]).unwrap(), [found]);
+        assert_eq!(decoder.generate(std::slice::from_ref(prompt), 10, &[], product).unwrap(), [found]);
     }
 }
 

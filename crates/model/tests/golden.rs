@@ -29,7 +29,10 @@ fn greedy_ids_and_log_probs_equal_the_reference() {
     let (prompt, greedy) = (ids(&golden["prompt_ids"]), ids(&golden["greedy_ids"]));
     let new = greedy.len() - prompt.len();
     assert_eq!(
-        decoder.generate(std::slice::from_ref(&prompt), new, &[]).unwrap(),
+        decoder
+            .generate(std::slice::from_ref(&prompt), new, &[], |hidden, head| hidden
+                .matmul(head.clone().transpose()))
+            .unwrap(),
         vec![greedy[prompt.len()..].to_vec()]
     );
 

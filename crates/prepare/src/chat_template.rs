@@ -1,10 +1,10 @@
 //! The chat templates of a tokenizer's folder, and the special tokens that they see.
 
 use std::collections::BTreeMap;
-use std::io::{Error as IoError, ErrorKind};
 use std::path::Path;
 
 use serde_json::Value;
+use softshard_labels::read_if_there;
 
 use crate::Error;
 use crate::template::{Source, Sources};
@@ -44,15 +44,10 @@ pub(crate) fn read(folder: &Path, config: &JsonObject) -> Result<Option<Sources>
 }
 
 fn read_file(name: &str, path: &Path) -> Result<Option<Source>, Error> {
-    match fs_err::read(path) {
-        Ok(bytes) => {
-            let text = String::from_utf8(bytes)
-                .map_err(|error| Error::tokenizer(path, format!("expected UTF-8, found {error}")))?;
-            Ok(Some(Source::new(name.to_owned(), path.display().to_string(), text)))
-        }
-        Err(error) if IoError::kind(&error) == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+    let Some(bytes) = read_if_there(path)? else { return Ok(None) };
+    let text = String::from_utf8(bytes)
+        .map_err(|error| Error::tokenizer(path, format!("expected UTF-8, found {error}")))?;
+    Ok(Some(Source::new(name.to_owned(), path.display().to_string(), text)))
 }
 
 /// A text, or a list of `{"name": …, "template": …}`.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use serde_json::Value;
-use softshard_labels::{OwnTokenizer, Tokenizer as Fingerprint};
+use softshard_labels::{OwnTokenizer, Tokenizer as Fingerprint, read_if_there};
 use tokenizers::PostProcessorWrapper;
 
 use crate::compatible::{Splitting, tokens};
@@ -48,9 +48,10 @@ impl Tokenizer {
         let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
         let folder = file.parent().unwrap_or(Path::new("")).to_owned();
         check_kind(path)?;
-        let bytes = fs_err::read(&file).map_err(|error| {
+        let bytes = read_if_there(&file)?.ok_or_else(|| {
             let hint = "a tokenizer is a Hugging Face model folder, or a tokenizer.json";
-            io::Error::new(error.kind(), format!("tokenizer: {error}\nhint: {hint}"))
+            let problem = format!("tokenizer: no file `{}`\nhint: {hint}", file.display());
+            io::Error::new(io::ErrorKind::NotFound, problem)
         })?;
         let mut inner =
             tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| Error::tokenizer(&file, error))?;
@@ -226,11 +227,8 @@ pub(crate) type JsonObject = serde_json::Map<String, Value>;
 
 /// An optional JSON file: empty where there is none.
 pub(crate) fn read_json(path: &Path) -> Result<JsonObject, Error> {
-    match fs_err::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| Error::tokenizer(path, error)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(JsonObject::new()),
-        Err(error) => Err(error.into()),
-    }
+    let Some(bytes) = read_if_there(path)? else { return Ok(JsonObject::new()) };
+    serde_json::from_slice(&bytes).map_err(|error| Error::tokenizer(path, error))
 }
 
 /// Special ids by name, and all end-of-sequence ids: tokens named in the tokenizer's configuration come first, ids

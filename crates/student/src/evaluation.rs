@@ -59,6 +59,7 @@ impl HeldOutData {
         let examples =
             Examples::open(&data, inputs.objective, &LossConfig { alpha, ..LossConfig::default() })?;
         examples.check_fit(inputs, shape)?;
+        examples.warn_of_test("the best step is chosen by");
         let place = || {
             let folders = data.iter().map(|mixed| format!("`{}`", mixed.labels.display()));
             folders.collect::<Vec<_>>().join(", ")

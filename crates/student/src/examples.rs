@@ -7,7 +7,7 @@ use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 use softshard_labels::{
-    Error, LabelDataset, LabelPlan, OptionalColumn, Provenance, Sequence, SequenceDataset, Tokenizer,
+    Error, LabelDataset, LabelPlan, OptionalColumn, Provenance, Sequence, SequenceDataset, Split, Tokenizer,
 };
 use softshard_model::DecoderConfig;
 
@@ -135,6 +135,14 @@ impl Examples {
         let name = |number: usize| if is_alone { "data".to_owned() } else { format!("data.{number}") };
         let parts = self.parts.iter().enumerate();
         parts.filter_map(|(number, part)| Some((name(number), part.data.provenance()?))).collect()
+    }
+
+    /// Says it where rows that are to be reported are used for something else: a result of them would look better than the model is.
+    pub(crate) fn warn_of_test(&self, what: &str) {
+        let is_test = |part: &Part| part.data.split().split('_').any(|split| split == Split::Test.name());
+        if self.parts.iter().any(is_test) {
+            tracing::warn!("{what} rows of `test`: what is reported of them says nothing of others");
+        }
     }
 
     /// Bytes that a token takes of a batch, if all of them are labelled.
@@ -281,6 +289,14 @@ impl Data {
         match self {
             Data::Labels { dataset, .. } => &dataset.manifest().plan.template,
             Data::Sequences { dataset, .. } => &dataset.manifest().info.template,
+        }
+    }
+
+    /// Of merged labels all of their names, as `train_valid`.
+    fn split(&self) -> &str {
+        match self {
+            Data::Labels { dataset, .. } => &dataset.manifest().plan.split,
+            Data::Sequences { dataset, .. } => &dataset.manifest().info.split,
         }
     }
 

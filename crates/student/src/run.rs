@@ -39,6 +39,7 @@ pub fn run(inputs: &TrainInputs) -> Result<Summary> {
     let examples = Examples::open(inputs.data, inputs.objective, &config.loss)?;
     let shape = DecoderConfig::load(&config.model)?;
     examples.check_fit(inputs, &shape)?;
+    examples.warn_of_test("the model learns from");
     let held_out = config.evaluation.as_ref().map(|held_out| HeldOutData::open(inputs, held_out, &shape));
     let held_out = held_out.transpose()?;
     let steps = Steps::new(config, &examples);

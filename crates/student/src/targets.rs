@@ -1,7 +1,7 @@
 //! What the loss of one sequence compares with: its own tokens, and the teacher's distribution where there are labels.
 
 use softshard_labels::{Sequence, SequenceLabels};
-use softshard_losses::{StoredLabels, Targets, at_temperature, at_temperature_without_tail};
+use softshard_losses::{HeadLabels, Targets, at_temperature, at_temperature_without_tail};
 
 use crate::{example::Example, loss_config::LossConfig};
 
@@ -16,32 +16,36 @@ pub(crate) fn supervised(sequence: &Sequence) -> Example {
 
 /// The labels; `stored` is the index of the loss's temperature among those of the labels, none at T = 1.
 pub(crate) fn distilled(labels: SequenceLabels, stored: Option<usize>, loss: &LossConfig) -> Example {
-    let targets = if loss.alpha.is_zero() {
-        Targets::without_teacher(labels.gold())
-    } else {
-        taught(&labels, stored, loss)
+    let gold = labels.gold();
+    let SequenceLabels { input_ids, positions, .. } = labels;
+    if loss.alpha.is_zero() {
+        return Example { input_ids, positions, targets: Targets::without_teacher(gold) };
+    }
+    let labels = HeadLabels {
+        counts: labels.counts,
+        token_ids: labels.token_ids,
+        log_probs: labels.log_probs,
+        sample_counts: labels.sample_counts,
+        log_sum_exp: labels.log_sum_exp,
+        tail_log_mass: labels.tail_log_mass,
+        entropy: labels.entropy,
+        gold_log_prob: labels.gold_log_prob,
+        log_partitions: labels.log_partitions,
+        tail_log_masses: labels.tail_log_masses,
     };
-    Example { input_ids: labels.input_ids, positions: labels.positions, targets }
+    Example { input_ids, positions, targets: taught(gold, &labels, stored, loss) }
 }
 
-fn taught(labels: &SequenceLabels, temperature: Option<usize>, loss: &LossConfig) -> Targets {
-    let stored = StoredLabels {
-        counts: &labels.counts,
-        token_ids: &labels.token_ids,
-        log_probs: &labels.log_probs,
-        sample_counts: &labels.sample_counts,
-        tail_log_mass: &labels.tail_log_mass,
-        entropy: &labels.entropy,
-    };
+fn taught(gold: Vec<i32>, labels: &HeadLabels, temperature: Option<usize>, loss: &LossConfig) -> Targets {
     let read = if loss.reads_draws() { Targets::of } else { Targets::of_exact };
-    let mut targets = read(labels.gold(), &stored);
+    let mut targets = read(gold, labels);
     if loss.alpha.is_by_entropy() {
         // An entropy of zero may be stored as a rounded one below.
         targets.alpha_factors = labels.entropy.iter().map(|entropy| entropy.max(0.0)).collect();
     }
     // At temperature 1 as stored.
     let Some(index) = temperature else { return targets };
-    let SequenceLabels { counts, log_probs, log_sum_exp, log_partitions, tail_log_masses, .. } = labels;
+    let HeadLabels { counts, log_probs, log_sum_exp, log_partitions, tail_log_masses, .. } = labels;
     if let Some(tail_log_mass) = tail_log_masses.get(index) {
         targets.log_probs = at_temperature(counts, log_probs, tail_log_mass, loss.temperature);
         targets.tail_log_mass.clone_from(tail_log_mass);

@@ -197,9 +197,9 @@ impl LabelsConfig {
 
     fn check_selection(&self) -> Result<(), String> {
         let draws = |draws: u32| match draws {
-            1..=LabelPlan::MAX_DRAWS => Ok(()),
+            1..=Selection::MAX_DRAWS => Ok(()),
             _ => {
-                let most = LabelPlan::MAX_DRAWS;
+                let most = Selection::MAX_DRAWS;
                 Err(format!("`labels.selection.draws`: expected 1 to {most}, found {draws}"))
             }
         };

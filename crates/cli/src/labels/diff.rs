@@ -1,26 +1,16 @@
 //! `softshard labels diff`.
 
-use std::{path::PathBuf, sync::atomic::AtomicBool};
+use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
-use clap::Args;
 use softshard_labels::{Error, LabelDataset, LabelDiff};
 
-use crate::{diff::of_plans, numbers::number, recipe::local, stdout::print_json, table::aligned};
-
-/// Arguments of `labels diff`.
-#[derive(Args)]
-pub(crate) struct Diff {
-    /// Folder of labels
-    #[arg(value_parser = local)]
-    left: PathBuf,
-    /// Folder of other labels
-    #[arg(value_parser = local)]
-    right: PathBuf,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
+use crate::{
+    diff::{Diff, of_plans},
+    numbers::number,
+    stdout::print_json,
+    table::aligned,
+};
 
 /// Sequences that are named.
 const SHOWN: usize = 10;

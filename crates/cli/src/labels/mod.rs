@@ -17,9 +17,11 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Result;
 use clap::Subcommand;
 
-use crate::cluster::{self, Finalize};
+use crate::{
+    cluster::{self, Finalize},
+    diff::Diff,
+};
 use audit::Audit;
-use diff::Diff;
 use export::Export;
 use import::Import;
 use inspect::Inspect;

@@ -13,9 +13,10 @@ use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 
 use super::{for_each_group, part_of, write_whole};
-use crate::error::failed;
-use crate::view::LabelsView;
-use crate::{Error, LabelDataset, LabelGroup, LabelPlan, OptionalColumn, error::quoted};
+use crate::dataset::{LabelDataset, LabelPlan};
+use crate::parquet::failed;
+use crate::shard::LabelGroup;
+use crate::values::{Error, LabelsView, OptionalColumn, quoted};
 
 /// What trainers of Hugging Face pass over in `labels`.
 const IGNORED: i32 = -100;

@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use hf::export_hf;
-pub(crate) use jsonl::{Line, manifest_beside};
 pub use jsonl::{export_jsonl, write_jsonl};
 
-use crate::{Error, LabelDataset, LabelGroup, durable};
+use crate::dataset::LabelDataset;
+use crate::host::{durable, with_suffix};
+use crate::shard::LabelGroup;
+use crate::values::Error;
 
 /// Calls `each` with every row group, and stops where that was asked for.
 fn for_each_group(
@@ -35,13 +37,6 @@ fn for_each_group(
 /// A name beside `path` that nobody else has: what is written is first there.
 fn part_of(path: &Path) -> PathBuf {
     with_suffix(path, &format!(".part-{}", durable::nonce()))
-}
-
-/// A path with something behind its last part.
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }
 
 /// Writes a file that is whole or not there: under another name first.

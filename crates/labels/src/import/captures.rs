@@ -6,8 +6,7 @@ use super::columns::{Cell, ForeignFile};
 use super::distillkit::Decoder;
 use super::rows::{ForeignPosition, ForeignRow, Rows, or_bad};
 use super::tables::{Files, small};
-use crate::Error;
-use crate::error::quoted;
+use crate::values::{Error, quoted};
 
 /// Columns of a DistillKit capture; those from the fourth on may lack.
 const CAPTURE: [&str; 5] =

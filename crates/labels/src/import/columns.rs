@@ -10,9 +10,9 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::{ColumnDescriptor, Type};
 
-use crate::Error;
-use crate::error::quoted;
-use crate::shard_reader::guarded;
+use crate::host::{Links, regular};
+use crate::parquet::guarded;
+use crate::values::{Error, quoted};
 
 /// A Parquet file of which some columns are read, one row at a time. Memory: a page of each column.
 pub(crate) struct ForeignFile {
@@ -77,7 +77,7 @@ impl ForeignFile {
     /// Opens a file for the columns `names`; those in `optional` may lack.
     pub(crate) fn open(path: &Path, names: &[String], optional: &[&str]) -> Result<Self, Error> {
         let place = quoted(path);
-        let file = fs_err::File::open(path)?.into_parts().0;
+        let file = regular::open(path, Links::Followed)?.into_parts().0;
         let reader = guarded(|| {
             SerializedFileReader::new(file).map_err(|error| Error::bad("footer", "a Parquet file", error))
         })

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::lines::Lines;
 use super::rows::{ForeignPosition, ForeignRow, Rows, or_bad};
-use crate::Error;
+use crate::values::Error;
 
 /// Finds the id of a token that a server printed as text, from it and all texts of its response, which show whether the
 /// server keeps the spaces before words; says what is wrong where there is none, or more than one.

@@ -9,8 +9,7 @@ use std::path::Path;
 use half::{bf16, f16};
 use serde::Deserialize;
 
-use crate::Error;
-use crate::error::quoted;
+use crate::values::{Error, quoted};
 
 /// `compression_config.yaml` of a capture.
 #[derive(Clone, Debug, PartialEq, Deserialize)]

@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::changed;
-use crate::Error;
-use crate::durable::TempFile;
-use crate::error::Bad;
+use crate::host::TempFile;
+use crate::values::{Bad, Error};
 
 /// What a row that cannot be read means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

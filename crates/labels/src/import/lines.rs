@@ -5,8 +5,7 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
-use crate::Error;
-use crate::error::quoted;
+use crate::values::{Error, quoted};
 
 /// A longer line is refused before it is parsed: a position with 64 entries takes about 1 KiB, and parsing some times that.
 const MAX_BYTES: u64 = 64 << 20;

@@ -34,13 +34,9 @@ use dropped::BadRowsFound;
 use rows::{Kind, Rows, RowsHash, or_bad};
 use survey::Survey;
 
-use crate::{
-    Commit, Error, LabelWriter, LabelsManifest, OptionalColumn, SequenceLabels, ShardRecord, ShardWriter,
-    TeacherIdentity, Tokenizer,
-};
-
-/// Stands behind the `config_blake3` of a teacher whose `tail_log_mass` was computed of rounded or fitted numbers.
-const APPROXIMATE_TAIL: &str = ", approximate tail";
+use crate::dataset::{Commit, LabelWriter, LabelsManifest, ShardWriter, TeacherIdentity};
+use crate::shard::ShardRecord;
+use crate::values::{Error, OptionalColumn, SequenceLabels, Tokenizer};
 
 /// What labels are made of.
 pub enum ImportSource<'a> {
@@ -160,31 +156,6 @@ pub fn import(
         dropped,
         mass_above_one: survey.above_one(),
     })
-}
-
-impl TeacherIdentity {
-    /// A teacher that labels of other programs name: nobody saw its files, so `unverified: NAME` stands where the hash of
-    /// its weights would, and what wrote the labels where the hash of its configuration would.
-    pub fn unverified(name: &str, origin: &str, vocab_size: u32) -> Self {
-        Self {
-            config_blake3: format!("unverified: {origin}"),
-            weights_blake3: format!("unverified: {name}"),
-            adapter_blake3: None,
-            dtype: "unknown".to_owned(),
-            vocab_size,
-            altered: None,
-        }
-    }
-
-    /// Whether its files were hashed.
-    pub fn is_verified(&self) -> bool {
-        !self.weights_blake3.starts_with("unverified: ")
-    }
-
-    /// Whether the mass that was cut off was computed of numbers that had been rounded or fitted before.
-    pub fn has_approximate_tail(&self) -> bool {
-        self.config_blake3.ends_with(APPROXIMATE_TAIL)
-    }
 }
 
 impl ImportSource<'_> {

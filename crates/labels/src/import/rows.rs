@@ -1,7 +1,6 @@
 //! Labels of other programs, before they are ours.
 
-use crate::error::Bad;
-use crate::{Error, LabelLimits, OptionalColumn, SequenceLabels};
+use crate::values::{Bad, Error, LabelLimits, OptionalColumn, SequenceLabels};
 
 /// Kept mass that fitted log-probabilities may have: DistillKit's recommended curve was seen to give 1.06. More is no fit.
 const MOST_MASS: f64 = 1.5;

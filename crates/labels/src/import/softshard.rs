@@ -6,11 +6,9 @@ use std::sync::atomic::AtomicBool;
 use super::lines::Lines;
 use super::rows::RowsHash;
 use super::{DroppedRows, Imported, Shards, check_stop, progress};
-use crate::error::quoted;
-use crate::export::{Line, manifest_beside};
-use crate::job::committed_records;
-use crate::manifest::load_labels_file;
-use crate::{Error, LabelPlan, LabelWriter, ReadLimits, SequenceLabels, ShardRecord};
+use crate::dataset::{LabelPlan, LabelWriter, Line, committed_records, load_labels_file, manifest_beside};
+use crate::shard::ShardRecord;
+use crate::values::{Error, ReadLimits, SequenceLabels, quoted};
 
 /// Makes a dataset of a JSONL file that [`export_jsonl`](crate::export_jsonl) wrote, with the plan of the manifest
 /// beside it, or of another `manifest`: the same bytes as the dataset that was exported, or none. Goes on where it was
@@ -31,7 +29,7 @@ pub fn import_jsonl(
 ) -> Result<Imported, Error> {
     let path = manifest.map_or_else(|| manifest_beside(file), Path::to_owned);
     let loaded = load_labels_file(&path, &ReadLimits::default());
-    let (manifest, _) = loaded.map_err(|error| match crate::durable::is_not_found(&error) {
+    let (manifest, _) = loaded.map_err(|error| match crate::host::durable::is_not_found(&error) {
         true => Error::bad(quoted(&path), "the manifest that the export wrote", "nothing")
             .hint("name it with --manifest"),
         false => error,

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::rows::{ForeignRow, Kind, RowsHash, bits_of};
-use super::{APPROXIMATE_TAIL, ImportSource, ImportTarget, progress};
-use crate::{Error, LabelLimits, LabelPlan, Selection, SequenceLabels};
+use super::{ImportSource, ImportTarget, progress};
+use crate::dataset::{APPROXIMATE_TAIL, LabelPlan};
+use crate::values::{Error, LabelLimits, Selection, SequenceLabels};
 
 /// Positions from which on it counts where gold tokens are found.
 const ENOUGH: u64 = 64;

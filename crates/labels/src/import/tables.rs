@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::columns::{Cell, ForeignFile};
-use std::ops::Range;
-
 use super::rows::{ForeignPosition, ForeignRow, PositionRule, Rows, bits_of, or_bad};
-use crate::Error;
+use crate::values::Error;
+use std::ops::Range;
 
 /// Our names for what columns of others may hold.
 const KEYS: [&str; 13] = [

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::Error;
+use crate::values::Error;
 
 /// The document as JSON; what is more than that is refused by line.
 pub(super) fn parse(text: &str) -> Result<Value, Error> {

@@ -1,7 +1,7 @@
 //! Bugs that were found in other distillation code (their names say which), as tests of ours.
 
 use burn::tensor::{DType, Device, Tensor};
-use softshard_losses::{DistillLoss, Divergence, HeadOptions, Keep, StoredLabels, Tail, Targets, label_rows};
+use softshard_losses::{DistillLoss, Divergence, HeadLabels, HeadOptions, Keep, Tail, Targets, label_rows};
 
 use crate::{
     all,
@@ -55,7 +55,7 @@ fn wrong_end_kept() {
     let (hidden, head) = (hidden.inner().to_device(&device), head.inner().to_device(&device));
     let labels = label_rows(hidden, head, &case.gold, &[0.3; 6], &options).unwrap();
     // Cut to the exact ones, and to the most probable ones of a smaller vocabulary.
-    let targets = Targets::of_exact(case.gold.clone(), &labels.as_stored());
+    let targets = Targets::of_exact(case.gold.clone(), &labels);
     let mut folded = targets.clone();
     folded.fold_ids_from(20);
     for row in 0..6 {
@@ -138,13 +138,12 @@ fn reverse_kl_of_an_empty_tail() {
     let hidden = Tensor::<2>::from_data([[0.0_f32, 1.0]], &device).require_grad();
     let head = Tensor::<2>::from_data([[1.0, 0.0], [0.0, 0.0], [0.0, 30.0]], &device);
     for tail in [Tail::Bucket, Tail::Uniform] {
-        let labels = StoredLabels {
-            counts: &[1],
-            token_ids: &[0],
-            log_probs: &[0.0],
-            sample_counts: &[],
-            tail_log_mass: &[f32::NEG_INFINITY],
-            entropy: &[],
+        let labels = HeadLabels {
+            counts: vec![1],
+            token_ids: vec![0],
+            log_probs: vec![0.0],
+            tail_log_mass: vec![f32::NEG_INFINITY],
+            ..HeadLabels::default()
         };
         let loss = DistillLoss { tail, divergence: Divergence::ReverseKl, ..DistillLoss::forward_kl(1.0, 1) };
         let value = loss.compute(hidden.clone(), head.clone(), &Targets::of(vec![0], &labels), 1.0);

@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 use softshard_model::{Decoder, DecoderConfig, Layout, LoadOptions, Precision};
 
 use crate::golden::{
-    Golden, MODELS, assert_close, batch, differences, generations, load, logits, of_tokens, path, tensors,
+    Golden, MODELS, assert_close, batch, differences, generations, load, logits, of_tokens, path, product,
+    tensors,
 };
 
 /// Probabilities, f32 on both sides.
@@ -83,7 +84,11 @@ fn greedy_answers_are_those_of_transformers() {
             let prompts: Vec<Vec<i32>> = same().map(|generation| generation.prompt.clone()).collect();
             let outputs: Vec<Vec<i32>> = same().map(|generation| generation.output.clone()).collect();
             // All prompts of one batch, whatever their lengths.
-            assert_eq!(decoder.generate(&prompts, 20, &stop_ids).expect("answers"), outputs, "{name}");
+            assert_eq!(
+                decoder.generate(&prompts, 20, &stop_ids, product).expect("answers"),
+                outputs,
+                "{name}"
+            );
         }
     }
 }

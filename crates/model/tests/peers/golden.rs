@@ -160,3 +160,8 @@ pub(crate) fn assert_close(what: &str, found: &[f32], expected: &[f32]) {
     println!("{what}: logits within {largest:.1e}");
     assert!(largest < LOGITS, "{what}: largest difference {largest}");
 }
+
+/// `hidden · headᵀ`, of numbers that are f32 already.
+pub(crate) fn product(hidden: Tensor<2>, head: &Tensor<2>) -> Tensor<2> {
+    hidden.matmul(head.clone().transpose())
+}

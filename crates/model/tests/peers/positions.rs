@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use softshard_model::{Arrangement, Decoder, Layout, LoadOptions, Residency};
 
-use crate::golden::{assert_close, batch, logits, path, tensors};
+use crate::golden::{assert_close, batch, logits, path, product, tensors};
 
 /// The same sums in another order.
 const SUM_ORDER: f32 = 5e-5;
@@ -115,7 +115,7 @@ fn greedy_answers_with_a_cache_are_those_of_transformers() {
         let Answer { prompt, output } = &variant.answer;
         // Beside a prompt that is longer and one that is shorter.
         let prompts = [golden.sequences[1].clone(), prompt.clone(), prompt[..3].to_vec()];
-        let found = decoder.generate(&prompts, output.len(), &[]).expect("answers");
+        let found = decoder.generate(&prompts, output.len(), &[], product).expect("answers");
         assert_eq!(&found[1], output, "{name}");
     }
 }

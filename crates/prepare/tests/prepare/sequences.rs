@@ -1,9 +1,10 @@
 //! From rows to sequence shards: templates, loss masks, limits, split, bad input.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
 
 use serde_json::json;
-use softshard_labels::Sequence;
+use softshard_labels::{Sequence, SequenceDataset};
 use softshard_prepare::{Error, Split, Tokenizer, demo, examples, minillm_prompt, run};
 
 use crate::support::{Workshop, data_config};

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use softshard_labels::{LabelPlan, LabelWriter, Selection, SequenceLabels, TeacherIdentity, Tokenizer};
-use softshard_losses::{DistillLoss, HeadLabels, Keep, StoredLabels, Targets};
+use softshard_losses::{DistillLoss, HeadLabels, Keep, Targets};
 
 /// The divergence alone: the cross-entropy weighs 1e-6 of it.
 fn divergence() -> DistillLoss {
@@ -172,20 +172,19 @@ fn keep(selection: &Selection) -> Result<Keep> {
 
 fn targets(world: &impl World, sequence: usize, labels: &HeadLabels, renormalise: bool) -> Targets {
     let gold = world.input_ids(sequence)[1..].to_vec();
-    let stored = labels.as_stored();
     if !renormalise {
-        return Targets::of(gold, &stored);
+        return Targets::of(gold, labels);
     }
-    let mut log_probs = labels.log_probs.clone();
-    let mut rest = log_probs.as_mut_slice();
+    let mut certain = labels.clone();
+    let mut rest = certain.log_probs.as_mut_slice();
     for &count in &labels.counts {
         let (row, after) = rest.split_at_mut(usize::try_from(count).expect("counts are not negative"));
         let sum: f32 = row.iter().map(|log_prob| log_prob.exp()).sum();
         row.iter_mut().for_each(|log_prob| *log_prob -= sum.ln());
         rest = after;
     }
-    let none = vec![f32::NEG_INFINITY; labels.len()];
-    Targets::of(gold, &StoredLabels { log_probs: &log_probs, tail_log_mass: &none, ..stored })
+    certain.tail_log_mass.fill(f32::NEG_INFINITY);
+    Targets::of(gold, &certain)
 }
 
 fn stored(input_ids: Vec<i32>, labels: HeadLabels) -> SequenceLabels {
