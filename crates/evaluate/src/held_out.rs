@@ -202,7 +202,7 @@ impl HeldOut {
 
 /// Scores of all rows.
 fn summary(rows: &[Row]) -> Result<HeldOutScores> {
-    let tokens = rows.iter().map(|row| row.positions.nll.len()).sum();
+    let tokens: usize = rows.iter().map(|row| row.positions.nll.len()).sum();
     let per_token = |of: fn(&Row) -> Option<f64>| {
         let sums = rows.iter().map(|row| Some(of(row)? * number(row.positions.nll.len())));
         sums.sum::<Option<f64>>().map(|sum| sum / number(tokens))

@@ -238,7 +238,7 @@ mod tests {
         let mut names: Vec<_> =
             fs::read_dir(folder.path()).expect("a folder").map(|one| one.expect("one").file_name()).collect();
         names.sort();
-        assert_eq!(names, ["student.rows.jsonl", "student.json"]);
+        assert_eq!(names, ["student.json", "student.rows.jsonl"]);
     }
 
     #[test]
