@@ -1,9 +1,10 @@
-//! Metrics of labelling and training: what is recorded, and that no run waits for a disk that takes none. What TensorBoard reads:
-//! tests/peers/check_metrics.py.
+//! Metrics of labelling and training: what is recorded, and that no run waits for a disk that takes none.
+//! What TensorBoard reads: tests/peers/check_metrics.py.
 
 use std::{fs, os::unix::fs::symlink};
 
-use softshard_e2e::World;
+use serde_json::Value;
+use softshard_e2e::{World, run};
 
 #[test]
 fn shards_are_recorded_and_resumed_runs_append() {
@@ -77,7 +78,7 @@ fn steps_are_recorded_where_tensorboard_looks() {
     // The report's page, of this training and those before.
     let page = world.path("report.html");
     let mut report = world.stage("report", &[]);
-    let said = softshard_e2e::run(report.arg("--html").arg(&page)).succeeded();
+    let said = run(report.arg("--html").arg(&page)).succeeded();
     assert!(said.stdout.starts_with("curves: student, teacher\npage: "), "{}", said.stdout);
     let page = fs::read_to_string(page).expect("a page");
     assert!(page.contains("<b>Divergence from the teacher.</b>") && page.contains("</span>student</th>"));
@@ -86,6 +87,47 @@ fn steps_are_recorded_where_tensorboard_looks() {
     // One plain line, of the last step.
     for part in [" tokens/s  ", "  loss ", "  CE ", "  KL ", "  alpha 0.5  lr "] {
         assert!(training.stderr.contains(part), "{}", training.stderr);
+    }
+}
+
+/// Covers progress and metrics for machines: lines of JSON among those of the log, which `RUST_LOG` filters
+/// alike.
+#[test]
+fn steps_are_lines_of_json_where_the_log_is() {
+    let world = World::small_labelled();
+    let train = |student: &str, log: &str| {
+        let mut stage = world.stage("train-student", &[&format!("output.student={student}")]);
+        run(stage.args(["--log-format", "json"]).env("RUST_LOG", log)).succeeded().stderr
+    };
+    let said = train("said", "info");
+    let lines: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let of = |target: &str| -> Vec<&Value> {
+        lines.iter().filter(|line| line["target"] == target && line["stage"] == "train-student").collect()
+    };
+    let steps = of("softshard::progress");
+    assert!(!steps.is_empty(), "{said}");
+    for (index, line) in steps.iter().enumerate() {
+        assert!(line["timestamp"].as_str().is_some_and(|time| time.ends_with('Z')), "{line}");
+        let [done, total] = ["done", "total"].map(|key| line[key].as_u64());
+        assert_eq!([done, total], [index + 1, steps.len()].map(|count| u64::try_from(count).ok()));
+        assert!(
+            line["loss"].is_f64() && line["divergence_name"] == "KL" && line["level"] == "INFO",
+            "{line}"
+        );
+    }
+    let metrics = of("softshard::metrics");
+    let marks: Vec<&Value> =
+        metrics.iter().map(|line| &line["mark"]).filter(|mark| !mark.is_null()).collect();
+    assert!(marks.len() > 1 && marks[0] == "start" && marks[1..].iter().all(|mark| **mark == "checkpoint"));
+    assert_eq!(metrics.len() - marks.len(), steps.len());
+    assert!(metrics.iter().any(|line| line["gradient_norm"].is_f64() && line["split"] == "train"), "{said}");
+    let filters = [("silent", "warn"), ("quiet", "info,softshard::progress=off,softshard::metrics=warn")];
+    for (student, log) in filters {
+        let said = train(student, log);
+        assert!(
+            !said.contains("softshard::progress") && !said.contains("softshard::metrics"),
+            "{log}: {said}"
+        );
     }
 }
 

@@ -1,6 +1,6 @@
 //! Every command as one short function: load the recipe, run the stage, say what came out.
 
-use std::{path::Path, sync::atomic::AtomicBool};
+use std::path::Path;
 
 use anyhow::Result;
 use fs_err as fs;
@@ -19,11 +19,11 @@ use crate::{
     doors::{self, Accept},
     labels,
     merge::merge,
-    metrics::Recorder,
     model::{self, Model},
     recipe::{Recipe, RecipeError},
     report::{report, side_by_side},
     schema,
+    session::Session,
     stage::Stage,
     table::aligned,
     teacher_labels::teacher_labels,
@@ -34,22 +34,22 @@ use crate::{
 ///
 /// # Errors
 /// Whatever stopped it; see [`crate::exit`] for the exit codes.
-pub(crate) fn run(arguments: &Arguments, stop: &AtomicBool) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
     match &arguments.command {
         Command::DemoData(options) => demo_data(options),
-        Command::Prepare(stage) => prepare(stage, stop),
-        Command::Finetune(stage) => finetune(stage, stop),
-        Command::TeacherLabels(options) => teacher_labels(options, stop),
+        Command::Prepare(stage) => prepare(stage, session),
+        Command::Finetune(stage) => finetune(stage, session),
+        Command::TeacherLabels(options) => teacher_labels(options, session),
         Command::Submit(jobs) => cluster::submit(jobs),
         Command::Resume(jobs) => cluster::resume(jobs),
-        Command::TrainStudent(options) => train_student(options, stop),
-        Command::Evaluate(stage) => evaluate(stage, stop),
+        Command::TrainStudent(options) => train_student(options, session),
+        Command::Evaluate(stage) => evaluate(stage, session),
         Command::Report(options) => report(options),
         Command::Compare(options) => compare(options),
         Command::Diff(options) => diff(options),
-        Command::Merge(options) => merge(options, stop),
+        Command::Merge(options) => merge(options, session),
         Command::Schema(options) => schema::run(options),
-        Command::Labels(command) => labels::run(command, stop),
+        Command::Labels(command) => labels::run(command, session),
         Command::Model(Model::Inspect(options)) => model::inspect(options),
     }
 }
@@ -61,16 +61,22 @@ fn demo_data(options: &DemoData) -> Result<()> {
     Ok(())
 }
 
-fn prepare(stage: &Stage, stop: &AtomicBool) -> Result<()> {
+fn prepare(stage: &Stage, session: &Session) -> Result<()> {
     let recipe = Recipe::load(&stage.recipe, &stage.overrides)?;
-    let summary = softshard_prepare::run(&recipe.data, &recipe.tokenizer, &recipe.output.sequences, stop)?;
+    let summary = softshard_prepare::run(
+        &recipe.data,
+        &recipe.tokenizer,
+        &recipe.output.sequences,
+        session.stop,
+        &session.observer(),
+    )?;
     recipe.write_beside(&recipe.output.sequences)?;
     println!("{summary}");
     println!("sequences: {}", recipe.output.sequences.display());
     Ok(())
 }
 
-fn finetune(Checked { stage, accept }: &Checked, stop: &AtomicBool) -> Result<()> {
+fn finetune(Checked { stage, accept }: &Checked, session: &Session) -> Result<()> {
     let recipe = Recipe::load(&stage.recipe, &stage.overrides)?;
     let config = Recipe::section(recipe.finetune.as_ref(), "finetune", "finetune")?;
     let objective = config.objective.unwrap_or(Objective::Supervised);
@@ -80,10 +86,10 @@ fn finetune(Checked { stage, accept }: &Checked, stop: &AtomicBool) -> Result<()
     let folder = recipe.sequences(Split::Train);
     let accepted = doors::sequences(&recipe, &folder, accept)?;
     let run = ("finetune", config, objective);
-    train(&recipe, stage, stop, run, (&[Mixed::once(folder)], &accepted), &recipe.output.teacher, false)
+    train(&recipe, stage, session, run, (&[Mixed::once(folder)], &accepted), &recipe.output.teacher, false)
 }
 
-fn train_student(options: &TrainStudent, stop: &AtomicBool) -> Result<()> {
+fn train_student(options: &TrainStudent, session: &Session) -> Result<()> {
     let stage = &options.stage;
     let recipe = Recipe::load(&stage.recipe, &stage.overrides)?;
     let config = Recipe::section(recipe.student.as_ref(), "student", "train-student")?;
@@ -97,7 +103,7 @@ fn train_student(options: &TrainStudent, stop: &AtomicBool) -> Result<()> {
     };
     let accepted = train_doors(&recipe, config, objective, &data, &options.accept)?;
     let run = ("train-student", config, objective);
-    train(&recipe, stage, stop, run, (&data, &accepted), &recipe.output.student, options.plan)
+    train(&recipe, stage, session, run, (&data, &accepted), &recipe.output.student, options.plan)
 }
 
 /// What a student reads against its recipe. Sequences count where it reads them, or labels of them.
@@ -122,7 +128,7 @@ fn train_doors(
 fn train(
     recipe: &Recipe,
     stage: &Stage,
-    stop: &AtomicBool,
+    session: &Session,
     (name, config, objective): (&'static str, &softshard_student::TrainConfig, Objective),
     (data, accepted): (&[Mixed], &[Difference]),
     output: &Path,
@@ -145,15 +151,17 @@ fn train(
         accepted,
         output,
         devices: &devices,
-        stop,
+        stop: session.stop,
+        observer: &(),
     };
     if plan_only {
         print!("{}", memory_table(&MemoryPlan::of(&inputs)?));
         return Ok(());
     }
-    let metrics = Recorder::start(recipe.output.training_metrics(output));
-    let summary = softshard_student::run(&inputs)?;
-    drop(metrics);
+    let observer =
+        session.recording(recipe.output.training_metrics(output), Some(config.loss.divergence.name()));
+    let summary = softshard_student::run(&TrainInputs { observer: &observer, ..inputs })?;
+    drop(observer);
     recipe.write_beside(output)?;
     let best_by = config.evaluation.as_ref().map(|evaluation| evaluation.best_by);
     let peaks = devices.iter().filter_map(|(device, _)| softshard_model::peak_bytes(device));
@@ -201,7 +209,7 @@ fn memory_table(plan: &MemoryPlan) -> String {
     format!("{}{note}\n", aligned(&rows))
 }
 
-fn evaluate(Checked { stage, accept }: &Checked, stop: &AtomicBool) -> Result<()> {
+fn evaluate(Checked { stage, accept }: &Checked, session: &Session) -> Result<()> {
     let recipe = Recipe::load(&stage.recipe, &stage.overrides)?;
     let device = device::open(&stage.device)?;
     let split = recipe.evaluate.split;
@@ -228,7 +236,8 @@ fn evaluate(Checked { stage, accept }: &Checked, stop: &AtomicBool) -> Result<()
         accepted: &accepted,
         output: &recipe.output.evaluations,
         device: &device,
-        stop,
+        stop: session.stop,
+        observer: &session.observer(),
     })?;
     println!("{}\n{}", evaluation.described_rows(), side_by_side(&[evaluation.cells()]));
     let softshard_evaluate::Breakdown { load, held_out, answers } = evaluation.seconds;

@@ -14,7 +14,8 @@ use softshard_losses::HeadError;
 use softshard_model::OutOfMemory;
 
 use crate::{
-    device::DeviceError, logging::LogFormat, lost_task, progress, recipe::RecipeError, schema::UnknownSchema,
+    device::DeviceError, logging::LogFormat, lost_task, recipe::RecipeError, schema::UnknownSchema,
+    terminal::tell,
 };
 
 const FAILED: u8 = 1;
@@ -28,7 +29,7 @@ pub(crate) const INTERRUPTED: u8 = 75;
 pub(crate) fn report(error: &anyhow::Error, format: LogFormat) -> ExitCode {
     let code = code(error);
     match format {
-        LogFormat::Text => progress::tell(&format!("error: {}", message(error))),
+        LogFormat::Text => tell(&format!("error: {}", message(error))),
         LogFormat::Json => tracing::error!(exit_code = code, "{}", visible(&message(error))),
     }
     ExitCode::from(code)
@@ -40,7 +41,7 @@ pub(crate) fn of_usage(said: &clap::Error) -> ExitCode {
     let printed = if visible(&plain) == plain {
         said.print() // in colour where there is any
     } else {
-        progress::tell(plain.trim_end());
+        tell(plain.trim_end());
         Ok(())
     };
     let code = u8::try_from(said.exit_code()).unwrap_or(FAILED);
@@ -159,7 +160,7 @@ mod tests {
     use burn::tensor::{Device, DeviceKind, FloatDType, Tensor};
 
     use super::*;
-    use crate::logging;
+    use crate::{logging, terminal::Terminal};
 
     /// The words that a lost task is known by are the runtime's own: this fails if they change.
     #[test]
@@ -192,7 +193,7 @@ mod tests {
     }
 
     fn lose_one(format: LogFormat) {
-        logging::start(format, move |reason| of_lost_task(reason, format));
+        logging::start(format, &Terminal::default(), move |reason| of_lost_task(reason, format));
         let device = Device::wgpu(DeviceKind::DefaultDevice);
         let read = |x: Tensor<1>| x.add_scalar(1.0).into_data().convert::<f32>();
         read(Tensor::ones([8], &device));

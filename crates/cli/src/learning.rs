@@ -1,64 +1,48 @@
-//! What a training says on its dashboard line: losses, the learning rate, memory, and the last look at held-out data.
+//! What a training says on its dashboard line: losses, the learning rate, memory, and the last look at
+//! held-out data.
 
 use std::fmt::{self, Display};
 
-use crate::numbers::{float, memory, nats};
+use softshard_labels::{Progress, Scalar};
 
-/// Scalars of a progress event that only trainings say.
-#[derive(Clone, Debug, Default, PartialEq)]
+use crate::numbers::{memory, nats};
+
+/// What a training says of itself beside how far it is.
+#[derive(Clone)]
 pub(crate) struct Learning {
-    loss: Option<f64>,
+    loss: f64,
     cross_entropy: Option<f64>,
     divergence: Option<f64>,
-    divergence_name: String,
+    divergence_name: Option<&'static str>,
     alpha: Option<f64>,
     learning_rate: Option<f64>,
-    memory_bytes: Option<u64>,
-    valid_step: Option<u64>,
+    memory_bytes: Option<f64>,
+    valid_step: Option<f64>,
     valid_nll: Option<f64>,
     valid_kl: Option<f64>,
 }
 
 impl Learning {
-    /// Takes the field if it is one of training.
-    pub(crate) fn record_f64(&mut self, name: &str, value: f64) {
-        let place = match name {
-            "loss" => &mut self.loss,
-            "cross_entropy" => &mut self.cross_entropy,
-            "divergence" => &mut self.divergence,
-            "alpha" => &mut self.alpha,
-            "learning_rate" => &mut self.learning_rate,
-            "valid_nll" => &mut self.valid_nll,
-            "valid_kl" => &mut self.valid_kl,
-            _ => return,
-        };
-        *place = Some(value);
-    }
-
-    /// The same, of whole numbers.
-    pub(crate) fn record_u64(&mut self, name: &str, value: u64) {
-        match name {
-            "memory_bytes" => self.memory_bytes = Some(value),
-            "valid_step" => self.valid_step = Some(value),
-            _ => {}
-        }
-    }
-
-    /// The same, of names.
-    pub(crate) fn record_str(&mut self, name: &str, value: &str) {
-        if name == "divergence_name" {
-            value.clone_into(&mut self.divergence_name);
-        }
-    }
-
-    /// Whether a training says it.
-    pub(crate) fn is_said(&self) -> bool {
-        self.loss.is_some()
+    /// Of its progress; other stages have no loss.
+    pub(crate) fn of(progress: &Progress<'_>, divergence_name: Option<&'static str>) -> Option<Self> {
+        let value = |name| progress.scalar(name).map(Scalar::as_f64);
+        Some(Learning {
+            loss: value("loss")?,
+            cross_entropy: value("cross_entropy"),
+            divergence: value("divergence"),
+            divergence_name,
+            alpha: value("alpha"),
+            learning_rate: value("learning_rate"),
+            memory_bytes: value("memory_bytes"),
+            valid_step: value("valid_step"),
+            valid_nll: value("valid_nll"),
+            valid_kl: value("valid_kl"),
+        })
     }
 
     /// `3.2 GB`.
     pub(crate) fn memory(&self) -> Option<String> {
-        self.memory_bytes.map(|bytes| memory(float(bytes)))
+        self.memory_bytes.map(memory)
     }
 
     /// `NLL 2.311, KL 0.402 after step 100`, on held-out data.
@@ -72,14 +56,13 @@ impl Learning {
 /// `loss 2.413  CE 1.802  KL 0.611  alpha 1  lr 9.80e-6`.
 impl Display for Learning {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(loss) = self.loss else { return Ok(()) };
-        write!(out, "loss {}", nats(loss))?;
+        write!(out, "loss {}", nats(self.loss))?;
         // Without a teacher the loss is the cross-entropy.
         if let Some(divergence) = self.divergence {
             if let Some(cross_entropy) = self.cross_entropy {
                 write!(out, "  CE {}", nats(cross_entropy))?;
             }
-            write!(out, "  {} {}", self.divergence_name, nats(divergence))?;
+            write!(out, "  {} {}", self.divergence_name.unwrap_or("divergence"), nats(divergence))?;
             if let Some(alpha) = self.alpha {
                 write!(out, "  alpha {}", short(alpha))?;
             }
@@ -106,26 +89,26 @@ mod tests {
 
     #[test]
     fn a_line_has_the_digits_that_matter() {
-        let mut said = Learning::default();
-        assert!(!said.is_said() && said.to_string().is_empty());
-        for (name, value) in [
-            ("loss", 2.5),
-            ("cross_entropy", 1.25),
-            ("divergence", 0.012_34),
-            ("alpha", 0.5),
-            ("learning_rate", 9.8e-6),
-        ] {
-            said.record_f64(name, value);
-        }
-        said.record_str("divergence_name", "reverse KL");
-        said.record_u64("memory_bytes", 3_210_000_000);
-        assert_eq!(said.to_string(), "loss 2.500  CE 1.250  reverse KL 0.01234  alpha 0.5  lr 9.80e-6");
-        assert_eq!((said.memory().as_deref(), said.held_out()), (Some("3.2 GB"), None));
-        said.record_u64("valid_step", 100);
-        said.record_f64("valid_nll", 12.345);
-        assert_eq!(said.held_out().as_deref(), Some("NLL 12.35 after step 100"));
-        said.record_f64("valid_kl", 0.4);
-        assert_eq!(said.held_out().as_deref(), Some("NLL 12.35, KL 0.400 after step 100"));
+        let said = |scalars: &[(&'static str, Scalar)]| {
+            Learning::of(&Progress { scalars, ..Progress::default() }, Some("reverse KL"))
+        };
+        assert!(said(&[("tokens", Scalar::Count(3))]).is_none());
+        let mut scalars = vec![
+            ("loss", Scalar::Real(2.5)),
+            ("cross_entropy", Scalar::Real(1.25)),
+            ("divergence", Scalar::Real(0.012_34)),
+            ("alpha", Scalar::Real(0.5)),
+            ("learning_rate", Scalar::Real(9.8e-6)),
+            ("memory_bytes", Scalar::Count(3_210_000_000)),
+        ];
+        let learning = said(&scalars).expect("a training");
+        assert_eq!(learning.to_string(), "loss 2.500  CE 1.250  reverse KL 0.01234  alpha 0.5  lr 9.80e-6");
+        assert_eq!((learning.memory().as_deref(), learning.held_out()), (Some("3.2 GB"), None));
+        scalars.extend([("valid_step", Scalar::Count(100)), ("valid_nll", Scalar::Real(12.345))]);
+        let held_out = |scalars: &[_]| said(scalars).and_then(|learning| learning.held_out());
+        assert_eq!(held_out(&scalars).as_deref(), Some("NLL 12.35 after step 100"));
+        scalars.push(("valid_kl", Scalar::Real(0.4)));
+        assert_eq!(held_out(&scalars).as_deref(), Some("NLL 12.35, KL 0.400 after step 100"));
     }
 
     #[test]

@@ -2,29 +2,34 @@
 
 use std::{
     fmt::{Debug, Result},
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
 };
 
 use clap::ValueEnum;
-use softshard_labels::visible;
-use tracing::field::{Field, Visit};
+use serde_json::Value;
+use softshard_labels::{Metrics, Progress, visible};
+use tracing::{
+    Level,
+    field::{Field, Visit},
+};
 use tracing_subscriber::{
     EnvFilter, Layer,
     field::{RecordFields, VisitOutput},
+    filter::Targets,
     fmt::{
         self,
         format::{DefaultVisitor, FormatFields, Writer},
+        time::{FormatTime, SystemTime},
     },
     layer::SubscriberExt,
     util::SubscriberInitExt,
 };
 
-use crate::{
-    lost_task::LostTasks,
-    metrics::{self, Metrics},
-    progress,
-    stdout::json_without_control,
-};
+use crate::{lost_task::LostTasks, metrics, stdout::json_without_control, terminal::Terminal};
+
+/// Targets of what a run says of itself among events.
+const PROGRESS: &str = "softshard::progress";
+const METRICS: &str = "softshard::metrics";
 
 /// How events are written to stderr.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -37,9 +42,13 @@ pub(crate) enum LogFormat {
 
 /// Installs the subscriber; a line that cannot be written is lost, as a complaint about it could not be either. `RUST_LOG` filters
 /// as usual; the default is `info`. `on_lost_task` gets the reason of each task that a device lost.
-pub(crate) fn start(format: LogFormat, on_lost_task: impl Fn(String) + Send + Sync + 'static) {
+pub(crate) fn start(
+    format: LogFormat,
+    terminal: &Terminal,
+    on_lost_task: impl Fn(String) + Send + Sync + 'static,
+) {
     let filter = || EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let registry = tracing_subscriber::registry().with(Metrics).with(LostTasks(on_lost_task));
+    let registry = tracing_subscriber::registry().with(LostTasks(on_lost_task));
     match format {
         LogFormat::Json => {
             let lines = fmt::layer()
@@ -51,19 +60,15 @@ pub(crate) fn start(format: LogFormat, on_lost_task: impl Fn(String) + Send + Sy
             registry.with(lines).init();
         }
         LogFormat::Text => {
-            let not_drawn = tracing_subscriber::filter::filter_fn(|metadata| {
-                ![progress::TARGET, metrics::TARGET].contains(&metadata.target())
-            });
             let lines = fmt::layer()
                 .fmt_fields(VisibleFields)
                 .without_time()
                 .log_internal_errors(false)
                 .with_target(false)
-                .with_ansi(std::io::stderr().is_terminal())
-                .with_writer(progress::AboveBars)
-                .with_filter(filter())
-                .with_filter(not_drawn);
-            registry.with(lines).with(progress::Bars::default()).init();
+                .with_ansi(Terminal::is_there())
+                .with_writer(terminal.clone())
+                .with_filter(filter());
+            registry.with(lines).init();
         }
     }
 }
@@ -107,6 +112,71 @@ impl Write for JsonLines {
 
     fn flush(&mut self) -> io::Result<()> {
         io::stderr().flush()
+    }
+}
+
+/// By name, in order.
+type Fields = Vec<(&'static str, Value)>;
+
+/// What a run says of itself, as lines of JSON among those of events, and filtered as they are.
+pub(crate) struct RunLines {
+    divergence: Option<&'static str>,
+    has_progress: bool,
+    has_metrics: bool,
+}
+
+impl RunLines {
+    /// A training names the `divergence` that it lessens.
+    pub(crate) fn new(divergence: Option<&'static str>) -> Self {
+        let filter = std::env::var(EnvFilter::DEFAULT_ENV).ok().and_then(|text| text.parse::<Targets>().ok());
+        let has = |target| filter.as_ref().is_none_or(|filter| filter.would_enable(target, &Level::INFO));
+        Self { divergence, has_progress: has(PROGRESS), has_metrics: has(METRICS) }
+    }
+
+    pub(crate) fn progress(&self, progress: &Progress<'_>) {
+        if !self.has_progress {
+            return;
+        }
+        let Progress { stage, split, worker, done, total, unit, tokens, scalars } = *progress;
+        let mut fields: Fields = vec![("stage", stage.into())];
+        fields.extend(split.map(|split| ("split", split.into())));
+        fields.extend(worker.map(|worker| ("worker", worker.into())));
+        fields.extend([("done", done.into()), ("total", total.into()), ("unit", unit.into())]);
+        fields.extend(tokens.map(|tokens| ("tokens", tokens.into())));
+        fields.extend(scalars.iter().map(|&(name, scalar)| (name, metrics::value(scalar))));
+        fields.extend(self.divergence.map(|name| ("divergence_name", name.into())));
+        write_line(PROGRESS, fields);
+    }
+
+    pub(crate) fn metrics(&self, metrics: &Metrics<'_>) {
+        if self.has_metrics {
+            let Metrics { stage, split, step, scalars } = *metrics;
+            let mut fields: Fields =
+                vec![("stage", stage.into()), ("split", split.into()), ("step", step.into())];
+            fields.extend(scalars.iter().map(|&(name, scalar)| (name, metrics::value(scalar))));
+            write_line(METRICS, fields);
+        }
+    }
+
+    pub(crate) fn mark(&self, mark: &str, stage: &str, step: u64) {
+        if self.has_metrics {
+            let fields = vec![("stage", stage.into()), ("mark", mark.into()), ("step", step.into())];
+            write_line(METRICS, fields);
+        }
+    }
+}
+
+/// As an event of this target; a line that cannot be written is lost.
+fn write_line(target: &str, fields: Fields) {
+    let mut time = String::new();
+    let _ = SystemTime.format_time(&mut Writer::new(&mut time)); // a string takes everything
+    let head = [("timestamp", time.into()), ("level", "INFO".into())];
+    let line = head.into_iter().chain(fields).chain([("target", target.into())]);
+    let mut bytes = Vec::new();
+    let mut serializer = serde_json::Serializer::new(&mut bytes);
+    if serde::Serializer::collect_map(&mut serializer, line).is_ok() {
+        bytes.push(b'\n');
+        let _ = JsonLines.write_all(&bytes);
     }
 }
 

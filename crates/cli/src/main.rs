@@ -35,11 +35,13 @@ mod progress;
 mod recipe;
 mod report;
 mod schema;
+mod session;
 mod shell;
 mod stage;
 mod stdout;
 mod table;
 mod teacher_labels;
+mod terminal;
 mod training_summary;
 
 use std::{
@@ -50,15 +52,18 @@ use std::{
 use anyhow::Context;
 use clap::Parser;
 
+use session::Session;
+use terminal::Terminal;
+
 /// Set by SIGINT or SIGTERM; every stage stops at its next boundary.
 static STOP: AtomicBool = AtomicBool::new(false);
 
 /// The first signal asks for a stop, the second ends the process: nothing is lost either way.
-fn stop() {
+fn stop(terminal: &Terminal) {
     if STOP.swap(true, Ordering::Relaxed) {
         std::process::exit(i32::from(exit::INTERRUPTED));
     }
-    progress::say("stopping at the next boundary; once more to stop now");
+    terminal.say("stopping at the next boundary; once more to stop now");
 }
 
 fn main() -> ExitCode {
@@ -71,12 +76,13 @@ fn main() -> ExitCode {
     if arguments.command.only_prints() {
         stdout::end_with_its_reader();
     }
-    let format = arguments.log_format;
-    logging::start(format, move |reason| exit::of_lost_task(reason, format));
+    let (format, terminal) = (arguments.log_format, Terminal::default());
+    logging::start(format, &terminal, move |reason| exit::of_lost_task(reason, format));
     if !memory_is_kept {
         tracing::debug!("the allocator refused a setting: forward passes are slower");
     }
-    if let Err(error) = ctrlc::set_handler(stop) {
+    let shared = terminal.clone();
+    if let Err(error) = ctrlc::set_handler(move || stop(&shared)) {
         tracing::warn!("signals will end the process at once: {error}");
     }
     if let Err(error) = map_fault::diagnose() {
@@ -85,8 +91,8 @@ fn main() -> ExitCode {
     if arguments.no_mmap {
         softshard_labels::never_map();
     }
-    let result = exit::guarded(|| commands::run(&arguments, &STOP));
-    progress::leave();
+    let session = Session { stop: &STOP, format, terminal };
+    let result = exit::guarded(|| commands::run(&arguments, &session));
     let printed = stdout::end().context(match arguments.command.only_prints() {
         true => "what was to be printed is not whole",
         false => "the files of this command are whole, but its words could not be printed",

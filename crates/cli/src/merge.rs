@@ -1,17 +1,17 @@
 //! `softshard merge`.
 
-use std::{path::PathBuf, sync::atomic::AtomicBool};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::json;
-use softshard_labels::{Artefact, Door, Provenance};
+use softshard_labels::{Artefact, Door, Observer, Progress, Provenance};
 use softshard_model::{
     MergeInputs, Merged, Precision, adapter_blake3, check_merge, config_blake3, weights_blake3,
 };
 
-use crate::{doors::Accept, numbers::grouped, progress};
+use crate::{doors::Accept, numbers::grouped, session::Session};
 
 /// Arguments of `merge`.
 #[derive(Args)]
@@ -43,19 +43,24 @@ pub(crate) enum Dtype {
 }
 
 /// Merges and says what was done.
-pub(crate) fn merge(options: &Merge, stop: &AtomicBool) -> Result<()> {
+pub(crate) fn merge(options: &Merge, session: &Session) -> Result<()> {
     let precision = match options.dtype {
         Dtype::Keep => None,
         Dtype::F32 => Some(Precision::F32),
         Dtype::Bf16 => Some(Precision::Bf16),
     };
     let Merge { base, adapter, out, dtype: _, accept: _ } = options;
+    let stop = session.stop;
     let mut inputs = MergeInputs { base, adapter, output: out, precision, provenance: None, stop };
     check_merge(&inputs)?;
     let made_from = made_from(options)?.to_json();
     inputs.provenance = Some(&made_from);
-    let merged = softshard_model::merge(&inputs)?;
-    progress::leave();
+    let observer = session.observer();
+    let merged = softshard_model::merge(&inputs, &|done, total| {
+        let (done, total) = (done as u64, total as u64);
+        observer.progress(&Progress { stage: "merge", done, total, unit: "tensors", ..Progress::default() });
+    })?;
+    drop(observer);
     println!(
         "merged: {} into {} of {} tensors, {} bytes",
         adapter_in_words(&merged),

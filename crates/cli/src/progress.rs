@@ -1,110 +1,29 @@
-//! Progress events of the stages, drawn: bars on a terminal, a plain line every few seconds elsewhere.
+//! Progress of a stage, drawn: bars on a terminal, a plain line every few seconds elsewhere.
 //!
-//! A stage emits `tracing` events with target [`TARGET`] and the fields `stage`, `done`, `total`, `unit`, `tokens` and,
-//! in training, those of [`Learning`]. In labelling they also say `split`, `worker`, `shards_done`, `shards_total`, `shards_failed` and
-//! `retries`: several workers have a line each. All counts are of the whole stage. The library crates know nothing of terminals.
+//! In labelling, where a worker and shards are said, several workers have a line each; in training there is a
+//! line of what is learnt. The library crates know nothing of terminals.
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    fmt::{Debug, Write as _},
-    io::{self, IsTerminal, Write},
+    fmt::Write as _,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
-use softshard_labels::visible;
-use tracing::{
-    Event, Subscriber,
-    field::{Field, Visit},
-};
-use tracing_subscriber::{
-    fmt::MakeWriter,
-    layer::{Context, Layer},
+use indicatif::HumanDuration;
+use softshard_labels::{Progress, Scalar};
+
+use crate::{
+    learning::Learning,
+    numbers::grouped,
+    terminal::{Picture, Terminal, tell},
 };
 
-use crate::{learning::Learning, numbers::grouped};
-
-/// Target of progress events.
-pub(crate) const TARGET: &str = "softshard::progress";
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
 /// A worker's speed is that of this time, so that one that hangs is seen.
 const RECENTLY: Duration = Duration::from_secs(30);
-const STYLE: &str = "{prefix:>14} {wide_bar} {pos}/{len} {msg}";
-const ROW_STYLE: &str = "{prefix:>14} {msg}";
 
-/// What is drawn now.
-static DRAWN: Mutex<Option<Drawn>> = Mutex::new(None);
-
-/// Lines of a terminal.
-struct Drawn {
-    all: MultiProgress,
-    total: ProgressBar,
-    /// Above the total: of each worker, or of what is learnt.
-    rows: Vec<ProgressBar>,
-    rows_stay: bool,
-}
-
-impl Drawn {
-    fn new(stage: &str) -> Self {
-        let all = MultiProgress::new();
-        let total = all.add(line(STYLE, stage.to_owned()));
-        Drawn { all, total, rows: Vec::new(), rows_stay: false }
-    }
-
-    fn draw(&mut self, fields: &Fields, message: &str, rows: Vec<(String, String)>) {
-        while self.rows.len() < rows.len() {
-            self.rows.push(self.all.insert_before(&self.total, line(ROW_STYLE, String::new())));
-        }
-        for (line, (prefix, message)) in self.rows.iter().zip(rows) {
-            line.set_prefix(prefix);
-            line.set_message(message);
-        }
-        self.rows_stay = fields.learning.is_said();
-        self.total.set_length(fields.total);
-        self.total.set_position(fields.done);
-        self.total.set_message(message.to_owned());
-    }
-}
-
-fn line(style: &str, prefix: String) -> ProgressBar {
-    let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(0).with_style(style.progress_chars("━╸ ")).with_prefix(prefix)
-}
-
-fn drawn<R>(use_it: impl FnOnce(&mut Option<Drawn>) -> R) -> R {
-    use_it(&mut DRAWN.lock().unwrap_or_else(PoisonError::into_inner))
-}
-
-/// Leaves the total as it stands, before the last words of the process.
-pub(crate) fn leave() {
-    if let Some(lines) = drawn(Option::take) {
-        let end = if lines.rows_stay { ProgressBar::abandon } else { ProgressBar::finish_and_clear };
-        lines.rows.iter().for_each(end);
-        lines.total.abandon();
-    }
-}
-
-/// A line above the bars.
-pub(crate) fn say(line: &str) {
-    above_bars(|| tell(line));
-}
-
-/// A line to standard error, in one piece, with what a terminal would obey made visible. Whoever read it may have left: that ends
-/// no stage.
-pub(crate) fn tell(line: &str) {
-    let _ = io::stderr().write_all(format!("{}\n", visible(line)).as_bytes());
-}
-
-fn above_bars<R>(write: impl FnOnce() -> R) -> R {
-    drawn(|drawn| match drawn {
-        // A terminal that has hung up is none any more, and indicatif panics where it cannot draw.
-        Some(lines) if io::stderr().is_terminal() => lines.all.suspend(write),
-        _ => write(),
-    })
-}
-
-/// What a progress event says.
+/// What is said of a stage at a time.
 #[derive(Clone, Default)]
 struct Fields {
     stage: String,
@@ -113,7 +32,7 @@ struct Fields {
     done: u64,
     total: u64,
     tokens: u64,
-    learning: Learning,
+    learning: Option<Learning>,
     worker: u64,
     shards_done: u64,
     shards_total: u64,
@@ -121,36 +40,29 @@ struct Fields {
     retries: u64,
 }
 
-impl Visit for Fields {
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        let place = match field.name() {
-            "done" => &mut self.done,
-            "total" => &mut self.total,
-            "tokens" => &mut self.tokens,
-            "worker" => &mut self.worker,
-            "shards_done" => &mut self.shards_done,
-            "shards_total" => &mut self.shards_total,
-            "shards_failed" => &mut self.shards_failed,
-            "retries" => &mut self.retries,
-            name => return self.learning.record_u64(name, value),
+impl Fields {
+    /// A training names the `divergence` that it lessens.
+    fn of(progress: &Progress<'_>, divergence: Option<&'static str>) -> Self {
+        let Progress { stage, split, worker, done, total, unit, tokens, .. } = *progress;
+        let count = |name| match progress.scalar(name) {
+            Some(Scalar::Count(count)) => count,
+            _ => 0,
         };
-        *place = value;
-    }
-
-    fn record_f64(&mut self, field: &Field, value: f64) {
-        self.learning.record_f64(field.name(), value);
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        match field.name() {
-            "stage" => value.clone_into(&mut self.stage),
-            "split" => self.split = Some(value.to_owned()),
-            "unit" => value.clone_into(&mut self.unit),
-            name => self.learning.record_str(name, value),
+        Fields {
+            stage: stage.to_owned(),
+            split: split.map(str::to_owned),
+            unit: unit.to_owned(),
+            done,
+            total,
+            tokens: tokens.unwrap_or(0),
+            learning: Learning::of(progress, divergence),
+            worker: worker.unwrap_or(0),
+            shards_done: count("shards_done"),
+            shards_total: count("shards_total"),
+            shards_failed: count("shards_failed"),
+            retries: count("retries"),
         }
     }
-
-    fn record_debug(&mut self, _: &Field, _: &dyn Debug) {}
 }
 
 /// Tokens of a worker's last batches, and when they were done.
@@ -187,38 +99,36 @@ struct Current {
     last_line: Instant,
 }
 
-/// The layer that draws.
-#[derive(Default)]
-pub(crate) struct Bars(Mutex<Option<Current>>);
+/// Draws what one run says.
+pub(crate) struct Bars {
+    divergence: Option<&'static str>,
+    current: Mutex<Option<Current>>,
+}
 
-impl<S: Subscriber> Layer<S> for Bars {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        if event.metadata().target() != TARGET {
-            return;
-        }
-        let mut fields = Fields::default();
-        event.record(&mut fields);
-        let now = Instant::now();
-        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let on_terminal = io::stderr().is_terminal();
+impl Bars {
+    /// A training names the `divergence` that it lessens.
+    pub(crate) fn new(divergence: Option<&'static str>) -> Self {
+        Self { divergence, current: Mutex::default() }
+    }
+
+    /// Draws it on the terminal; where there is none, writes a line when it is time.
+    pub(crate) fn show(&self, terminal: &Terminal, progress: &Progress<'_>) {
+        let (fields, now) = (Fields::of(progress, self.divergence), Instant::now());
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let on_terminal = Terminal::is_there();
         if current.as_ref().is_none_or(|current| !current.is_of(&fields)) {
-            leave();
+            terminal.leave();
             if on_terminal {
-                drawn(|drawn| *drawn = Some(Drawn::new(&fields.stage)));
+                terminal.begin(&fields.stage);
             }
             *current = Some(Current::new(&fields, now));
         }
         let Some(current) = current.as_mut() else { return };
         current.count(&fields, now);
         if on_terminal {
-            let (message, rows) = (current.message(&fields, now), current.rows(&fields, now));
-            drawn(|drawn| {
-                if let Some(lines) = drawn {
-                    lines.draw(&fields, &message, rows);
-                }
-            });
+            terminal.draw(current.picture(&fields, now));
             if fields.done >= fields.total {
-                leave();
+                terminal.leave();
             }
         } else if let Some(line) = current.line_if_due(&fields, now) {
             tell(&line);
@@ -246,11 +156,18 @@ impl Current {
         self.tokens = self.tokens.max(fields.tokens);
     }
 
-    /// What stands above the total on a terminal.
+    /// What stands on a terminal.
+    fn picture(&self, fields: &Fields, now: Instant) -> Picture {
+        let (message, rows) = (self.message(fields, now), self.rows(fields, now));
+        let Fields { done, total, .. } = *fields;
+        Picture { done, total, message, rows, rows_stay: fields.learning.is_some() }
+    }
+
+    /// What stands above the total.
     fn rows(&self, fields: &Fields, now: Instant) -> Vec<(String, String)> {
-        if fields.learning.is_said() {
-            let held_out = fields.learning.held_out().map(|held_out| ("held out".to_owned(), held_out));
-            return [(String::new(), fields.learning.to_string())].into_iter().chain(held_out).collect();
+        if let Some(learning) = &fields.learning {
+            let held_out = learning.held_out().map(|held_out| ("held out".to_owned(), held_out));
+            return [(String::new(), learning.to_string())].into_iter().chain(held_out).collect();
         }
         // With one worker the total says it all.
         let workers = self.workers.iter().filter(|_| self.workers.len() > 1);
@@ -270,7 +187,7 @@ impl Current {
             let speed = tokens as f64 / seconds.max(1e-3);
             let _ = write!(message, "  {} tokens/s", grouped(speed)); // a string takes everything
         }
-        if let Some(memory) = fields.learning.memory() {
+        if let Some(memory) = fields.learning.as_ref().and_then(Learning::memory) {
             let _ = write!(message, "  {memory}");
         }
         // The last ones are committed after the last batch, when nothing is drawn any more.
@@ -303,11 +220,11 @@ impl Current {
         self.last_line = now;
         let Fields { stage, done, total, .. } = fields;
         let mut line = format!("{stage:>14} {done}/{total} {}", self.message(fields, now));
-        if fields.learning.is_said() {
-            let _ = write!(line, "  {}", fields.learning);
-        }
-        if let Some(held_out) = fields.learning.held_out() {
-            let _ = write!(line, "  (held out: {held_out})");
+        if let Some(learning) = &fields.learning {
+            let _ = write!(line, "  {learning}");
+            if let Some(held_out) = learning.held_out() {
+                let _ = write!(line, "  (held out: {held_out})");
+            }
         }
         if self.workers.len() > 1 && done < total {
             let speeds: Vec<String> =
@@ -315,27 +232,6 @@ impl Current {
             let _ = write!(line, "  (workers: {} tokens/s)", speeds.join(", "));
         }
         Some(line)
-    }
-}
-
-/// Writes log lines above the bars.
-pub(crate) struct AboveBars;
-
-impl Write for AboveBars {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        above_bars(|| io::stderr().write(bytes))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
-    }
-}
-
-impl MakeWriter<'_> for AboveBars {
-    type Writer = AboveBars;
-
-    fn make_writer(&self) -> Self::Writer {
-        AboveBars
     }
 }
 
@@ -406,11 +302,14 @@ mod tests {
         let line = after(&[(20, 0, 20, 50_000)], |last| {
             last.shards_total = 0;
             last.unit = "steps".to_owned();
-            last.learning.record_f64("loss", 2.5);
-            last.learning.record_f64("learning_rate", 1e-5);
-            last.learning.record_u64("memory_bytes", 3_210_000_000);
-            last.learning.record_u64("valid_step", 10);
-            last.learning.record_f64("valid_nll", 2.75);
+            let scalars = [
+                ("loss", Scalar::Real(2.5)),
+                ("learning_rate", Scalar::Real(1e-5)),
+                ("memory_bytes", Scalar::Count(3_210_000_000)),
+                ("valid_step", Scalar::Count(10)),
+                ("valid_nll", Scalar::Real(2.75)),
+            ];
+            last.learning = Learning::of(&Progress { scalars: &scalars, ..Progress::default() }, Some("KL"));
         });
         let expected = "teacher-labels 20/100 steps  2,500 tokens/s  3.2 GB  ETA 80s  loss 2.500  lr 1.00e-5  \
                         (held out: NLL 2.750 after step 10)";

@@ -11,8 +11,6 @@ use anyhow::Result;
 use serde::Serialize;
 use softshard_labels::{visible, visible_line};
 
-use crate::progress;
-
 /// For commands that only print: they end as other Unix tools do when their reader goes away, at once and without a word.
 ///
 /// Stages that write files go on instead, with SIGPIPE ignored as Rust starts every process, and their exit code says what
@@ -103,7 +101,6 @@ pub(crate) fn end() -> io::Result<()> {
 /// # Errors
 /// It has no JSON.
 pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
-    progress::leave();
     write(&(json_without_control(&serde_json::to_string_pretty(value)?) + "\n"));
     Ok(())
 }

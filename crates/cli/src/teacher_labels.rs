@@ -1,6 +1,6 @@
 //! `softshard teacher-labels`: the stage.
 
-use std::{path::Path, sync::atomic::AtomicBool};
+use std::path::Path;
 
 use anyhow::Result;
 use clap::Args;
@@ -13,8 +13,8 @@ use crate::{
     devices,
     doors::{self, Accept},
     labelling_summary::Told,
-    metrics::Recorder,
     recipe::{Recipe, RecipeError},
+    session::Session,
     stage::{Stage, positive},
 };
 
@@ -40,7 +40,7 @@ pub(crate) struct TeacherLabels {
 }
 
 /// Labels every split that the recipe labels, or a part of its shards.
-pub(crate) fn teacher_labels(options: &TeacherLabels, stop: &AtomicBool) -> Result<()> {
+pub(crate) fn teacher_labels(options: &TeacherLabels, session: &Session) -> Result<()> {
     let TeacherLabels { stage, accept, task, of, price_per_hour } = options;
     let recipe = Recipe::load(&stage.recipe, &stage.overrides)?;
     let config = Recipe::section(recipe.teacher.as_ref(), "teacher", "teacher-labels")?;
@@ -70,7 +70,7 @@ pub(crate) fn teacher_labels(options: &TeacherLabels, stop: &AtomicBool) -> Resu
     }
     let mut teacher = Teacher::new(config, &devices);
     let labels = recipe.labels_output(if part.is_some() { Writers::Many } else { Writers::One })?;
-    let metrics = Recorder::start(recipe.output.labelling_metrics("teacher-labels", part));
+    let observer = session.recording(recipe.output.labelling_metrics("teacher-labels", part), None);
     for split in splits {
         let (sequences, split) = (recipe.sequences(split), split.name());
         let output = labels.join(split);
@@ -81,14 +81,15 @@ pub(crate) fn teacher_labels(options: &TeacherLabels, stop: &AtomicBool) -> Resu
             tokenizer: &tokenizer,
             output: &output,
             part,
-            stop,
+            stop: session.stop,
+            observer: &observer,
         };
         let summary = softshard_teacher::run(&mut teacher, &inputs)?;
         let device = &stage.device;
         print!("{}", Told { split, summary: &summary, device, price_per_hour: *price_per_hour });
         println!("labels: {output}");
     }
-    drop(metrics);
+    drop(observer);
     if !accepted.is_empty() {
         let mut made_from = Provenance::new(Artefact::Labels);
         made_from.accept(accepted);

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use softshard_labels::{
-    Error, LabelDataset, OwnTokenizer, Sequence, SequenceDataset, SequenceKey, SequenceLabels,
+    Error, LabelDataset, OwnTokenizer, Progress, Sequence, SequenceDataset, SequenceKey, SequenceLabels,
 };
 use softshard_losses::{DistillLoss, HeadLabels, Targets, calibration::Calibration};
 use softshard_model::{Arrangement, Decoder, Fitting, batches_by_length};
@@ -153,7 +153,14 @@ impl HeldOut {
             self.give(&batch, &part, &mut rows);
             done += batch.len();
             tokens += part.nll.len();
-            tracing::info!(target: "softshard::progress", stage = "held-out", done, total = rows.len(), unit = "sequences", tokens);
+            inputs.observer.progress(&Progress {
+                stage: "held-out",
+                done: done as u64,
+                total: rows.len() as u64,
+                unit: "sequences",
+                tokens: Some(tokens as u64),
+                ..Progress::default()
+            });
         }
         if tokens == 0 {
             return Err(nothing_held_out(inputs).into());

@@ -10,7 +10,9 @@ use std::{
 use anyhow::Result;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
-use softshard_labels::{Difference, Error, Example, Provenance, Sequence, SequenceDataset, Split};
+use softshard_labels::{
+    Difference, Error, Example, Observer, Progress, Provenance, Sequence, SequenceDataset, Split,
+};
 use softshard_model::{Decoder, Fitting, LoadOptions, OutOfMemory};
 use softshard_prepare::{Tokenizer, TokenizerConfig, demo};
 
@@ -53,6 +55,8 @@ pub struct EvaluateInputs<'a> {
     pub device: &'a Device,
     /// Set to stop.
     pub stop: &'a AtomicBool,
+    /// Sees how far it is.
+    pub observer: &'a dyn Observer,
 }
 
 /// The scores of one model.
@@ -209,8 +213,9 @@ fn score_answers(
             row.stated_facts = faithfulness.as_ref().map(|found| found.stated);
             row.supported_facts = faithfulness.as_ref().map(|found| found.supported);
         }
-        let done = step * ANSWERS_PER_STEP + chunk.len();
-        tracing::info!(target: "softshard::progress", stage = "answers", done, total = examples.len(), unit = "answers");
+        let (done, total) = (step * ANSWERS_PER_STEP + chunk.len(), examples.len() as u64);
+        let progress = Progress { stage: "answers", total, unit: "answers", ..Progress::default() };
+        inputs.observer.progress(&Progress { done: done as u64, ..progress });
     }
     // Where nothing was judged, or no fact stated, there is no share.
     let share = |part: usize, whole: usize| (whole > 0).then(|| number(part) / number(whole));

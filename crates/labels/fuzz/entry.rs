@@ -109,7 +109,7 @@ pub(crate) fn footer_start(shard: &[u8]) -> Option<usize> {
 
 /// Opens and reads a dataset in every way there is.
 fn judge(dir: &Path) {
-    fine(verify(dir, &LIMITS, &AtomicBool::new(false)));
+    fine(verify(dir, &LIMITS, &AtomicBool::new(false), &()));
     for memory_map in [true, false] {
         fine(read_all(dir, &ReadLimits { memory_map, ..LIMITS }));
     }

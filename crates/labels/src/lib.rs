@@ -88,6 +88,7 @@ mod host;
 mod import;
 mod judge;
 mod merge;
+mod observer;
 mod parquet;
 mod shard;
 mod values;
@@ -113,6 +114,7 @@ pub use judge::{
     SequenceDifference, Spread, TeacherScores, Verification, verify,
 };
 pub use merge::{Merged, merge};
+pub use observer::{Metrics, Observer, Progress, Scalar};
 pub use shard::{LabelGroup, ShardRecord};
 pub use values::{
     Bad, Error, Example, LabelLimits, LabelsView, OptionalColumn, OwnTokenizer, PositionEntries, ReadLimits,

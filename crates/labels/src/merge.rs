@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::dataset::{LabelDataset, LabelPlan, LabelWriter, LabelsManifest, committed_records, load_labels};
 use crate::host::{Links, PRIVATE, durable, parallel, regular};
+use crate::observer::{Observer, Progress};
 use crate::shard::{ShardRecord, check_record};
 use crate::values::{Error, ReadLimits, SequenceLabels, json, quoted, some_of};
 
@@ -46,20 +47,25 @@ struct Part {
 /// [`Error::Bad`] naming every key in which plans differ, a sequence that two parts label differently, or the shards
 /// that are missing; [`Error::OtherPlan`] if `output` holds something else; I/O, [`io::ErrorKind::Interrupted`] when
 /// `stop` is set. Nothing is written when the parts do not fit.
-pub fn merge(output: &Path, inputs: &[PathBuf], stop: &AtomicBool) -> Result<Merged, Error> {
+pub fn merge(
+    output: &Path,
+    inputs: &[PathBuf],
+    stop: &AtomicBool,
+    observer: &dyn Observer,
+) -> Result<Merged, Error> {
     let parts = inputs.iter().map(|dir| Part::open(dir)).collect::<Result<Vec<_>, _>>()?;
     let Some((first, others)) = parts.split_first() else {
         return Err(Error::bad("merge", "at least one dataset", "none"));
     };
     if others.iter().all(|part| part.plan == first.plan) {
-        return join(output, &parts, stop);
+        return join(output, &parts, stop, observer);
     }
     check_alike(first, others)?;
     if let Some(part) = parts.iter().find(|part| !part.finished) {
         let hint = "only folders of one plan can be merged before they are finished";
         return Err(Error::bad(quoted(&part.dir), "a finished dataset", "no manifest.json").hint(hint));
     }
-    append(output, &parts, stop)
+    append(output, &parts, stop, observer)
 }
 
 impl Part {
@@ -117,7 +123,7 @@ fn manifest(dir: &Path) -> Result<LabelsManifest, Error> {
 }
 
 /// Copies the committed shards of one plan together.
-fn join(output: &Path, parts: &[Part], stop: &AtomicBool) -> Result<Merged, Error> {
+fn join(output: &Path, parts: &[Part], stop: &AtomicBool, observer: &dyn Observer) -> Result<Merged, Error> {
     let plan = &parts[0].plan;
     let records = parts.iter().map(Part::records).collect::<Result<Vec<_>, _>>()?;
     let writer = LabelWriter::create_or_resume(output, plan.clone())?;
@@ -144,7 +150,7 @@ fn join(output: &Path, parts: &[Part], stop: &AtomicBool) -> Result<Merged, Erro
         }
         copies.extend(dir.map(|dir| (shard, dir, record)));
     }
-    let progress = Progress::new(copies.len(), stop);
+    let progress = Copied::new(copies.len(), stop, observer);
     parallel::map(copies.len(), |index| {
         progress.check()?;
         let (shard, dir, record) = copies[index];
@@ -179,7 +185,12 @@ fn check_alike(first: &Part, others: &[Part]) -> Result<(), Error> {
 }
 
 /// One dataset of the parts' sequences, one part behind the other.
-fn append(output: &Path, parts: &[Part], stop: &AtomicBool) -> Result<Merged, Error> {
+fn append(
+    output: &Path,
+    parts: &[Part],
+    stop: &AtomicBool,
+    observer: &dyn Observer,
+) -> Result<Merged, Error> {
     let mut parts: Vec<(&Part, LabelDataset)> =
         parts.iter().map(|part| Ok((part, LabelDataset::open(&part.dir)?))).collect::<Result<_, Error>>()?;
     check_disjoint(&parts, stop)?;
@@ -191,7 +202,7 @@ fn append(output: &Path, parts: &[Part], stop: &AtomicBool) -> Result<Merged, Er
         .flat_map(|(part, (_, dataset))| (0..dataset.shards().len()).map(move |shard| (part, shard)))
         .collect();
     let missing = writer.missing()?;
-    let progress = Progress::new(missing.len(), stop);
+    let progress = Copied::new(missing.len(), stop, observer);
     parallel::map(missing.len(), |index| {
         progress.check()?;
         let shard = missing[index];
@@ -261,15 +272,16 @@ fn appended_plan(parts: &mut [(&Part, LabelDataset)]) -> LabelPlan {
 }
 
 /// Counts shards, says so, and stops where that was asked for.
-struct Progress<'a> {
+struct Copied<'a> {
     done: AtomicUsize,
     total: usize,
     stop: &'a AtomicBool,
+    observer: &'a dyn Observer,
 }
 
-impl<'a> Progress<'a> {
-    fn new(total: usize, stop: &'a AtomicBool) -> Self {
-        Self { done: AtomicUsize::new(0), total, stop }
+impl<'a> Copied<'a> {
+    fn new(total: usize, stop: &'a AtomicBool, observer: &'a dyn Observer) -> Self {
+        Self { done: AtomicUsize::new(0), total, stop, observer }
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -278,7 +290,9 @@ impl<'a> Progress<'a> {
 
     fn done(&self) {
         let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
-        tracing::info!(target: "softshard::progress", stage = "merge", done, total = self.total, unit = "shards");
+        let (done, total) = (done as u64, self.total as u64);
+        let merge = Progress { stage: "merge", unit: "shards", ..Progress::default() };
+        self.observer.progress(&Progress { done, total, ..merge });
     }
 }
 

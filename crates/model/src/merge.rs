@@ -82,7 +82,9 @@ pub fn check_merge(inputs: &MergeInputs<'_>) -> Result<(), Error> {
     let config = DecoderConfig::load(inputs.base)?;
     let checkpoint = Checkpoint::open(inputs.base, &config)?;
     let adapter = AdapterFiles::open(inputs.adapter, &config)?;
-    Merge { inputs, config: &config, checkpoint: &checkpoint, adapter: &adapter }.check()?;
+    let work =
+        Merge { inputs, tell: &|_, _| (), config: &config, checkpoint: &checkpoint, adapter: &adapter };
+    work.check()?;
     temporary(inputs.output).map(drop)
 }
 
@@ -92,16 +94,16 @@ pub fn check_merge(inputs: &MergeInputs<'_>) -> Result<(), Error> {
 ///
 /// An adapter that changes the embedding or the head of a base that ties them leads to a model that does not.
 ///
-/// The folder appears whole or not at all.
+/// The folder appears whole or not at all. `tell` is told how many of all tensors are written.
 ///
 /// # Errors
 /// The base is no model, the adapter does not fit it, a number is not finite, the output is there and not empty, the file
 /// system refuses; or an [`io::ErrorKind::Interrupted`] because of `stop`.
-pub fn merge(inputs: &MergeInputs<'_>) -> Result<Merged, Error> {
+pub fn merge(inputs: &MergeInputs<'_>, tell: &dyn Fn(usize, usize)) -> Result<Merged, Error> {
     let config = DecoderConfig::load(inputs.base)?;
     let checkpoint = Checkpoint::open(inputs.base, &config)?;
     let adapter = AdapterFiles::open(inputs.adapter, &config)?;
-    let work = Merge { inputs, config: &config, checkpoint: &checkpoint, adapter: &adapter };
+    let work = Merge { inputs, tell, config: &config, checkpoint: &checkpoint, adapter: &adapter };
     work.check()?;
     let (temporary, parent) = temporary(inputs.output)?;
     fs_err::create_dir_all(&parent)?;
@@ -140,6 +142,7 @@ fn temporary(output: &Path) -> Result<(PathBuf, PathBuf), Error> {
 
 struct Merge<'a> {
     inputs: &'a MergeInputs<'a>,
+    tell: &'a dyn Fn(usize, usize),
     config: &'a DecoderConfig,
     checkpoint: &'a Checkpoint,
     adapter: &'a AdapterFiles,
@@ -278,8 +281,7 @@ impl Merge<'_> {
             write_tensor(file, &name, entry.dtype, change.as_ref(), &mut target)?;
             data_bytes += entry.bytes();
             merged.tensors += 1;
-            let done = merged.tensors;
-            tracing::info!(target: "softshard::progress", stage = "merge", done, total, unit = "tensors");
+            (self.tell)(merged.tensors, total);
         }
         target.sync_all()?;
         merged.bytes += target.metadata()?.len();

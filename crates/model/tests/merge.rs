@@ -1,5 +1,6 @@
 //! An adapter merged into its base: the same model in fewer files.
 
+use std::cell::RefCell;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -52,14 +53,19 @@ fn saved_of(config: Value, folder: &Path, targets: &[&str]) -> Decoder {
 }
 
 fn merged(folder: &Path, precision: Option<Precision>) -> Result<Merged, Error> {
-    merge(&MergeInputs {
+    let told = RefCell::new(Vec::new());
+    let inputs = MergeInputs {
         base: &folder.join("base"),
         adapter: &folder.join("adapter"),
         output: &folder.join("merged"),
         precision,
         provenance: None,
         stop: &AtomicBool::new(false),
-    })
+    };
+    let merged = merge(&inputs, &|done, total| told.borrow_mut().push((done, total)))?;
+    let all: Vec<_> = (1..=merged.tensors).map(|done| (done, merged.tensors)).collect();
+    assert_eq!(told.into_inner(), all, "every tensor is told");
+    Ok(merged)
 }
 
 fn logits(decoder: &Decoder) -> Vec<f32> {
@@ -370,7 +376,7 @@ fn a_merge_that_is_stopped_leaves_nothing() {
         provenance: None,
         stop: &stop,
     };
-    let error = merge(&inputs).unwrap_err();
+    let error = merge(&inputs, &|_, _| ()).unwrap_err();
     assert!(matches!(&error, Error::Io(error) if error.kind() == std::io::ErrorKind::Interrupted), "{error}");
     assert_eq!(names(folder.path()), ["adapter", "base"]);
 }

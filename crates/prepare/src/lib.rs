@@ -17,7 +17,7 @@
 //!     "split": { "valid_rows": 10, "test_rows": 5 },
 //! }))?;
 //! let tokenizer: TokenizerConfig = serde_json::from_value(serde_json::json!({ "path": files.tokenizer }))?;
-//! let summary = run(&data, &tokenizer, &folder.path().join("sequences"), &AtomicBool::new(false))?;
+//! let summary = run(&data, &tokenizer, &folder.path().join("sequences"), &AtomicBool::new(false), &())?;
 //! assert_eq!([summary.train.sequences, summary.valid.sequences, summary.test.sequences], [35, 10, 5]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 use softshard_labels::{
-    Example as HeldOut, Provenance, Sequence, SequenceKey, SequenceWriter, SequencesInfo, Split,
+    Example as HeldOut, Observer, Progress, Provenance, Sequence, SequenceKey, SequenceWriter, SequencesInfo,
+    Split,
 };
 
 use crate::config::{DataConfig, EmptyResponses, SplitConfig, Template, TokenizerConfig};
@@ -34,6 +35,7 @@ pub fn run(
     config: &TokenizerConfig,
     out_dir: &Path,
     stop: &AtomicBool,
+    observer: &dyn Observer,
 ) -> Result<Summary, Error> {
     let started = Instant::now();
     data.validate()?;
@@ -61,7 +63,8 @@ pub fn run(
         writer: None,
     });
     let mut summary = Summary::new(data);
-    let encoded = encode_all((&inputs, data, stop), (&encoder, &survey), &mut outputs, &mut summary);
+    let encoded =
+        encode_all((&inputs, data, stop, observer), (&encoder, &survey), &mut outputs, &mut summary);
     let whole = encoded.and_then(|again| {
         survey.reading.check_same(&again, &inputs)?;
         provenance::check_unchanged(&made_from, data, config)?;
@@ -83,7 +86,7 @@ pub fn run(
 
 /// Encodes every row and gives its sequence to its side.
 fn encode_all(
-    (inputs, data, stop): (&Inputs, &DataConfig, &AtomicBool),
+    (inputs, data, stop, observer): (&Inputs, &DataConfig, &AtomicBool, &dyn Observer),
     (encoder, survey): (&Encoder, &Survey),
     outputs: &mut [Output; 3],
     summary: &mut Summary,
@@ -105,7 +108,7 @@ fn encode_all(
                 outputs[split as usize].push(sequence, example.as_ref())?;
             }
         }
-        report(summary.rows, survey.reading.rows(), summary.tokens());
+        observer.progress(&progress(summary, survey.reading.rows()));
         Ok(())
     })
 }
@@ -341,6 +344,7 @@ fn folder_beside(path: &Path) -> &Path {
     path.ancestors().skip(1).find(|folder| folder.is_dir()).unwrap_or(Path::new("."))
 }
 
-fn report(done: u64, total: u64, tokens: u64) {
-    tracing::info!(target: "softshard::progress", stage = "prepare", done, total, unit = "rows", tokens);
+fn progress(summary: &Summary, total: u64) -> Progress<'static> {
+    let (done, tokens) = (summary.rows, Some(summary.tokens()));
+    Progress { stage: "prepare", done, total, unit: "rows", tokens, ..Progress::default() }
 }

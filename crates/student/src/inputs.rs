@@ -3,7 +3,7 @@
 use std::{path::Path, sync::atomic::AtomicBool};
 
 use burn::tensor::Device;
-use softshard_labels::{Difference, OwnTokenizer};
+use softshard_labels::{Difference, Observer, OwnTokenizer};
 
 use crate::config::{Mixed, Objective, TrainConfig};
 
@@ -13,7 +13,7 @@ pub struct TrainInputs<'a> {
     pub config: &'a TrainConfig,
     /// The section's objective, or the stage's own.
     pub objective: Objective,
-    /// Name of the stage in logs and progress.
+    /// Name of the stage in logs, progress and metrics.
     pub stage: &'static str,
     /// Label datasets, or the one sequence dataset, as [`Objective::reads_labels`] says; one at least.
     pub data: &'a [Mixed],
@@ -32,6 +32,8 @@ pub struct TrainInputs<'a> {
     pub devices: &'a [(Device, usize)],
     /// Set to stop at the next step with a checkpoint.
     pub stop: &'a AtomicBool,
+    /// Sees the progress and the metrics of each step and evaluation, and when a checkpoint is to be written.
+    pub observer: &'a dyn Observer,
 }
 
 impl TrainInputs<'_> {

@@ -38,7 +38,6 @@ pub use examples::same_temperature;
 pub use inputs::TrainInputs;
 pub use loss_config::{Alpha, AlphaRule, LossConfig};
 pub use memory::{MemoryPlan, Part};
-pub use metrics::HeldOut;
 pub use optimizer::{Optimizer, clip_global_norm};
 pub use pass::Breakdown;
 pub use run::run;

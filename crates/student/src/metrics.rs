@@ -1,7 +1,5 @@
-//! What a run says of itself: a line of metrics.jsonl and `tracing` events, for every step and every evaluation.
-//!
-//! Events of target `softshard::metrics` hold the scalars of a line as fields; those with `mark` hold none: `start` says from
-//! which step on the run goes, whatever was said of it before, and `checkpoint` that all steps so far are there to stay.
+//! What a run says of itself: a line of metrics.jsonl, and the same to its observer, for every step and every
+//! evaluation.
 
 use std::{
     io::{self, Read, Seek, SeekFrom, Write},
@@ -10,11 +8,11 @@ use std::{
 
 use anyhow::Result;
 use fs_err as fs;
-use serde::Serialize;
-use softshard_losses::Divergence;
+use serde::{Serialize, Serializer};
+use softshard_labels::{Metrics, Observer, Progress, Scalar};
 
 /// A step; losses are nats per labelled token.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub(crate) struct StepMetrics {
     /// Counted from 1.
     pub(crate) step: u64,
@@ -22,7 +20,6 @@ pub(crate) struct StepMetrics {
     pub(crate) loss: f64,
     pub(crate) cross_entropy: f64,
     /// Unweighted, without T²; not computed where alpha is 0.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) divergence: Option<f64>,
     pub(crate) alpha: f64,
     pub(crate) learning_rate: f64,
@@ -35,58 +32,97 @@ pub(crate) struct StepMetrics {
     /// Share of the step's time in which the loop waited for the reader.
     pub(crate) stall_share: f64,
     /// In use on the device at the end of the step.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) memory_bytes: Option<u64>,
 }
 
 /// How good the model is on held-out data after a step.
-#[derive(Clone, Debug, Serialize)]
-pub struct HeldOut {
+#[derive(Clone, Debug)]
+pub(crate) struct HeldOut {
     /// Steps taken.
-    pub step: u64,
+    pub(crate) step: u64,
     /// Mean -log probability of the gold tokens, nats.
-    pub nll: f64,
+    pub(crate) nll: f64,
     /// Mean forward KL from the teacher, nats; only of labels.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub kl: Option<f64>,
+    pub(crate) kl: Option<f64>,
     /// Expected calibration error of the most probable token.
-    pub ece: f64,
+    pub(crate) ece: f64,
     /// Share of the gold tokens that are the most probable one.
-    pub accuracy: f64,
+    pub(crate) accuracy: f64,
     /// Sequences that were looked at.
-    pub sequences: usize,
+    pub(crate) sequences: usize,
+}
+
+/// Numbers by name.
+type Scalars = Vec<(&'static str, Scalar)>;
+
+impl StepMetrics {
+    fn scalars(&self) -> Scalars {
+        there([
+            ("loss", Some(self.loss.into())),
+            ("cross_entropy", Some(self.cross_entropy.into())),
+            ("divergence", self.divergence.map(Scalar::from)),
+            ("alpha", Some(self.alpha.into())),
+            ("learning_rate", Some(self.learning_rate.into())),
+            ("gradient_norm", Some(self.gradient_norm.into())),
+            ("tokens", Some(self.tokens.into())),
+            ("labelled_tokens", Some(self.labelled_tokens.into())),
+            ("tokens_per_second", Some(self.tokens_per_second.into())),
+            ("stall_share", Some(self.stall_share.into())),
+            ("memory_bytes", self.memory_bytes.map(Scalar::from)),
+        ])
+    }
+}
+
+impl HeldOut {
+    fn scalars(&self) -> Scalars {
+        there([
+            ("nll", Some(self.nll.into())),
+            ("kl", self.kl.map(Scalar::from)),
+            ("ece", Some(self.ece.into())),
+            ("accuracy", Some(self.accuracy.into())),
+            ("sequences", Some(self.sequences.into())),
+        ])
+    }
+}
+
+/// Those that are known.
+fn there<const N: usize>(scalars: [(&'static str, Option<Scalar>); N]) -> Scalars {
+    scalars.into_iter().filter_map(|(name, scalar)| Some((name, scalar?))).collect()
 }
 
 /// A line of metrics.jsonl.
 #[derive(Serialize)]
-struct Line<'a, T> {
-    split: &'static str,
+struct Line<'a> {
+    split: &'a str,
+    step: u64,
     #[serde(flatten)]
-    scalars: &'a T,
+    scalars: ByName<'a>,
 }
 
-/// How far the run is.
-pub(crate) struct Progress {
-    pub(crate) total_steps: u64,
-    /// Of this process.
-    pub(crate) tokens: u64,
+struct ByName<'a>(&'a [(&'static str, Scalar)]);
+
+impl Serialize for ByName<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().copied())
+    }
 }
 
-/// metrics.jsonl of a run, and its events.
-pub(crate) struct Metrics {
+/// metrics.jsonl of a run, and those who look on.
+pub(crate) struct Curve<'a> {
     stage: &'static str,
-    divergence: &'static str,
+    observer: &'a dyn Observer,
     file: fs::File,
     bytes: u64,
     evaluation: Option<HeldOut>,
 }
 
-impl Metrics {
-    /// The file as a checkpoint found it: lines behind its first `bytes` belong to an attempt that was cut off.
+impl<'a> Curve<'a> {
+    /// The file as a checkpoint found it: lines behind its first `bytes` belong to an attempt that was cut
+    /// off.
     pub(crate) fn open(
         output: &Path,
         stage: &'static str,
-        divergence: &Divergence,
+        observer: &'a dyn Observer,
         steps_done: u64,
         bytes: u64,
     ) -> Result<Self> {
@@ -101,88 +137,65 @@ impl Metrics {
             );
         }
         file.set_len(whole)?;
-        tracing::info!(target: "softshard::metrics", stage, mark = "start", step = steps_done + 1);
-        Ok(Metrics { stage, divergence: divergence.name(), file, bytes: whole, evaluation: None })
+        observer.start(stage, steps_done + 1);
+        Ok(Curve { stage, observer, file, bytes: whole, evaluation: None })
     }
 
-    pub(crate) fn step(&mut self, metrics: &StepMetrics, progress: &Progress) -> Result<()> {
-        self.write("train", metrics)?;
+    /// After a step, of `total_steps`; in all of this process `tokens` were read.
+    pub(crate) fn step(&mut self, metrics: &StepMetrics, total_steps: u64, tokens: u64) -> Result<()> {
         let StepMetrics { step, loss, cross_entropy, divergence, alpha, learning_rate, .. } = *metrics;
-        let StepMetrics { tokens_per_second, memory_bytes, .. } = *metrics;
-        tracing::info!(
-            target: "softshard::metrics",
-            stage = self.stage,
-            split = "train",
-            step,
-            loss,
-            cross_entropy,
-            divergence,
-            alpha,
-            learning_rate,
-            gradient_norm = metrics.gradient_norm,
-            tokens = metrics.tokens,
-            labelled_tokens = metrics.labelled_tokens,
-            tokens_per_second,
-            stall_share = metrics.stall_share,
-            memory_bytes,
-        );
-        tracing::info!(
-            target: "softshard::progress",
-            stage = self.stage,
-            split = "train",
-            done = step,
-            total = progress.total_steps,
-            unit = "steps",
-            tokens = progress.tokens,
-            loss,
-            cross_entropy,
-            divergence,
-            divergence_name = self.divergence,
-            alpha,
-            learning_rate,
-            memory_bytes,
-            valid_step = self.evaluation.as_ref().map(|last| last.step),
-            valid_nll = self.evaluation.as_ref().map(|last| last.nll),
-            valid_kl = self.evaluation.as_ref().and_then(|last| last.kl),
-        );
+        self.say("train", step, &metrics.scalars())?;
+        let last = self.evaluation.as_ref();
+        self.observer.progress(&Progress {
+            stage: self.stage,
+            split: Some("train"),
+            worker: None,
+            done: step,
+            total: total_steps,
+            unit: "steps",
+            tokens: Some(tokens),
+            scalars: &there([
+                ("loss", Some(loss.into())),
+                ("cross_entropy", Some(cross_entropy.into())),
+                ("divergence", divergence.map(Scalar::from)),
+                ("alpha", Some(alpha.into())),
+                ("learning_rate", Some(learning_rate.into())),
+                ("memory_bytes", metrics.memory_bytes.map(Scalar::from)),
+                ("valid_step", last.map(|last| last.step.into())),
+                ("valid_nll", last.map(|last| last.nll.into())),
+                ("valid_kl", last.and_then(|last| last.kl).map(Scalar::from)),
+            ]),
+        });
         Ok(())
     }
 
+    /// After a look at held-out data.
     pub(crate) fn evaluation(&mut self, held_out: &HeldOut) -> Result<()> {
-        self.write("valid", held_out)?;
-        let HeldOut { step, nll, kl, ece, accuracy, sequences } = *held_out;
-        tracing::info!(
-            target: "softshard::metrics",
-            stage = self.stage,
-            split = "valid",
-            step,
-            nll,
-            kl,
-            ece,
-            accuracy,
-            sequences,
-        );
+        self.say("valid", held_out.step, &held_out.scalars())?;
         self.evaluation = Some(held_out.clone());
         Ok(())
     }
 
-    /// Before a checkpoint is written: nothing of its steps is lost any more. Bytes of the file that belong to them.
+    /// Before a checkpoint is written: nothing of its steps is lost any more. Bytes of the file that belong
+    /// to them.
     pub(crate) fn sync(&mut self, step: u64) -> Result<u64> {
         self.file.sync_all()?;
-        tracing::info!(target: "softshard::metrics", stage = self.stage, mark = "checkpoint", step);
+        self.observer.checkpoint(self.stage, step);
         Ok(self.bytes)
     }
 
-    fn write(&mut self, split: &'static str, scalars: &impl Serialize) -> Result<()> {
-        let mut line = serde_json::to_vec(&Line { split, scalars })?;
+    fn say(&mut self, split: &str, step: u64, scalars: &[(&'static str, Scalar)]) -> Result<()> {
+        let mut line = serde_json::to_vec(&Line { split, step, scalars: ByName(scalars) })?;
         line.push(b'\n');
         self.file.write_all(&line)?;
         self.bytes += line.len() as u64;
+        self.observer.metrics(&Metrics { stage: self.stage, split, step, scalars });
         Ok(())
     }
 }
 
-/// Bytes of the whole lines among the first `bytes` of a file: less than those only where somebody cut or changed it.
+/// Bytes of the whole lines among the first `bytes` of a file: less than those only where somebody cut or
+/// changed it.
 fn whole_lines(file: &mut fs::File, bytes: u64) -> io::Result<u64> {
     let Some(before) = bytes.checked_sub(1) else { return Ok(0) };
     let mut last = [0];
@@ -229,7 +242,7 @@ mod tests {
             ("", 8, ""),
         ] {
             fs::write(&path, text).expect("written");
-            let open = Metrics::open(folder.path(), "train-student", &Divergence::ForwardKl, 2, bytes);
+            let open = Curve::open(folder.path(), "train-student", &(), 2, bytes);
             let bytes = open.expect("a file").sync(2).expect("synced");
             assert_eq!(fs::read_to_string(&path).expect("lines"), kept);
             assert_eq!(bytes, kept.len() as u64);
@@ -239,20 +252,17 @@ mod tests {
     #[test]
     fn lines_behind_a_checkpoint_are_cut_off() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let open = |done, bytes| {
-            Metrics::open(folder.path(), "train-student", &Divergence::ForwardKl, done, bytes)
-                .expect("a file")
-        };
-        let progress = Progress { total_steps: 3, tokens: 100 };
+        let open =
+            |done, bytes| Curve::open(folder.path(), "train-student", &(), done, bytes).expect("a file");
         let mut run = open(0, 0);
-        run.step(&metrics(1), &progress).expect("written");
+        run.step(&metrics(1), 3, 100).expect("written");
         let held_out = HeldOut { step: 1, nll: 1.5, kl: None, ece: 0.25, accuracy: 0.5, sequences: 2 };
         run.evaluation(&held_out).expect("written");
         let bytes = run.sync(1).expect("synced");
-        run.step(&metrics(2), &progress).expect("written");
+        run.step(&metrics(2), 3, 100).expect("written");
         let mut resumed = open(1, bytes);
-        resumed.step(&metrics(2), &progress).expect("written");
-        resumed.step(&metrics(3), &progress).expect("written");
+        resumed.step(&metrics(2), 3, 100).expect("written");
+        resumed.step(&metrics(3), 3, 100).expect("written");
         let text = fs::read_to_string(folder.path().join("metrics.jsonl")).expect("lines");
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 4, "{text}");

@@ -14,13 +14,13 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::Serialize;
 use softshard_labels::{
-    Error, LabelDataset, LabelPlan, Sequence, SequenceLabels, TeacherIdentity, differences,
+    Error, LabelDataset, LabelPlan, Observer, Sequence, SequenceLabels, TeacherIdentity, differences,
 };
 
 use crate::{
     config::TeacherConfig,
     deviation::{Bits, Column, Deviation, deviations},
-    labeller::{Labeller, Pace, progress},
+    labeller::{Batch, Labeller, Pace, progress},
     noise,
     rows::Wanted,
     teacher::Teacher,
@@ -55,6 +55,8 @@ pub struct AuditInputs<'a> {
     pub workers: usize,
     /// Set to stop at the next step.
     pub stop: &'a AtomicBool,
+    /// Sees how far it is.
+    pub observer: &'a dyn Observer,
 }
 
 /// What an audit found.
@@ -154,10 +156,12 @@ pub fn audit(inputs: &AuditInputs) -> Result<Audit> {
 
     let labeller = &mut teacher.labellers()?[0];
     check_stop(inputs)?;
-    let live = score(labeller, plan, &sequences)?;
+    let done = progress(inputs.observer, "audit", sequences.len());
+    let live = score(labeller, plan, &sequences, done)?;
     check_stop(inputs)?;
     labeller.pace = Pace { max_tokens_per_batch: usize::MAX, rows_per_chunk: CONTROL_ROWS, ..labeller.pace };
-    let control = control(labeller, plan, &sequences)?;
+    let done = progress(inputs.observer, "control", sequences.len() + sequences.len() / 2);
+    let control = control(labeller, plan, &sequences, done)?;
 
     let rows: Vec<usize> = chosen.iter().map(|(row, _)| *row).collect();
     let columns = judge(plan, &rows, [&stored, &live, &control]);
@@ -239,14 +243,24 @@ fn sequence(labels: &SequenceLabels) -> Sequence {
 }
 
 /// Labels of the live teacher.
-fn score(labeller: &Labeller, plan: &LabelPlan, sequences: &[Sequence]) -> Result<Vec<SequenceLabels>> {
-    let labels = labeller.label(sequences, &[Wanted::of(plan)?], progress("audit", sequences.len()))?;
+fn score(
+    labeller: &Labeller,
+    plan: &LabelPlan,
+    sequences: &[Sequence],
+    done: impl Fn(&Batch) + Sync,
+) -> Result<Vec<SequenceLabels>> {
+    let labels = labeller.label(sequences, &[Wanted::of(plan)?], done)?;
     Ok(labels.into_iter().flatten().collect())
 }
 
 /// Labels of the live teacher, of each second sequence alone and of the others padded to a longer one beside them.
-fn control(labeller: &Labeller, plan: &LabelPlan, sequences: &[Sequence]) -> Result<Vec<SequenceLabels>> {
-    let (wanted, done) = ([Wanted::of(plan)?], progress("control", sequences.len() + sequences.len() / 2));
+fn control(
+    labeller: &Labeller,
+    plan: &LabelPlan,
+    sequences: &[Sequence],
+    done: impl Fn(&Batch) + Sync,
+) -> Result<Vec<SequenceLabels>> {
+    let wanted = [Wanted::of(plan)?];
     let most = labeller.decoder.config().context();
     let score = |(index, sequence): (usize, &Sequence)| -> Result<Option<SequenceLabels>> {
         let pair = [longer(sequence, most), sequence.clone()];

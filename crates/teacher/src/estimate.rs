@@ -12,8 +12,8 @@ use rand::{SeedableRng, seq::index};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use softshard_labels::{
-    LabelDataset, LabelPlan, LabelStats, LabelWriter, OptionalColumn, OwnTokenizer, Selection, Sequence,
-    SequenceDataset, SequenceLabels, ShardRecord,
+    LabelDataset, LabelPlan, LabelStats, LabelWriter, Observer, OptionalColumn, OwnTokenizer, Selection,
+    Sequence, SequenceDataset, SequenceLabels, ShardRecord,
 };
 use softshard_model::DecoderConfig;
 
@@ -61,6 +61,8 @@ pub struct EstimateInputs<'a> {
     pub workers: usize,
     /// Set to stop at the next step.
     pub stop: &'a AtomicBool,
+    /// Sees how far it is.
+    pub observer: &'a dyn Observer,
 }
 
 /// What a labelling run will cost and keep.
@@ -153,7 +155,7 @@ pub fn estimate(inputs: &EstimateInputs) -> Result<Estimate> {
     let tokens_per_second = tokens_per_second(inputs, labeller, &sample, &plans[0])?;
     labeller.pace = of_recipe;
     let wanted = plans.iter().map(Wanted::of).collect::<Result<Vec<_>>>()?;
-    let labelled = labeller.label(&sample, &wanted, progress("plan", sample.len()))?;
+    let labelled = labeller.label(&sample, &wanted, progress(inputs.observer, "plan", sample.len()))?;
     let splits: Vec<Split> = datasets.iter().map(|dataset| split(dataset, inputs.labels)).collect();
     let mut measured = Vec::with_capacity(plans.len());
     for (plan, labels) in plans.iter().zip(labelled) {
@@ -244,7 +246,7 @@ fn tokens_per_second(
     }
     stopped(inputs)?;
     let began = Instant::now();
-    labeller.label(sample, &wanted, progress("plan", sample.len()))?;
+    labeller.label(sample, &wanted, progress(inputs.observer, "plan", sample.len()))?;
     let seconds = began.elapsed().as_secs_f64();
     stopped(inputs)?;
     Ok(float(size(sample).tokens) / seconds)

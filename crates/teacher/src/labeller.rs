@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result};
 use burn::tensor::{Device, Tensor};
 use rayon::{ThreadPool, ThreadPoolBuilder, prelude::*};
-use softshard_labels::{Sequence, SequenceLabels};
+use softshard_labels::{Observer, Progress, Sequence, SequenceLabels};
 use softshard_losses::{HeadError, HeadOptions, label_rows};
 use softshard_model::{Decoder, OutOfMemory, batches_by_length};
 
@@ -62,19 +62,19 @@ pub(crate) struct Batch {
 }
 
 /// Says how many of `total` sequences are done after each batch.
-pub(crate) fn progress(stage: &'static str, total: usize) -> impl Fn(&Batch) + Sync {
+pub(crate) fn progress(observer: &dyn Observer, stage: &'static str, total: usize) -> impl Fn(&Batch) + Sync {
     let done = Mutex::new((0, 0));
     move |batch| {
         let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
         *done = (done.0 + batch.sequences, done.1 + batch.tokens);
-        tracing::info!(
-            target: "softshard::progress",
+        observer.progress(&Progress {
             stage,
-            done = done.0,
-            total = total as u64,
-            unit = "sequences",
-            tokens = done.1,
-        );
+            done: done.0,
+            total: total as u64,
+            unit: "sequences",
+            tokens: Some(done.1),
+            ..Progress::default()
+        });
     }
 }
 

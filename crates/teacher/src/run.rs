@@ -3,7 +3,7 @@
 use std::{ops::Range, path::Path, sync::atomic::AtomicBool, time::Instant};
 
 use anyhow::Result;
-use softshard_labels::{Error, LabelPlan, LabelWriter, Output, OwnTokenizer, SequenceDataset};
+use softshard_labels::{Error, LabelPlan, LabelWriter, Observer, Output, OwnTokenizer, SequenceDataset};
 use softshard_model::DecoderConfig;
 
 use crate::{
@@ -32,6 +32,8 @@ pub struct TeacherInputs<'a> {
     pub part: Option<Part>,
     /// Set to stop at the next shard boundary.
     pub stop: &'a AtomicBool,
+    /// Sees each batch as progress, and the metrics of each committed shard.
+    pub observer: &'a dyn Observer,
 }
 
 /// One of several processes that label a dataset together.
@@ -86,7 +88,7 @@ pub fn run(teacher: &mut Teacher, inputs: &TeacherInputs) -> Result<Summary> {
     if !missing.is_empty() {
         let labellers = teacher.labellers()?;
         let job = Job { labellers, sequences: &sequences, writer: &writer, stop: inputs.stop };
-        let watch = Watch::new(writer.plan(), &missing, summary);
+        let watch = Watch::new(writer.plan(), &missing, summary, inputs.observer);
         let labelled = label(&job, &missing, &watch);
         summary = watch.end(labellers);
         labelled?;

@@ -1,6 +1,6 @@
 //! What a run did so far: for the summary at its end, and for those who look on.
 //!
-//! Events with the target `softshard::progress` come after each batch, those with `softshard::metrics` after each shard.
+//! An observer is told of the progress after each batch, and of the metrics of each shard.
 
 use std::{
     collections::BTreeMap,
@@ -9,12 +9,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use softshard_labels::{LabelPlan, ShardRecord};
+use softshard_labels::{LabelPlan, Metrics, Observer, Progress, ShardRecord};
 
 use crate::{
     labeller::{Batch, Labeller},
     summary::Summary,
 };
+
+/// Name of the stage.
+const STAGE: &str = "teacher-labels";
 
 /// A shard on its way.
 #[derive(Clone, Debug)]
@@ -64,7 +67,8 @@ pub(crate) struct Seconds {
 }
 
 /// The run as it stands.
-pub(crate) struct Watch {
+pub(crate) struct Watch<'a> {
+    observer: &'a dyn Observer,
     split: String,
     /// Sequences and shards that are to be labelled.
     sequences: u64,
@@ -80,11 +84,17 @@ struct State {
     devices: BTreeMap<usize, (u64, u64)>,
 }
 
-impl Watch {
+impl<'a> Watch<'a> {
     /// Of a run that will label the `missing` shards; `summary` is what is known before.
-    pub(crate) fn new(plan: &LabelPlan, missing: &[usize], summary: Summary) -> Self {
+    pub(crate) fn new(
+        plan: &LabelPlan,
+        missing: &[usize],
+        summary: Summary,
+        observer: &'a dyn Observer,
+    ) -> Self {
         let rows = |&shard: &usize| plan.shards[shard][1] - plan.shards[shard][0];
         Self {
+            observer,
             split: plan.split.clone(),
             sequences: missing.iter().map(rows).sum(),
             shards: missing.len() as u64,
@@ -137,22 +147,23 @@ impl Watch {
 
     fn tell(&self, state: &State, device: usize) {
         let summary = &state.summary;
-        tracing::info!(
-            target: "softshard::progress",
-            stage = "teacher-labels",
-            split = self.split,
-            worker = device as u64,
-            worker_tokens = state.devices.get(&device).map_or(0, |counts| counts.0),
-            done = summary.sequences,
-            total = self.sequences,
-            unit = "sequences",
-            tokens = summary.tokens,
-            labelled_tokens = summary.labelled_tokens,
-            shards_done = summary.new_shards as u64,
-            shards_total = self.shards,
-            shards_failed = state.failed,
-            retries = state.retries(),
-        );
+        self.observer.progress(&Progress {
+            stage: STAGE,
+            split: Some(&self.split),
+            worker: Some(device as u64),
+            done: summary.sequences,
+            total: self.sequences,
+            unit: "sequences",
+            tokens: Some(summary.tokens),
+            scalars: &[
+                ("worker_tokens", state.devices.get(&device).map_or(0, |counts| counts.0).into()),
+                ("labelled_tokens", summary.labelled_tokens.into()),
+                ("shards_done", summary.new_shards.into()),
+                ("shards_total", self.shards.into()),
+                ("shards_failed", state.failed.into()),
+                ("retries", state.retries().into()),
+            ],
+        });
     }
 
     /// A shard was committed, with this file if it was the first.
@@ -164,23 +175,25 @@ impl Watch {
         state.summary.seconds.commit += seconds.commit;
         let Shard { index, seconds: taken, batches, .. } = shard;
         let labelled = batches.labelled_tokens.max(1) as f64;
-        tracing::info!(
-            target: "softshard::metrics",
-            stage = "teacher-labels",
-            split = self.split,
+        let padding = 1.0 - batches.tokens as f64 / batches.padded_tokens.max(1) as f64;
+        self.observer.metrics(&Metrics {
+            stage: STAGE,
+            split: &self.split,
             // Of all runs of this part: a resumed one goes on.
-            step = (state.summary.own_shards + state.summary.new_shards) as u64 - self.shards,
-            shard = *index as u64,
-            tokens = batches.tokens,
-            labelled_tokens = batches.labelled_tokens,
-            tokens_per_second = batches.tokens as f64 / taken.max(1e-9),
-            mean_entropy_nats = batches.entropy / labelled,
-            retained_mass = batches.retained_mass / labelled,
-            padding = 1.0 - batches.tokens as f64 / batches.padded_tokens.max(1) as f64,
-            bytes = record.bytes,
-            busy_share = (batches.forward_seconds + batches.head_seconds) / taken.max(1e-9),
-            retries = state.retries(),
-        );
+            step: (state.summary.own_shards + state.summary.new_shards) as u64 - self.shards,
+            scalars: &[
+                ("shard", (*index).into()),
+                ("tokens", batches.tokens.into()),
+                ("labelled_tokens", batches.labelled_tokens.into()),
+                ("tokens_per_second", (batches.tokens as f64 / taken.max(1e-9)).into()),
+                ("mean_entropy_nats", (batches.entropy / labelled).into()),
+                ("retained_mass", (batches.retained_mass / labelled).into()),
+                ("padding", padding.into()),
+                ("bytes", record.bytes.into()),
+                ("busy_share", ((batches.forward_seconds + batches.head_seconds) / taken.max(1e-9)).into()),
+                ("retries", state.retries().into()),
+            ],
+        });
     }
 
     /// Whether all shards were committed.

@@ -155,6 +155,7 @@ impl Labelling<'_> {
                 output: &Output::from(self.bench.result(&name)),
                 part: None,
                 stop: &AtomicBool::new(false),
+                observer: &(),
             },
         )
     }

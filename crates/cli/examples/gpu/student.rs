@@ -186,6 +186,7 @@ fn train(bench: &Bench, device: &Device, variant: &Variant) -> Result<Trained> {
         output: &output,
         devices: &[(device.clone(), 1)],
         stop: &AtomicBool::new(false),
+        observer: &(),
     })?;
     device.sync()?;
     let bytes = softshard_model::peak_bytes(device);

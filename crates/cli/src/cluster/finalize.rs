@@ -7,7 +7,7 @@ use clap::Args;
 use softshard_labels::{Error, LabelWriter, Output};
 
 use super::work::{self, Split, some_of};
-use crate::{numbers::grouped, progress, recipe::Recipe, shell};
+use crate::{numbers::grouped, recipe::Recipe, shell};
 
 /// Arguments of `labels finalize`.
 #[derive(Args)]
@@ -36,7 +36,6 @@ pub(crate) fn finalize(options: &Finalize) -> Result<()> {
     let labels = work::labels(&recipe)?;
     let missing = match finish(&recipe, &labels)? {
         Finished::All(lines) => {
-            progress::leave();
             lines.iter().for_each(|line| println!("{line}"));
             return Ok(());
         }

@@ -1,9 +1,6 @@
 //! `softshard labels audit`: random positions scored again by the live teacher.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::atomic::AtomicBool,
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
@@ -15,8 +12,8 @@ use crate::{
     device,
     devices::workers,
     numbers::{count, number},
-    progress,
     recipe::{Recipe, RecipeError},
+    session::Session,
     stage::{Stage, positive},
     stdout::print_json,
     table::aligned,
@@ -51,7 +48,7 @@ struct Found {
 }
 
 /// Prints how far the labels are from the teacher, and fails where that is too far.
-pub(super) fn audit(options: &Audit, stop: &AtomicBool) -> Result<()> {
+pub(super) fn audit(options: &Audit, session: &Session) -> Result<()> {
     let recipe = Recipe::load(&options.stage.recipe, &options.stage.overrides)?;
     let teacher = Recipe::section(recipe.teacher.as_ref(), "teacher", "labels audit")?;
     let device = device::open(&options.stage.device)?;
@@ -64,11 +61,11 @@ pub(super) fn audit(options: &Audit, stop: &AtomicBool) -> Result<()> {
             seed: options.seed,
             device: &device,
             workers: workers(&device),
-            stop,
+            stop: session.stop,
+            observer: &session.observer(),
         })?;
         let found = Found { labels, audit };
         if !options.json {
-            progress::leave();
             print_audit(&found);
         }
         all.push(found);

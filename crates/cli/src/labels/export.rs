@@ -3,14 +3,13 @@
 use std::{
     io::{BufWriter, Write},
     path::{Path, PathBuf},
-    sync::atomic::AtomicBool,
 };
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use softshard_labels::{LabelDataset, export_hf, export_jsonl, write_jsonl};
 
-use crate::{numbers::count, progress, stdout::Stdout};
+use crate::{numbers::count, session::Session, stdout::Stdout};
 
 /// Arguments of `labels export`.
 #[derive(Args)]
@@ -42,19 +41,20 @@ pub(crate) enum To {
 }
 
 /// Exports and says where to.
-pub(super) fn export(options: &Export, stop: &AtomicBool) -> Result<()> {
+pub(super) fn export(options: &Export, session: &Session) -> Result<()> {
+    let (stop, observer) = (session.stop, session.observer());
     let dataset = LabelDataset::open(&options.dir)?;
     match options.to {
-        To::Hf => export_hf(&dataset, &options.output, stop)?,
+        To::Hf => export_hf(&dataset, &options.output, stop, &observer)?,
         To::Jsonl if options.is_to_stdout() => {
             let mut to = BufWriter::new(Stdout);
-            write_jsonl(&dataset, &mut to, stop)?;
+            write_jsonl(&dataset, &mut to, stop, &observer)?;
             to.flush()?;
             return Ok(());
         }
-        To::Jsonl => export_jsonl(&dataset, &options.output, stop)?,
+        To::Jsonl => export_jsonl(&dataset, &options.output, stop, &observer)?,
     }
-    progress::leave();
+    drop(observer);
     println!("exported {} sequences: {}", count(dataset.manifest().rows), options.output.display());
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `softshard labels import`.
 
-use std::{cell::OnceCell, collections::HashMap, path::PathBuf, sync::atomic::AtomicBool};
+use std::{cell::OnceCell, collections::HashMap, path::PathBuf};
 
 use anyhow::Result;
 use clap::{Args, ValueEnum, value_parser};
@@ -12,8 +12,8 @@ use softshard_prepare::Tokenizer;
 
 use crate::{
     numbers::{count, float, number, percent},
-    progress,
     recipe::RecipeError,
+    session::Session,
 };
 
 /// Arguments of `labels import`.
@@ -110,9 +110,8 @@ pub(crate) enum BadRow {
 }
 
 /// Imports and says what came out.
-pub(super) fn import(options: &Import, stop: &AtomicBool) -> Result<()> {
-    let imported = read(options, stop)?;
-    progress::leave();
+pub(super) fn import(options: &Import, session: &Session) -> Result<()> {
+    let imported = read(options, session)?;
     let manifest = &imported.manifest;
     println!(
         "imported: {} shards ({} there before), {} sequences, {} labelled tokens",
@@ -185,12 +184,13 @@ fn vocab_size(options: &Import, own: u32, tokenizer: &Tokenizer) -> Result<u32> 
     }
 }
 
-fn read(options: &Import, stop: &AtomicBool) -> Result<Imported> {
+fn read(options: &Import, session: &Session) -> Result<Imported> {
+    let (stop, observer) = (session.stop, &session.observer());
     check_options(options)?;
     let files = files(&options.inputs, options.from)?;
     if options.from == From::Softshard {
         let [file] = files.as_slice() else { return Err(usage("one file with --from softshard")) };
-        return Ok(import_jsonl(&options.output, file, options.manifest.as_deref(), stop)?);
+        return Ok(import_jsonl(&options.output, file, options.manifest.as_deref(), stop, observer)?);
     }
     let needed = |flag: &str| usage(&format!("`{flag}` with this `--from`"));
     let path = options.tokenizer.as_deref().ok_or_else(|| needed("--tokenizer"))?;
@@ -231,7 +231,7 @@ fn read(options: &Import, stop: &AtomicBool) -> Result<Imported> {
             Some(BadRow::Refuse) | None => BadRows::Refuse,
         },
     };
-    Ok(import_labels(&options.output, &source, &target, stop)?)
+    Ok(import_labels(&options.output, &source, &target, stop, observer)?)
 }
 
 /// Bad usage: exit code 2.

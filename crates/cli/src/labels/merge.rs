@@ -1,13 +1,13 @@
 //! `softshard labels merge`.
 
-use std::{path::PathBuf, sync::atomic::AtomicBool};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
 
 use crate::{
     numbers::{count, number},
-    progress,
+    session::Session,
 };
 
 /// Arguments of `labels merge`.
@@ -22,9 +22,9 @@ pub(crate) struct Merge {
 }
 
 /// Merges and says what was done.
-pub(super) fn merge(options: &Merge, stop: &AtomicBool) -> Result<()> {
-    let merged = softshard_labels::merge(&options.output, &options.inputs, stop)?;
-    progress::leave();
+pub(super) fn merge(options: &Merge, session: &Session) -> Result<()> {
+    let Merge { inputs, output } = options;
+    let merged = softshard_labels::merge(output, inputs, session.stop, &session.observer())?;
     for conflict in &merged.conflicts {
         println!("{conflict}");
     }
@@ -36,6 +36,6 @@ pub(super) fn merge(options: &Merge, stop: &AtomicBool) -> Result<()> {
         count(manifest.rows),
         count(manifest.labelled_tokens)
     );
-    println!("labels: {}", options.output.display());
+    println!("labels: {}", output.display());
     Ok(())
 }

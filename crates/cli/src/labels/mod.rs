@@ -12,14 +12,13 @@ mod plot;
 mod stats;
 mod verify;
 
-use std::sync::atomic::AtomicBool;
-
 use anyhow::Result;
 use clap::Subcommand;
 
 use crate::{
     cluster::{self, Finalize},
     diff::Diff,
+    session::Session,
 };
 use audit::Audit;
 use export::Export;
@@ -59,17 +58,17 @@ pub(crate) enum Labels {
 ///
 /// # Errors
 /// Bad data (exit code 3), which is also how `verify`, `diff` and `audit` end when they find something.
-pub(crate) fn run(command: &Labels, stop: &AtomicBool) -> Result<()> {
+pub(crate) fn run(command: &Labels, session: &Session) -> Result<()> {
     match command {
-        Labels::Verify(dataset) => verify::verify(dataset, stop),
-        Labels::Stats(dataset) => stats::stats(dataset, stop),
+        Labels::Verify(dataset) => verify::verify(dataset, session),
+        Labels::Stats(dataset) => stats::stats(dataset, session.stop),
         Labels::Inspect(options) => inspect::inspect(options),
-        Labels::Diff(options) => diff::diff(options, stop),
-        Labels::Plan(options) => plan::plan(options, stop),
-        Labels::Audit(options) => audit::audit(options, stop),
+        Labels::Diff(options) => diff::diff(options, session.stop),
+        Labels::Plan(options) => plan::plan(options, session),
+        Labels::Audit(options) => audit::audit(options, session),
         Labels::Finalize(options) => cluster::finalize(options),
-        Labels::Merge(options) => merge::merge(options, stop),
-        Labels::Import(options) => import::import(options, stop),
-        Labels::Export(options) => export::export(options, stop),
+        Labels::Merge(options) => merge::merge(options, session),
+        Labels::Import(options) => import::import(options, session),
+        Labels::Export(options) => export::export(options, session),
     }
 }

@@ -1,6 +1,6 @@
 //! `softshard labels plan`: what a labelling run will cost and keep, before it begins.
 
-use std::{path::PathBuf, sync::atomic::AtomicBool};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
@@ -11,8 +11,8 @@ use crate::{
     device,
     devices::workers,
     numbers::{count, duration, grouped, number, percent, size},
-    progress,
     recipe::Recipe,
+    session::Session,
     stage::{Stage, positive},
     stdout::print_json,
     table::aligned,
@@ -33,7 +33,7 @@ pub(crate) struct Plan {
 }
 
 /// Prints the estimate.
-pub(super) fn plan(options: &Plan, stop: &AtomicBool) -> Result<()> {
+pub(super) fn plan(options: &Plan, session: &Session) -> Result<()> {
     let recipe = Recipe::load(&options.stage.recipe, &options.stage.overrides)?;
     let teacher = Recipe::section(recipe.teacher.as_ref(), "teacher", "labels plan")?;
     let device = device::open(&options.stage.device)?;
@@ -48,12 +48,12 @@ pub(super) fn plan(options: &Plan, stop: &AtomicBool) -> Result<()> {
         sample: options.sample,
         device: &device,
         workers: workers(&device),
-        stop,
+        stop: session.stop,
+        observer: &session.observer(),
     })?;
     if options.json {
         return print_json(&found);
     }
-    progress::leave();
     print_estimate(&found);
     Ok(())
 }

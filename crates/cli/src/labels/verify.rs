@@ -1,6 +1,6 @@
 //! `softshard labels verify`.
 
-use std::{path::PathBuf, sync::atomic::AtomicBool};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
@@ -8,8 +8,8 @@ use softshard_labels::{Error, ReadLimits, verify as verify_labels};
 
 use crate::{
     numbers::{count, number},
-    progress,
     recipe::local,
+    session::Session,
     stdout::print_json,
 };
 
@@ -25,9 +25,8 @@ pub(crate) struct Dataset {
 }
 
 /// Prints all that is wrong.
-pub(super) fn verify(Dataset { dir, json }: &Dataset, stop: &AtomicBool) -> Result<()> {
-    let found = verify_labels(dir, &ReadLimits::default(), stop)?;
-    progress::leave();
+pub(super) fn verify(Dataset { dir, json }: &Dataset, session: &Session) -> Result<()> {
+    let found = verify_labels(dir, &ReadLimits::default(), session.stop, &session.observer())?;
     if *json {
         print_json(&found)?;
     } else {

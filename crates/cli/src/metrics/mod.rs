@@ -1,44 +1,31 @@
-//! Metrics of a run, kept: `tracing` events become lines of JSON, TensorBoard's events and a text file for Prometheus.
+//! Metrics of a run, kept: lines of JSON, TensorBoard's events and a text file for Prometheus.
 //!
-//! A stage emits events with target [`TARGET`] and the fields `stage`, `split`, `step`, and scalars of any name; between
-//! [`Recorder::start`] and its drop they are written by a thread of their own, so that no disk holds a stage up. What cannot be
-//! written is said once and then left: metrics are not worth a run.
-//!
-//! An event with `mark = "start"` says from which step on a run goes, and one with `mark = "checkpoint"` returns when all that
-//! was said before is written: so a killed run that goes on from its checkpoint leaves each step once.
+//! What a stage says between [`Recorder::start`] and its drop is written by a thread of its own, so that no
+//! disk holds a stage up. What cannot be written is said once and then left: metrics are not worth a run. A
+//! killed run that goes on from its checkpoint leaves each step once: [`Recorder::checkpoint`] waits until
+//! all that was said before is written, and [`Recorder::begin`] says from which step on a run goes.
 
 mod lines;
 mod prometheus;
 mod tensorboard;
 
 use std::{
-    fmt::Debug,
     io,
     path::PathBuf,
-    sync::{
-        Mutex, PoisonError,
-        mpsc::{self, Receiver, RecvTimeoutError, Sender},
-    },
+    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
     thread::{self, JoinHandle},
     time::{Duration, SystemTime},
 };
 
 use serde::{Serialize, Serializer};
 use serde_json::Value;
-use tracing::{
-    Event, Subscriber,
-    field::{Field, Visit},
-};
-use tracing_subscriber::layer::{Context, Layer};
+use softshard_labels::{Metrics, Progress, Scalar};
 
-use crate::progress;
 use lines::Lines;
 use prometheus::TextFile;
 use tensorboard::EventFile;
 
-/// Target of metrics events.
-pub(crate) const TARGET: &str = "softshard::metrics";
-/// Target of what is said here: this module's own name is that of the events.
+/// Target of what is said here: this module's own name is that of the numbers in a log of JSON.
 const WORDS: &str = "softshard";
 /// How long the thread waits before it looks whether the text file is due.
 const TICK: Duration = Duration::from_secs(1);
@@ -56,24 +43,25 @@ pub(crate) struct Places {
     pub(crate) prometheus: Option<PathBuf>,
 }
 
-/// The recorder that is at work.
-static OPEN: Mutex<Option<Open>> = Mutex::new(None);
+/// What the thread is told.
+enum Message {
+    Metrics(Record),
+    /// For the text file alone, whose step is none.
+    Progress(Record),
+    /// The run goes on from this step; seconds since the epoch.
+    Begin(f64, u64),
+    /// Answered when all that was said before is written.
+    Checkpoint(Sender<()>),
+    End,
+}
 
-struct Open {
+/// Records what it is told until it is dropped.
+pub(crate) struct Recorder {
     sender: Sender<Message>,
+    thread: Option<JoinHandle<()>>,
     /// Whether progress is recorded as well.
     wants_progress: bool,
 }
-
-/// What the thread is told.
-enum Message {
-    Record(Record),
-    /// Answered when all that was said before is written.
-    Checkpoint(Sender<()>),
-}
-
-/// Records what events say until it is dropped.
-pub(crate) struct Recorder(Option<JoinHandle<()>>);
 
 impl Recorder {
     /// Opens the files and starts to record. A file that cannot be opened is said and done without.
@@ -81,42 +69,51 @@ impl Recorder {
         let (sender, receiver) = mpsc::channel();
         let wants_progress = places.prometheus.is_some();
         let thread = thread::spawn(move || Recording::start(&places).run(&receiver));
-        *OPEN.lock().unwrap_or_else(PoisonError::into_inner) = Some(Open { sender, wants_progress });
-        Self(Some(thread))
+        Self { sender, thread: Some(thread), wants_progress }
+    }
+
+    /// Keeps numbers.
+    pub(crate) fn metrics(&self, metrics: &Metrics<'_>) {
+        let Metrics { stage, split, step, scalars } = *metrics;
+        self.tell(Message::Metrics(Record::new(stage, Some(split), step, scalars)));
+    }
+
+    /// Shows how far a stage is.
+    pub(crate) fn progress(&self, progress: &Progress<'_>) {
+        if !self.wants_progress {
+            return;
+        }
+        let Progress { stage, split, worker, done, total, tokens, scalars, .. } = *progress;
+        let mut record = Record::new(stage, split, 0, scalars);
+        record.worker = worker;
+        record.scalars.extend([("done", done.into()), ("total", total.into())]);
+        record.scalars.extend(tokens.map(|tokens| ("tokens", tokens.into())));
+        self.tell(Message::Progress(record));
+    }
+
+    /// The first step to come.
+    pub(crate) fn begin(&self, step: u64) {
+        self.tell(Message::Begin(now(), step));
+    }
+
+    /// Returns when all that was said before is written.
+    pub(crate) fn checkpoint(&self) {
+        let (written, answer) = mpsc::channel();
+        self.tell(Message::Checkpoint(written));
+        let _ = answer.recv(); // none comes of a thread that panicked, which is said at the end
+    }
+
+    /// A thread that panicked hears nothing.
+    fn tell(&self, message: Message) {
+        let _ = self.sender.send(message);
     }
 }
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        OPEN.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if self.0.take().is_some_and(|thread| thread.join().is_err()) {
+        self.tell(Message::End);
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::warn!(target: WORDS, "metrics are not complete: their thread panicked");
-        }
-    }
-}
-
-/// The layer that hands events over.
-pub(crate) struct Metrics;
-
-impl<S: Subscriber> Layer<S> for Metrics {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let is_progress = match event.metadata().target() {
-            TARGET => false,
-            progress::TARGET => true,
-            _ => return,
-        };
-        let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(at_work) = open.as_ref().filter(|open| open.wants_progress || !is_progress) else { return };
-        let mut record = Record { time: now(), is_progress, ..Record::default() };
-        event.record(&mut record);
-        // The thread ends after this sender only.
-        if record.mark == Some(Mark::Checkpoint) {
-            let (written, answer) = mpsc::channel();
-            let _ = at_work.sender.send(Message::Checkpoint(written));
-            drop(open);
-            let _ = answer.recv();
-        } else {
-            let _ = at_work.sender.send(Message::Record(record));
         }
     }
 }
@@ -125,64 +122,38 @@ fn now() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-/// What an event without scalars says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mark {
-    /// The run goes on from this step.
-    Start,
-    /// The steps so far are there to stay.
-    Checkpoint,
-}
-
-/// What an event said.
+/// What was said at a time.
 #[derive(Clone, Debug, Default)]
 struct Record {
     /// Seconds since the epoch.
     time: f64,
-    is_progress: bool,
-    mark: Option<Mark>,
     stage: String,
     split: Option<String>,
+    worker: Option<u64>,
     step: u64,
     /// Numbers, `null` where they are not finite.
     scalars: Vec<(&'static str, Value)>,
 }
 
-impl Visit for Record {
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        match field.name() {
-            "step" => self.step = value,
-            name => self.scalars.push((name, value.into())),
+impl Record {
+    fn new(stage: &str, split: Option<&str>, step: u64, scalars: &[(&'static str, Scalar)]) -> Self {
+        Record {
+            time: now(),
+            stage: stage.to_owned(),
+            split: split.map(str::to_owned),
+            worker: None,
+            step,
+            scalars: scalars.iter().map(|&(name, scalar)| (name, value(scalar))).collect(),
         }
     }
+}
 
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        match u64::try_from(value) {
-            Ok(value) => self.record_u64(field, value),
-            Err(_) => self.scalars.push((field.name(), value.into())),
-        }
+/// As JSON has it.
+pub(crate) fn value(scalar: Scalar) -> Value {
+    match scalar {
+        Scalar::Count(count) => count.into(),
+        Scalar::Real(real) => real.into(),
     }
-
-    fn record_f64(&mut self, field: &Field, value: f64) {
-        self.scalars.push((field.name(), value.into()));
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        match field.name() {
-            "stage" => value.clone_into(&mut self.stage),
-            "split" => self.split = Some(value.to_owned()),
-            "mark" => {
-                self.mark = match value {
-                    "start" => Some(Mark::Start),
-                    "checkpoint" => Some(Mark::Checkpoint),
-                    _ => None,
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn record_debug(&mut self, _: &Field, _: &dyn Debug) {}
 }
 
 impl Serialize for Record {
@@ -218,30 +189,32 @@ impl Recording {
     fn run(mut self, records: &Receiver<Message>) {
         loop {
             match records.recv_timeout(TICK) {
-                Ok(Message::Record(record)) => self.take(&record),
+                Ok(Message::Metrics(record)) => self.take(&record),
+                Ok(Message::Progress(record)) => self.show(&record),
+                Ok(Message::Begin(time, step)) => {
+                    keep(&mut self.tensorboard, |file| file.write_start(time, step));
+                }
                 Ok(Message::Checkpoint(answer)) => {
                     keep(&mut self.tensorboard, EventFile::sync);
                     let _ = answer.send(()); // nobody waits for it if the run was stopped meanwhile
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
+                Ok(Message::End) | Err(RecvTimeoutError::Disconnected) => break,
             }
             keep(&mut self.prometheus, TextFile::write_if_due);
         }
         keep(&mut self.prometheus, TextFile::write);
     }
 
-    fn take(&mut self, record: &Record) {
-        if record.mark == Some(Mark::Start) {
-            keep(&mut self.tensorboard, |file| file.write_start(record.time, record.step));
-            return;
-        }
+    /// In the text file.
+    fn show(&mut self, record: &Record) {
         if let Some(file) = &mut self.prometheus {
             gauge(file, &self.run, record);
         }
-        if record.is_progress {
-            return;
-        }
+    }
+
+    fn take(&mut self, record: &Record) {
+        self.show(record);
         keep(&mut self.lines, |lines| lines.write(record));
         let tag =
             |name: &str| record.split.iter().map(String::as_str).chain([name]).collect::<Vec<_>>().join("/");
@@ -256,11 +229,10 @@ impl Recording {
 fn gauge(file: &mut TextFile, run: &str, record: &Record) {
     let mut labels = vec![("run", run), ("stage", &record.stage)];
     labels.extend(record.split.as_deref().map(|split| ("split", split)));
-    let worker =
-        record.scalars.iter().find(|(name, _)| *name == "worker").map(|(_, worker)| worker.to_string());
+    let worker = record.worker.map(|worker| worker.to_string());
     let of_worker: Vec<_> =
         labels.iter().copied().chain(worker.as_deref().map(|worker| ("worker", worker))).collect();
-    for (name, value) in record.scalars.iter().filter(|(name, _)| *name != "worker") {
+    for (name, value) in &record.scalars {
         let labels = if name.starts_with("worker_") { &of_worker } else { &labels };
         file.set(name, labels, value.as_f64().unwrap_or(f64::NAN));
     }
@@ -288,41 +260,45 @@ fn said<T>(result: io::Result<T>) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use fs_err as fs;
-    use tracing_subscriber::layer::SubscriberExt;
 
     use super::*;
 
-    fn recorded(places: &Places, say: impl FnOnce()) {
-        let recorder = Recorder::start(places.clone());
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(Metrics), say);
-        drop(recorder);
+    fn places(folder: &std::path::Path, name: &str) -> Places {
+        Places {
+            name: name.to_owned(),
+            lines: Some(folder.join(format!("metrics/{name}.jsonl"))),
+            tensorboard: folder.join("metrics/tensorboard").join(name),
+            prometheus: Some(folder.join(format!("{name}.prom"))),
+        }
     }
 
-    fn shard(step: u64, entropy: f64) {
-        tracing::info!(target: TARGET, stage = "teacher-labels", split = "train", step, tokens = 80_u64, entropy);
+    fn shard(to: &Recorder, step: u64, entropy: f64) {
+        let scalars = [("tokens", Scalar::Count(80)), ("entropy", Scalar::Real(entropy))];
+        to.metrics(&Metrics { stage: "teacher-labels", split: "train", step, scalars: &scalars });
     }
 
-    /// One test, as there is one recorder in a process.
     #[test]
-    fn events_reach_all_files_and_resumed_runs_go_on() {
+    fn what_is_said_reaches_all_files_and_resumed_runs_go_on() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let places = Places {
-            name: "teacher-labels".to_owned(),
-            lines: Some(folder.path().join("metrics/teacher-labels.jsonl")),
-            tensorboard: folder.path().join("metrics/tensorboard/teacher-labels"),
-            prometheus: Some(folder.path().join("softshard.prom")),
-        };
-        recorded(&places, || shard(1, 0.5));
+        let places = places(folder.path(), "teacher-labels");
+        shard(&Recorder::start(places.clone()), 1, 0.5);
         let lines = folder.path().join("metrics/teacher-labels.jsonl");
         let first = fs::read_to_string(&lines).expect("lines");
         fs::write(&lines, format!("{first}{{\"time\":1")).expect("torn");
-        recorded(&places, || {
-            tracing::info!(target: progress::TARGET, stage = "teacher-labels", split = "train", done = 7, worker = 1, worker_tokens = 5);
-            shard(2, f64::NAN);
-            tracing::info!(target: TARGET, stage = "teacher-labels", mark = "checkpoint", step = 2_u64);
-            let written = fs::read_to_string(&lines).expect("lines");
-            assert!(written.contains(r#""step":2,"#), "written before the checkpoint is: {written}");
+        let again = Recorder::start(places.clone());
+        again.progress(&Progress {
+            stage: "teacher-labels",
+            split: Some("train"),
+            worker: Some(1),
+            done: 7,
+            scalars: &[("worker_tokens", Scalar::Count(5))],
+            ..Progress::default()
         });
+        shard(&again, 2, f64::NAN);
+        again.checkpoint();
+        let written = fs::read_to_string(&lines).expect("lines");
+        assert!(written.contains(r#""step":2,"#), "written before the checkpoint is: {written}");
+        drop(again);
 
         let read = fs::read_to_string(&lines).expect("lines");
         assert!(read.starts_with(&first), "{read}");
@@ -337,13 +313,31 @@ mod tests {
         );
         let events = fs::read_dir(&places.tensorboard).expect("a folder").count();
         assert_eq!(events, 2);
-        let text = fs::read_to_string(folder.path().join("softshard.prom")).expect("the text file");
+        let text = fs::read_to_string(folder.path().join("teacher-labels.prom")).expect("the text file");
         let labels = r#"{run="teacher-labels",stage="teacher-labels",split="train"}"#;
         for value in ["done", "tokens", "entropy"].into_iter().zip(["7", "80", "NaN"]) {
             assert!(text.contains(&format!("softshard_{}{labels} {}\n", value.0, value.1)), "{text}");
         }
         assert!(text.contains(r#"softshard_worker_tokens{run="teacher-labels",stage="teacher-labels",split="train",worker="1"} 5"#), "{text}");
         assert_eq!(text.matches("worker").count(), 3, "{text}");
+    }
+
+    #[test]
+    fn two_runs_at_a_time_are_recorded_each_for_itself() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let recorders = ["one", "two"].map(|name| Recorder::start(places(folder.path(), name)));
+        for step in 1..=50 {
+            shard(&recorders[0], step, 1.0);
+            shard(&recorders[1], 2 * step, 2.0);
+        }
+        drop(recorders);
+        for (name, factor) in [("one", 1), ("two", 2)] {
+            let lines = fs::read_to_string(folder.path().join(format!("metrics/{name}.jsonl")));
+            let lines = lines.expect("lines");
+            let step = |line: &str| serde_json::from_str::<Value>(line).expect("JSON")["step"].as_u64();
+            let expected: Vec<_> = (1..=50).map(|step| Some(factor * step)).collect();
+            assert_eq!(lines.lines().map(step).collect::<Vec<_>>(), expected);
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use parquet::schema::parser::parse_message_type;
 
 use super::{for_each_group, part_of, write_whole};
 use crate::dataset::{LabelDataset, LabelPlan};
+use crate::observer::Observer;
 use crate::parquet::failed;
 use crate::shard::LabelGroup;
 use crate::values::{Error, LabelsView, OptionalColumn, quoted};
@@ -33,7 +34,12 @@ const GROUPS_PER_FILE: usize = 85;
 /// # Errors
 /// [`Error::Bad`] if the folder is there and not empty, or a file, or a row group is damaged; I/O,
 /// [`std::io::ErrorKind::Interrupted`] when `stop` is set. The folder is whole or not there.
-pub fn export_hf(dataset: &LabelDataset, output: &Path, stop: &AtomicBool) -> Result<(), Error> {
+pub fn export_hf(
+    dataset: &LabelDataset,
+    output: &Path,
+    stop: &AtomicBool,
+    observer: &dyn Observer,
+) -> Result<(), Error> {
     let output = new_folder(output)?;
     let part = part_of(&output);
     let data = part.join("data");
@@ -42,7 +48,7 @@ pub fn export_hf(dataset: &LabelDataset, output: &Path, stop: &AtomicBool) -> Re
     }
     fs_err::create_dir(&part)?;
     fs_err::create_dir(&data)?;
-    let written = write_files(dataset, &data, stop);
+    let written = write_files(dataset, &data, stop, observer);
     let written = written.and_then(|files| {
         let card = card(&dataset.manifest().plan, &files);
         write_whole(&part.join("README.md"), |to| Ok(std::io::Write::write_all(to, card.as_bytes())?))
@@ -82,7 +88,12 @@ fn new_folder(output: &Path) -> Result<PathBuf, Error> {
 }
 
 /// Names of the files that were written below `data`.
-fn write_files(dataset: &LabelDataset, data: &Path, stop: &AtomicBool) -> Result<Vec<String>, Error> {
+fn write_files(
+    dataset: &LabelDataset,
+    data: &Path,
+    stop: &AtomicBool,
+    observer: &dyn Observer,
+) -> Result<Vec<String>, Error> {
     let plan = &dataset.manifest().plan;
     let count = dataset.groups().div_ceil(GROUPS_PER_FILE);
     let names: Vec<String> =
@@ -94,7 +105,7 @@ fn write_files(dataset: &LabelDataset, data: &Path, stop: &AtomicBool) -> Result
     let properties = Arc::new(properties.set_dictionary_enabled(false).build());
     let mut open: Option<SerializedFileWriter<fs_err::File>> = None;
     let mut groups = 0;
-    for_each_group(dataset, stop, |group| {
+    for_each_group(dataset, stop, observer, |group| {
         if groups % GROUPS_PER_FILE == 0 {
             close(open.take())?;
             let file = fs_err::File::create_new(data.join(&names[groups / GROUPS_PER_FILE]))?;

@@ -12,6 +12,7 @@ pub use jsonl::{export_jsonl, write_jsonl};
 
 use crate::dataset::LabelDataset;
 use crate::host::{durable, with_suffix};
+use crate::observer::{Observer, Progress};
 use crate::shard::LabelGroup;
 use crate::values::Error;
 
@@ -19,6 +20,7 @@ use crate::values::Error;
 fn for_each_group(
     dataset: &LabelDataset,
     stop: &AtomicBool,
+    observer: &dyn Observer,
     mut each: impl FnMut(&LabelGroup) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let (mut group, mut done) = (LabelGroup::default(), 0);
@@ -29,7 +31,8 @@ fn for_each_group(
         dataset.decode_group(index, &mut group)?;
         each(&group)?;
         done += group.len();
-        tracing::info!(target: "softshard::progress", stage = "export", done, total = dataset.len(), unit = "rows");
+        let (done, total) = (done as u64, dataset.len() as u64);
+        observer.progress(&Progress { stage: "export", done, total, unit: "rows", ..Progress::default() });
     }
     Ok(())
 }

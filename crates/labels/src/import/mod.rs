@@ -35,6 +35,7 @@ use rows::{Kind, Rows, RowsHash, or_bad};
 use survey::Survey;
 
 use crate::dataset::{Commit, LabelWriter, LabelsManifest, ShardWriter, TeacherIdentity};
+use crate::observer::{Observer, Progress};
 use crate::shard::ShardRecord;
 use crate::values::{Error, OptionalColumn, SequenceLabels, Tokenizer};
 
@@ -120,9 +121,10 @@ pub fn import(
     source: &ImportSource<'_>,
     target: &ImportTarget,
     stop: &AtomicBool,
+    observer: &dyn Observer,
 ) -> Result<Imported, Error> {
     let kind = source.kind(target)?;
-    let mut survey = Survey::new(source, target, &kind)?;
+    let mut survey = Survey::new(source, target, &kind, observer)?;
     let mut bad_rows = BadRowsFound::new(target.bad_rows);
     for row in source.rows()? {
         check_stop(stop)?;
@@ -134,7 +136,7 @@ pub fn import(
     }
     let plan = survey.plan().map_err(|error| bad_rows.explain(error))?;
     let writer = LabelWriter::create_or_resume(output, plan)?;
-    let mut shards = Shards::new(&writer, kind.is_approximate, survey.shard_hashes())?;
+    let mut shards = Shards::new(&writer, kind.is_approximate, survey.shard_hashes(), observer)?;
     let mut dropped = bad_rows.into_list(output)?;
     for row in source.rows()? {
         check_stop(stop)?;
@@ -223,10 +225,16 @@ struct Shards<'a> {
     expected: Vec<blake3::Hash>,
     /// What the shards must be, where that is known.
     records: Option<&'a [ShardRecord]>,
+    observer: &'a dyn Observer,
 }
 
 impl<'a> Shards<'a> {
-    fn new(writer: &'a LabelWriter, are_rounded: bool, expected: Vec<blake3::Hash>) -> Result<Self, Error> {
+    fn new(
+        writer: &'a LabelWriter,
+        are_rounded: bool,
+        expected: Vec<blake3::Hash>,
+        observer: &'a dyn Observer,
+    ) -> Result<Self, Error> {
         let missing = writer.missing()?;
         Ok(Self {
             writer,
@@ -239,6 +247,7 @@ impl<'a> Shards<'a> {
             content: RowsHash::default(),
             expected,
             records: None,
+            observer,
         })
     }
 
@@ -258,7 +267,7 @@ impl<'a> Shards<'a> {
             self.close()?;
         }
         self.row += 1;
-        progress("import", self.row, ranges[ranges.len() - 1][1] - first);
+        progress(self.observer, "import", self.row, ranges[ranges.len() - 1][1] - first);
         Ok(())
     }
 
@@ -304,6 +313,7 @@ fn check_stop(stop: &AtomicBool) -> Result<(), Error> {
     Ok(())
 }
 
-fn progress(stage: &'static str, done: u64, total: u64) {
-    tracing::info!(target: "softshard::progress", stage, done, total = total.max(done), unit = "rows");
+fn progress(observer: &dyn Observer, stage: &str, done: u64, total: u64) {
+    let total = total.max(done);
+    observer.progress(&Progress { stage, done, total, unit: "rows", ..Progress::default() });
 }

@@ -7,6 +7,7 @@ use super::lines::Lines;
 use super::rows::RowsHash;
 use super::{DroppedRows, Imported, Shards, check_stop, progress};
 use crate::dataset::{LabelPlan, LabelWriter, Line, committed_records, load_labels_file, manifest_beside};
+use crate::observer::Observer;
 use crate::shard::ShardRecord;
 use crate::values::{Error, ReadLimits, SequenceLabels, quoted};
 
@@ -26,6 +27,7 @@ pub fn import_jsonl(
     file: &Path,
     manifest: Option<&Path>,
     stop: &AtomicBool,
+    observer: &dyn Observer,
 ) -> Result<Imported, Error> {
     let path = manifest.map_or_else(|| manifest_beside(file), Path::to_owned);
     let loaded = load_labels_file(&path, &ReadLimits::default());
@@ -47,7 +49,7 @@ pub fn import_jsonl(
         if ends.next_if_eq(&rows).is_some() {
             expected.push(content.so_far());
         }
-        progress("check", rows, total);
+        progress(observer, "check", rows, total);
         Ok(())
     })?;
     if rows != total {
@@ -59,7 +61,8 @@ pub fn import_jsonl(
             return Err(other_bytes(shard, &manifest.shards[shard], found));
         }
     }
-    let mut shards = Shards { records: Some(&manifest.shards), ..Shards::new(&writer, true, expected)? };
+    let shards = Shards::new(&writer, true, expected, observer)?;
+    let mut shards = Shards { records: Some(&manifest.shards), ..shards };
     for_each(file, &plan, stop, |_, labels| shards.push(labels))?;
     let written = shards.finish()?;
     let dropped = DroppedRows::default();

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::rows::{ForeignRow, Kind, RowsHash, bits_of};
 use super::{ImportSource, ImportTarget, progress};
 use crate::dataset::{APPROXIMATE_TAIL, LabelPlan};
+use crate::observer::Observer;
 use crate::values::{Error, LabelLimits, Selection, SequenceLabels};
 
 /// Positions from which on it counts where gold tokens are found.
@@ -20,6 +21,7 @@ const ROUNDED_AWAY: u32 = 0x7FF;
 pub(crate) struct Survey<'a> {
     target: &'a ImportTarget,
     kind: &'a Kind,
+    observer: &'a dyn Observer,
     limits: LabelLimits,
     total: u64,
     rows: u64,
@@ -50,6 +52,7 @@ impl<'a> Survey<'a> {
         source: &ImportSource<'_>,
         target: &'a ImportTarget,
         kind: &'a Kind,
+        observer: &'a dyn Observer,
     ) -> Result<Self, Error> {
         let limits = LabelLimits {
             input_vocab_size: target.tokenizer.vocab_size,
@@ -64,6 +67,7 @@ impl<'a> Survey<'a> {
         Ok(Self {
             target,
             kind,
+            observer,
             limits,
             total: source.row_count()?,
             rows: 0,
@@ -85,7 +89,7 @@ impl<'a> Survey<'a> {
 
     /// Checks a row.
     pub(crate) fn add(&mut self, row: &ForeignRow) -> Result<(), Error> {
-        progress("check", self.rows + self.passed_over + 1, self.total);
+        progress(self.observer, "check", self.rows + self.passed_over + 1, self.total);
         if row.positions.is_empty() {
             self.passed_over += 1;
             return Ok(());

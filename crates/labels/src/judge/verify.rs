@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::dataset::{LabelsManifest, check_manifest, check_sizes, folder_problems, read_manifest};
 use crate::host::{DataFile, parallel};
+use crate::observer::{Observer, Progress};
 use crate::parquet::guarded;
 use crate::shard::{LabelGroup, ShardReader, ShardRecord, ShardSchema, check_record};
 use crate::values::{Error, ReadLimits, Validator, json, quoted};
@@ -78,18 +79,25 @@ impl Problem {
     }
 }
 
-/// Counts what is done over all threads; events leave in order.
-struct Progress {
+/// Counts what is done over all threads, and says it in order.
+struct Rows<'a> {
+    observer: &'a dyn Observer,
     total: u64,
     done: Mutex<[u64; 2]>,
 }
 
-impl Progress {
+impl Rows<'_> {
     fn add(&self, rows: u64, tokens: u64) {
         let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
         *done = [done[0] + rows, done[1] + tokens];
-        let [rows, tokens] = *done;
-        tracing::info!(target: "softshard::progress", stage = "verify", done = rows, total = self.total, unit = "rows", tokens);
+        self.observer.progress(&Progress {
+            stage: "verify",
+            done: done[0],
+            total: self.total,
+            unit: "rows",
+            tokens: Some(done[1]),
+            ..Progress::default()
+        });
     }
 }
 
@@ -111,7 +119,12 @@ struct Checked {
 /// # Errors
 /// [`Error::Io`] with [`io::ErrorKind::Interrupted`] when `stop` is set. All that is wrong with the dataset is in
 /// [`Verification::problems`].
-pub fn verify(dir: impl AsRef<Path>, limits: &ReadLimits, stop: &AtomicBool) -> Result<Verification, Error> {
+pub fn verify(
+    dir: impl AsRef<Path>,
+    limits: &ReadLimits,
+    stop: &AtomicBool,
+    observer: &dyn Observer,
+) -> Result<Verification, Error> {
     let dir = dir.as_ref();
     let mut verification = Verification {
         dir: dir.to_owned(),
@@ -132,7 +145,7 @@ pub fn verify(dir: impl AsRef<Path>, limits: &ReadLimits, stop: &AtomicBool) -> 
     let path = quoted(&dir.join("manifest.json"));
     let schema = manifest.plan.shard_schema();
     let total = manifest.shards.iter().fold(0u64, |sum, shard| sum.saturating_add(shard.rows));
-    let progress = Progress { total, done: Mutex::default() };
+    let progress = Rows { observer, total, done: Mutex::default() };
     let checked = parallel::map(manifest.shards.len(), |index| {
         let record = &manifest.shards[index];
         let checked = match check_record(&path, "labels", (index, manifest.shards.len()), record) {
@@ -186,7 +199,7 @@ struct Shard<'a> {
     manifest: &'a LabelsManifest,
     schema: &'a ShardSchema,
     limits: &'a ReadLimits,
-    progress: &'a Progress,
+    progress: &'a Rows<'a>,
     stop: &'a AtomicBool,
 }
 

@@ -61,7 +61,7 @@ fn dataset() -> (tempfile::TempDir, LabelPlan) {
 }
 
 fn problems(dir: &Path) -> usize {
-    verify(dir, &LIMITS, &AtomicBool::new(false)).unwrap().problems.len()
+    verify(dir, &LIMITS, &AtomicBool::new(false), &()).unwrap().problems.len()
 }
 
 /// As copying, disks and memory do it: nothing of the dataset is adapted to the damage.

@@ -185,7 +185,7 @@ fn every_golden_value_is_read() {
                 let key = expected["sequence_key"].as_str().unwrap().parse().unwrap();
                 assert_eq!(row_of(&dataset.get(&key).unwrap()), *expected);
             }
-            let found = verify(&dir, &ReadLimits::default(), &false.into()).unwrap();
+            let found = verify(&dir, &ReadLimits::default(), &false.into(), &()).unwrap();
             assert!(found.problems.is_empty(), "v{version} {name}: {:?}", found.problems);
         }
     }

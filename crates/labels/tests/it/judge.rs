@@ -15,7 +15,7 @@ static GO: AtomicBool = AtomicBool::new(false);
 const CLOSE: f64 = 1e-6;
 
 fn look(dir: &Path) -> Verification {
-    verify(dir, &ReadLimits::default(), &GO).unwrap()
+    verify(dir, &ReadLimits::default(), &GO, &()).unwrap()
 }
 
 fn messages(dir: &Path) -> Vec<String> {
@@ -99,7 +99,7 @@ fn a_dataset_without_manifest_is_one_problem() {
 fn an_interrupted_verification_says_so() {
     let dir = tempfile::tempdir().unwrap();
     write_dataset(dir.path(), &plan(vec![[0, 10]], TOP_4));
-    let error = verify(dir.path(), &ReadLimits::default(), &AtomicBool::new(true)).unwrap_err();
+    let error = verify(dir.path(), &ReadLimits::default(), &AtomicBool::new(true), &()).unwrap_err();
     assert!(!error.is_bad_data() && error.to_string().contains("interrupted"), "{error}");
 }
 

@@ -8,5 +8,6 @@ mod golden;
 mod golden_sequences;
 mod judge;
 mod merge;
+mod observer;
 mod round_trip;
 mod store;

@@ -11,7 +11,7 @@ static GO: AtomicBool = AtomicBool::new(false);
 
 fn merged(output: &Path, inputs: &[&Path]) -> Result<Merged, Error> {
     let inputs: Vec<PathBuf> = inputs.iter().map(|dir| dir.to_path_buf()).collect();
-    merge(output, &inputs, &GO)
+    merge(output, &inputs, &GO, &())
 }
 
 fn message(result: Result<Merged, Error>) -> String {
@@ -117,7 +117,7 @@ fn other_sequences_become_one_dataset_and_resume() {
     };
     assert_eq!(rows(&out), [rows(&a), rows(&b)].concat());
 
-    let stopped = merge(&again, &[a.clone(), b.clone()], &AtomicBool::new(true)).unwrap_err();
+    let stopped = merge(&again, &[a.clone(), b.clone()], &AtomicBool::new(true), &()).unwrap_err();
     assert!(matches!(&stopped, Error::Io(error) if error.kind() == ErrorKind::Interrupted), "{stopped}");
     let writer = LabelWriter::create_or_resume(&again, plan.clone()).unwrap();
     assert_eq!(writer.missing().unwrap(), [0, 1, 2, 3]);

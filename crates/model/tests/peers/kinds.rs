@@ -47,14 +47,9 @@ fn logits_with(decoder: &Decoder, ids: &[i32]) -> Vec<f32> {
 
 fn merged(base: &Path, adapter: &Path, output: &Path) -> Result<Merged, Error> {
     let stop = AtomicBool::new(false);
-    merge(&MergeInputs {
-        base,
-        adapter,
-        output,
-        precision: Some(Precision::F32),
-        provenance: None,
-        stop: &stop,
-    })
+    let inputs =
+        MergeInputs { base, adapter, output, precision: Some(Precision::F32), provenance: None, stop: &stop };
+    merge(&inputs, &|_, _| ())
 }
 
 #[test]

@@ -73,7 +73,7 @@ impl Chat {
         let is_all = fields["mask"] == "all";
         let data = self.data(rows, fields);
         let config = tokenizer_config(self.folder.path());
-        let summary = run(&data, &config, &self.path("sequences"), &AtomicBool::new(false))?;
+        let summary = run(&data, &config, &self.path("sequences"), &AtomicBool::new(false), &())?;
         let sequences = SequenceDataset::open(self.path("sequences/train")).unwrap().read_all().unwrap();
         // What is generated from is how the sequence begins, always.
         for example in examples(&data, &config, &self.tokenizer(), Some(Split::Train)).unwrap() {
@@ -323,7 +323,7 @@ fn the_first_token_is_counted_where_the_template_leaves_it_out() {
     let chat = chat(CHATML);
     let data = chat.data(&[two_rounds()], json!({ "bos": "never" }));
     let config = serde_json::from_value(json!({ "path": chat.folder.path(), "add_bos": true })).unwrap();
-    let error = run(&data, &config, &chat.path("sequences"), &AtomicBool::new(false)).unwrap_err();
+    let error = run(&data, &config, &chat.path("sequences"), &AtomicBool::new(false), &()).unwrap_err();
     assert!(error.to_string().contains("`data.bos` and `tokenizer.add_bos`"), "{error}");
 }
 
@@ -342,7 +342,7 @@ fn dolly_is_answered_from_the_ids_before_the_answer() {
             "max_prompt_tokens": 200_000, "max_tokens": 400_000, "limit": 4000,
         }));
         let config = tokenizer_config(&folder.join(name));
-        let summary = run(&data, &config, out_dir.path(), &AtomicBool::new(false)).unwrap();
+        let summary = run(&data, &config, out_dir.path(), &AtomicBool::new(false), &()).unwrap();
         eprintln!("{name} {template}\n{summary}");
         let sequences = SequenceDataset::open(out_dir.path().join("train")).unwrap().read_all().unwrap();
         let tokenizer = Tokenizer::load(&config.path).unwrap();

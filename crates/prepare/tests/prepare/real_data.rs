@@ -64,7 +64,7 @@ fn qwen_labels_the_answer_and_the_end_of_its_turn() {
     let row = json!({ "instruction": "Say hello.", "context": "To all.", "response": "Hello!" }).to_string();
     let data = data_config(json!({ "instructions": workshop.file("a.jsonl", row), "template": "chat" }));
     let path = folder.join("tokenizers/qwen2.5");
-    run(&data, &tokenizer_config(&path), &workshop.path("sequences"), &AtomicBool::new(false)).unwrap();
+    run(&data, &tokenizer_config(&path), &workshop.path("sequences"), &AtomicBool::new(false), &()).unwrap();
     let sequence = workshop.sequences(Split::Train).remove(0);
     let tokenizer = Tokenizer::load(&path).unwrap();
     assert_eq!(labelled(&sequence, &tokenizer), "Hello!<|im_end|>");
@@ -81,7 +81,7 @@ fn stories_begin_and_end_with_their_tokens() {
     let data =
         data_config(json!({ "text": folder.join("corpora/tinystories_sample_2MiB.txt"), "max_tokens": 512 }));
     let config = tokenizer_config(&folder.join("stories260k/hf"));
-    let summary = run(&data, &config, &workshop.path("sequences"), &AtomicBool::new(false)).unwrap();
+    let summary = run(&data, &config, &workshop.path("sequences"), &AtomicBool::new(false), &()).unwrap();
     assert_eq!((summary.rows, summary.train.longest_tokens), (2317, 512));
     let sequence =
         workshop.sequences(Split::Train).into_iter().find(|one| one.input_ids.len() < 512).unwrap();
@@ -102,7 +102,7 @@ fn dolly_has_the_known_totals() {
         "split": { "valid_rows": 1000, "seed": 10 },
     }));
     let config = tokenizer_config(&folder.join("tokenizers/qwen2.5"));
-    let summary = run(&data, &config, out_dir.path(), &AtomicBool::new(false)).unwrap();
+    let summary = run(&data, &config, out_dir.path(), &AtomicBool::new(false), &()).unwrap();
     eprintln!("{summary}");
     assert_eq!(summary.rows, 15_011);
     assert_eq!((summary.dropped.total(), summary.dropped.duplicate), (15, 15));

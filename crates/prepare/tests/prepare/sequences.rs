@@ -48,7 +48,7 @@ fn the_bos_token_is_added_where_it_belongs() {
         let data = data_config(json!({ "instructions": file, "template": template }));
         let config = json!({ "path": workshop.path("tokenizer"), "add_bos": add_bos });
         let config = serde_json::from_value(config).unwrap();
-        run(&data, &config, &workshop.path("sequences"), &AtomicBool::new(false)).unwrap();
+        run(&data, &config, &workshop.path("sequences"), &AtomicBool::new(false), &()).unwrap();
         let sequence = workshop.sequences(Split::Train).remove(0);
         assert_eq!(labelled(&sequence, &workshop.tokenizer()), "Hello!<|endoftext|>");
         let examples = examples(&data, &config, &workshop.tokenizer(), Some(Split::Train)).unwrap();
@@ -311,7 +311,8 @@ fn a_set_stop_flag_interrupts() {
     let workshop = Workshop::new();
     let data = data_config(json!({ "instructions": workshop.file("a.jsonl", ROW) }));
     let stopped = AtomicBool::new(true);
-    let error = run(&data, &workshop.tokenizer_config(), &workshop.path("sequences"), &stopped).unwrap_err();
+    let error =
+        run(&data, &workshop.tokenizer_config(), &workshop.path("sequences"), &stopped, &()).unwrap_err();
     assert!(matches!(error, Error::Interrupted));
     assert!(!workshop.path("sequences").exists());
 }

@@ -65,7 +65,7 @@ impl Workshop {
     }
 
     pub(crate) fn run(&self, data: &DataConfig) -> Result<Summary, Error> {
-        run(data, &self.tokenizer_config(), &self.path("sequences"), &AtomicBool::new(false))
+        run(data, &self.tokenizer_config(), &self.path("sequences"), &AtomicBool::new(false), &())
     }
 
     pub(crate) fn sequences(&self, split: Split) -> Vec<Sequence> {

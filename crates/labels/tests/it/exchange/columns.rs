@@ -21,8 +21,8 @@ fn columns_of_others_are_read_in_every_layout() {
         let folder = tempfile::tempdir().unwrap();
         let target = ImportTarget { approximate_tail: case["approximate"] == true, ..target(50) };
         let source = ImportSource::Parquet { files: &files, columns: &map };
-        let done =
-            import(folder.path(), &source, &target, &GO).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let done = import(folder.path(), &source, &target, &GO, &())
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(done.manifest.plan.selection, Selection::TopK { k: 5 });
         let tolerance = if case["approximate"] == true { 2e-2 } else { 1e-5 };
         let rows: Result<Vec<_>, _> = LabelDataset::open(folder.path()).unwrap().iter().collect();
@@ -72,6 +72,7 @@ fn columns_that_do_not_fit_are_refused_by_row() {
             &ImportSource::Parquet { files: &files, columns: &map },
             &target(50),
             &GO,
+            &(),
         )
     };
     let base = [("input_ids", "tokens"), ("token_ids", "ids"), ("log_probs", "values")];
@@ -158,7 +159,7 @@ fn damaged_files_of_others_end_in_an_error_or_in_labels_that_pass() {
         }
         fs::write(&file[0], damaged).unwrap();
         let out = folder.path().join(flip.to_string());
-        match import(&out, &ImportSource::Parquet { files: &file, columns: &map }, &target(50), &GO) {
+        match import(&out, &ImportSource::Parquet { files: &file, columns: &map }, &target(50), &GO, &()) {
             Ok(_) => drop(LabelDataset::open(&out).unwrap()),
             Err(error) => {
                 assert!(error.is_bad_data() && error.to_string().contains("damaged.parquet"), "{error}");
@@ -175,7 +176,7 @@ fn a_wrong_position_rule_is_found() {
     let folder = tempfile::tempdir().unwrap();
     let hf = folder.path().join("hf");
     let out = folder.path().join("out");
-    export_hf(&liked(folder.path()), &hf, &GO).unwrap();
+    export_hf(&liked(folder.path()), &hf, &GO, &()).unwrap();
     let files = [hf.join("data/train-00000-of-00001.parquet")];
     let mut pairs = vec![
         ("input_ids", "input_ids"),
@@ -186,19 +187,19 @@ fn a_wrong_position_rule_is_found() {
     let source = ImportSource::Parquet { files: &files, columns: &map };
     let hint = "entries at t seem to describe token t: --position-rule this";
     refused(
-        import(&out, &source, &target(97), &GO),
+        import(&out, &source, &target(97), &GO, &()),
         &["token_ids: expected entries that hold the token they describe", hint],
     );
     pairs.push(("labels", "labels"));
     let map = columns(&pairs, PositionRule::Next);
     let source = ImportSource::Parquet { files: &files, columns: &map };
     refused(
-        import(&out, &source, &target(97), &GO),
+        import(&out, &source, &target(97), &GO, &()),
         &["token_ids: expected entries, as the loss counts there, found none"],
     );
     let map = columns(&pairs, PositionRule::This);
     let source = ImportSource::Parquet { files: &files, columns: &map };
-    import(&out, &source, &target(97), &GO).unwrap();
+    import(&out, &source, &target(97), &GO, &()).unwrap();
 }
 
 /// What `tests/peers/make_foreign.py` wrote.

@@ -20,13 +20,13 @@ fn captures_of_distillkit_decode_as_its_own_code_decodes_them() {
         let folder = tempfile::tempdir().unwrap();
         if case != "exact" {
             refused(
-                import(folder.path(), &source, &target(1000), &GO),
+                import(folder.path(), &source, &target(1000), &GO, &()),
                 &["tail_log_mass: ", "--approximate-tail"],
             );
         }
         let target = ImportTarget { approximate_tail: true, ..target(1000) };
-        let done =
-            import(folder.path(), &source, &target, &GO).unwrap_or_else(|error| panic!("{case}: {error}"));
+        let done = import(folder.path(), &source, &target, &GO, &())
+            .unwrap_or_else(|error| panic!("{case}: {error}"));
         // Its last entries describe a token that is not there.
         assert_eq!((done.manifest.rows, done.manifest.labelled_tokens), (2, 4 + 2), "{case}");
         let rows: Result<Vec<_>, _> = LabelDataset::open(folder.path()).unwrap().iter().collect();
@@ -66,7 +66,7 @@ fn packed_captures_are_cut_into_their_documents() {
     let folder = tempfile::tempdir().unwrap();
     let rows = |files: &[PathBuf], name: &str| {
         let source = ImportSource::DistillKit { files, config: &config };
-        import(&folder.path().join(name), &source, &target(1000), &GO).unwrap();
+        import(&folder.path().join(name), &source, &target(1000), &GO, &()).unwrap();
         let rows: Result<Vec<_>, _> = LabelDataset::open(folder.path().join(name)).unwrap().iter().collect();
         rows.unwrap()
     };
@@ -96,18 +96,18 @@ fn other_layouts_of_distillkit_are_refused_by_name() {
     config.k = 65;
     let source = ImportSource::DistillKit { files: &files, config: &config };
     refused(
-        import(&out, &source, &target, &GO),
+        import(&out, &source, &target, &GO, &()),
         &["row 0 place 0 bytepacked_indices: expected 82 bytes, found 80"],
     );
     config.k = 64;
     config.d = 600;
     let source = ImportSource::DistillKit { files: &files, config: &config };
     let small = ImportTarget { teacher: TeacherIdentity::unverified("x", "y", 600), ..target.clone() };
-    refused(import(&out, &source, &small, &GO), &["expected an id in 0..600"]);
+    refused(import(&out, &source, &small, &GO, &()), &["expected an id in 0..600"]);
     config.term_dtype = softshard_labels::foreign::TermType::Float16;
     let source = ImportSource::DistillKit { files: &files, config: &config };
     refused(
-        import(&out, &source, &target, &GO),
+        import(&out, &source, &target, &GO, &()),
         &["config: term_dtype: expected float32 or float64, found float16"],
     );
     assert!(!out.exists());

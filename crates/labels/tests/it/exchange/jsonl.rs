@@ -26,14 +26,14 @@ fn jsonl_goes_there_and_back_to_the_same_bytes() {
         let [whole, file, back] =
             ["whole", "labels.jsonl", "back"].map(|name| folder.path().join(format!("{index}-{name}")));
         write_dataset(&whole, &plan);
-        export_jsonl(&LabelDataset::open(&whole).unwrap(), &file, &GO).unwrap();
-        let done = import_jsonl(&back, &file, None, &GO).unwrap();
+        export_jsonl(&LabelDataset::open(&whole).unwrap(), &file, &GO, &()).unwrap();
+        let done = import_jsonl(&back, &file, None, &GO, &()).unwrap();
         assert_eq!(done.written, plan.shards.len());
         assert_eq!(tree(&back), tree(&whole));
         for gone in ["manifest.json", "_softshard/commits/00000.json"] {
             fs::remove_file(back.join(gone)).unwrap();
         }
-        assert_eq!(import_jsonl(&back, &file, None, &GO).unwrap().written, 1);
+        assert_eq!(import_jsonl(&back, &file, None, &GO, &()).unwrap().written, 1);
         assert_eq!(tree(&back), tree(&whole));
     }
 }
@@ -43,7 +43,7 @@ fn jsonl_that_was_changed_is_refused_by_line() {
     let folder = tempfile::tempdir().unwrap();
     let [whole, file, back] = ["whole", "labels.jsonl", "back"].map(|name| folder.path().join(name));
     write_dataset(&whole, &plan(LabelPlan::ranges(3, 3), TOP_4));
-    export_jsonl(&LabelDataset::open(&whole).unwrap(), &file, &GO).unwrap();
+    export_jsonl(&LabelDataset::open(&whole).unwrap(), &file, &GO, &()).unwrap();
     let text = fs::read_to_string(&file).unwrap();
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let try_with = |change: &dyn Fn(&mut Value)| {
@@ -51,7 +51,7 @@ fn jsonl_that_was_changed_is_refused_by_line() {
         change(&mut lines[1]);
         let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
         fs::write(&file, text).unwrap();
-        import_jsonl(&back, &file, None, &GO)
+        import_jsonl(&back, &file, None, &GO, &())
     };
     refused(
         try_with(&|line| line["input_ids"][0] = json!(96)),
@@ -70,8 +70,8 @@ fn jsonl_that_was_changed_is_refused_by_line() {
         &["line 2: expected a JSON object", "unknown field `surprise`"],
     );
     fs::write(&file, text.lines().next().unwrap()).unwrap();
-    refused(import_jsonl(&back, &file, None, &GO), &["expected 3 lines, as the manifest says, found 1"]);
-    refused(import_jsonl(&back, &file, Some(Path::new("/no/such")), &GO), &["--manifest"]);
+    refused(import_jsonl(&back, &file, None, &GO, &()), &["expected 3 lines, as the manifest says, found 1"]);
+    refused(import_jsonl(&back, &file, Some(Path::new("/no/such")), &GO, &()), &["--manifest"]);
     assert!(!back.exists(), "nothing is written");
 }
 
@@ -85,15 +85,15 @@ fn exports_touch_nothing_of_others() {
     fs::create_dir(&part).unwrap();
     fs::write(part.join("theirs"), "theirs").unwrap();
     fs::write(&file_part, "theirs").unwrap();
-    export_hf(&dataset, &folder.path().join("out/"), &GO).unwrap();
-    export_jsonl(&dataset, &folder.path().join("labels.jsonl"), &GO).unwrap();
+    export_hf(&dataset, &folder.path().join("out/"), &GO, &()).unwrap();
+    export_jsonl(&dataset, &folder.path().join("labels.jsonl"), &GO, &()).unwrap();
     assert!(folder.path().join("out/data/train-00000-of-00001.parquet").exists());
     assert_eq!(fs::read_to_string(part.join("theirs")).unwrap(), "theirs");
     assert_eq!(fs::read_to_string(&file_part).unwrap(), "theirs");
     let names: Vec<_> =
         fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names.len(), 6, "no part stays behind: {names:?}");
-    let error = export_hf(&dataset, &file_part, &GO).unwrap_err();
+    let error = export_hf(&dataset, &file_part, &GO, &()).unwrap_err();
     assert!(error.is_bad_data() && error.to_string().ends_with("found a file"), "{error}");
 }
 
@@ -104,8 +104,8 @@ fn rows_for_trainers_hold_the_same_labels() {
     let plan = plan(LabelPlan::ranges(7, 3), TOP_4);
     write_dataset(&whole, &plan);
     let dataset = LabelDataset::open(&whole).unwrap();
-    export_hf(&dataset, &out, &GO).unwrap();
-    let error = export_hf(&dataset, &out, &GO).unwrap_err().to_string();
+    export_hf(&dataset, &out, &GO, &()).unwrap();
+    let error = export_hf(&dataset, &out, &GO, &()).unwrap_err().to_string();
     assert!(error.contains("expected a folder that is not there or empty"), "{error}");
 
     let file = out.join("data/train-00000-of-00001.parquet");
@@ -124,13 +124,13 @@ fn rows_for_trainers_hold_the_same_labels() {
     let few = columns(&map[..3], PositionRule::This);
     let source = ImportSource::Parquet { files: &files, columns: &few };
     refused(
-        import(&back, &source, &target(97), &GO),
+        import(&back, &source, &target(97), &GO, &()),
         &["tail_log_mass: expected exact", "rounded", "--approximate-tail"],
     );
     let map = columns(&map, PositionRule::This);
     let source = ImportSource::Parquet { files: &files, columns: &map };
     let target = ImportTarget { approximate_tail: true, mantissa_bits: plan.mantissa_bits, ..target(97) };
-    import(&back, &source, &target, &GO).unwrap();
+    import(&back, &source, &target, &GO, &()).unwrap();
     let back = LabelDataset::open(&back).unwrap();
     let found = LabelDiff::of(&dataset, &back, &GO).unwrap();
     assert_eq!((found.equal, found.different.len()), (7, 0), "{found:?}");

@@ -76,7 +76,7 @@ pub(super) fn read_into(
         "é" => Err("2 tokens, among them 5 and 6".to_owned()),
         _ => Err("no token".to_owned()),
     };
-    import(out, &ImportSource::Completions { files, top_k, resolve: &resolve }, target, &GO)
+    import(out, &ImportSource::Completions { files, top_k, resolve: &resolve }, target, &GO, &())
 }
 
 /// `prompt_logprobs` of vLLM: the token of position 2 is not among the two most probable.
