@@ -152,12 +152,11 @@ fn held_out_prompts_come_from_the_sequences() {
     let world = trained();
     let all = ["evaluate.max_answers=100"];
     world.run("evaluate", &all).succeeded();
-    let answers =
-        || fs::read_to_string(world.path("run/evaluations/student.answers.jsonl")).expect("answers");
+    let answers = || fs::read_to_string(world.path("run/evaluations/student.rows.jsonl")).expect("answers");
     let before = answers();
     let sources: Vec<String> = before
         .lines()
-        .map(|line| serde_json::from_str::<Value>(line).expect("JSON")["source"].to_string())
+        .map(|line| serde_json::from_str::<Value>(line).expect("JSON")["doc"]["source"].to_string())
         .collect();
     assert_eq!(sources.len(), 12);
 

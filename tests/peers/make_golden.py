@@ -45,7 +45,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import log_softmax
 
 GOLDEN = Path(__file__).parent / "golden"
-OTHERS = {"parameters.json", "quantised.json"}  # of count_parameters.py and quantised_levels.py
+# Of count_parameters.py, quantised_levels.py and golden_statistics.py.
+OTHERS = {"parameters.json", "quantised.json", "statistics.json"}
 TOP_K = 16
 # Another order of f32 sums (threads, attention kernel) was seen to move losses, gradients and trained factors by 1e-6.
 CHECK_TOLERANCE = 5e-5

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    cluster::Jobs, diff::Diff, doors::Accept, labels::Labels, logging::LogFormat, merge::Merge, model::Model,
-    report::Report, schema::Schema, stage::Stage, teacher_labels::TeacherLabels,
+    cluster::Jobs, compare::Compare, diff::Diff, doors::Accept, labels::Labels, logging::LogFormat,
+    merge::Merge, model::Model, report::Report, schema::Schema, stage::Stage, teacher_labels::TeacherLabels,
 };
 
 const MAP: &str = "\
@@ -61,6 +61,8 @@ pub(crate) enum Command {
     Evaluate(Checked),
     /// All evaluations of a recipe's output as one table, and the curves of its trainings as a page
     Report(Report),
+    /// Results on the same rows, each beside the first: paired differences with intervals, and a word for each
+    Compare(Compare),
     /// Why two runs, models, datasets or results are not the same, in words
     Diff(Diff),
     /// Add an adapter to the weights of its base: a model folder that needs no adapter
@@ -120,7 +122,7 @@ impl Command {
     /// Whether nothing is lost where it ends because nobody reads on.
     pub(crate) fn only_prints(&self) -> bool {
         match self {
-            Self::Report(_) | Self::Diff(_) | Self::Model(Model::Inspect(_)) => true,
+            Self::Report(_) | Self::Compare(_) | Self::Diff(_) | Self::Model(Model::Inspect(_)) => true,
             Self::Schema(options) => options.all.is_none(),
             Self::Labels(Labels::Stats(options)) => options.html.is_none(),
             Self::Labels(Labels::Export(options)) => options.is_to_stdout(),

@@ -12,7 +12,9 @@ use softshard_student::{Alpha, LossConfig, MemoryPlan, Mixed, Objective, TrainCo
 
 use crate::{
     arguments::{Arguments, Checked, Command, DemoData, TrainStudent},
-    cluster, device, devices,
+    cluster,
+    compare::compare,
+    device, devices,
     diff::diff,
     doors::{self, Accept},
     labels,
@@ -43,6 +45,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         Command::TrainStudent(options) => train_student(options, session),
         Command::Evaluate(stage) => evaluate(stage, session),
         Command::Report(options) => report(options),
+        Command::Compare(options) => compare(options),
         Command::Diff(options) => diff(options),
         Command::Merge(options) => merge(options, session),
         Command::Schema(options) => schema::run(options),

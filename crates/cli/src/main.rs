@@ -14,6 +14,7 @@ macro_rules! println {
 mod arguments;
 mod cluster;
 mod commands;
+mod compare;
 mod device;
 mod devices;
 mod diff;

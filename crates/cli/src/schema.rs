@@ -45,10 +45,11 @@ pub(crate) fn run(Schema { name, all }: &Schema) -> Result<()> {
     Ok(())
 }
 
-/// Those of the formats, and that of recipes.
+/// Those of the formats, of recipes, and of the rows of results.
 fn schemas() -> Vec<softshard_labels::Schema> {
     let mut schemas = softshard_labels::Schema::all();
     schemas.push(softshard_labels::Schema::read::<Recipe>("recipe"));
+    schemas.push(softshard_labels::Schema::read::<softshard_evaluate::Row>("evaluation-row"));
     schemas
 }
 

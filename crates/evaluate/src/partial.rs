@@ -36,19 +36,19 @@ pub(crate) struct Parts {
     kept: VecDeque<(u64, String)>,
 }
 
-/// Where a result and its answers are written.
+/// Where a result and its rows are written.
 pub(crate) struct Places {
     pub(crate) result: PathBuf,
-    pub(crate) answers: PathBuf,
+    pub(crate) rows: PathBuf,
     partial: PathBuf,
 }
 
 impl Places {
     /// Of a result of this name.
     pub(crate) fn of(folder: &Path, name: &str) -> Self {
-        let [result, answers, partial] =
-            ["json", "answers.jsonl", "partial"].map(|extension| folder.join(format!("{name}.{extension}")));
-        Self { result, answers, partial }
+        let [result, rows, partial] =
+            ["json", "rows.jsonl", "partial"].map(|extension| folder.join(format!("{name}.{extension}")));
+        Self { result, rows, partial }
     }
 }
 
@@ -117,14 +117,14 @@ impl Parts {
         Ok(part)
     }
 
-    /// Puts a result and its answers in their places, and removes the parts. A result of something else goes before its answers do:
+    /// Puts a result and its rows in their places, and removes the parts. A result of something else goes before its rows do:
     /// it never stands beside those of another.
     ///
     /// # Errors
     /// The folder cannot be written.
-    pub(crate) fn commit(self, places: &Places, result: &[u8], answers: &[u8]) -> Result<()> {
-        let [written_answers, written] =
-            [(&places.answers, answers), (&places.result, result)].map(|(path, bytes)| -> Result<PathBuf> {
+    pub(crate) fn commit(self, places: &Places, result: &[u8], rows: &[u8]) -> Result<()> {
+        let [written_rows, written] =
+            [(&places.rows, rows), (&places.result, result)].map(|(path, bytes)| -> Result<PathBuf> {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
                 let unfinished = path.with_file_name(format!(".{name}.writing"));
                 let mut file = fs::File::create(&unfinished)?;
@@ -132,13 +132,13 @@ impl Parts {
                 file.sync_all()?;
                 Ok(unfinished)
             });
-        let (written_answers, written) = (written_answers?, written?);
+        let (written_rows, written) = (written_rows?, written?);
         let has = |path: &Path, bytes: &[u8]| fs::read(path).is_ok_and(|found| found == bytes);
-        if places.result.exists() && !(has(&places.result, result) && has(&places.answers, answers)) {
+        if places.result.exists() && !(has(&places.result, result) && has(&places.rows, rows)) {
             fs::remove_file(&places.result)?;
             sync_folder(&places.result)?;
         }
-        fs::rename(written_answers, &places.answers)?;
+        fs::rename(written_rows, &places.rows)?;
         fs::rename(written, &places.result)?;
         sync_folder(&places.result)?;
         Ok(fs::remove_file(&self.path)?)
@@ -238,7 +238,7 @@ mod tests {
         let mut names: Vec<_> =
             fs::read_dir(folder.path()).expect("a folder").map(|one| one.expect("one").file_name()).collect();
         names.sort();
-        assert_eq!(names, ["student.answers.jsonl", "student.json"]);
+        assert_eq!(names, ["student.json", "student.rows.jsonl"]);
     }
 
     #[test]

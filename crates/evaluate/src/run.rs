@@ -11,23 +11,23 @@ use anyhow::Result;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use softshard_labels::{
-    Difference, Error, Example, LabelDataset, Observer, OwnTokenizer, Progress, Provenance, Sequence,
-    SequenceDataset, SequenceKey, SequenceLabels, Split,
+    Difference, Error, Example, Observer, Progress, Provenance, Sequence, SequenceDataset, Split,
 };
-use softshard_losses::{DistillLoss, HeadLabels, Targets, calibration::Calibration};
-use softshard_model::{Arrangement, Decoder, Fitting, LoadOptions, OutOfMemory, batches_by_length};
+use softshard_model::{Decoder, Fitting, LoadOptions, OutOfMemory};
 use softshard_prepare::{Tokenizer, TokenizerConfig, demo};
 
 use crate::{
     EvaluateConfig,
+    calibration::Report,
+    held_out::HeldOut,
     partial::{Header, Parts, Places},
+    rows::{self, Arguments, Request, Row, Settings},
+    statistics::number,
     subject::{Subject, check_result},
 };
 
 /// Prompts that are answered between two looks at the stop flag: they are a part, which is kept.
 const ANSWERS_PER_STEP: usize = 64;
-/// Rows of hidden states that meet the vocabulary at a time.
-const ROWS_PER_CHUNK: usize = 256;
 
 /// What an evaluation reads and where it writes.
 pub struct EvaluateInputs<'a> {
@@ -49,7 +49,7 @@ pub struct EvaluateInputs<'a> {
     pub accept: &'a [String],
     /// Differences that were taken before: kept in the result.
     pub accepted: &'a [Difference],
-    /// Receives `<name>.json` and `<name>.answers.jsonl`.
+    /// Receives `<name>.json` and `<name>.rows.jsonl`.
     pub output: &'a Path,
     /// Where the model runs.
     pub device: &'a Device,
@@ -120,24 +120,16 @@ pub struct HeldOutScores {
     pub nll: f64,
     /// Expected calibration error of the most probable token, 15 bins of equal width, 0 to 1.
     pub ece: f64,
+    /// Calibration with intervals by document, of 1,000 draws with seed 0; none of fewer than two documents, and in results
+    /// of earlier versions.
+    #[serde(default)]
+    pub calibration: Option<Report>,
     /// Mean KL(teacher ‖ model), nats; only where the teacher labelled the split. From top-k labels it has one event for
     /// all that was cut, which makes it a lower bound; from drawn ones it is an unbiased estimate.
     pub kl_to_teacher: Option<f64>,
 }
 
-/// One line of `<name>.answers.jsonl`.
-#[derive(Serialize)]
-struct Answer<'a> {
-    source: &'a str,
-    prompt: &'a str,
-    reference: &'a str,
-    answer: &'a str,
-    rouge_l: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    faithfulness: Option<demo::Faithfulness>,
-}
-
-/// Evaluates a model and writes its scores and answers.
+/// Evaluates a model and writes its scores, and those of each row.
 ///
 /// What is done is kept beside the result, part by part, and removed with the last of it: an evaluation that was stopped or
 /// killed goes on, and its result has the bytes that it would have had.
@@ -171,187 +163,30 @@ pub fn run(inputs: &EvaluateInputs) -> Result<Evaluation> {
     seconds.load = began.elapsed().as_secs_f64();
     let began = Instant::now();
     let (split, rows) = (Some(inputs.config.split), held_out.rows.len());
-    let held_out = score_held_out(inputs, &decoder, &held_out, &mut parts)?;
+    let (held_out, mut scored) = held_out.score(inputs, &decoder, &mut parts)?;
     seconds.held_out = began.elapsed().as_secs_f64();
     let began = Instant::now();
-    let mut lines = Vec::new();
     let answers = match &questions[..] {
         [] => None,
-        questions => Some(score_answers(inputs, &decoder, &tokenizer, questions, (&mut parts, &mut lines))?),
+        questions => Some(score_answers(inputs, &decoder, &tokenizer, questions, (&mut parts, &mut scored))?),
     };
     seconds.answers = began.elapsed().as_secs_f64();
     let (parameters, dtype, provenance) = (decoder.parameter_count(), load.dtype(), Some(header.provenance));
     let evaluation =
         Evaluation { name, parameters, dtype, split, rows, answers, held_out, seconds, provenance };
+    scored.iter_mut().for_each(Row::name_metrics);
+    let lines = rows::to_lines(&scored, &format!("evaluation `{}`", evaluation.name))?;
     parts.commit(&places, &serde_json::to_vec_pretty(&evaluation)?, &lines)?;
     Ok(evaluation)
 }
 
-/// What is kept of a batch of held-out sequences.
-#[derive(Serialize, Deserialize)]
-struct HeldOutPart {
-    cross_entropy: f64,
-    kl: f64,
-    confidences: Vec<f64>,
-    correct: Vec<bool>,
-}
-
-/// Negative log-likelihood, calibration and distance to the teacher on the held-out split.
-fn score_held_out(
-    inputs: &EvaluateInputs,
-    decoder: &Decoder,
-    held_out: &HeldOut,
-    parts: &mut Parts,
-) -> Result<HeldOutScores> {
-    let rows = &held_out.rows;
-    let lengths: Vec<usize> = rows.iter().map(|row| row.0.len()).collect();
-    let (longest, limit) = (lengths.iter().max().copied().unwrap_or(0), decoder.config().context());
-    if longest > limit {
-        let read = if held_out.has_teacher { inputs.labels } else { inputs.sequences };
-        let place = format!("`{}`", read.display());
-        let expected = format_args!("sequences of at most the model's {limit} positions");
-        let hint = "set `data.max_tokens` and prepare again";
-        return Err(Error::bad(place, expected, format_args!("one of {longest} tokens")).hint(hint).into());
-    }
-    // Weights do not matter to an evaluation: both terms are reported.
-    let loss = DistillLoss::forward_kl(1.0, ROWS_PER_CHUNK);
-    let mut all = HeldOutPart { cross_entropy: 0.0, kl: 0.0, confidences: Vec::new(), correct: Vec::new() };
-    let mut done = 0;
-    let fitting = Fitting::default();
-    let tokens_of = |batch: &[usize]| batch.iter().map(|&index| lengths[index]).sum();
-    let score = |batch: &[usize]| -> Result<_> {
-        let ids: Vec<&[i32]> = batch.iter().map(|&index| rows[index].0.as_slice()).collect();
-        let positions: Vec<&[i32]> = batch.iter().map(|&index| rows[index].1.as_slice()).collect();
-        let mut targets = Targets::default();
-        for &index in batch {
-            targets.append(rows[index].2.clone());
-        }
-        targets.fold_ids_from(decoder.config().vocab_size);
-        let hidden = decoder.hidden_before(&ids, &positions, Arrangement::Padded)?;
-        Ok(loss.evaluate(hidden, decoder.head(), &targets))
-    };
-    for batch in batches_by_length(&lengths, inputs.config.max_tokens_per_batch) {
-        check_stop(inputs)?;
-        let part = parts.next(|| {
-            let scores = fitting.each(&batch, &tokens_of, inputs.device, &score);
-            let scores = scores.map_err(|error| too_large("held-out sequence", lengths[batch[0]], error))?;
-            Ok(HeldOutPart {
-                cross_entropy: scores.iter().map(|scores| scores.cross_entropy_sum).sum(),
-                kl: scores.iter().map(|scores| scores.kl_sum).sum(),
-                confidences: scores.iter().flat_map(|scores| scores.confidences.iter().copied()).collect(),
-                correct: scores.iter().flat_map(|scores| scores.correct.iter().copied()).collect(),
-            })
-        })?;
-        all.cross_entropy += part.cross_entropy;
-        all.kl += part.kl;
-        all.confidences.extend(part.confidences);
-        all.correct.extend(part.correct);
-        done += batch.len();
-        inputs.observer.progress(&Progress {
-            stage: "held-out",
-            done: done as u64,
-            total: rows.len() as u64,
-            unit: "sequences",
-            tokens: Some(all.confidences.len() as u64),
-            ..Progress::default()
-        });
-    }
-    let tokens = all.confidences.len();
-    if tokens == 0 {
-        return Err(nothing_held_out(inputs).into());
-    }
-    #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^53")]
-    let mean = |sum: f64| sum / tokens as f64;
-    Ok(HeldOutScores {
-        tokens,
-        nll: mean(all.cross_entropy),
-        ece: Calibration::of(&all.confidences, &all.correct).ece,
-        kl_to_teacher: held_out.has_teacher.then(|| mean(all.kl)),
-    })
-}
-
-/// The held-out sequences, with the teacher's distributions where it labelled them.
-struct HeldOut {
-    keys: Vec<SequenceKey>,
-    /// Token ids, labelled positions and targets of each.
-    rows: Vec<(Vec<i32>, Vec<i32>, Targets)>,
-    has_teacher: bool,
-}
-
-impl HeldOut {
-    /// Where sequences are prepared, all of them must be labelled: found by key, so labels may be merged or imported ones.
-    fn open(inputs: &EvaluateInputs, tokenizer: &OwnTokenizer) -> Result<Self> {
-        let prepared = inputs.sequences.exists().then(|| SequenceDataset::open(inputs.sequences));
-        let prepared = prepared.transpose()?;
-        if inputs.labels.exists() {
-            return Self::labelled(inputs, tokenizer, prepared.as_ref());
-        }
-        let Some(prepared) = prepared else { return Err(nothing_held_out(inputs).into()) };
-        let info = &prepared.manifest().info;
-        let place = format!("`{}`", inputs.sequences.display());
-        tokenizer.expect_reads(&info.tokenizer, info.template == "chat", place)?;
-        let sequences = prepared.read_all()?;
-        let keys = sequences.iter().map(Sequence::key).collect();
-        let read = |sequence: Sequence| {
-            let targets = Targets::without_teacher(sequence.gold());
-            (sequence.input_ids, sequence.positions, targets)
-        };
-        Ok(Self { keys, rows: sequences.into_iter().map(read).collect(), has_teacher: false })
-    }
-
-    fn labelled(
-        inputs: &EvaluateInputs,
-        tokenizer: &OwnTokenizer,
-        prepared: Option<&SequenceDataset>,
-    ) -> Result<Self> {
-        let dataset = LabelDataset::open(inputs.labels)?;
-        let place = format!("`{}`", inputs.labels.display());
-        let plan = &dataset.manifest().plan;
-        tokenizer.expect_reads(&plan.tokenizer, plan.template == "chat", &place)?;
-        let keys: Vec<SequenceKey> = match prepared {
-            Some(prepared) => prepared.read_all()?.iter().map(Sequence::key).collect(),
-            None => dataset.keys().collect(),
-        };
-        let unlabelled = keys.iter().filter(|key| dataset.find(key).is_none()).count();
-        if unlabelled > 0 {
-            let expected = format!("labels of `{}`", inputs.sequences.display());
-            let found = format!("none for {unlabelled} of {} sequences", keys.len());
-            return Err(Error::bad(place, expected, found).hint("label again").into());
-        }
-        let read = |labels: SequenceLabels| {
-            let gold = labels.gold();
-            let teacher = HeadLabels {
-                counts: labels.counts,
-                token_ids: labels.token_ids,
-                log_probs: labels.log_probs,
-                sample_counts: labels.sample_counts,
-                tail_log_mass: labels.tail_log_mass,
-                entropy: labels.entropy,
-                ..HeadLabels::default()
-            };
-            (labels.input_ids, labels.positions, Targets::of(gold, &teacher))
-        };
-        let rows = keys.iter().map(|key| Ok(read(dataset.get(key)?))).collect::<Result<_>>()?;
-        Ok(Self { keys, rows, has_teacher: true })
-    }
-
-    /// BLAKE3 of their keys, in order: what two results must share to be compared.
-    fn blake3(&self) -> String {
-        let mut hasher = blake3::Hasher::new();
-        for key in &self.keys {
-            hasher.update(&key.0);
-        }
-        hasher.finalize().to_hex().to_string()
-    }
-}
-
-/// Greedy answers to the held-out prompts and what they are worth; appends a line for each to `lines`.
+/// Greedy answers to the held-out prompts and what they are worth; each stands in its row then.
 fn score_answers(
     inputs: &EvaluateInputs,
     decoder: &Decoder,
     tokenizer: &Tokenizer,
     examples: &[Question],
-    (parts, lines): (&mut Parts, &mut Vec<u8>),
+    (parts, rows): (&mut Parts, &mut [Row]),
 ) -> Result<AnswerScores> {
     let fitting = Fitting::default();
     let (mut rouge_sum, mut faithful, mut stated, mut supported, mut judged) = (0.0, 0, 0, 0, 0);
@@ -368,29 +203,40 @@ fn score_answers(
                 stated += found.stated;
                 supported += found.supported;
             }
-            let (source, prompt) = (&example.source, &tokenizer.decode_all(&example.prompt_ids)?);
-            let reference = &example.example.reference;
-            let answer = Answer { source, prompt, reference, answer: &text, rouge_l, faithfulness };
-            serde_json::to_writer(&mut *lines, &answer)?;
-            lines.push(b'\n');
+            let row = &mut rows[example.row];
+            row.target = Some(example.example.reference.clone());
+            row.arguments = Some(arguments(inputs.config, tokenizer.decode_all(&example.prompt_ids)?));
+            row.resps = Some([[text.clone()]]);
+            row.filtered_resps = Some([text]);
+            row.rouge_l = Some(rouge_l);
+            row.faithful = faithfulness.as_ref().map(|found| u8::from(found.faithful));
+            row.stated_facts = faithfulness.as_ref().map(|found| found.stated);
+            row.supported_facts = faithfulness.as_ref().map(|found| found.supported);
         }
         let (done, total) = (step * ANSWERS_PER_STEP + chunk.len(), examples.len() as u64);
         let progress = Progress { stage: "answers", total, unit: "answers", ..Progress::default() };
         inputs.observer.progress(&Progress { done: done as u64, ..progress });
     }
-    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
-    let share = |part: usize, whole: usize| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
-    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
+    // Where nothing was judged, or no fact stated, there is no share.
+    let share = |part: usize, whole: usize| (whole > 0).then(|| number(part) / number(whole));
     Ok(AnswerScores {
         answers: examples.len(),
-        rouge_l: rouge_sum / examples.len() as f64,
-        faithful: (judged > 0).then(|| share(faithful, judged)),
-        supported_facts: (judged > 0).then(|| share(supported, stated)),
+        rouge_l: rouge_sum / number(examples.len()),
+        faithful: share(faithful, judged),
+        supported_facts: share(supported, stated),
     })
+}
+
+fn arguments(config: &EvaluateConfig, prompt: String) -> Arguments {
+    let until = if config.stop_at_newline { vec!["\n".to_owned()] } else { Vec::new() };
+    let settings = Settings { until, max_gen_toks: config.max_new_tokens, do_sample: false };
+    Arguments { gen_args_0: Request { arg_0: prompt, arg_1: settings } }
 }
 
 /// A held-out row whose prompt is answered.
 struct Question {
+    /// Its number among all rows of the split.
+    row: usize,
     source: String,
     prompt_ids: Vec<i32>,
     example: Example,
@@ -416,13 +262,13 @@ fn questions(inputs: &EvaluateInputs) -> Result<Vec<Question>> {
         let hint = "run `softshard prepare` again: labels of the same rows stay good";
         return Err(Error::bad(place, expected, "version 1, which has none").hint(hint).into());
     }
-    let question = |(sequence, example): (Sequence, Option<Example>)| {
+    let question = |(row, (sequence, example)): (usize, (Sequence, Option<Example>))| {
         let example = example?;
         let prompt_ids = example.prompt(&sequence).to_vec();
-        Some(Question { source: sequence.source.unwrap_or_default(), prompt_ids, example })
+        Some(Question { row, source: sequence.source.unwrap_or_default(), prompt_ids, example })
     };
     let mut questions: Vec<_> =
-        dataset.read_examples(0..dataset.len())?.into_iter().filter_map(question).collect();
+        dataset.read_examples(0..dataset.len())?.into_iter().enumerate().filter_map(question).collect();
     questions.truncate(inputs.config.max_answers.unwrap_or(usize::MAX));
     if questions.is_empty() && info.template != "text" {
         tracing::warn!("{place}: no sequence has its row, so no prompts: answers are not scored");
@@ -473,7 +319,7 @@ fn faithfulness(example: &Example, answer: &str) -> Option<demo::Faithfulness> {
     Some(demo::faithfulness(&facts, answer))
 }
 
-fn nothing_held_out(inputs: &EvaluateInputs) -> Error {
+pub(crate) fn nothing_held_out(inputs: &EvaluateInputs) -> Error {
     let hint = match inputs.config.split {
         Split::Valid => "set `data.split.valid_rows` and prepare again",
         _ => {
@@ -485,7 +331,7 @@ fn nothing_held_out(inputs: &EvaluateInputs) -> Error {
 }
 
 /// What a device without memory for one of these is told; other errors stay as they are.
-fn too_large(what: &str, tokens: usize, error: anyhow::Error) -> anyhow::Error {
+pub(crate) fn too_large(what: &str, tokens: usize, error: anyhow::Error) -> anyhow::Error {
     let error = match error.downcast::<OutOfMemory>() {
         Ok(error) => error,
         Err(error) => return error,
@@ -498,7 +344,7 @@ fn too_large(what: &str, tokens: usize, error: anyhow::Error) -> anyhow::Error {
     io::Error::new(io::ErrorKind::OutOfMemory, message).into()
 }
 
-fn check_stop(inputs: &EvaluateInputs) -> Result<()> {
+pub(crate) fn check_stop(inputs: &EvaluateInputs) -> Result<()> {
     if inputs.stop.load(Ordering::Relaxed) {
         return Err(io::Error::new(io::ErrorKind::Interrupted, "evaluate stopped\nhint: run again").into());
     }

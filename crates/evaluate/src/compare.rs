@@ -1,0 +1,326 @@
+//! Results beside each other: the paired differences of their rows.
+
+use std::{collections::BTreeMap, path::Path};
+
+use anyhow::Result;
+use fs_err as fs;
+use serde::Serialize;
+use serde_json::Value;
+use softshard_labels::{Error, short};
+
+use crate::{
+    Evaluation,
+    calibration::{DRAWS, Measure, MeasuredDifference, Positions, difference},
+    partial::Places,
+    rows::{self, Row},
+    statistics::{
+        self, BadValues, Better, Comparison, Documents, Interval, Part, Question, Resampling, TwoLevels,
+        Word, holm, number, two_levels,
+    },
+};
+
+/// Names of what is compared, in the order of the table.
+pub const METRICS: [&str; 9] = [
+    "rouge_l",
+    "faithful",
+    "supported_facts",
+    "nll",
+    "brier",
+    "kl_to_teacher",
+    "smooth_ece",
+    "ece",
+    "ece_equal_mass",
+];
+
+/// Differences below which two are equal, by metric.
+pub type Margins = BTreeMap<String, f64>;
+
+/// A result with its rows.
+pub struct Scored {
+    /// Its scores.
+    pub evaluation: Evaluation,
+    rows: Vec<Row>,
+    place: String,
+}
+
+/// A candidate beside the baseline.
+#[derive(Clone, Debug, Serialize)]
+pub struct Compared {
+    /// Names of the baseline's results: one for each seed.
+    pub baseline: Vec<String>,
+    /// Names of the candidate's.
+    pub candidate: Vec<String>,
+    /// Which rows both are of.
+    pub rows: String,
+    /// Documents that they are of.
+    pub documents: usize,
+    /// A line for each metric that both have.
+    pub metrics: Vec<Line>,
+    /// Metrics of which nothing can be said, and why.
+    pub not_available: Vec<String>,
+}
+
+/// A metric of two results.
+#[derive(Clone, Debug, Serialize)]
+pub struct Line {
+    /// Its name, of [`METRICS`].
+    pub metric: &'static str,
+    /// Which values are better.
+    pub better: Better,
+    /// The baseline's.
+    pub baseline: f64,
+    /// The candidate's.
+    pub candidate: f64,
+    /// Candidate minus baseline.
+    pub difference: f64,
+    /// Its interval, by document.
+    pub interval: Interval,
+    /// What the difference is called.
+    pub word: Word,
+    /// The p of a mean: by sign flips, or by Student's t over seeds; none of an error of calibration.
+    pub p: Option<f64>,
+    /// The same, adjusted over the table by Holm's method.
+    pub p_holm: Option<f64>,
+    /// The true difference that would be seen with 80 % power; of a mean.
+    pub smallest_difference: Option<f64>,
+    /// What else is known of a mean, where both have one seed.
+    pub of_documents: Option<Comparison>,
+    /// What else is known of a mean, where one has several seeds.
+    pub of_seeds: Option<TwoLevels>,
+}
+
+impl Scored {
+    /// Opens a result by its JSON file; the rows are beside it.
+    ///
+    /// # Errors
+    /// It cannot be read, says nothing of its rows, or has others beside it.
+    pub fn open(result: &Path) -> Result<Self> {
+        let place = format!("evaluation `{}`", result.display());
+        let evaluation: Evaluation = serde_json::from_slice(&fs::read(result)?)
+            .map_err(|error| Error::bad(&place, "the JSON of a result", error))?;
+        let name = result.file_stem().unwrap_or_default().to_string_lossy();
+        let places = Places::of(result.parent().unwrap_or(Path::new("")), &name);
+        let scored = Self { rows: rows::read(&places.rows)?, evaluation, place };
+        let (expected, found) = (scored.evaluation.rows, scored.rows.len());
+        if expected != found {
+            let place = format!("`{}`", places.rows.display());
+            return Err(Error::bad(place, format_args!("{expected} rows, as its result has"), found).into());
+        }
+        Ok(scored)
+    }
+
+    fn settings(&self) -> BTreeMap<String, Value> {
+        let settings = self.evaluation.provenance.as_ref().and_then(|one| one.recipe.get("evaluate"));
+        let mut settings: BTreeMap<String, Value> = match settings {
+            Some(Value::Object(settings)) => settings.clone().into_iter().collect(),
+            _ => BTreeMap::new(),
+        };
+        settings.remove("subject");
+        settings
+    }
+
+    /// Refuses what is of other rows, or answered otherwise.
+    fn expect_same_rows(&self, other: &Self) -> Result<(), Error> {
+        let hash = |one: &Self| {
+            let blake3 = one.evaluation.provenance.as_ref().and_then(|one| one.inputs.get("rows").cloned());
+            blake3.unwrap_or_else(|| "unknown".to_owned())
+        };
+        let described = |one: &Self| match one.evaluation.split {
+            Some(split) => format!("rows {} of `{}`", short(&hash(one)), split.name()),
+            None => "rows that an earlier version did not write down".to_owned(),
+        };
+        let keys = |one: &Self| one.rows.iter().map(|row| row.doc.clone()).collect::<Vec<_>>();
+        if hash(self) != hash(other)
+            || self.evaluation.split != other.evaluation.split
+            || keys(self) != keys(other)
+        {
+            let expected = format!("{}, as {} has", described(self), self.place);
+            let hint =
+                "results are compared on the same rows: evaluate both on one split of the same sequences";
+            return Err(Error::bad(&other.place, expected, described(other)).hint(hint));
+        }
+        let (expected, found) = (self.settings(), other.settings());
+        for (key, value) in &expected {
+            let there = found.get(key).unwrap_or(&Value::Null);
+            if there != value {
+                let expected = format!("`evaluate.{key}` of {value}, as {} has", self.place);
+                let hint = "evaluate one of them again, with the settings of the other";
+                return Err(Error::bad(&other.place, expected, there).hint(hint));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Compares a candidate with a baseline, metric by metric, on the same rows. Each is the results of one recipe: one, or
+/// those of several seeds, of which only means are compared, over seeds and documents.
+///
+/// # Errors
+/// Other rows or settings, fewer than two documents, a margin of a metric that there is not.
+///
+/// # Panics
+/// Without a baseline or a candidate.
+pub fn compare(
+    baseline: &[Scored],
+    candidate: &[Scored],
+    resampling: &Resampling,
+    margins: &Margins,
+) -> Result<Compared> {
+    let first = &baseline[0];
+    baseline.iter().chain(candidate).try_for_each(|one| first.expect_same_rows(one))?;
+    if let Some(unknown) = margins.keys().find(|name| !METRICS.contains(&name.as_str())) {
+        let expected = format!("one of {}", METRICS.join(", "));
+        return Err(Error::bad("margin", expected, format_args!("`{unknown}`")).into());
+    }
+    let question = |metric: &str, better| Question {
+        resampling: *resampling,
+        better,
+        margin: margins.get(metric).copied(),
+    };
+    let place = format!("{} beside {}", candidate[0].place, first.place);
+    let refused = |error| rows::refused(&place, error);
+    let documents = rows::documents(&first.rows).count();
+    let (mut lines, mut not_available) = (Vec::new(), Vec::new());
+    for (metric, better, parts) in MEANS {
+        let of = |seeds: &[Scored]| seeds.iter().map(|one| parts(&one.rows)).collect::<Option<Vec<_>>>();
+        let (Some(from), Some(to)) = (of(baseline), of(candidate)) else { continue };
+        match Line::of_mean(metric, &from, &to, &question(metric, better)) {
+            Ok(line) => lines.push(line),
+            // As of facts, where hardly an answer states any.
+            Err(error @ BadValues::TooFew { .. }) if documents > 1 => {
+                not_available.push(format!("{metric}: {error} that have it"));
+            }
+            Err(error) => return Err(refused(error).into()),
+        }
+    }
+    if let ([from], [to]) = (baseline, candidate) {
+        let of = |one: &Scored| rows::positions(&one.rows).map_err(refused);
+        lines.extend(of_positions(&of(from)?, &of(to)?, question).map_err(refused)?);
+    } else {
+        not_available.push("smooth_ece, ece, ece_equal_mass: of one seed each only".to_owned());
+    }
+    let p_values: Vec<f64> = lines.iter().filter_map(|line| line.p).collect();
+    let mut adjusted = holm(&p_values).map_err(refused)?.into_iter();
+    for line in lines.iter_mut().filter(|line| line.p.is_some()) {
+        line.p_holm = adjusted.next();
+    }
+    lines.sort_by_key(|line| METRICS.iter().position(|metric| *metric == line.metric));
+    let names = |seeds: &[Scored]| seeds.iter().map(|one| one.evaluation.name.clone()).collect();
+    let (baseline, candidate, rows) = (names(baseline), names(candidate), first.evaluation.described_rows());
+    Ok(Compared { baseline, candidate, rows, documents, metrics: lines, not_available })
+}
+
+impl Line {
+    /// Whether more is better.
+    pub fn is_better_higher(&self) -> bool {
+        self.better == Better::Higher
+    }
+
+    /// A mean, of each seed by document.
+    fn of_mean(
+        metric: &'static str,
+        from: &[Vec<Part>],
+        to: &[Vec<Part>],
+        question: &Question,
+    ) -> Result<Self, BadValues> {
+        let better = question.better;
+        if let ([from], [to]) = (from, to) {
+            let found = statistics::compare(from, to, question)?;
+            let (p, smallest_difference) = (Some(found.sign_flip.p), found.smallest_difference);
+            let Comparison { baseline, candidate, difference, interval, word, .. } = found;
+            let line = Self::of_measure(metric, better, [baseline, candidate, difference], interval, word);
+            return Ok(Self { p, smallest_difference, of_documents: Some(found), ..line });
+        }
+        let found = two_levels(from, to, question.resampling.level)?;
+        let word = statistics::word(&found.interval, better, question.margin)?;
+        let values = [found.baseline, found.candidate, found.difference];
+        let (p, smallest_difference) = (found.p, found.smallest_difference);
+        let line = Self::of_measure(metric, better, values, found.interval, word);
+        Ok(Self { p, smallest_difference, of_seeds: Some(found), ..line })
+    }
+
+    fn of_measure(
+        metric: &'static str,
+        better: Better,
+        [baseline, candidate, difference]: [f64; 3],
+        interval: Interval,
+        word: Word,
+    ) -> Self {
+        let (p, p_holm, smallest_difference, of_documents, of_seeds) = (None, None, None, None, None);
+        Self {
+            metric,
+            better,
+            baseline,
+            candidate,
+            difference,
+            interval,
+            word,
+            p,
+            p_holm,
+            smallest_difference,
+            of_documents,
+            of_seeds,
+        }
+    }
+}
+
+type Parts = fn(&[Row]) -> Option<Vec<Part>>;
+
+/// What is a mean over rows or over what is in them.
+const MEANS: [(&str, Better, Parts); 6] = [
+    ("rouge_l", Better::Higher, |rows| parts(rows, |row| Some((row.rouge_l?, 1.0)))),
+    ("faithful", Better::Higher, |rows| parts(rows, |row| Some((f64::from(row.faithful?), 1.0)))),
+    ("supported_facts", Better::Higher, |rows| {
+        parts(rows, |row| Some((number(row.supported_facts?), number(row.stated_facts?))))
+    }),
+    ("nll", Better::Lower, |rows| of_all_positions(rows, Positions::nll_parts)),
+    ("brier", Better::Lower, |rows| of_all_positions(rows, Positions::brier_parts)),
+    ("kl_to_teacher", Better::Lower, |rows| {
+        parts(rows, |row| {
+            let tokens = number(row.positions.nll.len());
+            Some((row.kl_to_teacher? * tokens, tokens))
+        })
+    }),
+];
+
+/// Sums and weights by document of the rows that have a score; none where no row has.
+fn parts(rows: &[Row], score: impl Fn(&Row) -> Option<(f64, f64)>) -> Option<Vec<Part>> {
+    let scored: Vec<(&Row, (f64, f64))> = rows.iter().filter_map(|row| Some((row, score(row)?))).collect();
+    if scored.is_empty() {
+        return None;
+    }
+    let names: Vec<&str> = scored.iter().map(|(row, _)| row.document()).collect();
+    let (sums, weights): (Vec<f64>, Vec<f64>) = scored.iter().map(|(_, score)| *score).unzip();
+    let documents = Documents::of(&names);
+    Some(documents.weighted_parts(&sums, &weights).expect("rows are finite, as their reader has checked"))
+}
+
+/// Sums over labelled tokens, by document.
+fn of_all_positions(
+    rows: &[Row],
+    parts: fn(&Positions) -> Result<Vec<Part>, BadValues>,
+) -> Option<Vec<Part>> {
+    let checked = "rows are finite, as their reader has checked";
+    Some(parts(&rows::positions(rows).expect(checked)).expect(checked))
+}
+
+/// Errors of calibration of all positions.
+fn of_positions(
+    from: &Positions,
+    to: &Positions,
+    question: impl Fn(&str, Better) -> Question,
+) -> Result<Vec<Line>, BadValues> {
+    let better = Better::Lower;
+    let measures =
+        [("smooth_ece", Measure::Smooth), ("ece", Measure::Ece), ("ece_equal_mass", Measure::EceEqualMass)];
+    let line = |(metric, measure)| {
+        let Question { resampling, margin, .. } = question(metric, better);
+        let draws = resampling.draws.min(DRAWS);
+        let MeasuredDifference { baseline, candidate, difference } =
+            difference(from, to, measure, &Resampling { draws, ..resampling })?;
+        let word = statistics::word(&difference.interval, better, margin)?;
+        let values = [baseline, candidate, difference.value];
+        Ok(Line::of_measure(metric, better, values, difference.interval, word))
+    };
+    measures.into_iter().map(line).collect()
+}
