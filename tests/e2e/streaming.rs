@@ -33,7 +33,7 @@ const VOCABULARY: u64 = 400;
 const HEAD_WIDTH: u64 = 64;
 
 /// Address space of the capped runs, which holds the program as well: less than a third of the large model's weights.
-const CAP: u64 = 100 * MIB;
+const CAP: u64 = 120 * MIB;
 
 /// Tokens of a batch.
 const BATCH: u64 = 160;
