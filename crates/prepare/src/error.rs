@@ -46,7 +46,7 @@ pub enum Error {
     ChatTemplate(String),
     /// Every row was dropped. Nothing has been written.
     #[error(
-        "expected at least one sequence, found none:\n{0}\nhint: look at the limits of the recipe section [data]"
+        "expected at least one sequence, found none:\n{0}\nhint: look at what was dropped, and at the limits of the recipe section [data]"
     )]
     NothingLeft(Box<crate::Summary>),
     /// Every sequence was held out. No dataset has been written, and those of an earlier run are as they were.
