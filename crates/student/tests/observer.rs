@@ -189,7 +189,7 @@ fn check(heard: &[Heard], output: &Path, steps: u64) {
             assert_eq!(last, Some(*step));
         }
     }
-    assert!(heard.iter().any(|heard| *heard == Heard::Checkpoint(steps)), "the last one: {heard:?}");
+    assert!(heard.contains(&Heard::Checkpoint(steps)), "the last one: {heard:?}");
 }
 
 static LINES: AtomicUsize = AtomicUsize::new(0);
