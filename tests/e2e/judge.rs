@@ -108,7 +108,7 @@ fn forge_draws(labels: &mut SequenceLabels) -> Option<i32> {
 #[test]
 fn an_audit_finds_forged_draws_of_one_position() {
     let world = World::with_teacher();
-    let sampled = r#"labels.selection={ kind = "sampled", draws = 12 }"#;
+    let sampled = r#"labels.selection={ kind = "sampled", draws = 100 }"#;
     world.run("teacher-labels", &[&EXACT[..], &[sampled]].concat()).succeeded();
     let train = LabelDataset::open(world.path("run/labels/train")).expect("labels");
     let mut rows: Vec<SequenceLabels> = train.iter().map(|row| row.expect("labels")).collect();
