@@ -5,7 +5,7 @@
 //! computed in those: they multiply bf16 numbers and add in f32, sixteen times as many a cycle as AVX-512
 //! does in f32. A f32 number is the exact sum of three bf16 numbers; six of the nine products of two such
 //! sums are computed, and what is left out is smaller than the rounding of a f32 product
-//! (docs/decisions/0017-matrix-units.md). [`attend`] does the same for attention. Results do not depend on
+//! (docs/decisions/0016-matrix-units.md). [`attend`] does the same for attention. Results do not depend on
 //! the number of threads. [`given`] hangs a gradient on a graph that was found without one.
 //!
 //! ```
