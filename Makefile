@@ -42,6 +42,8 @@ demo: build
 	$(SOFTSHARD) evaluate pipelines/demo.toml --set evaluate.model=../runs/demo/teacher/model --set evaluate.name=teacher
 	@echo
 	@$(SOFTSHARD) report pipelines/demo.toml
+	@echo "── what of the difference 300 articles carry ──"
+	@$(SOFTSHARD) compare runs/demo/evaluations/alpha-0.json runs/demo/evaluations/alpha-3.json
 
 test: lint
 	cargo test --locked --workspace
