@@ -62,11 +62,13 @@ pub(crate) fn teacher_labels(options: &TeacherLabels, session: &Session) -> Resu
     }
     let tokenizer = recipe.tokenizer_for(&config.model)?;
     let (splits, valid) = (recipe.labelled_splits(), recipe.sequences(Split::Valid));
-    let mut accepted = doors::sequences(&recipe, &valid, accept)?;
-    for split in &splits {
-        // All of them, before the first is labelled.
-        SequenceDataset::manifest_of(recipe.sequences(*split))?;
-        accepted.extend(doors::sequences(&recipe, &recipe.sequences(*split), accept)?);
+    let mut accepted = Vec::new();
+    // All of them, before the first is labelled; `valid` is read for the temperature even where it is not.
+    for split in Split::ALL.into_iter().filter(|split| *split == Split::Valid || splits.contains(split)) {
+        if splits.contains(&split) {
+            SequenceDataset::manifest_of(recipe.sequences(split))?;
+        }
+        accepted.extend(doors::sequences(&recipe, &recipe.sequences(split), accept)?);
     }
     let mut teacher = Teacher::new(config, &devices);
     let labels = recipe.labels_output(if part.is_some() { Writers::Many } else { Writers::One })?;

@@ -4,8 +4,8 @@
 //! Burn's. On an x86-64 CPU with matrix units (AMX, Intel's servers since 2023) products of some size are
 //! computed in those: they multiply bf16 numbers and add in f32, sixteen times as many a cycle as AVX-512
 //! does in f32. A f32 number is the exact sum of three bf16 numbers; six of the nine products of two such
-//! sums are computed, and what is left out is smaller than the rounding of a f32 product
-//! (docs/decisions/0016-matrix-units.md). [`attend`] does the same for attention. Results do not depend on
+//! sums are computed, and what is left out is below 2^-23 of one, about the rounding of a f32
+//! product (docs/decisions/0016-matrix-units.md). [`attend`] does the same for attention. Results do not depend on
 //! the number of threads. [`given`] hangs a gradient on a graph that was found without one.
 //!
 //! ```

@@ -157,7 +157,7 @@ unsafe fn end_sums(output: *mut f32, stride: usize) {
 }
 
 /// One step of numbers that are the sums of three: high · low, high · middle, high · high, low · high,
-/// middle · high, middle · middle. What is left out is below 2^-22 of a product. In this order each tile but
+/// middle · high, middle · middle. What is left out is below 2^-23 of a product. In this order each tile but
 /// two is loaded once.
 ///
 /// # Safety
