@@ -122,7 +122,7 @@ fn without_test_rows_nothing_is_reported_by_itself() {
     // The recipe asks for rows that the sequences have not.
     world.run("evaluate", &TEACHER).failed(3, &["run/sequences/test`: expected held-out sequences"]);
     let parts = [
-        "run/sequences/valid`: expected what the recipe says",
+        "run/sequences/train`: expected what the recipe says",
         "data.split.test_rows: expected 12, found nothing",
     ];
     world.run("teacher-labels", &[]).failed(3, &parts);
