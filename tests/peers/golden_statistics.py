@@ -24,7 +24,8 @@ import statsmodels
 import statsmodels.api as sm
 from scipy import stats
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import brier_score_loss, log_loss
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.contingency_tables import mcnemar
@@ -229,6 +230,49 @@ def calibration(rng):
     }
 
 
+def logistic(rng):
+    """Weights of LogisticRegression at its defaults but for the end of the search: few rows and many features, and the reverse."""
+    cases = []
+    for rows, width, c in [(60, 5, 1.0), (40, 70, 1.0), (200, 12, 0.1), (80, 3, 50.0)]:
+        features = np.round(rng.random((rows, width)), 6)
+        chance = 1 / (1 + np.exp(-4 * (features[:, 0] - features[:, -1])))
+        labels = (rng.random(rows) < chance).astype(int)
+        found = LogisticRegression(C=c, solver="newton-cholesky", tol=1e-12, max_iter=1000).fit(features, labels)
+        lbfgs = LogisticRegression(C=c, tol=1e-10, max_iter=100_000).fit(features, labels)
+        assert np.abs(found.coef_ - lbfgs.coef_).max() < 1e-5, "two solvers of scikit-learn agree"
+        cases.append(
+            {
+                "c": c,
+                "features": [listed(row) for row in features],
+                "labels": labels.tolist(),
+                "weights": listed(found.coef_[0]),
+                "intercept": float(found.intercept_[0]),
+                "probabilities": listed(found.predict_proba(features)[:, 1]),
+            }
+        )
+    return cases
+
+
+def ranking(rng):
+    """Areas under ROC curves and rank correlations, with ties."""
+    cases = []
+    for rows, digits in [(30, 6), (50, 1), (12, 0)]:
+        positive = rng.random(rows) < 0.4
+        positive[:2] = [True, False]
+        scores = np.round(rng.random(rows) + 0.3 * positive, digits)
+        others = np.round(scores + rng.random(rows), digits)
+        cases.append(
+            {
+                "scores": listed(scores),
+                "positive": positive.astype(int).tolist(),
+                "others": listed(others),
+                "auroc": float(roc_auc_score(positive, scores)),
+                "spearman": float(stats.spearmanr(scores, others).statistic),
+            }
+        )
+    return cases
+
+
 def make():
     rng = np.random.default_rng(17)
     cases, full = calibration(rng)
@@ -242,6 +286,8 @@ def make():
         "two_levels": levels(rng),
         "calibration": cases,
         "full_calibration": full,
+        "logistic_regression": logistic(np.random.default_rng(23)),
+        "ranking": ranking(np.random.default_rng(29)),
     }
 
 

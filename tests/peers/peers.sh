@@ -52,6 +52,21 @@ check 'selection={ kind = "top_k_sampled", k = 8, draws = 20 }'
 "$softshard" teacher-labels "$world/recipe.toml" --set teacher.model=run/teacher/model --set output.labels=labels-model >/dev/null
 "$python" tests/peers/check_logits.py "$world/run/teacher/model" "$world/run/labels-model/train"
 
+# Where a model looks, and what is learnt of it.
+"$python" - "$world" <<'PYTHON'
+import json, sys
+rows = [json.loads(line) for line in open(f"{sys.argv[1]}/data/instructions.jsonl")][:12]
+with open(f"{sys.argv[1]}/judged.jsonl", "w") as file:
+    for i, row in enumerate(rows):
+        other = rows[(i + 1) % len(rows)]["response"]
+        summaries = [{"summary": row["response"], "consistent": 1}, {"summary": other, "consistent": 0}]
+        print(json.dumps({"id": i, "document": row["context"], "summaries": summaries}), file=file)
+PYTHON
+"$softshard" lookback train --model "$world/run/teacher/model" --data "$world/judged.jsonl" --output "$world/lookback.json" >/dev/null
+"$softshard" lookback score "$world/lookback.json" --model "$world/run/teacher/model" --data "$world/judged.jsonl" \
+    --output "$world/factual.json" >/dev/null
+"$python" tests/peers/check_lookback.py "$world/run/teacher/model" "$world/judged.jsonl" "$world/lookback.json" "$world/factual.json"
+
 # That adapter and one of PEFT, merged into their bases, loaded by transformers and compared with PEFT's own merge.
 for adapter in "$world/run/student/adapter" tests/peers/golden/lora; do
     for dtype in keep f32 bf16; do

@@ -6,7 +6,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     cluster::Jobs, compare::Compare, diff::Diff, doors::Accept, labels::Labels, logging::LogFormat,
-    merge::Merge, model::Model, report::Report, schema::Schema, stage::Stage, teacher_labels::TeacherLabels,
+    lookback::Lookback, merge::Merge, model::Model, report::Report, schema::Schema, stage::Stage,
+    teacher_labels::TeacherLabels,
 };
 
 const MAP: &str = "\
@@ -75,6 +76,9 @@ pub(crate) enum Command {
     /// Judge models before they are loaded
     #[command(subcommand)]
     Model(Model),
+    /// Factual rate by attention: whether a model looks at the document while it writes
+    #[command(subcommand)]
+    Lookback(Lookback),
 }
 
 /// Arguments of a stage that compares what it reads with its recipe.

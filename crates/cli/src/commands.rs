@@ -17,7 +17,7 @@ use crate::{
     device, devices,
     diff::diff,
     doors::{self, Accept},
-    labels,
+    labels, lookback,
     merge::merge,
     model::{self, Model},
     recipe::{Recipe, RecipeError},
@@ -51,6 +51,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         Command::Schema(options) => schema::run(options),
         Command::Labels(command) => labels::run(command, session),
         Command::Model(Model::Inspect(options)) => model::inspect(options),
+        Command::Lookback(command) => lookback::run(command, session),
     }
 }
 

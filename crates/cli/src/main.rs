@@ -24,6 +24,7 @@ mod labelling_summary;
 mod labels;
 mod learning;
 mod logging;
+mod lookback;
 mod lost_task;
 mod map_fault;
 mod merge;

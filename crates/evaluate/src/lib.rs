@@ -5,6 +5,7 @@
 //! model is as often right as it says.
 
 pub mod calibration;
+pub mod lookback;
 pub mod porter;
 pub mod rouge;
 pub mod statistics;

@@ -8,9 +8,11 @@ use crate::{Error, Tokenizer};
 
 /// Token ids of a text, and the bytes of the text that each of them holds.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Tokens {
-    pub(crate) ids: Vec<i32>,
-    pub(crate) ranges: Vec<Range<usize>>,
+pub struct Tokens {
+    /// Ids.
+    pub ids: Vec<i32>,
+    /// The bytes of each.
+    pub ranges: Vec<Range<usize>>,
 }
 
 /// Token ids of a text, and transformers' mask over them.
@@ -27,7 +29,7 @@ pub(crate) struct MarkedTokens {
 
 impl Tokens {
     /// The first token that holds something behind `byte`, or their number.
-    pub(crate) fn first_behind(&self, byte: usize) -> usize {
+    pub fn first_behind(&self, byte: usize) -> usize {
         self.ranges.iter().position(|range| range.end > byte).unwrap_or(self.ids.len())
     }
 }
@@ -37,7 +39,10 @@ impl Tokenizer {
     ///
     /// A character that is cut over several tokens is held by each of them. An added token holds what it spells, not the white space
     /// that it takes along (`lstrip`, `rstrip`): nothing of that is in its id.
-    pub(crate) fn encode_with_ranges(&self, text: &str) -> Result<Tokens, Error> {
+    ///
+    /// # Errors
+    /// The tokenizer cannot encode it.
+    pub fn encode_with_ranges(&self, text: &str) -> Result<Tokens, Error> {
         let encoding = self.inner.encode(text, false).map_err(|error| Error::tokenizer(&self.path, error))?;
         let ids = self.ids(&encoding)?;
         let ranges = encoding.get_offsets().iter().zip(encoding.get_ids()).map(|(&(start, end), id)| {
