@@ -43,7 +43,7 @@ demo: build
 	@echo
 	@$(SOFTSHARD) report pipelines/demo.toml
 	@echo "── what of the difference 300 articles carry ──"
-	@$(SOFTSHARD) compare runs/demo/evaluations/alpha-0.json runs/demo/evaluations/alpha-3.json
+	@$(SOFTSHARD) compare runs/demo/evaluations/alpha-0 runs/demo/evaluations/alpha-3
 
 test: lint
 	cargo test --locked --workspace

@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Result;
-use fs_err as fs;
 use serde::Serialize;
 use serde_json::Value;
 use softshard_labels::{Error, short};
@@ -13,6 +12,7 @@ use crate::{
     calibration::{DRAWS, Measure, MeasuredDifference, Positions, difference},
     partial::Places,
     rows::{self, Row},
+    subject::{read_result, results_in},
     statistics::{
         self, BadValues, Better, Comparison, Documents, Interval, Part, Question, Resampling, TwoLevels,
         Word, holm, number, two_levels,
@@ -43,9 +43,11 @@ pub struct Scored {
     place: String,
 }
 
-/// A candidate beside the baseline.
+/// A candidate beside the baseline, in one task.
 #[derive(Clone, Debug, Serialize)]
 pub struct Compared {
+    /// The task.
+    pub task: String,
     /// Names of the baseline's results: one for each seed.
     pub baseline: Vec<String>,
     /// Names of the candidate's.
@@ -90,14 +92,23 @@ pub struct Line {
 }
 
 impl Scored {
-    /// Opens a result by its JSON file; the rows are beside it.
+    /// Opens the results of one name by their folder, one a task; or one of them by its JSON file. Rows are beside them.
     ///
     /// # Errors
-    /// It cannot be read, says nothing of its rows, or has others beside it.
-    pub fn open(result: &Path) -> Result<Self> {
+    /// There is none; one cannot be read, says nothing of its rows, or has others beside it.
+    pub fn open(place: &Path) -> Result<Vec<Self>> {
+        let files = if place.is_dir() { results_in(place)? } else { vec![place.to_owned()] };
+        if files.is_empty() {
+            let hint = "name a result: evaluations/NAME, or evaluations/NAME/TASK.json";
+            let place = format!("`{}`", place.display());
+            return Err(Error::bad(place, "the JSON of results", "none").hint(hint).into());
+        }
+        files.iter().map(|file| Self::open_task(file)).collect()
+    }
+
+    fn open_task(result: &Path) -> Result<Self> {
         let place = format!("evaluation `{}`", result.display());
-        let evaluation: Evaluation = serde_json::from_slice(&fs::read(result)?)
-            .map_err(|error| Error::bad(&place, "the JSON of a result", error))?;
+        let evaluation = read_result(result)?;
         let name = result.file_stem().unwrap_or_default().to_string_lossy();
         let places = Places::of(result.parent().unwrap_or(Path::new("")), &name);
         let scored = Self { rows: rows::read(&places.rows)?, evaluation, place };
@@ -110,7 +121,7 @@ impl Scored {
     }
 
     fn settings(&self) -> BTreeMap<String, Value> {
-        let settings = self.evaluation.provenance.as_ref().and_then(|one| one.recipe.get("evaluate"));
+        let settings = self.evaluation.provenance.recipe.get("evaluate");
         let mut settings: BTreeMap<String, Value> = match settings {
             Some(Value::Object(settings)) => settings.clone().into_iter().collect(),
             _ => BTreeMap::new(),
@@ -121,13 +132,10 @@ impl Scored {
 
     /// Refuses what is of other rows, or answered otherwise.
     fn expect_same_rows(&self, other: &Self) -> Result<(), Error> {
-        let hash = |one: &Self| {
-            let blake3 = one.evaluation.provenance.as_ref().and_then(|one| one.inputs.get("rows").cloned());
-            blake3.unwrap_or_else(|| "unknown".to_owned())
-        };
-        let described = |one: &Self| match one.evaluation.split {
-            Some(split) => format!("rows {} of `{}`", short(&hash(one)), split.name()),
-            None => "rows that an earlier version did not write down".to_owned(),
+        let hash = |one: &Self| one.evaluation.provenance.inputs.get("rows").cloned().unwrap_or_default();
+        let described = |one: &Self| {
+            let of = one.evaluation.split.map_or(&*one.evaluation.task, |split| split.name());
+            format!("rows {} of `{of}`", short(&hash(one)))
         };
         let keys = |one: &Self| one.rows.iter().map(|row| row.doc.clone()).collect::<Vec<_>>();
         if hash(self) != hash(other)
@@ -152,26 +160,53 @@ impl Scored {
     }
 }
 
-/// Compares a candidate with a baseline, metric by metric, on the same rows. Each is the results of one recipe: one, or
-/// those of several seeds, of which only means are compared, over seeds and documents.
+/// Compares a candidate with a baseline in every task that both have, metric by metric, on the same rows. Each is the results
+/// of one recipe: one, or those of several seeds, of which only means are compared, over seeds and documents.
 ///
 /// # Errors
-/// Other rows or settings, fewer than two documents, a margin of a metric that there is not.
-///
-/// # Panics
-/// Without a baseline or a candidate.
+/// No task that all have; other rows or settings, fewer than two documents, a margin of a metric that there is not.
 pub fn compare(
-    baseline: &[Scored],
-    candidate: &[Scored],
+    baseline: &[Vec<Scored>],
+    candidate: &[Vec<Scored>],
     resampling: &Resampling,
     margins: &Margins,
-) -> Result<Compared> {
-    let first = &baseline[0];
-    baseline.iter().chain(candidate).try_for_each(|one| first.expect_same_rows(one))?;
+) -> Result<Vec<Compared>> {
     if let Some(unknown) = margins.keys().find(|name| !METRICS.contains(&name.as_str())) {
         let expected = format!("one of {}", METRICS.join(", "));
         return Err(Error::bad("margin", expected, format_args!("`{unknown}`")).into());
     }
+    let tasks = |one: &[Vec<Scored>]| -> Vec<String> {
+        one.iter().flatten().map(|one| one.evaluation.task.clone()).collect()
+    };
+    let mut compared = Vec::new();
+    for first in baseline.iter().take(1).flatten() {
+        let task = &first.evaluation.task;
+        if let (Some(from), Some(to)) = (of_task(task, baseline), of_task(task, candidate)) {
+            compared.push(compare_task(&from, &to, resampling, margins)?);
+        }
+    }
+    if compared.is_empty() {
+        let place = candidate.iter().flatten().next().map_or("results", |one| &*one.place);
+        let expected = format!("a task that all have, of {}", tasks(baseline).join(", "));
+        return Err(Error::bad(place, expected, tasks(candidate).join(", ")).into());
+    }
+    Ok(compared)
+}
+
+/// The results of a task, if all seeds have it.
+fn of_task<'a>(task: &str, seeds: &'a [Vec<Scored>]) -> Option<Vec<&'a Scored>> {
+    seeds.iter().map(|tasks| tasks.iter().find(|one| one.evaluation.task == task)).collect()
+}
+
+/// Compares in one task.
+fn compare_task(
+    baseline: &[&Scored],
+    candidate: &[&Scored],
+    resampling: &Resampling,
+    margins: &Margins,
+) -> Result<Compared> {
+    let first = baseline[0];
+    baseline.iter().chain(candidate).try_for_each(|one| first.expect_same_rows(one))?;
     let question = |metric: &str, better| Question {
         resampling: *resampling,
         better,
@@ -182,7 +217,7 @@ pub fn compare(
     let documents = rows::documents(&first.rows).count();
     let (mut lines, mut not_available) = (Vec::new(), Vec::new());
     for (metric, better, parts) in MEANS {
-        let of = |seeds: &[Scored]| seeds.iter().map(|one| parts(&one.rows)).collect::<Option<Vec<_>>>();
+        let of = |seeds: &[&Scored]| seeds.iter().map(|one| parts(&one.rows)).collect::<Option<Vec<_>>>();
         let (Some(from), Some(to)) = (of(baseline), of(candidate)) else { continue };
         match Line::of_mean(metric, &from, &to, &question(metric, better)) {
             Ok(line) => lines.push(line),
@@ -205,9 +240,10 @@ pub fn compare(
         line.p_holm = adjusted.next();
     }
     lines.sort_by_key(|line| METRICS.iter().position(|metric| *metric == line.metric));
-    let names = |seeds: &[Scored]| seeds.iter().map(|one| one.evaluation.name.clone()).collect();
+    let names = |seeds: &[&Scored]| seeds.iter().map(|one| one.evaluation.name.clone()).collect();
     let (baseline, candidate, rows) = (names(baseline), names(candidate), first.evaluation.described_rows());
-    Ok(Compared { baseline, candidate, rows, documents, metrics: lines, not_available })
+    let task = first.evaluation.task.clone();
+    Ok(Compared { task, baseline, candidate, rows, documents, metrics: lines, not_available })
 }
 
 impl Line {

@@ -9,12 +9,18 @@ use softshard_model::{Bits, LoadOptions, Precision, Residency};
 
 use crate::rouge::Rouge;
 
+/// The task that every recipe has: its held-out rows.
+pub const HELD_OUT: &str = "held_out";
+
 /// What is evaluated, and how answers are made and scored. Recipe section `[evaluate]`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluateConfig {
-    /// Name of the result, `evaluations/<name>.json`; the student's folder gives it unless it is set, with `-valid` where those rows
-    /// are scored.
+    /// What the model is asked: `held_out`, the held-out rows.
+    #[serde(default = "default_tasks")]
+    pub tasks: Vec<String>,
+    /// Name of the results, the folder `evaluations/<name>`; the student's folder gives it unless it is set, with `-valid` where
+    /// those rows are scored.
     pub name: Option<String>,
     /// Hugging Face folder to evaluate instead of what `train-student` made.
     pub model: Option<PathBuf>,
@@ -51,6 +57,7 @@ pub struct EvaluateConfig {
 impl Default for EvaluateConfig {
     fn default() -> Self {
         EvaluateConfig {
+            tasks: default_tasks(),
             name: None,
             model: None,
             adapter: None,
@@ -92,6 +99,7 @@ impl EvaluateConfig {
         if let Some((key, _)) = counts.iter().find(|(_, value)| *value == 0) {
             return Err(format!("`evaluate.{key}`: expected at least 1, found 0"));
         }
+        self.check_tasks()?;
         if self.split == Split::Train {
             return Err("`evaluate.split`: expected \"test\" or \"valid\", found \"train\"".to_owned());
         }
@@ -103,8 +111,31 @@ impl EvaluateConfig {
         }
         Ok(())
     }
+
+    /// Whether the held-out rows of the recipe are scored.
+    pub fn scores_held_out(&self) -> bool {
+        self.tasks.iter().any(|task| task == HELD_OUT)
+    }
+
+    fn check_tasks(&self) -> Result<(), String> {
+        if self.tasks.is_empty() {
+            return Err(format!("`evaluate.tasks`: expected names of tasks, such as \"{HELD_OUT}\", found none"));
+        }
+        for (index, task) in self.tasks.iter().enumerate() {
+            if self.tasks[..index].contains(task) {
+                return Err(format!("`evaluate.tasks`: expected each task once, found \"{task}\" twice"));
+            }
+            if task != HELD_OUT {
+                return Err(format!("`evaluate.tasks`: expected \"{HELD_OUT}\", found \"{task}\""));
+            }
+        }
+        Ok(())
+    }
 }
 
+fn default_tasks() -> Vec<String> {
+    vec![HELD_OUT.to_owned()]
+}
 fn default_split() -> Split {
     Split::Test
 }

@@ -19,8 +19,8 @@ mod subject;
 mod table;
 
 pub use compare::{Compared, Line, METRICS, Margins, Scored, compare};
-pub use config::EvaluateConfig;
+pub use config::{EvaluateConfig, HELD_OUT};
 pub use rows::{Arguments, Document, PositionScores, Request, Row, Settings};
 pub use run::{AnswerScores, Breakdown, EvaluateInputs, Evaluation, HeldOutScores, run};
 pub use subject::made_from;
-pub use table::{HEADER, all, by_rows};
+pub use table::{all, by_rows};

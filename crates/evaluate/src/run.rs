@@ -12,6 +12,7 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use softshard_labels::{
     Difference, Error, Example, Observer, Progress, Provenance, Sequence, SequenceDataset, Split,
+    read_if_there,
 };
 use softshard_model::{Decoder, Fitting, LoadOptions, OutOfMemory};
 use softshard_prepare::{Tokenizer, TokenizerConfig, demo};
@@ -23,7 +24,7 @@ use crate::{
     partial::{Header, Parts, Places},
     rows::{self, Arguments, Request, Row, Settings},
     statistics::number,
-    subject::{Subject, check_result},
+    subject::{Subject, add_held_out, check_results},
 };
 
 /// Prompts that are answered between two looks at the stop flag: they are a part, which is kept.
@@ -49,7 +50,7 @@ pub struct EvaluateInputs<'a> {
     pub accept: &'a [String],
     /// Differences that were taken before: kept in the result.
     pub accepted: &'a [Difference],
-    /// Receives `<name>.json` and `<name>.rows.jsonl`.
+    /// Receives `<name>/<task>.json` and `<name>/<task>.rows.jsonl`.
     pub output: &'a Path,
     /// Where the model runs.
     pub device: &'a Device,
@@ -59,38 +60,39 @@ pub struct EvaluateInputs<'a> {
     pub observer: &'a dyn Observer,
 }
 
-/// The scores of one model.
+/// The scores of one model in one task.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Name of the result.
     pub name: String,
+    /// What it was asked: `held_out`, or the name of another task.
+    pub task: String,
     /// Parameters of the model.
     pub parameters: usize,
     /// What its numbers were computed in, such as `f32` or `bf16, layers in 4 bits`.
-    #[serde(default)]
     pub dtype: String,
-    /// Which rows were scored; results of earlier versions do not say, and are of `valid`.
-    #[serde(default)]
+    /// Of held-out rows, which were scored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<Split>,
-    /// How many.
-    #[serde(default)]
+    /// How many rows.
     pub rows: usize,
     /// Scores of greedy answers; none for plain text, which has no prompts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answers: Option<AnswerScores>,
     /// Scores of held-out responses, teacher-forced.
-    pub held_out: HeldOutScores,
-    /// Where the time went. It is not written: the same inputs give the same bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out: Option<HeldOutScores>,
+    /// Where the time went; none of a result that was there already. It is not written: the same inputs give the same bytes.
     #[serde(skip)]
-    pub seconds: Breakdown,
-    /// Which model, which rows, which settings; results of earlier versions do not say.
-    #[serde(default)]
-    pub provenance: Option<Provenance>,
+    pub seconds: Option<Breakdown>,
+    /// Which model, which rows, which settings.
+    pub provenance: Provenance,
 }
 
 /// Seconds by part.
 #[derive(Clone, Debug, Default)]
 pub struct Breakdown {
-    /// Loading the model.
+    /// Loading the model, if it was loaded for this task.
     pub load: f64,
     /// Scoring held-out responses.
     pub held_out: f64,
@@ -129,55 +131,153 @@ pub struct HeldOutScores {
     pub kl_to_teacher: Option<f64>,
 }
 
-/// Evaluates a model and writes its scores, and those of each row.
+/// Evaluates a model in all tasks of the recipe and writes its scores, and those of each row: `<name>/<task>.json` and
+/// `<name>/<task>.rows.jsonl`.
 ///
-/// What is done is kept beside the result, part by part, and removed with the last of it: an evaluation that was stopped or
-/// killed goes on, and its result has the bytes that it would have had.
+/// A task whose result is there and was made from the same is not done again. What is done of another one is kept beside its result,
+/// part by part, and removed with the last of it: an evaluation that was stopped or killed goes on, and its result has the bytes that
+/// it would have had. The model is loaded once, where anything is left to do.
 ///
 /// # Errors
-/// No trained model, no rows of the split, a missing or damaged dataset, another process that makes the same result, I/O. A
-/// stop that was asked for is an [`io::ErrorKind::Interrupted`]; no result is written then.
-pub fn run(inputs: &EvaluateInputs) -> Result<Evaluation> {
-    let began = Instant::now();
-    let mut seconds = Breakdown::default();
+/// No trained model, no rows of a task, a missing or damaged dataset, another process that makes the same result, I/O. A stop that
+/// was asked for is an [`io::ErrorKind::Interrupted`]; no result of the task under way is written then.
+pub fn run(inputs: &EvaluateInputs) -> Result<Vec<Evaluation>> {
     let subject = Subject::chosen(inputs)?;
-    let name = subject.result_name(inputs.config);
     let tokenizer = Tokenizer::load(&inputs.tokenizer.path)?;
     tokenizer.expect_ids_of_model(&subject.model)?;
-    let questions = questions(inputs)?;
-    let held_out = HeldOut::open(inputs, &tokenizer.own())?;
+    let works: Vec<Work> = inputs
+        .config
+        .tasks
+        .iter()
+        .map(|task| Work::open(task, inputs, &tokenizer))
+        .collect::<Result<_>>()?;
     let load = inputs.config.load_options(inputs.student_load);
-    let mut provenance = subject.provenance(inputs, &load)?;
-    provenance.input("rows", held_out.blake3());
-    let places = Places::of(inputs.output, &name);
-    check_result(&places.result, &provenance, inputs.accept)?;
-    let max_tokens_per_batch = inputs.config.max_tokens_per_batch;
-    let header = Header { provenance, max_tokens_per_batch };
-    let mut parts = Parts::open(&places, &header)?;
-
-    let mut decoder = Decoder::load_with(&subject.model, inputs.device, &load)?;
-    if let Some(adapter) = &subject.adapter {
-        decoder.load_adapter(adapter)?;
+    let of_model = subject.provenance(inputs, &load)?;
+    let folder = inputs.output.join(subject.result_name(inputs.config));
+    check_results(&folder, &of_model, inputs.accept)?;
+    let mut run = Run { inputs, subject: &subject, load, tokenizer, decoder: None };
+    let mut evaluations = Vec::with_capacity(works.len());
+    for (work, task) in works.into_iter().zip(&inputs.config.tasks) {
+        let places = Places::of(&folder, task);
+        let provenance = work.provenance(inputs, of_model.clone())?;
+        let header = Header { provenance, max_tokens_per_batch: inputs.config.max_tokens_per_batch };
+        let parts = Parts::open(&places, &header)?;
+        if let Some(evaluation) = finished(&places, &header.provenance)? {
+            tracing::info!("`{}`: made from the same, so it is not made again", places.result.display());
+            parts.discard()?;
+            evaluations.push(evaluation);
+            continue;
+        }
+        evaluations.push(run.task(task, work, header.provenance, (parts, &places))?);
     }
-    tokenizer.fingerprint().expect_fits(&subject.model, decoder.config().vocab_size)?;
-    seconds.load = began.elapsed().as_secs_f64();
-    let began = Instant::now();
-    let (split, rows) = (Some(inputs.config.split), held_out.rows.len());
-    let (held_out, mut scored) = held_out.score(inputs, &decoder, &mut parts)?;
-    seconds.held_out = began.elapsed().as_secs_f64();
-    let began = Instant::now();
-    let answers = match &questions[..] {
-        [] => None,
-        questions => Some(score_answers(inputs, &decoder, &tokenizer, questions, (&mut parts, &mut scored))?),
-    };
-    seconds.answers = began.elapsed().as_secs_f64();
-    let (parameters, dtype, provenance) = (decoder.parameter_count(), load.dtype(), Some(header.provenance));
-    let evaluation =
-        Evaluation { name, parameters, dtype, split, rows, answers, held_out, seconds, provenance };
-    scored.iter_mut().for_each(Row::name_metrics);
-    let lines = rows::to_lines(&scored, &format!("evaluation `{}`", evaluation.name))?;
-    parts.commit(&places, &serde_json::to_vec_pretty(&evaluation)?, &lines)?;
-    Ok(evaluation)
+    Ok(evaluations)
+}
+
+/// A result that is there with its rows and was made from just this.
+fn finished(places: &Places, provenance: &Provenance) -> Result<Option<Evaluation>> {
+    let Some(bytes) = read_if_there(&places.result)? else { return Ok(None) };
+    // What is no result, or one of an earlier version, is made again.
+    let found = serde_json::from_slice::<Evaluation>(&bytes).ok();
+    let Some(rows) = read_if_there(&places.rows)? else { return Ok(None) };
+    let lines = rows.iter().filter(|byte| **byte == b'\n').count();
+    Ok(found.filter(|found| found.provenance == *provenance && found.rows == lines))
+}
+
+/// What is done for a task, with its rows.
+enum Work {
+    /// Likelihoods of held-out responses, and answers to their prompts.
+    HeldOut(HeldOut, Vec<Question>),
+}
+
+impl Work {
+    fn open(_task: &str, inputs: &EvaluateInputs, tokenizer: &Tokenizer) -> Result<Self> {
+        let questions = questions(inputs)?;
+        Ok(Self::HeldOut(HeldOut::open(inputs, &tokenizer.own())?, questions))
+    }
+
+    /// What the task's result is made from, besides the model.
+    fn provenance(&self, inputs: &EvaluateInputs, mut this: Provenance) -> Result<Provenance> {
+        match self {
+            Self::HeldOut(held_out, _) => {
+                add_held_out(inputs, &mut this)?;
+                this.input("rows", held_out.blake3());
+            }
+        }
+        Ok(this)
+    }
+}
+
+/// A model that is evaluated.
+struct Run<'a> {
+    inputs: &'a EvaluateInputs<'a>,
+    subject: &'a Subject,
+    load: LoadOptions,
+    tokenizer: Tokenizer,
+    /// Loaded with the first task that needs it.
+    decoder: Option<Decoder>,
+}
+
+impl Run<'_> {
+    /// Does one task, and writes its result.
+    fn task(
+        &mut self,
+        task: &str,
+        work: Work,
+        provenance: Provenance,
+        (mut parts, places): (Parts, &Places),
+    ) -> Result<Evaluation> {
+        let mut seconds = Breakdown::default();
+        let began = Instant::now();
+        if self.decoder.is_none() {
+            self.decoder = Some(self.load_model()?);
+            seconds.load = began.elapsed().as_secs_f64();
+        }
+        let (inputs, decoder) = (self.inputs, self.decoder.as_ref().expect("it was loaded"));
+        let mut evaluation = Evaluation {
+            name: self.subject.result_name(inputs.config),
+            task: task.to_owned(),
+            parameters: decoder.parameter_count(),
+            dtype: self.load.dtype(),
+            split: None,
+            rows: 0,
+            answers: None,
+            held_out: None,
+            seconds: None,
+            provenance,
+        };
+        let place = format!("evaluation `{}` of `{task}`", evaluation.name);
+        let lines = match work {
+            Work::HeldOut(held_out, questions) => {
+                let began = Instant::now();
+                let (scores, mut rows) = held_out.score(inputs, decoder, &mut parts)?;
+                seconds.held_out = began.elapsed().as_secs_f64();
+                let began = Instant::now();
+                if !questions.is_empty() {
+                    let scored = (&mut parts, &mut rows[..]);
+                    evaluation.answers =
+                        Some(score_answers(inputs, decoder, &self.tokenizer, &questions, scored)?);
+                }
+                seconds.answers = began.elapsed().as_secs_f64();
+                (evaluation.split, evaluation.rows) = (Some(inputs.config.split), rows.len());
+                evaluation.held_out = Some(scores);
+                rows.iter_mut().for_each(Row::name_metrics);
+                rows::to_lines(&rows, &place)?
+            }
+        };
+        parts.commit(places, &serde_json::to_vec_pretty(&evaluation)?, &lines)?;
+        evaluation.seconds = Some(seconds);
+        Ok(evaluation)
+    }
+
+    fn load_model(&self) -> Result<Decoder> {
+        let Self { inputs, subject, load, tokenizer, .. } = self;
+        let mut decoder = Decoder::load_with(&subject.model, inputs.device, load)?;
+        if let Some(adapter) = &subject.adapter {
+            decoder.load_adapter(adapter)?;
+        }
+        tokenizer.fingerprint().expect_fits(&subject.model, decoder.config().vocab_size)?;
+        Ok(decoder)
+    }
 }
 
 /// Greedy answers to the held-out prompts and what they are worth; each stands in its row then.

@@ -43,6 +43,7 @@ mod value;
 pub use config::{Bos, DataConfig, EmptyResponses, Mask, SplitConfig, Template, TokenizerConfig};
 pub use conversation::{Conversation, Message};
 pub use error::Error;
+pub use rows::{FileRow, file_rows};
 pub use run::{Example, examples, run};
 pub use softshard_labels::Split;
 pub use summary::{Dropped, MaskSummary, RowCounts, SplitSummary, Summary};
