@@ -251,7 +251,10 @@ fn say_evaluation(evaluation: &Evaluation) {
     let table = side_by_side(&evaluation.header(), &[evaluation.cells()]);
     println!("{}\n{table}", evaluation.described_rows());
     match &evaluation.seconds {
-        Some(Breakdown { load, held_out, answers }) => {
+        Some(Breakdown { load, choices, .. }) if evaluation.choices.is_some() => {
+            println!("  seconds: load {load:.1}, choices {choices:.1}");
+        }
+        Some(Breakdown { load, held_out, answers, .. }) => {
             println!("  seconds: load {load:.1}, held-out {held_out:.1}, answers {answers:.1}");
         }
         None => println!("  as it was: made from the same"),

@@ -11,16 +11,17 @@ use crate::{
     Evaluation,
     calibration::{DRAWS, Measure, MeasuredDifference, Positions, difference},
     partial::Places,
-    rows::{self, Row},
+    rows::{self, Document, Row},
     subject::{read_result, results_in},
     statistics::{
         self, BadValues, Better, Comparison, Documents, Interval, Part, Question, Resampling, TwoLevels,
         Word, holm, number, two_levels,
     },
+    tasks::{self, ChoiceRow, Scores},
 };
 
 /// Names of what is compared, in the order of the table.
-pub const METRICS: [&str; 9] = [
+pub const METRICS: [&str; 20] = [
     "rouge_l",
     "faithful",
     "supported_facts",
@@ -30,6 +31,17 @@ pub const METRICS: [&str; 9] = [
     "smooth_ece",
     "ece",
     "ece_equal_mass",
+    "acc",
+    "acc_norm",
+    "acc_bytes",
+    "mc1",
+    "mc2",
+    "factor",
+    "fib",
+    "fib_mean",
+    "fib_sum",
+    "fib_sum_minus_null",
+    "fib_null",
 ];
 
 /// Differences below which two are equal, by metric.
@@ -39,8 +51,55 @@ pub type Margins = BTreeMap<String, f64>;
 pub struct Scored {
     /// Its scores.
     pub evaluation: Evaluation,
-    rows: Vec<Row>,
+    rows: Rows,
     place: String,
+}
+
+/// The rows of a result.
+enum Rows {
+    /// Held-out rows.
+    HeldOut(Vec<Row>),
+    /// Rows of a task of choices.
+    Choices(Vec<ChoiceRow>),
+}
+
+impl Rows {
+    fn len(&self) -> usize {
+        match self {
+            Self::HeldOut(rows) => rows.len(),
+            Self::Choices(rows) => rows.len(),
+        }
+    }
+
+    /// Which row each is.
+    fn docs(&self) -> Vec<&Document> {
+        match self {
+            Self::HeldOut(rows) => rows.iter().map(|row| &row.doc).collect(),
+            Self::Choices(rows) => rows.iter().map(|row| &row.doc).collect(),
+        }
+    }
+
+    /// How many documents they are of.
+    fn documents(&self) -> usize {
+        match self {
+            Self::HeldOut(rows) => rows::documents(rows).count(),
+            Self::Choices(rows) => tasks::documents(rows).count(),
+        }
+    }
+
+    /// What each document adds to a mean, if the rows have it.
+    fn parts(&self, metric: &str) -> Option<Vec<Part>> {
+        match self {
+            Self::HeldOut(rows) => {
+                let (_, _, parts) = MEANS.iter().find(|(name, ..)| *name == metric)?;
+                parts(rows)
+            }
+            Self::Choices(rows) => {
+                let document = ChoiceRow::document;
+                parts_of(rows, document, |row| row.weighted(metric))
+            }
+        }
+    }
 }
 
 /// A candidate beside the baseline, in one task.
@@ -111,7 +170,11 @@ impl Scored {
         let evaluation = read_result(result)?;
         let name = result.file_stem().unwrap_or_default().to_string_lossy();
         let places = Places::of(result.parent().unwrap_or(Path::new("")), &name);
-        let scored = Self { rows: rows::read(&places.rows)?, evaluation, place };
+        let rows = match &evaluation.choices {
+            Some(_) => Rows::Choices(tasks::read(&places.rows)?),
+            None => Rows::HeldOut(rows::read(&places.rows)?),
+        };
+        let scored = Self { rows, evaluation, place };
         let (expected, found) = (scored.evaluation.rows, scored.rows.len());
         if expected != found {
             let place = format!("`{}`", places.rows.display());
@@ -137,10 +200,9 @@ impl Scored {
             let of = one.evaluation.split.map_or(&*one.evaluation.task, |split| split.name());
             format!("rows {} of `{of}`", short(&hash(one)))
         };
-        let keys = |one: &Self| one.rows.iter().map(|row| row.doc.clone()).collect::<Vec<_>>();
         if hash(self) != hash(other)
             || self.evaluation.split != other.evaluation.split
-            || keys(self) != keys(other)
+            || self.rows.docs() != other.rows.docs()
         {
             let expected = format!("{}, as {} has", described(self), self.place);
             let hint =
@@ -214,10 +276,10 @@ fn compare_task(
     };
     let place = format!("{} beside {}", candidate[0].place, first.place);
     let refused = |error| rows::refused(&place, error);
-    let documents = rows::documents(&first.rows).count();
+    let documents = first.rows.documents();
     let (mut lines, mut not_available) = (Vec::new(), Vec::new());
-    for (metric, better, parts) in MEANS {
-        let of = |seeds: &[&Scored]| seeds.iter().map(|one| parts(&one.rows)).collect::<Option<Vec<_>>>();
+    for (metric, better) in means() {
+        let of = |seeds: &[&Scored]| seeds.iter().map(|one| one.rows.parts(metric)).collect::<Option<Vec<_>>>();
         let (Some(from), Some(to)) = (of(baseline), of(candidate)) else { continue };
         match Line::of_mean(metric, &from, &to, &question(metric, better)) {
             Ok(line) => lines.push(line),
@@ -229,9 +291,11 @@ fn compare_task(
         }
     }
     if let ([from], [to]) = (baseline, candidate) {
-        let of = |one: &Scored| rows::positions(&one.rows).map_err(refused);
-        lines.extend(of_positions(&of(from)?, &of(to)?, question).map_err(refused)?);
-    } else {
+        if let (Rows::HeldOut(from), Rows::HeldOut(to)) = (&from.rows, &to.rows) {
+            let of = |rows: &[Row]| rows::positions(rows).map_err(refused);
+            lines.extend(of_positions(&of(from)?, &of(to)?, question).map_err(refused)?);
+        }
+    } else if matches!(first.rows, Rows::HeldOut(_)) {
         not_available.push("smooth_ece, ece, ece_equal_mass: of one seed each only".to_owned());
     }
     let p_values: Vec<f64> = lines.iter().filter_map(|line| line.p).collect();
@@ -319,13 +383,27 @@ const MEANS: [(&str, Better, Parts); 6] = [
     }),
 ];
 
-/// Sums and weights by document of the rows that have a score; none where no row has.
+/// Means over rows, those of held-out rows first: all metrics but the errors of calibration.
+fn means() -> impl Iterator<Item = (&'static str, Better)> {
+    let of_held_out = MEANS.iter().map(|(metric, better, _)| (*metric, *better));
+    of_held_out.chain(Scores::NAMES.map(|metric| (metric, Better::Higher)))
+}
+
 fn parts(rows: &[Row], score: impl Fn(&Row) -> Option<(f64, f64)>) -> Option<Vec<Part>> {
-    let scored: Vec<(&Row, (f64, f64))> = rows.iter().filter_map(|row| Some((row, score(row)?))).collect();
+    parts_of(rows, Row::document, score)
+}
+
+/// Sums and weights by document of the rows that have a score; none where no row has.
+fn parts_of<R>(
+    rows: &[R],
+    document: impl Fn(&R) -> &str,
+    score: impl Fn(&R) -> Option<(f64, f64)>,
+) -> Option<Vec<Part>> {
+    let scored: Vec<(&R, (f64, f64))> = rows.iter().filter_map(|row| Some((row, score(row)?))).collect();
     if scored.is_empty() {
         return None;
     }
-    let names: Vec<&str> = scored.iter().map(|(row, _)| row.document()).collect();
+    let names: Vec<&str> = scored.iter().map(|(row, _)| document(row)).collect();
     let (sums, weights): (Vec<f64>, Vec<f64>) = scored.iter().map(|(_, score)| *score).unzip();
     let documents = Documents::of(&names);
     Some(documents.weighted_parts(&sums, &weights).expect("rows are finite, as their reader has checked"))

@@ -1,13 +1,16 @@
 //! Recipe section `[evaluate]`.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use softshard_labels::Split;
 use softshard_model::{Bits, LoadOptions, Precision, Residency};
 
-use crate::rouge::Rouge;
+use crate::{
+    rouge::Rouge,
+    tasks::{Kind, TaskConfig},
+};
 
 /// The task that every recipe has: its held-out rows.
 pub const HELD_OUT: &str = "held_out";
@@ -16,9 +19,12 @@ pub const HELD_OUT: &str = "held_out";
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluateConfig {
-    /// What the model is asked: `held_out`, the held-out rows.
+    /// What the model is asked: `held_out`, the held-out rows, and tasks that have a section `[evaluate.task.NAME]`.
     #[serde(default = "default_tasks")]
     pub tasks: Vec<String>,
+    /// Where the rows of other tasks are.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub task: BTreeMap<String, TaskConfig>,
     /// Name of the results, the folder `evaluations/<name>`; the student's folder gives it unless it is set, with `-valid` where
     /// those rows are scored.
     pub name: Option<String>,
@@ -58,6 +64,7 @@ impl Default for EvaluateConfig {
     fn default() -> Self {
         EvaluateConfig {
             tasks: default_tasks(),
+            task: BTreeMap::new(),
             name: None,
             model: None,
             adapter: None,
@@ -125,9 +132,20 @@ impl EvaluateConfig {
             if self.tasks[..index].contains(task) {
                 return Err(format!("`evaluate.tasks`: expected each task once, found \"{task}\" twice"));
             }
-            if task != HELD_OUT {
-                return Err(format!("`evaluate.tasks`: expected \"{HELD_OUT}\", found \"{task}\""));
+            if task != HELD_OUT && !self.task.contains_key(task) {
+                return Err(format!(
+                    "`evaluate.tasks`: expected \"{HELD_OUT}\", or a task with a section [evaluate.task.{task}], found \"{task}\""
+                ));
             }
+        }
+        for (name, task) in &self.task {
+            let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "_-.".contains(letter);
+            if name == HELD_OUT || name.is_empty() || name.starts_with('.') || !name.chars().all(is_plain) {
+                let expected = "expected a name of letters, digits, `_`, `-` and `.`";
+                return Err(format!("`evaluate.task`: {expected}, other than \"{HELD_OUT}\", found {name:?}"));
+            }
+            task.check(name)?;
+            Kind::of(name, task)?;
         }
         Ok(())
     }

@@ -6,7 +6,12 @@ use anyhow::Result;
 use fs_err as fs;
 use softshard_labels::{Error, short};
 
-use crate::{Evaluation, subject::{read_result, results_in}};
+use crate::{
+    Evaluation,
+    statistics::Interval,
+    subject::{read_result, results_in},
+    tasks::{ChoiceScores, Metric},
+};
 
 /// Evaluations of the same rows, with what these are: no others are to be compared.
 pub fn by_rows(evaluations: Vec<Evaluation>) -> Vec<(String, Vec<Evaluation>)> {
@@ -50,16 +55,23 @@ pub fn all(folder: &Path) -> Result<Vec<Evaluation>> {
 }
 
 impl Evaluation {
-    /// `test: 300 sequences (0123456789ab), 200 answered`.
+    /// `test: 300 sequences (0123456789ab), 200 answered`, or the rows of another task.
     pub fn described_rows(&self) -> String {
         let blake3 = self.provenance.inputs.get("rows").map_or("unknown", |blake3| short(blake3));
         let (name, rows) = (self.split.map_or(&*self.task, |split| split.name()), self.rows);
+        if let Some(ChoiceScores { documents, requests, .. }) = &self.choices {
+            return format!("{name}: {rows} rows ({blake3}) of {documents} documents, {requests} choices");
+        }
         let answered = self.answers.as_ref().map_or(0, |answers| answers.answers);
         format!("{name}: {rows} sequences ({blake3}), {answered} answered")
     }
 
     /// What the columns of [`Evaluation::cells`] are.
     pub fn header(&self) -> Vec<String> {
+        if let Some(choices) = &self.choices {
+            let metrics = choices.metrics.iter().map(|metric| &*metric.metric);
+            return ["model", "parameters"].into_iter().chain(metrics).map(str::to_owned).collect();
+        }
         let header =
             ["model", "parameters", "ROUGE-L", "faithful", "facts right", "NLL", "ECE", "KL to teacher"];
         header.map(str::to_owned).to_vec()
@@ -67,20 +79,31 @@ impl Evaluation {
 
     /// What is said of it in the columns of [`Evaluation::header`].
     pub fn cells(&self) -> Vec<String> {
+        let own = [self.name.clone(), self.parameters.to_string()];
+        if let Some(choices) = &self.choices {
+            return own.into_iter().chain(choices.metrics.iter().map(with_interval)).collect();
+        }
         let percent =
             |share: Option<f64>| share.map_or("-".to_owned(), |share| format!("{:.1} %", 100.0 * share));
         let nats = |nats: Option<f64>| nats.map_or("-".to_owned(), |nats| format!("{nats:.4}"));
         let answers = self.answers.as_ref();
         let held_out = self.held_out.as_ref();
-        vec![
-            self.name.clone(),
-            self.parameters.to_string(),
+        let scores = [
             percent(answers.map(|answers| answers.rouge_l)),
             percent(answers.and_then(|answers| answers.faithful)),
             percent(answers.and_then(|answers| answers.supported_facts)),
             nats(held_out.map(|held_out| held_out.nll)),
             percent(held_out.map(|held_out| held_out.ece)),
             nats(held_out.and_then(|held_out| held_out.kl_to_teacher)),
-        ]
+        ];
+        own.into_iter().chain(scores).collect()
     }
+}
+
+/// `71.3 % [65.6, 76.9]`; without an interval where fewer than two documents give none.
+fn with_interval(Metric { value, interval, .. }: &Metric) -> String {
+    let interval = interval.map_or("n/a".to_owned(), |Interval { lower, upper }| {
+        format!("[{:.1}, {:.1}]", 100.0 * lower, 100.0 * upper)
+    });
+    format!("{:.1} % {interval}", 100.0 * value)
 }
