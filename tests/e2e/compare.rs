@@ -26,7 +26,8 @@ fn compare(world: &World, results: &[&str], options: &[&str]) -> Said {
 }
 
 fn rows(world: &World, name: &str) -> Vec<Value> {
-    let text = fs::read_to_string(world.path(&format!("run/evaluations/{name}/held_out.rows.jsonl"))).expect("rows");
+    let text =
+        fs::read_to_string(world.path(&format!("run/evaluations/{name}/held_out.rows.jsonl"))).expect("rows");
     text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
 }
 
@@ -47,7 +48,8 @@ fn two_models_on_the_same_rows() {
     };
     // What the rows say is what the result says.
     for (name, index) in [("start", "baseline"), ("teacher", "candidate")] {
-        let text = fs::read_to_string(world.path(&format!("run/evaluations/{name}/held_out.json"))).expect("a result");
+        let text = fs::read_to_string(world.path(&format!("run/evaluations/{name}/held_out.json")))
+            .expect("a result");
         let result: Value = serde_json::from_str(&text).expect("JSON");
         let pairs = [
             ("nll", &result["held_out"]["nll"]),

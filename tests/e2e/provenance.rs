@@ -132,16 +132,18 @@ fn a_result_of_another_model_is_not_overwritten() {
     // Another model of the same name.
     fs::create_dir_all(world.path("elsewhere/teacher")).expect("a folder");
     fs::rename(world.path("start/model"), world.path("elsewhere/teacher/model")).expect("it is moved");
-    world
-        .run("evaluate", &["evaluate.model=elsewhere/teacher/model"])
-        .failed(3, &["run/evaluations/teacher/held_out.json", "model `teacher` (weights ", "`evaluate.name`"]);
+    world.run("evaluate", &["evaluate.model=elsewhere/teacher/model"]).failed(
+        3,
+        &["run/evaluations/teacher/held_out.json", "model `teacher` (weights ", "`evaluate.name`"],
+    );
     // Whoever means it, says it. What does not name its model is no result.
     world.run_accepting("evaluate", &named, &["result"]).succeeded();
     assert_eq!(read_json(&result)["provenance"]["recipe"]["evaluate"]["subject"]["name"], "teacher");
     let mut old = read_json(&result);
     old.as_object_mut().expect("an object").remove("provenance");
     fs::write(&result, serde_json::to_vec(&old).expect("JSON")).expect("it is written");
-    let no_result = ["run/evaluations/student/held_out.json", "the JSON of a result", "missing field `provenance`"];
+    let no_result =
+        ["run/evaluations/student/held_out.json", "the JSON of a result", "missing field `provenance`"];
     world.run("evaluate", &named).failed(3, &no_result);
     world.run("report", &[]).failed(3, &no_result);
     fs::remove_file(&result).expect("it is removed");
@@ -149,7 +151,9 @@ fn a_result_of_another_model_is_not_overwritten() {
     assert!(report.contains("\nteacher: model `teacher` (weights "), "{report}");
     // Where earlier versions wrote results there are none.
     fs::write(world.path("run/evaluations/student.json"), "{}").expect("it is written");
-    world.run("report", &[]).failed(3, &["a folder for each name of a result", "found `student.json`", "evaluate again"]);
+    world
+        .run("report", &[])
+        .failed(3, &["a folder for each name of a result", "found `student.json`", "evaluate again"]);
 }
 
 /// Fault 3: what is held out is what was held out when the sequences were made, in their template.
@@ -158,7 +162,8 @@ fn held_out_prompts_come_from_the_sequences() {
     let world = trained();
     let all = ["evaluate.max_answers=100"];
     world.run("evaluate", &all).succeeded();
-    let answers = || fs::read_to_string(world.path("run/evaluations/student/held_out.rows.jsonl")).expect("answers");
+    let answers =
+        || fs::read_to_string(world.path("run/evaluations/student/held_out.rows.jsonl")).expect("answers");
     let before = answers();
     let sources: Vec<String> = before
         .lines()

@@ -65,8 +65,8 @@ fn what_is_reported_is_of_test_and_is_compared_with_nothing_else() {
     let page = fs::read_to_string(page).expect("a page");
     assert_eq!(page.matches("<h2>Evaluations, ").count(), 3, "{page}");
 
-    let [one, other] =
-        ["teacher", "teacher-valid"].map(|name| text(&world, &format!("run/evaluations/{name}/held_out.json")));
+    let [one, other] = ["teacher", "teacher-valid"]
+        .map(|name| text(&world, &format!("run/evaluations/{name}/held_out.json")));
     let said = softshard(&["diff", &one, &other]).failed(3, &["something else"]).stdout;
     for part in [
         "the rows that were scored (results of other rows are not to be compared) are others",
@@ -205,7 +205,8 @@ fn the_recipe_says_which_sides_are_labelled() {
     let before = world.files("run/labels/test");
     let kl = |name: &str, overrides: &[&str]| {
         world.run("evaluate", &[&TEACHER[..], overrides].concat()).succeeded();
-        read_json(&world.path(&format!("run/evaluations/{name}/held_out.json")))["held_out"]["kl_to_teacher"].clone()
+        read_json(&world.path(&format!("run/evaluations/{name}/held_out.json")))["held_out"]["kl_to_teacher"]
+            .clone()
     };
     assert!(kl("teacher", &[some]).is_number());
     assert!(kl("teacher-valid", &[some, VALID]).is_null());

@@ -182,8 +182,7 @@ fn kind(kind: Artefact) -> &'static str {
 fn provenance_of(path: &Path) -> Result<Provenance> {
     let place = format!("`{}`", path.display());
     let found = if path.is_dir() { of_folder(path)? } else { of_file(path)? };
-    let hint =
-        "name a run, an adapter or a model that `softshard` trained, a dataset, or `evaluations/NAME/TASK.json`";
+    let hint = "name a run, an adapter or a model that `softshard` trained, a dataset, or `evaluations/NAME/TASK.json`";
     Ok(found.ok_or_else(|| Error::bad(place, "what says what it was made from", "nothing").hint(hint))?)
 }
 

@@ -12,11 +12,11 @@ use crate::{
     calibration::{DRAWS, Measure, MeasuredDifference, Positions, difference},
     partial::Places,
     rows::{self, Document, Row},
-    subject::{read_result, results_in},
     statistics::{
         self, BadValues, Better, Comparison, Documents, Interval, Part, Question, Resampling, TwoLevels,
         Word, holm, number, two_levels,
     },
+    subject::{read_result, results_in},
     tasks::{self, ChoiceRow, Scores},
 };
 
@@ -279,7 +279,8 @@ fn compare_task(
     let documents = first.rows.documents();
     let (mut lines, mut not_available) = (Vec::new(), Vec::new());
     for (metric, better) in means() {
-        let of = |seeds: &[&Scored]| seeds.iter().map(|one| one.rows.parts(metric)).collect::<Option<Vec<_>>>();
+        let of =
+            |seeds: &[&Scored]| seeds.iter().map(|one| one.rows.parts(metric)).collect::<Option<Vec<_>>>();
         let (Some(from), Some(to)) = (of(baseline), of(candidate)) else { continue };
         match Line::of_mean(metric, &from, &to, &question(metric, better)) {
             Ok(line) => lines.push(line),

@@ -126,7 +126,9 @@ impl EvaluateConfig {
 
     fn check_tasks(&self) -> Result<(), String> {
         if self.tasks.is_empty() {
-            return Err(format!("`evaluate.tasks`: expected names of tasks, such as \"{HELD_OUT}\", found none"));
+            return Err(format!(
+                "`evaluate.tasks`: expected names of tasks, such as \"{HELD_OUT}\", found none"
+            ));
         }
         for (index, task) in self.tasks.iter().enumerate() {
             if self.tasks[..index].contains(task) {
@@ -142,7 +144,9 @@ impl EvaluateConfig {
             let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "_-.".contains(letter);
             if name == HELD_OUT || name.is_empty() || name.starts_with('.') || !name.chars().all(is_plain) {
                 let expected = "expected a name of letters, digits, `_`, `-` and `.`";
-                return Err(format!("`evaluate.task`: {expected}, other than \"{HELD_OUT}\", found {name:?}"));
+                return Err(format!(
+                    "`evaluate.task`: {expected}, other than \"{HELD_OUT}\", found {name:?}"
+                ));
             }
             task.check(name)?;
             Kind::of(name, task)?;

@@ -29,5 +29,7 @@ pub use result::{AnswerScores, Breakdown, Evaluation, HeldOutScores};
 pub use rows::{Arguments, Document, PositionScores, Request, Row, Settings};
 pub use run::run;
 pub use subject::made_from;
-pub use tasks::{ChoiceRequest, ChoiceRow, ChoiceScores, Mapping, Metric, Scores, TASKS, Target, TaskConfig, Texts};
 pub use table::{all, by_rows};
+pub use tasks::{
+    ChoiceRequest, ChoiceRow, ChoiceScores, Mapping, Metric, Scores, TASKS, Target, TaskConfig, Texts,
+};

@@ -153,7 +153,8 @@ pub(crate) fn check_results(folder: &Path, now: &Provenance, accept: &[String]) 
 /// # Errors
 /// It is none.
 pub(crate) fn read_result(path: &Path) -> Result<Evaluation> {
-    let bad = |error| Error::bad(format_args!("evaluation `{}`", path.display()), "the JSON of a result", error);
+    let bad =
+        |error| Error::bad(format_args!("evaluation `{}`", path.display()), "the JSON of a result", error);
     Ok(serde_json::from_slice(&fs::read(path)?).map_err(bad)?)
 }
 

@@ -78,8 +78,8 @@ impl Decoder {
         behind: Option<&Behind>,
     ) -> Result<(Tensor<2>, Option<Tensor<2>>), Error> {
         let of_contexts = self.context_beside(contexts.ids.dims(), &contexts.layout, 2);
-        let of_behind = behind
-            .map(|Behind { pass, .. }| self.context_beside(pass.ids.dims(), &pass.layout, 2));
+        let of_behind =
+            behind.map(|Behind { pass, .. }| self.context_beside(pass.ids.dims(), &pass.layout, 2));
         let mut x = Some(self.embed(contexts.ids.clone(), &contexts.layout));
         let mut y = behind.map(|behind| self.embed(behind.pass.ids.clone(), &behind.pass.layout));
         self.each_layer(0..self.layers.len(), |index, layer| {

@@ -84,6 +84,7 @@ fn say(compared: &[Compared], made_from: &[String]) {
 
 /// A table of evaluations.
 pub(crate) fn side_by_side(header: &[String], evaluations: &[Vec<String>]) -> String {
-    let rows: Vec<Vec<String>> = [header].into_iter().chain(evaluations.iter().map(Vec::as_slice)).map(<[String]>::to_vec).collect();
+    let rows: Vec<Vec<String>> =
+        [header].into_iter().chain(evaluations.iter().map(Vec::as_slice)).map(<[String]>::to_vec).collect();
     ruled(&rows)
 }

@@ -85,8 +85,12 @@ impl<'a> Encoder<'a> {
     fn behind_nothing(&self, continuation: &str) -> Result<(Vec<i32>, Vec<i32>), NoPair> {
         let mut ids = self.encode(continuation)?;
         let Some(prefix) = self.prefix else {
-            let problem = "expected a context, as the tokenizer has no token that begins or ends a text, found none";
-            return Err(NoPair::Texts(problem.to_owned(), "use a tokenizer that has a `bos_token` or `eos_token`"));
+            let problem =
+                "expected a context, as the tokenizer has no token that begins or ends a text, found none";
+            return Err(NoPair::Texts(
+                problem.to_owned(),
+                "use a tokenizer that has a `bos_token` or `eos_token`",
+            ));
         };
         if ids.first() == Some(&prefix) {
             ids.remove(0);
@@ -98,7 +102,10 @@ impl<'a> Encoder<'a> {
     fn fitted(&self, mut context: Vec<i32>, continuation: Vec<i32>, most: usize) -> Result<Pair, NoPair> {
         let refuse = |problem: String, hint| Err(NoPair::Texts(problem, hint));
         if continuation.is_empty() {
-            return refuse("expected a choice of at least one token, found none".to_owned(), "is a choice empty?");
+            return refuse(
+                "expected a choice of at least one token, found none".to_owned(),
+                "is a choice empty?",
+            );
         }
         if context.is_empty() {
             let problem = "expected a context of at least one token, found none".to_owned();
@@ -106,7 +113,8 @@ impl<'a> Encoder<'a> {
         }
         if continuation.len() >= most {
             let (expected, found) = (most - 1, continuation.len());
-            let problem = format!("expected choices of at most {expected} tokens, which the model sees, found {found}");
+            let problem =
+                format!("expected choices of at most {expected} tokens, which the model sees, found {found}");
             return refuse(problem, "leave the row out, or evaluate a model with a longer context");
         }
         let extra = (context.len() + continuation.len()).saturating_sub(most);

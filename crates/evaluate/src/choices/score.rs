@@ -86,7 +86,8 @@ pub(crate) fn score(
         check_stop(inputs)?;
         let part: Part = parts.next(|| {
             let scored = fitting.each(&batch, &tokens_of, inputs.device, &score);
-            let scored = scored.map_err(|error| too_large("context with its choices", sizes[batch[0]], error))?;
+            let scored =
+                scored.map_err(|error| too_large("context with its choices", sizes[batch[0]], error))?;
             let mut part = Part::default();
             for (log_prob, is_greedy) in scored.into_iter().flatten() {
                 part.log_prob_bits.push(log_prob.to_bits());
@@ -118,10 +119,8 @@ pub(crate) fn score(
 /// The log-likelihood of each continuation, group by group, and whether it is greedy.
 fn score_batch(decoder: &Decoder, groups: &[&Group], pairs: &[Pair]) -> Result<Vec<(f64, bool)>> {
     let continuation = |&pair: &usize| pairs[pair].continuation.as_slice();
-    let branches: Vec<Branches> = groups
-        .iter()
-        .map(|group| (group.context, group.pairs.iter().map(continuation).collect()))
-        .collect();
+    let branches: Vec<Branches> =
+        groups.iter().map(|group| (group.context, group.pairs.iter().map(continuation).collect())).collect();
     let hidden = decoder.hidden_of_continuations(&branches)?;
     let continuations = || branches.iter().flat_map(|(_, continuations)| continuations);
     let gold = continuations().flat_map(|continuation| continuation.iter().copied()).collect();
@@ -171,7 +170,10 @@ mod tests {
     fn every_pair_is_in_one_group_and_no_group_is_too_large() {
         let pairs = [pair(1, 3), pair(2, 3), pair(1, 4), pair(1, 2), pair(2, 9), pair(1, 40)];
         let groups = by_context(&pairs, 1000);
-        assert_eq!(groups.iter().map(|group| &group.pairs[..]).collect::<Vec<_>>(), [&[0, 2, 3, 5][..], &[1, 4]]);
+        assert_eq!(
+            groups.iter().map(|group| &group.pairs[..]).collect::<Vec<_>>(),
+            [&[0, 2, 3, 5][..], &[1, 4]]
+        );
         let groups = by_context(&pairs, 20);
         assert_eq!(
             groups.iter().map(|group| &group.pairs[..]).collect::<Vec<_>>(),

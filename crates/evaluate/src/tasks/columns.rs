@@ -44,7 +44,9 @@ pub(crate) fn text<'a>(row: &'a FileRow, path: &str) -> Result<&'a str, Error> {
 pub(crate) fn list(row: &FileRow, path: &str) -> Result<Vec<String>, Error> {
     let value = value(row, path)?;
     let Value::List(items) = value else { return Err(other(row, path, "a list of texts", value)) };
-    let text = |item: &Value| Ok(item.as_text().ok_or_else(|| other(row, path, "texts in its list", item))?.to_owned());
+    let text = |item: &Value| {
+        Ok(item.as_text().ok_or_else(|| other(row, path, "texts in its list", item))?.to_owned())
+    };
     items.iter().map(text).collect()
 }
 

@@ -150,7 +150,8 @@ fn cleaned(text: &str) -> String {
     let mut rest = text.as_str();
     while let Some(open) = rest.find('[') {
         // A dot of Python's `re` is no newline.
-        let Some(close) = rest[open..].find(']').filter(|close| !rest[open..open + close].contains('\n')) else {
+        let Some(close) = rest[open..].find(']').filter(|close| !rest[open..open + close].contains('\n'))
+        else {
             kept.push_str(&rest[..=open]);
             rest = &rest[open + 1..];
             continue;
@@ -199,7 +200,8 @@ pub(crate) fn truthful_qa(row: &FileRow, targets: &str) -> Result<Question, Erro
     let labels = value(row, &format!("{targets}.labels"))?;
     let Value::List(labels) = labels else { return Err(other(row, targets, "a list of labels", labels)) };
     if labels.len() != choices.len() || !labels.contains(&Value::Int(1)) {
-        let problem = format!("`{targets}`: expected a label for each of {} choices, one of them 1", choices.len());
+        let problem =
+            format!("`{targets}`: expected a label for each of {} choices, one of them 1", choices.len());
         return Err(row.error(problem, "is it a row of TruthfulQA, multiple_choice?"));
     }
     let gold = (0..labels.len()).filter(|&index| labels[index] == Value::Int(1)).collect();

@@ -58,7 +58,9 @@ impl Kind {
         }
         if let Some(own) = &config.mapping {
             if TASKS.contains(&name) {
-                return Err(format!("{place}.mapping`: expected none, as `{name}` is known, found one; name it otherwise"));
+                return Err(format!(
+                    "{place}.mapping`: expected none, as `{name}` is known, found one; name it otherwise"
+                ));
             }
             return Ok(Self::Mapped(own.clone()));
         }

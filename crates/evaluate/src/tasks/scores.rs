@@ -96,7 +96,9 @@ impl Scores {
             },
             Kind::Winogrande => Self { acc: right(sums().collect()), ..Self::default() },
             Kind::TruthfulQa1 => Self { mc1: right(sums().collect()), ..Self::default() },
-            Kind::TruthfulQa2 => Self { mc2: Some(mass(&sums().collect::<Vec<_>>(), &question.gold)), ..Self::default() },
+            Kind::TruthfulQa2 => {
+                Self { mc2: Some(mass(&sums().collect::<Vec<_>>(), &question.gold)), ..Self::default() }
+            }
             Kind::Factor => {
                 let per_token = found.iter().map(|one| one.log_prob / number(one.tokens)).collect();
                 Self { factor: right(per_token), ..Self::default() }
@@ -109,7 +111,8 @@ impl Scores {
         let (with, without) = found.split_at(question.choices.len());
         let mean = |one: &Likelihood| one.log_prob / number(one.tokens);
         let share = |score: &dyn Fn(&Likelihood, &Likelihood) -> f64| {
-            let scores: Vec<f64> = with.iter().zip(without).map(|(with, without)| score(with, without)).collect();
+            let scores: Vec<f64> =
+                with.iter().zip(without).map(|(with, without)| score(with, without)).collect();
             let (faithful, unfaithful) = scores.split_at(question.gold.len());
             let wins = faithful.iter().flat_map(|one| unfaithful.iter().filter(move |other| one > *other));
             Some(number(wins.count()) / number(faithful.len() * unfaithful.len()))
@@ -183,7 +186,8 @@ mod tests {
 
     #[test]
     fn every_score_has_its_name() {
-        let json = serde_json::to_value(Scores { fib_sum_minus_null: Some(0.5), ..Scores::default() }).unwrap();
+        let json =
+            serde_json::to_value(Scores { fib_sum_minus_null: Some(0.5), ..Scores::default() }).unwrap();
         assert_eq!(json, serde_json::json!({ "fib_sum_minus_null": 0.5 }));
         for name in Scores::NAMES {
             let one: Scores = serde_json::from_value(serde_json::json!({ name: 0.25 })).unwrap();

@@ -79,7 +79,9 @@ impl TaskConfig {
         }
         if (self.shots > 0) != self.shots_file.is_some() {
             let found = if self.shots > 0 { "no file" } else { "a file for no shots" };
-            return Err(format!("{place}.shots_file`: expected a file where `shots` is above 0, found {found}"));
+            return Err(format!(
+                "{place}.shots_file`: expected a file where `shots` is above 0, found {found}"
+            ));
         }
         if let Some(mapping) = &self.mapping {
             if self.like.is_some() {

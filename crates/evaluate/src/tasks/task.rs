@@ -94,7 +94,12 @@ impl Task {
         let rows: Vec<Asked> = asked.into_iter().flatten().collect();
         let place = || format!("task `{name}`, `{}`", config.file.display());
         if rows.is_empty() {
-            return Err(Error::bad(place(), "rows with choices to compare", format_args!("none in {found} rows")).into());
+            return Err(Error::bad(
+                place(),
+                "rows with choices to compare",
+                format_args!("none in {found} rows"),
+            )
+            .into());
         }
         if rows.len() < found {
             let why = "have no summaries of both kinds: they are left out";
