@@ -70,6 +70,7 @@ bench: build
 	$$(tests/peers/venv.sh torch) tests/peers/bench_labelling.py $(SOFTSHARD)
 	$$(tests/peers/venv.sh torch) tests/peers/bench_training.py $(SOFTSHARD)
 	$$(tests/peers/venv.sh torch) tests/peers/bench_full.py $(SOFTSHARD)
+	$$(tests/peers/venv.sh lm_eval) tests/peers/bench_choices.py $(SOFTSHARD)
 
 selections: build
 	cargo build --locked --workspace --examples
