@@ -43,7 +43,7 @@ demo: build
 	@echo
 	@$(SOFTSHARD) report pipelines/demo.toml
 	@echo "── what of the difference 300 articles carry ──"
-	@$(SOFTSHARD) compare runs/demo/evaluations/alpha-0.json runs/demo/evaluations/alpha-3.json
+	@$(SOFTSHARD) compare runs/demo/evaluations/alpha-0 runs/demo/evaluations/alpha-3
 
 test: lint
 	cargo test --locked --workspace
@@ -70,6 +70,7 @@ bench: build
 	$$(tests/peers/venv.sh torch) tests/peers/bench_labelling.py $(SOFTSHARD)
 	$$(tests/peers/venv.sh torch) tests/peers/bench_training.py $(SOFTSHARD)
 	$$(tests/peers/venv.sh torch) tests/peers/bench_full.py $(SOFTSHARD)
+	$$(tests/peers/venv.sh lm_eval) tests/peers/bench_choices.py $(SOFTSHARD)
 
 selections: build
 	cargo build --locked --workspace --examples

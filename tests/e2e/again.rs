@@ -184,7 +184,7 @@ fn a_kill_at_any_system_call_of_evaluate_loses_no_part_and_leaves_no_half_result
         let said = traced(&stage, &trace, &call, &format!("signal=SIGKILL:when={number}"));
         killed += usize::from(said.code == -1);
         let found = world.files("run/evaluations");
-        let result = found.iter().find(|(name, _)| name.ends_with("result.json"));
+        let result = found.iter().find(|(name, _)| name.ends_with("result/held_out.json"));
         if let Some(result) = result {
             let of = if before.contains(result) { &before } else { &expected };
             assert!(of.iter().all(|file| found.contains(file)), "{after}: a result beside other answers");
@@ -218,7 +218,7 @@ fn an_evaluation_that_is_told_to_stop_goes_on_and_no_other_takes_its_parts() {
         assert_eq!(said.code, 75, "{}", said.stderr);
         let left = world.files("run/evaluations");
         assert_eq!(left.len(), 1, "the parts alone: {left:?}");
-        assert!(left[0].0.ends_with("result.partial"), "{left:?}");
+        assert!(left[0].0.ends_with("result/held_out.partial"), "{left:?}");
     };
     for number in [1, 2, 4] {
         told(number);

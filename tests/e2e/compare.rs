@@ -20,13 +20,14 @@ fn compared() -> World {
 fn compare(world: &World, results: &[&str], options: &[&str]) -> Said {
     let mut command = softshard_e2e::command(&["compare"]);
     command
-        .args(results.iter().map(|name| world.path(&format!("run/evaluations/{name}.json"))))
+        .args(results.iter().map(|name| world.path(&format!("run/evaluations/{name}/held_out.json"))))
         .args(options);
     run(&mut command)
 }
 
 fn rows(world: &World, name: &str) -> Vec<Value> {
-    let text = fs::read_to_string(world.path(&format!("run/evaluations/{name}.rows.jsonl"))).expect("rows");
+    let text =
+        fs::read_to_string(world.path(&format!("run/evaluations/{name}/held_out.rows.jsonl"))).expect("rows");
     text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
 }
 
@@ -47,7 +48,8 @@ fn two_models_on_the_same_rows() {
     };
     // What the rows say is what the result says.
     for (name, index) in [("start", "baseline"), ("teacher", "candidate")] {
-        let text = fs::read_to_string(world.path(&format!("run/evaluations/{name}.json"))).expect("a result");
+        let text = fs::read_to_string(world.path(&format!("run/evaluations/{name}/held_out.json")))
+            .expect("a result");
         let result: Value = serde_json::from_str(&text).expect("JSON");
         let pairs = [
             ("nll", &result["held_out"]["nll"]),
@@ -78,7 +80,7 @@ fn two_models_on_the_same_rows() {
         margin[0]["metrics"].as_array().expect("a list").iter().filter(|line| line["word"] == "equal");
     assert_eq!(words.count(), 1, "{margin}");
     // Two results of one recipe: seeds outside, documents inside.
-    let both = format!("start.json,{}", world.path("run/evaluations/teacher").display());
+    let both = format!("start/held_out.json,{}", world.path("run/evaluations/teacher").display());
     let seeds = compare(&world, &["start", &both], &["--json"]).succeeded().stdout;
     let seeds: Value = serde_json::from_str(&seeds).expect("one document");
     assert_eq!(seeds[0]["candidate"], serde_json::json!(["start", "teacher"]));
@@ -125,17 +127,17 @@ fn other_rows_and_settings_are_refused() {
         .failed(3, &["expected `evaluate.max_new_tokens` of 8", "found 2", "evaluate one of them again"]);
 
     // A row that is gone, a score that is none, no rows at all.
-    let path = world.path("run/evaluations/start.rows.jsonl");
+    let path = world.path("run/evaluations/start/held_out.rows.jsonl");
     let text = fs::read_to_string(&path).expect("rows");
     let first = text.lines().next().expect("a row").to_owned() + "\n";
     fs::write(&path, &first).expect("it is written");
     compare(&world, &["teacher", "start"], &[])
-        .failed(3, &["start.rows.jsonl", "expected 12 rows", "found 1"]);
+        .failed(3, &["start/held_out.rows.jsonl", "expected 12 rows", "found 1"]);
     fs::write(&path, first.replacen("\"nll\":", "\"nll\":null,\"was\":", 1)).expect("it is written");
     compare(&world, &["teacher", "start"], &[])
-        .failed(3, &["start.rows.jsonl` line 1", "a row of an evaluation"]);
+        .failed(3, &["start/held_out.rows.jsonl` line 1", "a row of an evaluation"]);
     fs::remove_file(&path).expect("it is removed");
     compare(&world, &["teacher", "start"], &[])
-        .failed(3, &["start.rows.jsonl", "found no file", "evaluate again"]);
+        .failed(3, &["start/held_out.rows.jsonl", "found no file", "evaluate again"]);
     compare(&world, &["teacher", "teacher"], &["--margin", "rouge=1"]).failed(2, &["METRIC one of rouge_l"]);
 }

@@ -232,8 +232,9 @@ fn each_key_of_teacher_labels_and_student_is_compared_or_decides_nothing() {
 #[test]
 fn each_key_of_an_evaluation_is_kept_in_its_result() {
     let world = whole();
-    let result =
-        |name: &str| read_json(&world.path(&format!("run/evaluations/{name}.json")))["provenance"].clone();
+    let result = |name: &str| {
+        read_json(&world.path(&format!("run/evaluations/{name}/held_out.json")))["provenance"].clone()
+    };
     let before = result("student");
     change_each("EvaluateConfig", "evaluate", EVALUATE, |key, change, expected| {
         let overrides = if key == "evaluate.max_answers" { vec![change] } else { vec![FEW, change] };
@@ -323,8 +324,10 @@ fn each_file_is_compared_or_kept_in_what_is_made() {
     }
     assert_eq!(fs::read_to_string(&data).expect("the data"), text);
     // An adapter that somebody went on with elsewhere is another one: its result says so.
-    let result =
-        || read_json(&world.path("run/evaluations/student.json"))["provenance"]["inputs"]["adapter"].clone();
+    let result = || {
+        read_json(&world.path("run/evaluations/student/held_out.json"))["provenance"]["inputs"]["adapter"]
+            .clone()
+    };
     let before = result();
     let changed = Changed::at(world.path("run/student/adapter/adapter_model.safetensors"));
     world.run("evaluate", &[FEW]).succeeded();

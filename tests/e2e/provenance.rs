@@ -100,13 +100,13 @@ fn checkpoints_of_earlier_versions_still_resume() {
 fn a_result_of_another_model_is_not_overwritten() {
     let world = trained();
     world.run("evaluate", &[]).succeeded();
-    let result = world.path("run/evaluations/student.json");
+    let result = world.path("run/evaluations/student/held_out.json");
     let before = fs::read(&result).expect("a result");
     let teacher = "evaluate.model=run/teacher/model";
     // Under its own name.
     world.run("evaluate", &[teacher]).succeeded();
     assert_eq!(fs::read(&result).expect("a result"), before, "the student's result is as it was");
-    let of_teacher = read_json(&world.path("run/evaluations/teacher.json"));
+    let of_teacher = read_json(&world.path("run/evaluations/teacher/held_out.json"));
     assert_eq!(of_teacher["name"], "teacher");
     assert_eq!(
         of_teacher["provenance"]["recipe"]["evaluate"]["subject"],
@@ -115,15 +115,16 @@ fn a_result_of_another_model_is_not_overwritten() {
     // Under the student's it is refused, before anything is computed.
     let named = [teacher, "evaluate.name=student"];
     let parts = [
-        "run/evaluations/student.json",
+        "run/evaluations/student/held_out.json",
         "model `teacher` (weights ",
         "student `student` (adapter ",
         "hint: ",
     ];
     world.run("evaluate", &named).failed(3, &parts);
     assert_eq!(fs::read(&result).expect("a result"), before);
-    // The same model again is the same result, and a student that was trained anew has its own anew.
-    world.run("evaluate", &[teacher]).succeeded();
+    // The same model again is the same result, which is not made again, and a student that was trained anew has its own anew.
+    let said = world.run("evaluate", &[teacher]).succeeded();
+    assert!(said.stdout.contains("as it was: made from the same"), "{}", said.stdout);
     fs::remove_dir_all(world.path("run/student")).expect("the student is removed");
     world.run("train-student", &["student.max_steps=3"]).succeeded();
     world.run("evaluate", &[]).succeeded();
@@ -131,19 +132,28 @@ fn a_result_of_another_model_is_not_overwritten() {
     // Another model of the same name.
     fs::create_dir_all(world.path("elsewhere/teacher")).expect("a folder");
     fs::rename(world.path("start/model"), world.path("elsewhere/teacher/model")).expect("it is moved");
-    world
-        .run("evaluate", &["evaluate.model=elsewhere/teacher/model"])
-        .failed(3, &["run/evaluations/teacher.json", "model `teacher` (weights ", "`evaluate.name`"]);
-    // Whoever means it, says it. A result of an earlier version does not name its model.
+    world.run("evaluate", &["evaluate.model=elsewhere/teacher/model"]).failed(
+        3,
+        &["run/evaluations/teacher/held_out.json", "model `teacher` (weights ", "`evaluate.name`"],
+    );
+    // Whoever means it, says it. What does not name its model is no result.
     world.run_accepting("evaluate", &named, &["result"]).succeeded();
     assert_eq!(read_json(&result)["provenance"]["recipe"]["evaluate"]["subject"]["name"], "teacher");
     let mut old = read_json(&result);
     old.as_object_mut().expect("an object").remove("provenance");
     fs::write(&result, serde_json::to_vec(&old).expect("JSON")).expect("it is written");
-    world.run("evaluate", &named).failed(3, &["a model that the result does not name"]);
+    let no_result =
+        ["run/evaluations/student/held_out.json", "the JSON of a result", "missing field `provenance`"];
+    world.run("evaluate", &named).failed(3, &no_result);
+    world.run("report", &[]).failed(3, &no_result);
+    fs::remove_file(&result).expect("it is removed");
     let report = world.run("report", &[]).succeeded().stdout;
     assert!(report.contains("\nteacher: model `teacher` (weights "), "{report}");
-    assert!(report.contains("by an earlier version, which does not say of what"), "{report}");
+    // Where earlier versions wrote results there are none.
+    fs::write(world.path("run/evaluations/student.json"), "{}").expect("it is written");
+    world
+        .run("report", &[])
+        .failed(3, &["a folder for each name of a result", "found `student.json`", "evaluate again"]);
 }
 
 /// Fault 3: what is held out is what was held out when the sequences were made, in their template.
@@ -152,7 +162,8 @@ fn held_out_prompts_come_from_the_sequences() {
     let world = trained();
     let all = ["evaluate.max_answers=100"];
     world.run("evaluate", &all).succeeded();
-    let answers = || fs::read_to_string(world.path("run/evaluations/student.rows.jsonl")).expect("answers");
+    let answers =
+        || fs::read_to_string(world.path("run/evaluations/student/held_out.rows.jsonl")).expect("answers");
     let before = answers();
     let sources: Vec<String> = before
         .lines()
@@ -173,7 +184,7 @@ fn held_out_prompts_come_from_the_sequences() {
     }
     world.run_accepting("evaluate", &all, &["data.instructions"]).succeeded();
     assert_eq!(answers(), before, "the same prompts, references and answers");
-    let result = read_json(&world.path("run/evaluations/student.json"));
+    let result = read_json(&world.path("run/evaluations/student/held_out.json"));
     assert_eq!(result["provenance"]["accepted"][0]["name"], "data.instructions.0");
     fs::write(&data, &text).expect("the row is back");
 
@@ -279,7 +290,7 @@ fn labels_are_those_that_the_recipe_makes() {
     assert_eq!(foreign["accepted"][0]["name"], "labels.foreign");
     let result = [&theirs[..], &["evaluate.max_answers=1"]].concat();
     world.run("evaluate", &result).succeeded();
-    let result = read_json(&world.path("run/evaluations/foreign.json"));
+    let result = read_json(&world.path("run/evaluations/foreign/held_out.json"));
     assert_eq!(result["provenance"]["accepted"][0]["name"], "labels.foreign");
 }
 
@@ -321,7 +332,7 @@ fn an_adapter_over_another_base_is_refused() {
     let parts = ["start/model` of the adapter", "model.config: expected ", "hint: name the base"];
     world.run("evaluate", &[]).failed(3, &parts);
     world.run_accepting("evaluate", &[], &["model.config"]).succeeded();
-    let result = read_json(&world.path("run/evaluations/student.json"));
+    let result = read_json(&world.path("run/evaluations/student/held_out.json"));
     assert_eq!(result["provenance"]["accepted"][0]["name"], "model.config");
 }
 
@@ -345,8 +356,8 @@ fn a_merged_model_carries_its_provenance() {
     assert_eq!(merged["recipe"], json!({"merge": {"dtype": "keep"}}));
     world.run("evaluate", &[]).succeeded();
     world.run("evaluate", &["evaluate.model=merged"]).succeeded();
-    let of_adapter = read_json(&world.path("run/evaluations/student.json"));
-    let of_merged = read_json(&world.path("run/evaluations/merged.json"));
+    let of_adapter = read_json(&world.path("run/evaluations/student/held_out.json"));
+    let of_merged = read_json(&world.path("run/evaluations/merged/held_out.json"));
     assert_eq!(merged["inputs"]["adapter"], of_adapter["provenance"]["inputs"]["adapter"]);
     assert_eq!(of_merged["provenance"]["from"]["run"], merged);
     merge("rounded", &["--dtype", "bf16"]).succeeded();
@@ -384,7 +395,7 @@ fn the_same_inputs_give_the_same_provenance_elsewhere() {
         let texts = [
             fs::read_to_string(world.path("run/sequences/test/manifest.json")).expect("a manifest"),
             fs::read_to_string(world.path("run/student/adapter/provenance.json")).expect("a provenance"),
-            read_json(&world.path("run/evaluations/student.json"))["provenance"].to_string(),
+            read_json(&world.path("run/evaluations/student/held_out.json"))["provenance"].to_string(),
         ];
         for text in &texts {
             assert!(!text.contains(&own) && !text.contains("tmp"), "{text}");
@@ -424,7 +435,7 @@ fn a_diff_says_why_two_of_a_kind_differ() {
     said("run/labels", "run/noisy", &[noise]);
     said("run/student", "run/taught-noise", &["a run:", alpha, "the data that it learnt from:", noise]);
     diff("run/sequences/train", "run/sequences/valid").succeeded();
-    let results = ["run/evaluations/student.json", "run/evaluations/taught-noise.json"];
+    let results = ["run/evaluations/student/held_out.json", "run/evaluations/taught-noise/held_out.json"];
     let parts = [
         "a result:",
         "the adapter is another: ",

@@ -50,7 +50,8 @@ dir = "run"
 
 /// The held-out scores that `evaluate` wrote under `name`.
 fn held_out(folder: &Path, name: &str) -> serde_json::Value {
-    let bytes = fs::read(folder.join(format!("run/evaluations/{name}.json"))).expect("scores are written");
+    let bytes =
+        fs::read(folder.join(format!("run/evaluations/{name}/held_out.json"))).expect("scores are written");
     let scores: serde_json::Value = serde_json::from_slice(&bytes).expect("scores are JSON");
     scores["held_out"].clone()
 }

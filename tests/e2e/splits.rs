@@ -32,7 +32,7 @@ fn what_is_reported_is_of_test_and_is_compared_with_nothing_else() {
 
     let said = world.run("evaluate", &TEACHER).succeeded().stdout;
     assert!(said.starts_with("test: 12 sequences (") && said.contains("4 answered\n"), "{said}");
-    let result = read_json(&world.path("run/evaluations/teacher.json"));
+    let result = read_json(&world.path("run/evaluations/teacher/held_out.json"));
     assert_eq!((result["split"].as_str(), result["rows"].as_u64()), (Some("test"), Some(12)));
     assert_eq!(result["provenance"]["recipe"]["evaluate"]["split"], "test");
     assert!(result["held_out"]["kl_to_teacher"].as_f64().is_some_and(|kl| kl < 1e-3), "{result}");
@@ -42,9 +42,9 @@ fn what_is_reported_is_of_test_and_is_compared_with_nothing_else() {
     let of_valid = [&TEACHER[..], &[VALID]].concat();
     let said = world.run("evaluate", &of_valid).succeeded().stdout;
     assert!(said.starts_with("valid: 12 sequences ("), "{said}");
-    let of_valid = read_json(&world.path("run/evaluations/teacher-valid.json"));
+    let of_valid = read_json(&world.path("run/evaluations/teacher-valid/held_out.json"));
     assert_eq!(of_valid["split"], "valid");
-    assert_eq!(read_json(&world.path("run/evaluations/teacher.json")), result);
+    assert_eq!(read_json(&world.path("run/evaluations/teacher/held_out.json")), result);
     assert_ne!(of_valid["provenance"]["inputs"]["rows"], result["provenance"]["inputs"]["rows"]);
 
     // A table for each choice of rows: of other rows, and of other answers.
@@ -65,8 +65,8 @@ fn what_is_reported_is_of_test_and_is_compared_with_nothing_else() {
     let page = fs::read_to_string(page).expect("a page");
     assert_eq!(page.matches("<h2>Evaluations, ").count(), 3, "{page}");
 
-    let [one, other] =
-        ["teacher", "teacher-valid"].map(|name| text(&world, &format!("run/evaluations/{name}.json")));
+    let [one, other] = ["teacher", "teacher-valid"]
+        .map(|name| text(&world, &format!("run/evaluations/{name}/held_out.json")));
     let said = softshard(&["diff", &one, &other]).failed(3, &["something else"]).stdout;
     for part in [
         "the rows that were scored (results of other rows are not to be compared) are others",
@@ -74,7 +74,7 @@ fn what_is_reported_is_of_test_and_is_compared_with_nothing_else() {
     ] {
         assert!(said.contains(part), "expected {part:?} in:\n{said}");
     }
-    let same = text(&world, "run/evaluations/same.json");
+    let same = text(&world, "run/evaluations/same/held_out.json");
     let said = softshard(&["diff", &one, &same]).stdout;
     assert!(!said.contains("the rows"), "{said}");
 
@@ -97,7 +97,7 @@ fn what_is_reported_is_of_test_and_is_compared_with_nothing_else() {
         let laid = [&TEACHER[..], &["data.sequences_per_shard=5", "evaluate.name=laid"]].concat();
         world.run(stage, &laid).succeeded();
     }
-    let laid = read_json(&world.path("run/evaluations/laid.json"));
+    let laid = read_json(&world.path("run/evaluations/laid/held_out.json"));
     assert_eq!(laid["provenance"]["inputs"]["rows"], result["provenance"]["inputs"]["rows"]);
     assert_ne!(laid["provenance"]["inputs"]["sequences"], result["provenance"]["inputs"]["sequences"]);
 }
@@ -205,7 +205,8 @@ fn the_recipe_says_which_sides_are_labelled() {
     let before = world.files("run/labels/test");
     let kl = |name: &str, overrides: &[&str]| {
         world.run("evaluate", &[&TEACHER[..], overrides].concat()).succeeded();
-        read_json(&world.path(&format!("run/evaluations/{name}.json")))["held_out"]["kl_to_teacher"].clone()
+        read_json(&world.path(&format!("run/evaluations/{name}/held_out.json")))["held_out"]["kl_to_teacher"]
+            .clone()
     };
     assert!(kl("teacher", &[some]).is_number());
     assert!(kl("teacher-valid", &[some, VALID]).is_null());

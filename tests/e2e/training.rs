@@ -88,7 +88,7 @@ fn the_average_is_what_is_written_and_held_out_data_is_judged_as_by_evaluate() {
     assert!(adapter(&world, "averaged") != adapter(&world, "plain"));
     for output in ["plain", "averaged"] {
         world.run("evaluate", &[&format!("output.student={output}"), "evaluate.split=valid"]).succeeded();
-        let scores = world.path(&format!("run/evaluations/{output}-valid.json"));
+        let scores = world.path(&format!("run/evaluations/{output}-valid/held_out.json"));
         let scores = fs::read(scores).expect("an evaluation");
         let scores: Value = serde_json::from_slice(&scores).expect("JSON");
         let lines = world.curve(output);

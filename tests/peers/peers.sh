@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The real PyTorch, transformers and PEFT: golden files made again, and our files read by them.
+# The real PyTorch, transformers, PEFT and lm-evaluation-harness: golden files made again, and our files read by them.
 # usage: tests/peers/peers.sh SOFTSHARD
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -7,6 +7,7 @@ softshard=$1
 python=$(tests/peers/venv.sh torch)
 "$python" tests/peers/make_golden.py --check
 "$python" tests/peers/templates.py --check
+"$(tests/peers/venv.sh lm_eval)" tests/peers/golden_choices.py --check
 configs=${SOFTSHARD_DATA:-../shared/data}/configs
 if [[ -d $configs ]]; then "$python" tests/peers/count_parameters.py "$configs" --check; fi
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# venv.sh NAME: makes or updates the virtual environment of requirements-NAME.txt (ci or torch), prints its Python.
+# venv.sh NAME: makes or updates the virtual environment of requirements-NAME.txt (ci, torch or lm_eval), prints its Python.
 # Nothing is done when the stamp inside says that this very requirements file is already installed.
 set -euo pipefail
 
-name=${1:?usage: venv.sh ci|torch}
+name=${1:?usage: venv.sh ci|torch|lm_eval}
 requirements=$(dirname "$(realpath "$0")")/requirements-$name.txt
 [[ -f $requirements ]] || { echo "venv.sh: no file $requirements" >&2; exit 2; }
 venv=${XDG_CACHE_HOME:-$HOME/.cache}/softshard-peers-$name

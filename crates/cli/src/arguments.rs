@@ -58,7 +58,7 @@ pub(crate) enum Command {
     Resume(Box<Jobs>),
     /// Stage 2: a student learns from label shards, without the teacher: adapter/ or model/
     TrainStudent(TrainStudent),
-    /// Answers of a trained model and their scores: evaluations/NAME.json
+    /// Answers of a trained model and their scores: evaluations/NAME/TASK.json
     Evaluate(Checked),
     /// All evaluations of a recipe's output as one table, and the curves of its trainings as a page
     Report(Report),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use fs_err as fs;
-use softshard_evaluate::EvaluateInputs;
+use softshard_evaluate::{Breakdown, EvaluateInputs, Evaluation};
 use softshard_labels::{Difference, Split};
 use softshard_model::DecoderConfig;
 use softshard_prepare::demo;
@@ -216,16 +216,20 @@ fn evaluate(Checked { stage, accept }: &Checked, session: &Session) -> Result<()
     let split = recipe.evaluate.split;
     let of_labels = recipe.labels_folder("evaluate")?;
     let (sequences, labels) = (recipe.sequences(split), of_labels.join(split.name()));
-    if !labels.exists() && recipe.labelled_splits().contains(&split) && of_labels.join("train").exists() {
-        tracing::warn!(
-            "`{}`: there are no labels of `{}`, so no distance to the teacher; `softshard teacher-labels` makes them",
-            of_labels.display(),
-            split.name()
-        );
+    let mut accepted = Vec::new();
+    if recipe.evaluate.scores_held_out() {
+        let has_train = of_labels.join("train").exists();
+        if !labels.exists() && recipe.labelled_splits().contains(&split) && has_train {
+            tracing::warn!(
+                "`{}`: there are no labels of `{}`, so no distance to the teacher; `softshard teacher-labels` makes them",
+                of_labels.display(),
+                split.name()
+            );
+        }
+        accepted = doors::sequences(&recipe, &sequences, accept)?;
+        accepted.extend(doors::labels(&recipe, &[Mixed::once(labels.clone())], accept)?);
     }
-    let mut accepted = doors::sequences(&recipe, &sequences, accept)?;
-    accepted.extend(doors::labels(&recipe, &[Mixed::once(labels.clone())], accept)?);
-    let evaluation = softshard_evaluate::run(&EvaluateInputs {
+    let evaluations = softshard_evaluate::run(&EvaluateInputs {
         config: &recipe.evaluate,
         tokenizer: &recipe.tokenizer,
         student_base: recipe.student.as_ref().map(|student| student.model.as_path()),
@@ -240,8 +244,20 @@ fn evaluate(Checked { stage, accept }: &Checked, session: &Session) -> Result<()
         stop: session.stop,
         observer: &session.observer(),
     })?;
-    println!("{}\n{}", evaluation.described_rows(), side_by_side(&[evaluation.cells()]));
-    let softshard_evaluate::Breakdown { load, held_out, answers } = evaluation.seconds;
-    println!("  seconds: load {load:.1}, held-out {held_out:.1}, answers {answers:.1}");
+    evaluations.iter().for_each(say_evaluation);
     Ok(())
+}
+
+fn say_evaluation(evaluation: &Evaluation) {
+    let table = side_by_side(&evaluation.header(), &[evaluation.cells()]);
+    println!("{}\n{table}", evaluation.described_rows());
+    match &evaluation.seconds {
+        Some(Breakdown { load, choices, .. }) if evaluation.choices.is_some() => {
+            println!("  seconds: load {load:.1}, choices {choices:.1}");
+        }
+        Some(Breakdown { load, held_out, answers, .. }) => {
+            println!("  seconds: load {load:.1}, held-out {held_out:.1}, answers {answers:.1}");
+        }
+        None => println!("  as it was: made from the same"),
+    }
 }

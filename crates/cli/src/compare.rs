@@ -15,7 +15,8 @@ use crate::{recipe::local, stdout::print_json, table::ruled};
 /// Arguments of `compare`.
 #[derive(Args)]
 pub(crate) struct Compare {
-    /// The result that the others are compared with: its JSON; of several seeds a.json,b.json,c.json
+    /// The result that the others are compared with: its folder, evaluations/NAME, or the JSON of one task in it; of several
+    /// seeds a,b,c
     #[arg(value_parser = seeds)]
     baseline: Seeds,
     /// Other results of the same rows
@@ -54,7 +55,7 @@ fn margin(text: &str) -> Result<(String, f64), String> {
     }
 }
 
-/// Prints a table for each result that is compared with the first.
+/// Prints a table for each result that is compared with the first, and each task that both have.
 ///
 /// # Errors
 /// A result that cannot be read, or is of other rows or settings; fewer than two documents.
@@ -65,7 +66,7 @@ pub(crate) fn compare(options: &Compare) -> Result<()> {
     let baseline = open(&options.baseline)?;
     let against =
         |candidate: &Seeds| softshard_evaluate::compare(&baseline, &open(candidate)?, &resampling, &margins);
-    let found: Vec<Compared> = options.candidates.iter().map(against).collect::<Result<_>>()?;
+    let found = options.candidates.iter().map(against).collect::<Result<Vec<Vec<Compared>>>>()?.concat();
     if options.json {
         return print_json(&found);
     }
@@ -79,7 +80,7 @@ pub(crate) fn compare(options: &Compare) -> Result<()> {
 }
 
 fn say(compared: &Compared) {
-    let Compared { baseline, candidate, rows, documents, metrics, not_available } = compared;
+    let Compared { baseline, candidate, rows, documents, metrics, not_available, .. } = compared;
     let line =
         format!("{} beside {}, {rows}, {documents} documents", candidate.join(", "), baseline.join(", "));
     println!("{}", visible_line(&line));

@@ -182,8 +182,7 @@ fn kind(kind: Artefact) -> &'static str {
 fn provenance_of(path: &Path) -> Result<Provenance> {
     let place = format!("`{}`", path.display());
     let found = if path.is_dir() { of_folder(path)? } else { of_file(path)? };
-    let hint =
-        "name a run, an adapter or a model that `softshard` trained, a dataset, or `evaluations/NAME.json`";
+    let hint = "name a run, an adapter or a model that `softshard` trained, a dataset, or `evaluations/NAME/TASK.json`";
     Ok(found.ok_or_else(|| Error::bad(place, "what says what it was made from", "nothing").hint(hint))?)
 }
 
@@ -233,7 +232,7 @@ fn of_file(path: &Path) -> Result<Option<Provenance>> {
     let place = || format!("`{}`: expected the JSON of a result", path.display());
     let result: softshard_evaluate::Evaluation =
         serde_json::from_slice(&fs::read(path)?).with_context(place)?;
-    Ok(result.provenance)
+    Ok(Some(result.provenance))
 }
 
 #[cfg(test)]

@@ -50,6 +50,7 @@ fn schemas() -> Vec<softshard_labels::Schema> {
     let mut schemas = softshard_labels::Schema::all();
     schemas.push(softshard_labels::Schema::read::<Recipe>("recipe"));
     schemas.push(softshard_labels::Schema::read::<softshard_evaluate::Row>("evaluation-row"));
+    schemas.push(softshard_labels::Schema::read::<softshard_evaluate::ChoiceRow>("evaluation-choice-row"));
     schemas
 }
 

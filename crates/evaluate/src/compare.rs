@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Result;
-use fs_err as fs;
 use serde::Serialize;
 use serde_json::Value;
 use softshard_labels::{Error, short};
@@ -12,15 +11,17 @@ use crate::{
     Evaluation,
     calibration::{DRAWS, Measure, MeasuredDifference, Positions, difference},
     partial::Places,
-    rows::{self, Row},
+    rows::{self, Document, Row},
     statistics::{
         self, BadValues, Better, Comparison, Documents, Interval, Part, Question, Resampling, TwoLevels,
         Word, holm, number, two_levels,
     },
+    subject::{read_result, results_in},
+    tasks::{self, ChoiceRow, Scores},
 };
 
 /// Names of what is compared, in the order of the table.
-pub const METRICS: [&str; 9] = [
+pub const METRICS: [&str; 20] = [
     "rouge_l",
     "faithful",
     "supported_facts",
@@ -30,6 +31,17 @@ pub const METRICS: [&str; 9] = [
     "smooth_ece",
     "ece",
     "ece_equal_mass",
+    "acc",
+    "acc_norm",
+    "acc_bytes",
+    "mc1",
+    "mc2",
+    "factor",
+    "fib",
+    "fib_mean",
+    "fib_sum",
+    "fib_sum_minus_null",
+    "fib_null",
 ];
 
 /// Differences below which two are equal, by metric.
@@ -39,13 +51,62 @@ pub type Margins = BTreeMap<String, f64>;
 pub struct Scored {
     /// Its scores.
     pub evaluation: Evaluation,
-    rows: Vec<Row>,
+    rows: Rows,
     place: String,
 }
 
-/// A candidate beside the baseline.
+/// The rows of a result.
+enum Rows {
+    /// Held-out rows.
+    HeldOut(Vec<Row>),
+    /// Rows of a task of choices.
+    Choices(Vec<ChoiceRow>),
+}
+
+impl Rows {
+    fn len(&self) -> usize {
+        match self {
+            Self::HeldOut(rows) => rows.len(),
+            Self::Choices(rows) => rows.len(),
+        }
+    }
+
+    /// Which row each is.
+    fn docs(&self) -> Vec<&Document> {
+        match self {
+            Self::HeldOut(rows) => rows.iter().map(|row| &row.doc).collect(),
+            Self::Choices(rows) => rows.iter().map(|row| &row.doc).collect(),
+        }
+    }
+
+    /// How many documents they are of.
+    fn documents(&self) -> usize {
+        match self {
+            Self::HeldOut(rows) => rows::documents(rows).count(),
+            Self::Choices(rows) => tasks::documents(rows).count(),
+        }
+    }
+
+    /// What each document adds to a mean, if the rows have it.
+    fn parts(&self, metric: &str) -> Option<Vec<Part>> {
+        match self {
+            Self::HeldOut(rows) => {
+                let (_, _, parts) = MEANS.iter().find(|(name, ..)| *name == metric)?;
+                parts(rows)
+            }
+            Self::Choices(rows) => {
+                let document = ChoiceRow::document;
+                parts_of(rows, document, |row| row.weighted(metric))
+            }
+        }
+    }
+}
+
+/// A candidate beside the baseline, in one task.
 #[derive(Clone, Debug, Serialize)]
 pub struct Compared {
+    /// The task.
+    pub task: String,
     /// Names of the baseline's results: one for each seed.
     pub baseline: Vec<String>,
     /// Names of the candidate's.
@@ -90,17 +151,30 @@ pub struct Line {
 }
 
 impl Scored {
-    /// Opens a result by its JSON file; the rows are beside it.
+    /// Opens the results of one name by their folder, one a task; or one of them by its JSON file. Rows are beside them.
     ///
     /// # Errors
-    /// It cannot be read, says nothing of its rows, or has others beside it.
-    pub fn open(result: &Path) -> Result<Self> {
+    /// There is none; one cannot be read, says nothing of its rows, or has others beside it.
+    pub fn open(place: &Path) -> Result<Vec<Self>> {
+        let files = if place.is_dir() { results_in(place)? } else { vec![place.to_owned()] };
+        if files.is_empty() {
+            let hint = "name a result: evaluations/NAME, or evaluations/NAME/TASK.json";
+            let place = format!("`{}`", place.display());
+            return Err(Error::bad(place, "the JSON of results", "none").hint(hint).into());
+        }
+        files.iter().map(|file| Self::open_task(file)).collect()
+    }
+
+    fn open_task(result: &Path) -> Result<Self> {
         let place = format!("evaluation `{}`", result.display());
-        let evaluation: Evaluation = serde_json::from_slice(&fs::read(result)?)
-            .map_err(|error| Error::bad(&place, "the JSON of a result", error))?;
+        let evaluation = read_result(result)?;
         let name = result.file_stem().unwrap_or_default().to_string_lossy();
         let places = Places::of(result.parent().unwrap_or(Path::new("")), &name);
-        let scored = Self { rows: rows::read(&places.rows)?, evaluation, place };
+        let rows = match &evaluation.choices {
+            Some(_) => Rows::Choices(tasks::read(&places.rows)?),
+            None => Rows::HeldOut(rows::read(&places.rows)?),
+        };
+        let scored = Self { rows, evaluation, place };
         let (expected, found) = (scored.evaluation.rows, scored.rows.len());
         if expected != found {
             let place = format!("`{}`", places.rows.display());
@@ -110,7 +184,7 @@ impl Scored {
     }
 
     fn settings(&self) -> BTreeMap<String, Value> {
-        let settings = self.evaluation.provenance.as_ref().and_then(|one| one.recipe.get("evaluate"));
+        let settings = self.evaluation.provenance.recipe.get("evaluate");
         let mut settings: BTreeMap<String, Value> = match settings {
             Some(Value::Object(settings)) => settings.clone().into_iter().collect(),
             _ => BTreeMap::new(),
@@ -121,18 +195,14 @@ impl Scored {
 
     /// Refuses what is of other rows, or answered otherwise.
     fn expect_same_rows(&self, other: &Self) -> Result<(), Error> {
-        let hash = |one: &Self| {
-            let blake3 = one.evaluation.provenance.as_ref().and_then(|one| one.inputs.get("rows").cloned());
-            blake3.unwrap_or_else(|| "unknown".to_owned())
+        let hash = |one: &Self| one.evaluation.provenance.inputs.get("rows").cloned().unwrap_or_default();
+        let described = |one: &Self| {
+            let of = one.evaluation.split.map_or(&*one.evaluation.task, |split| split.name());
+            format!("rows {} of `{of}`", short(&hash(one)))
         };
-        let described = |one: &Self| match one.evaluation.split {
-            Some(split) => format!("rows {} of `{}`", short(&hash(one)), split.name()),
-            None => "rows that an earlier version did not write down".to_owned(),
-        };
-        let keys = |one: &Self| one.rows.iter().map(|row| row.doc.clone()).collect::<Vec<_>>();
         if hash(self) != hash(other)
             || self.evaluation.split != other.evaluation.split
-            || keys(self) != keys(other)
+            || self.rows.docs() != other.rows.docs()
         {
             let expected = format!("{}, as {} has", described(self), self.place);
             let hint =
@@ -152,26 +222,53 @@ impl Scored {
     }
 }
 
-/// Compares a candidate with a baseline, metric by metric, on the same rows. Each is the results of one recipe: one, or
-/// those of several seeds, of which only means are compared, over seeds and documents.
+/// Compares a candidate with a baseline in every task that both have, metric by metric, on the same rows. Each is the results
+/// of one recipe: one, or those of several seeds, of which only means are compared, over seeds and documents.
 ///
 /// # Errors
-/// Other rows or settings, fewer than two documents, a margin of a metric that there is not.
-///
-/// # Panics
-/// Without a baseline or a candidate.
+/// No task that all have; other rows or settings, fewer than two documents, a margin of a metric that there is not.
 pub fn compare(
-    baseline: &[Scored],
-    candidate: &[Scored],
+    baseline: &[Vec<Scored>],
+    candidate: &[Vec<Scored>],
     resampling: &Resampling,
     margins: &Margins,
-) -> Result<Compared> {
-    let first = &baseline[0];
-    baseline.iter().chain(candidate).try_for_each(|one| first.expect_same_rows(one))?;
+) -> Result<Vec<Compared>> {
     if let Some(unknown) = margins.keys().find(|name| !METRICS.contains(&name.as_str())) {
         let expected = format!("one of {}", METRICS.join(", "));
         return Err(Error::bad("margin", expected, format_args!("`{unknown}`")).into());
     }
+    let tasks = |one: &[Vec<Scored>]| -> Vec<String> {
+        one.iter().flatten().map(|one| one.evaluation.task.clone()).collect()
+    };
+    let mut compared = Vec::new();
+    for first in baseline.iter().take(1).flatten() {
+        let task = &first.evaluation.task;
+        if let (Some(from), Some(to)) = (of_task(task, baseline), of_task(task, candidate)) {
+            compared.push(compare_task(&from, &to, resampling, margins)?);
+        }
+    }
+    if compared.is_empty() {
+        let place = candidate.iter().flatten().next().map_or("results", |one| &*one.place);
+        let expected = format!("a task that all have, of {}", tasks(baseline).join(", "));
+        return Err(Error::bad(place, expected, tasks(candidate).join(", ")).into());
+    }
+    Ok(compared)
+}
+
+/// The results of a task, if all seeds have it.
+fn of_task<'a>(task: &str, seeds: &'a [Vec<Scored>]) -> Option<Vec<&'a Scored>> {
+    seeds.iter().map(|tasks| tasks.iter().find(|one| one.evaluation.task == task)).collect()
+}
+
+/// Compares in one task.
+fn compare_task(
+    baseline: &[&Scored],
+    candidate: &[&Scored],
+    resampling: &Resampling,
+    margins: &Margins,
+) -> Result<Compared> {
+    let first = baseline[0];
+    baseline.iter().chain(candidate).try_for_each(|one| first.expect_same_rows(one))?;
     let question = |metric: &str, better| Question {
         resampling: *resampling,
         better,
@@ -179,10 +276,11 @@ pub fn compare(
     };
     let place = format!("{} beside {}", candidate[0].place, first.place);
     let refused = |error| rows::refused(&place, error);
-    let documents = rows::documents(&first.rows).count();
+    let documents = first.rows.documents();
     let (mut lines, mut not_available) = (Vec::new(), Vec::new());
-    for (metric, better, parts) in MEANS {
-        let of = |seeds: &[Scored]| seeds.iter().map(|one| parts(&one.rows)).collect::<Option<Vec<_>>>();
+    for (metric, better) in means() {
+        let of =
+            |seeds: &[&Scored]| seeds.iter().map(|one| one.rows.parts(metric)).collect::<Option<Vec<_>>>();
         let (Some(from), Some(to)) = (of(baseline), of(candidate)) else { continue };
         match Line::of_mean(metric, &from, &to, &question(metric, better)) {
             Ok(line) => lines.push(line),
@@ -194,9 +292,11 @@ pub fn compare(
         }
     }
     if let ([from], [to]) = (baseline, candidate) {
-        let of = |one: &Scored| rows::positions(&one.rows).map_err(refused);
-        lines.extend(of_positions(&of(from)?, &of(to)?, question).map_err(refused)?);
-    } else {
+        if let (Rows::HeldOut(from), Rows::HeldOut(to)) = (&from.rows, &to.rows) {
+            let of = |rows: &[Row]| rows::positions(rows).map_err(refused);
+            lines.extend(of_positions(&of(from)?, &of(to)?, question).map_err(refused)?);
+        }
+    } else if matches!(first.rows, Rows::HeldOut(_)) {
         not_available.push("smooth_ece, ece, ece_equal_mass: of one seed each only".to_owned());
     }
     let p_values: Vec<f64> = lines.iter().filter_map(|line| line.p).collect();
@@ -205,9 +305,10 @@ pub fn compare(
         line.p_holm = adjusted.next();
     }
     lines.sort_by_key(|line| METRICS.iter().position(|metric| *metric == line.metric));
-    let names = |seeds: &[Scored]| seeds.iter().map(|one| one.evaluation.name.clone()).collect();
+    let names = |seeds: &[&Scored]| seeds.iter().map(|one| one.evaluation.name.clone()).collect();
     let (baseline, candidate, rows) = (names(baseline), names(candidate), first.evaluation.described_rows());
-    Ok(Compared { baseline, candidate, rows, documents, metrics: lines, not_available })
+    let task = first.evaluation.task.clone();
+    Ok(Compared { task, baseline, candidate, rows, documents, metrics: lines, not_available })
 }
 
 impl Line {
@@ -283,13 +384,27 @@ const MEANS: [(&str, Better, Parts); 6] = [
     }),
 ];
 
-/// Sums and weights by document of the rows that have a score; none where no row has.
+/// Means over rows, those of held-out rows first: all metrics but the errors of calibration.
+fn means() -> impl Iterator<Item = (&'static str, Better)> {
+    let of_held_out = MEANS.iter().map(|(metric, better, _)| (*metric, *better));
+    of_held_out.chain(Scores::NAMES.map(|metric| (metric, Better::Higher)))
+}
+
 fn parts(rows: &[Row], score: impl Fn(&Row) -> Option<(f64, f64)>) -> Option<Vec<Part>> {
-    let scored: Vec<(&Row, (f64, f64))> = rows.iter().filter_map(|row| Some((row, score(row)?))).collect();
+    parts_of(rows, Row::document, score)
+}
+
+/// Sums and weights by document of the rows that have a score; none where no row has.
+fn parts_of<R>(
+    rows: &[R],
+    document: impl Fn(&R) -> &str,
+    score: impl Fn(&R) -> Option<(f64, f64)>,
+) -> Option<Vec<Part>> {
+    let scored: Vec<(&R, (f64, f64))> = rows.iter().filter_map(|row| Some((row, score(row)?))).collect();
     if scored.is_empty() {
         return None;
     }
-    let names: Vec<&str> = scored.iter().map(|(row, _)| row.document()).collect();
+    let names: Vec<&str> = scored.iter().map(|(row, _)| document(row)).collect();
     let (sums, weights): (Vec<f64>, Vec<f64>) = scored.iter().map(|(_, score)| *score).unzip();
     let documents = Documents::of(&names);
     Some(documents.weighted_parts(&sums, &weights).expect("rows are finite, as their reader has checked"))

@@ -1,20 +1,32 @@
 //! Recipe section `[evaluate]`.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use softshard_labels::Split;
 use softshard_model::{Bits, LoadOptions, Precision, Residency};
 
-use crate::rouge::Rouge;
+use crate::{
+    rouge::Rouge,
+    tasks::{Kind, TaskConfig},
+};
+
+/// The task that every recipe has: its held-out rows.
+pub const HELD_OUT: &str = "held_out";
 
 /// What is evaluated, and how answers are made and scored. Recipe section `[evaluate]`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluateConfig {
-    /// Name of the result, `evaluations/<name>.json`; the student's folder gives it unless it is set, with `-valid` where those rows
-    /// are scored.
+    /// What the model is asked: `held_out`, the held-out rows, and tasks that have a section `[evaluate.task.NAME]`.
+    #[serde(default = "default_tasks")]
+    pub tasks: Vec<String>,
+    /// Where the rows of other tasks are.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub task: BTreeMap<String, TaskConfig>,
+    /// Name of the results, the folder `evaluations/<name>`; the student's folder gives it unless it is set, with `-valid` where
+    /// those rows are scored.
     pub name: Option<String>,
     /// Hugging Face folder to evaluate instead of what `train-student` made.
     pub model: Option<PathBuf>,
@@ -51,6 +63,8 @@ pub struct EvaluateConfig {
 impl Default for EvaluateConfig {
     fn default() -> Self {
         EvaluateConfig {
+            tasks: default_tasks(),
+            task: BTreeMap::new(),
             name: None,
             model: None,
             adapter: None,
@@ -92,6 +106,7 @@ impl EvaluateConfig {
         if let Some((key, _)) = counts.iter().find(|(_, value)| *value == 0) {
             return Err(format!("`evaluate.{key}`: expected at least 1, found 0"));
         }
+        self.check_tasks()?;
         if self.split == Split::Train {
             return Err("`evaluate.split`: expected \"test\" or \"valid\", found \"train\"".to_owned());
         }
@@ -103,8 +118,46 @@ impl EvaluateConfig {
         }
         Ok(())
     }
+
+    /// Whether the held-out rows of the recipe are scored.
+    pub fn scores_held_out(&self) -> bool {
+        self.tasks.iter().any(|task| task == HELD_OUT)
+    }
+
+    fn check_tasks(&self) -> Result<(), String> {
+        if self.tasks.is_empty() {
+            return Err(format!(
+                "`evaluate.tasks`: expected names of tasks, such as \"{HELD_OUT}\", found none"
+            ));
+        }
+        for (index, task) in self.tasks.iter().enumerate() {
+            if self.tasks[..index].contains(task) {
+                return Err(format!("`evaluate.tasks`: expected each task once, found \"{task}\" twice"));
+            }
+            if task != HELD_OUT && !self.task.contains_key(task) {
+                return Err(format!(
+                    "`evaluate.tasks`: expected \"{HELD_OUT}\", or a task with a section [evaluate.task.{task}], found \"{task}\""
+                ));
+            }
+        }
+        for (name, task) in &self.task {
+            let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "_-.".contains(letter);
+            if name == HELD_OUT || name.is_empty() || name.starts_with('.') || !name.chars().all(is_plain) {
+                let expected = "expected a name of letters, digits, `_`, `-` and `.`";
+                return Err(format!(
+                    "`evaluate.task`: {expected}, other than \"{HELD_OUT}\", found {name:?}"
+                ));
+            }
+            task.check(name)?;
+            Kind::of(name, task)?;
+        }
+        Ok(())
+    }
 }
 
+fn default_tasks() -> Vec<String> {
+    vec![HELD_OUT.to_owned()]
+}
 fn default_split() -> Split {
     Split::Test
 }

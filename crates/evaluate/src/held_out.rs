@@ -11,9 +11,9 @@ use softshard_model::{Arrangement, Decoder, Fitting, batches_by_length};
 use crate::{
     EvaluateInputs, HeldOutScores,
     calibration::{DRAWS, report},
+    inputs::{check_stop, nothing_held_out, too_large},
     partial::Parts,
     rows::{Document, PositionScores, Row, documents, positions, refused},
-    run::{check_stop, nothing_held_out, too_large},
     statistics::{Resampling, number},
 };
 

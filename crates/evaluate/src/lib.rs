@@ -10,18 +10,27 @@ pub mod porter;
 pub mod rouge;
 pub mod statistics;
 
+mod choices;
 mod compare;
 mod config;
 mod held_out;
+mod inputs;
 mod partial;
+mod result;
 mod rows;
 mod run;
 mod subject;
 mod table;
+mod tasks;
 
 pub use compare::{Compared, Line, METRICS, Margins, Scored, compare};
-pub use config::EvaluateConfig;
+pub use config::{EvaluateConfig, HELD_OUT};
+pub use inputs::EvaluateInputs;
+pub use result::{AnswerScores, Breakdown, Evaluation, HeldOutScores};
 pub use rows::{Arguments, Document, PositionScores, Request, Row, Settings};
-pub use run::{AnswerScores, Breakdown, EvaluateInputs, Evaluation, HeldOutScores, run};
+pub use run::run;
 pub use subject::made_from;
-pub use table::{HEADER, all, by_rows};
+pub use table::{all, by_rows};
+pub use tasks::{
+    ChoiceRequest, ChoiceRow, ChoiceScores, Mapping, Metric, Scores, TASKS, Target, TaskConfig, Texts,
+};

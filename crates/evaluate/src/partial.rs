@@ -44,10 +44,10 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    /// Of a result of this name.
-    pub(crate) fn of(folder: &Path, name: &str) -> Self {
+    /// Of a task's result, in the folder of its name.
+    pub(crate) fn of(folder: &Path, task: &str) -> Self {
         let [result, rows, partial] =
-            ["json", "rows.jsonl", "partial"].map(|extension| folder.join(format!("{name}.{extension}")));
+            ["json", "rows.jsonl", "partial"].map(|extension| folder.join(format!("{task}.{extension}")));
         Self { result, rows, partial }
     }
 }
@@ -141,6 +141,14 @@ impl Parts {
         fs::rename(written_rows, &places.rows)?;
         fs::rename(written, &places.result)?;
         sync_folder(&places.result)?;
+        self.discard()
+    }
+
+    /// Removes the parts, which nobody needs.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub(crate) fn discard(self) -> Result<()> {
         Ok(fs::remove_file(&self.path)?)
     }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use fs_err as fs;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use softshard_labels::Error;
 
 use crate::{
@@ -169,18 +169,29 @@ pub(crate) fn to_lines(rows: &[Row], place: &str) -> Result<Vec<u8>> {
 /// # Errors
 /// It is not there, or a line is no row.
 pub(crate) fn read(path: &Path) -> Result<Vec<Row>> {
+    lines_of(path, Row::fault)
+}
+
+/// Reads a file of rows, none of which may have a fault at its place.
+///
+/// # Errors
+/// It is not there, or a line is no row.
+pub(crate) fn lines_of<R: DeserializeOwned>(
+    path: &Path,
+    fault: impl Fn(&R, usize) -> Option<(&'static str, String)>,
+) -> Result<Vec<R>> {
     let place = |number: usize| format!("`{}` line {}", path.display(), number + 1);
     if !path.exists() {
-        let hint = "evaluate again: results of earlier versions have no rows";
+        let hint = "evaluate again";
         return Err(Error::bad(format_args!("`{}`", path.display()), "rows of the result", "no file")
             .hint(hint)
             .into());
     }
     let text = fs::read_to_string(path)?;
-    let row = |(number, line): (usize, &str)| -> Result<Row, Error> {
-        let row: Row = serde_json::from_str(line)
+    let row = |(number, line): (usize, &str)| -> Result<R, Error> {
+        let row: R = serde_json::from_str(line)
             .map_err(|error| Error::bad(place(number), "a row of an evaluation", error))?;
-        match row.fault(number) {
+        match fault(&row, number) {
             None => Ok(row),
             Some((expected, found)) => Err(Error::bad(place(number), expected, found)),
         }

@@ -1,183 +1,188 @@
 //! The evaluation of one model: answers to held-out prompts, and probabilities of held-out responses.
 
-use std::{
-    io,
-    path::Path,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Instant,
-};
+use std::{path::Path, time::Instant};
 
 use anyhow::Result;
-use burn::tensor::Device;
-use serde::{Deserialize, Serialize};
-use softshard_labels::{
-    Difference, Error, Example, Observer, Progress, Provenance, Sequence, SequenceDataset, Split,
-};
-use softshard_model::{Decoder, Fitting, LoadOptions, OutOfMemory};
-use softshard_prepare::{Tokenizer, TokenizerConfig, demo};
+use softshard_labels::{Error, Example, Progress, Provenance, Sequence, SequenceDataset, read_if_there};
+use softshard_model::{Decoder, DecoderConfig, Fitting, LoadOptions};
+use softshard_prepare::{Tokenizer, demo};
 
 use crate::{
-    EvaluateConfig,
-    calibration::Report,
+    AnswerScores, Breakdown, EvaluateConfig, EvaluateInputs, Evaluation,
     held_out::HeldOut,
+    inputs::{check_stop, nothing_held_out, too_large},
     partial::{Header, Parts, Places},
     rows::{self, Arguments, Request, Row, Settings},
     statistics::number,
-    subject::{Subject, check_result},
+    subject::{Subject, add_held_out, check_results},
+    tasks::{self, Task},
 };
 
 /// Prompts that are answered between two looks at the stop flag: they are a part, which is kept.
 const ANSWERS_PER_STEP: usize = 64;
 
-/// What an evaluation reads and where it writes.
-pub struct EvaluateInputs<'a> {
-    /// Recipe section `[evaluate]`.
-    pub config: &'a EvaluateConfig,
-    /// Recipe section `[tokenizer]`.
-    pub tokenizer: &'a TokenizerConfig,
-    /// Base model of the student's adapter.
-    pub student_base: Option<&'a Path>,
-    /// How that base was in memory when the student learnt.
-    pub student_load: LoadOptions,
-    /// What `train-student` made: holds `adapter/` or `model/`.
-    pub student: &'a Path,
-    /// Sequences of the split that is evaluated, with their examples: prompts, references and facts.
-    pub sequences: &'a Path,
-    /// The teacher's labels of that split, where it was labelled.
-    pub labels: &'a Path,
-    /// Names of differences that are taken.
-    pub accept: &'a [String],
-    /// Differences that were taken before: kept in the result.
-    pub accepted: &'a [Difference],
-    /// Receives `<name>.json` and `<name>.rows.jsonl`.
-    pub output: &'a Path,
-    /// Where the model runs.
-    pub device: &'a Device,
-    /// Set to stop.
-    pub stop: &'a AtomicBool,
-    /// Sees how far it is.
-    pub observer: &'a dyn Observer,
-}
-
-/// The scores of one model.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Evaluation {
-    /// Name of the result.
-    pub name: String,
-    /// Parameters of the model.
-    pub parameters: usize,
-    /// What its numbers were computed in, such as `f32` or `bf16, layers in 4 bits`.
-    #[serde(default)]
-    pub dtype: String,
-    /// Which rows were scored; results of earlier versions do not say, and are of `valid`.
-    #[serde(default)]
-    pub split: Option<Split>,
-    /// How many.
-    #[serde(default)]
-    pub rows: usize,
-    /// Scores of greedy answers; none for plain text, which has no prompts.
-    pub answers: Option<AnswerScores>,
-    /// Scores of held-out responses, teacher-forced.
-    pub held_out: HeldOutScores,
-    /// Where the time went. It is not written: the same inputs give the same bytes.
-    #[serde(skip)]
-    pub seconds: Breakdown,
-    /// Which model, which rows, which settings; results of earlier versions do not say.
-    #[serde(default)]
-    pub provenance: Option<Provenance>,
-}
-
-/// Seconds by part.
-#[derive(Clone, Debug, Default)]
-pub struct Breakdown {
-    /// Loading the model.
-    pub load: f64,
-    /// Scoring held-out responses.
-    pub held_out: f64,
-    /// Answering held-out prompts and scoring the answers.
-    pub answers: f64,
-}
-
-/// Scores of greedy answers to held-out prompts.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct AnswerScores {
-    /// Prompts answered.
-    pub answers: usize,
-    /// Mean F-measure, 0 to 1.
-    pub rouge_l: f64,
-    /// Share of answers that state facts of the article and nothing else, 0 to 1; only where rows carry their facts.
-    pub faithful: Option<f64>,
-    /// Share of stated facts that the article supports, 0 to 1; only where rows carry their facts.
-    pub supported_facts: Option<f64>,
-}
-
-/// Scores of the labelled tokens of held-out sequences.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct HeldOutScores {
-    /// Labelled tokens.
-    pub tokens: usize,
-    /// Mean negative log-likelihood of the gold tokens, nats.
-    pub nll: f64,
-    /// Expected calibration error of the most probable token, 15 bins of equal width, 0 to 1.
-    pub ece: f64,
-    /// Calibration with intervals by document, of 1,000 draws with seed 0; none of fewer than two documents, and in results
-    /// of earlier versions.
-    #[serde(default)]
-    pub calibration: Option<Report>,
-    /// Mean KL(teacher ‖ model), nats; only where the teacher labelled the split. From top-k labels it has one event for
-    /// all that was cut, which makes it a lower bound; from drawn ones it is an unbiased estimate.
-    pub kl_to_teacher: Option<f64>,
-}
-
-/// Evaluates a model and writes its scores, and those of each row.
+/// Evaluates a model in all tasks of the recipe and writes its scores, and those of each row: `<name>/<task>.json` and
+/// `<name>/<task>.rows.jsonl`.
 ///
-/// What is done is kept beside the result, part by part, and removed with the last of it: an evaluation that was stopped or
-/// killed goes on, and its result has the bytes that it would have had.
+/// A task whose result is there and was made from the same is not done again. What is done of another one is kept beside its result,
+/// part by part, and removed with the last of it: an evaluation that was stopped or killed goes on, and its result has the bytes that
+/// it would have had. The model is loaded once, where anything is left to do.
 ///
 /// # Errors
-/// No trained model, no rows of the split, a missing or damaged dataset, another process that makes the same result, I/O. A
-/// stop that was asked for is an [`io::ErrorKind::Interrupted`]; no result is written then.
-pub fn run(inputs: &EvaluateInputs) -> Result<Evaluation> {
-    let began = Instant::now();
-    let mut seconds = Breakdown::default();
+/// No trained model, no rows of a task, a missing or damaged dataset, another process that makes the same result, I/O. A stop that
+/// was asked for is an [`std::io::ErrorKind::Interrupted`]; no result of the task under way is written then.
+pub fn run(inputs: &EvaluateInputs) -> Result<Vec<Evaluation>> {
     let subject = Subject::chosen(inputs)?;
-    let name = subject.result_name(inputs.config);
     let tokenizer = Tokenizer::load(&inputs.tokenizer.path)?;
     tokenizer.expect_ids_of_model(&subject.model)?;
-    let questions = questions(inputs)?;
-    let held_out = HeldOut::open(inputs, &tokenizer.own())?;
+    let works: Vec<Work> = inputs
+        .config
+        .tasks
+        .iter()
+        .map(|task| Work::open(task, inputs, &tokenizer, &subject.model))
+        .collect::<Result<_>>()?;
     let load = inputs.config.load_options(inputs.student_load);
-    let mut provenance = subject.provenance(inputs, &load)?;
-    provenance.input("rows", held_out.blake3());
-    let places = Places::of(inputs.output, &name);
-    check_result(&places.result, &provenance, inputs.accept)?;
-    let max_tokens_per_batch = inputs.config.max_tokens_per_batch;
-    let header = Header { provenance, max_tokens_per_batch };
-    let mut parts = Parts::open(&places, &header)?;
-
-    let mut decoder = Decoder::load_with(&subject.model, inputs.device, &load)?;
-    if let Some(adapter) = &subject.adapter {
-        decoder.load_adapter(adapter)?;
+    let of_model = subject.provenance(inputs, &load)?;
+    let folder = inputs.output.join(subject.result_name(inputs.config));
+    check_results(&folder, &of_model, inputs.accept)?;
+    let mut run = Run { inputs, subject: &subject, load, tokenizer, decoder: None };
+    let mut evaluations = Vec::with_capacity(works.len());
+    for (work, task) in works.into_iter().zip(&inputs.config.tasks) {
+        let places = Places::of(&folder, task);
+        let provenance = work.provenance(inputs, of_model.clone())?;
+        let header = Header { provenance, max_tokens_per_batch: inputs.config.max_tokens_per_batch };
+        let parts = Parts::open(&places, &header)?;
+        if let Some(evaluation) = finished(&places, &header.provenance)? {
+            tracing::info!("`{}`: made from the same, so it is not made again", places.result.display());
+            parts.discard()?;
+            evaluations.push(evaluation);
+            continue;
+        }
+        evaluations.push(run.task(task, work, header.provenance, (parts, &places))?);
     }
-    tokenizer.fingerprint().expect_fits(&subject.model, decoder.config().vocab_size)?;
-    seconds.load = began.elapsed().as_secs_f64();
-    let began = Instant::now();
-    let (split, rows) = (Some(inputs.config.split), held_out.rows.len());
-    let (held_out, mut scored) = held_out.score(inputs, &decoder, &mut parts)?;
-    seconds.held_out = began.elapsed().as_secs_f64();
-    let began = Instant::now();
-    let answers = match &questions[..] {
-        [] => None,
-        questions => Some(score_answers(inputs, &decoder, &tokenizer, questions, (&mut parts, &mut scored))?),
-    };
-    seconds.answers = began.elapsed().as_secs_f64();
-    let (parameters, dtype, provenance) = (decoder.parameter_count(), load.dtype(), Some(header.provenance));
-    let evaluation =
-        Evaluation { name, parameters, dtype, split, rows, answers, held_out, seconds, provenance };
-    scored.iter_mut().for_each(Row::name_metrics);
-    let lines = rows::to_lines(&scored, &format!("evaluation `{}`", evaluation.name))?;
-    parts.commit(&places, &serde_json::to_vec_pretty(&evaluation)?, &lines)?;
-    Ok(evaluation)
+    Ok(evaluations)
+}
+
+/// A result that is there with its rows and was made from just this.
+fn finished(places: &Places, provenance: &Provenance) -> Result<Option<Evaluation>> {
+    let Some(bytes) = read_if_there(&places.result)? else { return Ok(None) };
+    // What is no result, or one of an earlier version, is made again.
+    let found = serde_json::from_slice::<Evaluation>(&bytes).ok();
+    let Some(rows) = read_if_there(&places.rows)? else { return Ok(None) };
+    let lines = rows.iter().filter(|byte| **byte == b'\n').count();
+    Ok(found.filter(|found| found.provenance == *provenance && found.rows == lines))
+}
+
+/// What is done for a task, with its rows.
+enum Work {
+    /// Questions with choices.
+    Choices(Task),
+    /// Likelihoods of held-out responses, and answers to their prompts.
+    HeldOut(HeldOut, Vec<Question>),
+}
+
+impl Work {
+    fn open(task: &str, inputs: &EvaluateInputs, tokenizer: &Tokenizer, model: &Path) -> Result<Self> {
+        if let Some(config) = inputs.config.task.get(task) {
+            return Ok(Self::Choices(Task::open((task, config), tokenizer, &DecoderConfig::load(model)?)?));
+        }
+        let questions = questions(inputs)?;
+        Ok(Self::HeldOut(HeldOut::open(inputs, &tokenizer.own())?, questions))
+    }
+
+    /// What the task's result is made from, besides the model.
+    fn provenance(&self, inputs: &EvaluateInputs, mut this: Provenance) -> Result<Provenance> {
+        match self {
+            Self::Choices(task) => task.add_to(&mut this)?,
+            Self::HeldOut(held_out, _) => {
+                add_held_out(inputs, &mut this)?;
+                this.input("rows", held_out.blake3());
+            }
+        }
+        Ok(this)
+    }
+}
+
+/// A model that is evaluated.
+struct Run<'a> {
+    inputs: &'a EvaluateInputs<'a>,
+    subject: &'a Subject,
+    load: LoadOptions,
+    tokenizer: Tokenizer,
+    /// Loaded with the first task that needs it.
+    decoder: Option<Decoder>,
+}
+
+impl Run<'_> {
+    /// Does one task, and writes its result.
+    fn task(
+        &mut self,
+        task: &str,
+        work: Work,
+        provenance: Provenance,
+        (mut parts, places): (Parts, &Places),
+    ) -> Result<Evaluation> {
+        let mut seconds = Breakdown::default();
+        let began = Instant::now();
+        if self.decoder.is_none() {
+            self.decoder = Some(self.load_model()?);
+            seconds.load = began.elapsed().as_secs_f64();
+        }
+        let (inputs, decoder) = (self.inputs, self.decoder.as_ref().expect("it was loaded"));
+        let mut evaluation = Evaluation {
+            name: self.subject.result_name(inputs.config),
+            task: task.to_owned(),
+            parameters: decoder.parameter_count(),
+            dtype: self.load.dtype(),
+            split: None,
+            rows: 0,
+            answers: None,
+            held_out: None,
+            choices: None,
+            seconds: None,
+            provenance,
+        };
+        let place = format!("evaluation `{}` of `{task}`", evaluation.name);
+        let lines = match work {
+            Work::Choices(task) => {
+                let began = Instant::now();
+                let (scores, rows) = task.score(inputs, decoder, &mut parts)?;
+                seconds.choices = began.elapsed().as_secs_f64();
+                evaluation.rows = rows.len();
+                evaluation.choices = Some(scores);
+                tasks::to_lines(&rows, &place)?
+            }
+            Work::HeldOut(held_out, questions) => {
+                let began = Instant::now();
+                let (scores, mut rows) = held_out.score(inputs, decoder, &mut parts)?;
+                seconds.held_out = began.elapsed().as_secs_f64();
+                let began = Instant::now();
+                if !questions.is_empty() {
+                    let scored = (&mut parts, &mut rows[..]);
+                    evaluation.answers =
+                        Some(score_answers(inputs, decoder, &self.tokenizer, &questions, scored)?);
+                }
+                seconds.answers = began.elapsed().as_secs_f64();
+                (evaluation.split, evaluation.rows) = (Some(inputs.config.split), rows.len());
+                evaluation.held_out = Some(scores);
+                rows.iter_mut().for_each(Row::name_metrics);
+                rows::to_lines(&rows, &place)?
+            }
+        };
+        parts.commit(places, &serde_json::to_vec_pretty(&evaluation)?, &lines)?;
+        evaluation.seconds = Some(seconds);
+        Ok(evaluation)
+    }
+
+    fn load_model(&self) -> Result<Decoder> {
+        let Self { inputs, subject, load, tokenizer, .. } = self;
+        let mut decoder = Decoder::load_with(&subject.model, inputs.device, load)?;
+        if let Some(adapter) = &subject.adapter {
+            decoder.load_adapter(adapter)?;
+        }
+        tokenizer.fingerprint().expect_fits(&subject.model, decoder.config().vocab_size)?;
+        Ok(decoder)
+    }
 }
 
 /// Greedy answers to the held-out prompts and what they are worth; each stands in its row then.
@@ -317,36 +322,4 @@ fn answer(
 fn faithfulness(example: &Example, answer: &str) -> Option<demo::Faithfulness> {
     let facts: demo::Facts = serde_json::from_value(example.facts.clone()?).ok()?;
     Some(demo::faithfulness(&facts, answer))
-}
-
-pub(crate) fn nothing_held_out(inputs: &EvaluateInputs) -> Error {
-    let hint = match inputs.config.split {
-        Split::Valid => "set `data.split.valid_rows` and prepare again",
-        _ => {
-            "set `data.split.test_rows` and prepare again, or score the rows that choose, with `evaluate.split=valid`"
-        }
-    };
-    let (place, name) = (format!("`{}`", inputs.sequences.display()), inputs.config.split.name());
-    Error::bad(place, format_args!("held-out sequences, of the split `{name}`"), "none").hint(hint)
-}
-
-/// What a device without memory for one of these is told; other errors stay as they are.
-pub(crate) fn too_large(what: &str, tokens: usize, error: anyhow::Error) -> anyhow::Error {
-    let error = match error.downcast::<OutOfMemory>() {
-        Ok(error) => error,
-        Err(error) => return error,
-    };
-    let message = format!(
-        "the device is out of memory with one {what} at a time (of at most {tokens} tokens): {error}\n\
-         hint: `precision = \"bf16\"`, `residency = \"streamed\"` or `quantise` in [evaluate] take less, and so do shorter sequences \
-         (`data.max_tokens`, `data.max_prompt_tokens`, `evaluate.max_new_tokens`)"
-    );
-    io::Error::new(io::ErrorKind::OutOfMemory, message).into()
-}
-
-pub(crate) fn check_stop(inputs: &EvaluateInputs) -> Result<()> {
-    if inputs.stop.load(Ordering::Relaxed) {
-        return Err(io::Error::new(io::ErrorKind::Interrupted, "evaluate stopped\nhint: run again").into());
-    }
-    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use fs_err as fs;
 use serde_json::{Value, json};
 use softshard_labels::{
@@ -62,7 +62,7 @@ impl Subject {
         config.name.clone().unwrap_or(own)
     }
 
-    /// What its scores are made from, settings and held-out rows included; hashes its files.
+    /// What its scores are made from whatever the task; hashes its files.
     ///
     /// # Errors
     /// A file cannot be read, or an adapter was trained over another base.
@@ -80,20 +80,11 @@ impl Subject {
             this.accept(run.accepted.iter().cloned());
             this.from.insert("run".to_owned(), run);
         }
-        this.accept(inputs.accepted.iter().cloned());
-        if inputs.sequences.exists() {
-            let (manifest, blake3) = SequenceDataset::manifest_of(inputs.sequences)?;
-            this.input("sequences", blake3);
-            this.from.extend(manifest.provenance.map(|one| ("sequences".to_owned(), one)));
-        }
-        if inputs.labels.exists() {
-            let (manifest, blake3) = LabelsManifest::load(inputs.labels)?;
-            this.input("labels", blake3);
-            this.from.insert("labels".to_owned(), Provenance::from(&manifest.plan));
-        }
-        this.recipe.insert("evaluate".to_owned(), self.settings(inputs.config)?);
         this.dtype = Some(load.dtype());
         this.devices = [softshard_model::device_kind(inputs.device)].into();
+        let kind = if self.is_student { "student" } else { "model" };
+        let settings = json!({ "subject": { "kind": kind, "name": self.name } });
+        this.recipe.insert("evaluate".to_owned(), settings);
         Ok(this)
     }
 
@@ -108,40 +99,96 @@ impl Subject {
         let hint = "name the base that the adapter was trained over";
         run.check_base(base, &Door { place: &place, hint, accept })
     }
+}
 
-    /// What changes scores besides the model: how answers are made, and which rows are scored.
-    fn settings(&self, config: &EvaluateConfig) -> Result<Value> {
-        let EvaluateConfig { split, max_answers, max_new_tokens, stop_at_newline, rouge, .. } = config;
-        let kind = if self.is_student { "student" } else { "model" };
-        Ok(json!({
-            "subject": { "kind": kind, "name": self.name },
+/// Adds what scores of held-out rows are made from, and what changes them besides the model: how answers are made, and
+/// which rows are scored.
+///
+/// # Errors
+/// A manifest cannot be read.
+pub(crate) fn add_held_out(inputs: &EvaluateInputs, this: &mut Provenance) -> Result<()> {
+    if inputs.sequences.exists() {
+        let (manifest, blake3) = SequenceDataset::manifest_of(inputs.sequences)?;
+        this.input("sequences", blake3);
+        this.from.extend(manifest.provenance.map(|one| ("sequences".to_owned(), one)));
+    }
+    if inputs.labels.exists() {
+        let (manifest, blake3) = LabelsManifest::load(inputs.labels)?;
+        this.input("labels", blake3);
+        this.from.insert("labels".to_owned(), Provenance::from(&manifest.plan));
+    }
+    this.accept(inputs.accepted.iter().cloned());
+    let EvaluateConfig { split, max_answers, max_new_tokens, stop_at_newline, rouge, .. } = inputs.config;
+    add_settings(
+        this,
+        json!({
             "split": split,
             "max_answers": max_answers,
             "max_new_tokens": max_new_tokens,
             "stop_at_newline": stop_at_newline,
             "rouge": rouge,
-        }))
+        }),
+    );
+    Ok(())
+}
+
+/// Adds settings of a task to those of its subject.
+pub(crate) fn add_settings(this: &mut Provenance, settings: Value) {
+    let all = this.recipe.entry("evaluate".to_owned()).or_insert_with(|| json!({}));
+    if let (Value::Object(all), Value::Object(settings)) = (all, settings) {
+        all.extend(settings);
     }
 }
 
-/// Refuses to overwrite the result of another model. A student that was trained anew has its result anew.
+/// Refuses to write beside or over the result of another model. A student that was trained anew has its results anew.
+///
+/// # Errors
+/// As [`check_result`]; the folder cannot be read.
+pub(crate) fn check_results(folder: &Path, now: &Provenance, accept: &[String]) -> Result<()> {
+    results_in(folder)?.iter().try_for_each(|path| check_result(path, now, accept))
+}
+
+/// Reads a result by its JSON file.
+///
+/// # Errors
+/// It is none.
+pub(crate) fn read_result(path: &Path) -> Result<Evaluation> {
+    let bad =
+        |error| Error::bad(format_args!("evaluation `{}`", path.display()), "the JSON of a result", error);
+    Ok(serde_json::from_slice(&fs::read(path)?).map_err(bad)?)
+}
+
+/// The results in the folder of one name, one a task; none where there is no such folder.
+///
+/// # Errors
+/// The folder cannot be read.
+pub(crate) fn results_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    if folder.exists() {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "json") {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Refuses the name of a result of another model.
 ///
 /// # Errors
 /// Names both models; a result that cannot be read.
-pub(crate) fn check_result(path: &Path, now: &Provenance, accept: &[String]) -> Result<()> {
-    if !path.exists() {
+fn check_result(path: &Path, now: &Provenance, accept: &[String]) -> Result<()> {
+    let before = read_result(path)?;
+    if is_same(&before.provenance, now) {
         return Ok(());
     }
-    let before: Evaluation = serde_json::from_slice(&fs::read(path)?)
-        .with_context(|| format!("evaluation `{}`", path.display()))?;
-    let found = match &before.provenance {
-        Some(before) if is_same(before, now) => return Ok(()),
-        Some(before) => described(before),
-        None => "a model that the result does not name, as an earlier version wrote it".to_owned(),
-    };
+    let found = described(&before.provenance);
     let difference = Difference::of("result", described(now), &found);
     if difference.is_accepted(accept) {
-        tracing::warn!("`{}`: the result of {found} is overwritten", path.display());
+        tracing::warn!("`{}`: a result of {found} is there, and its name is taken", path.display());
         return Ok(());
     }
     let place = format!("evaluation `{}`", path.display());
@@ -172,18 +219,17 @@ pub(crate) fn described(one: &Provenance) -> String {
     format!("{} `{}` ({files})", text("kind"), text("name"))
 }
 
-/// A line for each result, which says what it is of.
+/// A line for each model, which says what it is.
 pub fn made_from(evaluations: &[Evaluation]) -> Vec<String> {
     let line = |one: &Evaluation| {
-        let Some(provenance) = &one.provenance else {
-            return format!("{}: by an earlier version, which does not say of what", one.name);
-        };
-        let names: Vec<&str> = provenance.accepted.iter().map(|one| &*one.name).collect();
+        let names: Vec<&str> = one.provenance.accepted.iter().map(|one| &*one.name).collect();
         let accepted =
             if names.is_empty() { String::new() } else { format!(", accepted: {}", names.join(", ")) };
-        format!("{}: {}{accepted}", one.name, described(provenance))
+        format!("{}: {}{accepted}", one.name, described(&one.provenance))
     };
-    evaluations.iter().map(line).collect()
+    let mut lines: Vec<String> = evaluations.iter().map(line).collect();
+    lines.dedup(); // tasks of one model
+    lines
 }
 
 /// What a folder is called by people: `teacher` of `run/teacher/model`, `owner--name` of a snapshot in the Hub's cache.

@@ -1,16 +1,17 @@
 //! Evaluations as rows of a table for people.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use fs_err as fs;
-use softshard_labels::short;
+use softshard_labels::{Error, short};
 
-use crate::Evaluation;
-
-/// What the columns of [`Evaluation::cells`] are.
-pub const HEADER: [&str; 8] =
-    ["model", "parameters", "ROUGE-L", "faithful", "facts right", "NLL", "ECE", "KL to teacher"];
+use crate::{
+    Evaluation,
+    statistics::Interval,
+    subject::{read_result, results_in},
+    tasks::{ChoiceScores, Metric},
+};
 
 /// Evaluations of the same rows, with what these are: no others are to be compared.
 pub fn by_rows(evaluations: Vec<Evaluation>) -> Vec<(String, Vec<Evaluation>)> {
@@ -25,54 +26,84 @@ pub fn by_rows(evaluations: Vec<Evaluation>) -> Vec<(String, Vec<Evaluation>)> {
     groups
 }
 
-/// All evaluations in `folder`, by name; none where there is no such folder.
+/// All evaluations in `folder`, by name and task; none where there is no such folder.
 ///
 /// # Errors
-/// An evaluation that cannot be read.
+/// An evaluation that cannot be read, or lies where earlier versions wrote it.
 pub fn all(folder: &Path) -> Result<Vec<Evaluation>> {
-    let mut files = Vec::new();
+    if let Some(file) = results_in(folder)?.first() {
+        let place = format!("`{}`", folder.display());
+        let found = format!("`{}`", file.file_name().unwrap_or_default().to_string_lossy());
+        let hint = "earlier versions wrote it there: evaluate again, and remove it";
+        return Err(Error::bad(place, "a folder for each name of a result", found).hint(hint).into());
+    }
+    let mut folders = Vec::new();
     if folder.exists() {
         for entry in fs::read_dir(folder)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "json") {
-                files.push(path);
-            }
+            folders.push(entry?.path());
         }
     }
-    files.sort();
-    let read = |path: PathBuf| -> Result<Evaluation> {
-        serde_json::from_slice(&fs::read(&path)?).with_context(|| format!("evaluation `{}`", path.display()))
-    };
-    files.into_iter().map(read).collect()
+    folders.retain(|path| path.is_dir());
+    folders.sort();
+    let mut evaluations = Vec::new();
+    for path in folders {
+        for result in results_in(&path)? {
+            evaluations.push(read_result(&result)?);
+        }
+    }
+    Ok(evaluations)
 }
 
 impl Evaluation {
-    /// `test: 300 sequences (0123456789ab), 200 answered`.
+    /// `test: 300 sequences (0123456789ab), 200 answered`, or the rows of another task.
     pub fn described_rows(&self) -> String {
-        let blake3 = self.provenance.as_ref().and_then(|one| one.inputs.get("rows"));
-        let (Some(split), Some(blake3)) = (self.split, blake3) else {
-            return "rows that an earlier version did not write down".to_owned();
-        };
-        let (name, rows, blake3) = (split.name(), self.rows, short(blake3));
+        let blake3 = self.provenance.inputs.get("rows").map_or("unknown", |blake3| short(blake3));
+        let (name, rows) = (self.split.map_or(&*self.task, |split| split.name()), self.rows);
+        if let Some(ChoiceScores { documents, requests, .. }) = &self.choices {
+            return format!("{name}: {rows} rows ({blake3}) of {documents} documents, {requests} choices");
+        }
         let answered = self.answers.as_ref().map_or(0, |answers| answers.answers);
         format!("{name}: {rows} sequences ({blake3}), {answered} answered")
     }
 
-    /// What is said of it in the columns of [`HEADER`].
-    pub fn cells(&self) -> [String; 8] {
+    /// What the columns of [`Evaluation::cells`] are.
+    pub fn header(&self) -> Vec<String> {
+        if let Some(choices) = &self.choices {
+            let metrics = choices.metrics.iter().map(|metric| &*metric.metric);
+            return ["model", "parameters"].into_iter().chain(metrics).map(str::to_owned).collect();
+        }
+        let header =
+            ["model", "parameters", "ROUGE-L", "faithful", "facts right", "NLL", "ECE", "KL to teacher"];
+        header.map(str::to_owned).to_vec()
+    }
+
+    /// What is said of it in the columns of [`Evaluation::header`].
+    pub fn cells(&self) -> Vec<String> {
+        let own = [self.name.clone(), self.parameters.to_string()];
+        if let Some(choices) = &self.choices {
+            return own.into_iter().chain(choices.metrics.iter().map(with_interval)).collect();
+        }
         let percent =
             |share: Option<f64>| share.map_or("-".to_owned(), |share| format!("{:.1} %", 100.0 * share));
+        let nats = |nats: Option<f64>| nats.map_or("-".to_owned(), |nats| format!("{nats:.4}"));
         let answers = self.answers.as_ref();
-        let held_out = &self.held_out;
-        [
-            self.name.clone(),
-            self.parameters.to_string(),
+        let held_out = self.held_out.as_ref();
+        let scores = [
             percent(answers.map(|answers| answers.rouge_l)),
             percent(answers.and_then(|answers| answers.faithful)),
             percent(answers.and_then(|answers| answers.supported_facts)),
-            format!("{:.4}", held_out.nll),
-            percent(Some(held_out.ece)),
-            held_out.kl_to_teacher.map_or("-".to_owned(), |kl| format!("{kl:.4}")),
-        ]
+            nats(held_out.map(|held_out| held_out.nll)),
+            percent(held_out.map(|held_out| held_out.ece)),
+            nats(held_out.and_then(|held_out| held_out.kl_to_teacher)),
+        ];
+        own.into_iter().chain(scores).collect()
     }
+}
+
+/// `71.3 % [65.6, 76.9]`; without an interval where fewer than two documents give none.
+fn with_interval(Metric { value, interval, .. }: &Metric) -> String {
+    let interval = interval.map_or("n/a".to_owned(), |Interval { lower, upper }| {
+        format!("[{:.1}, {:.1}]", 100.0 * lower, 100.0 * upper)
+    });
+    format!("{:.1} % {interval}", 100.0 * value)
 }

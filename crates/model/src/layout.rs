@@ -50,6 +50,14 @@ impl Layout {
         Self { ragged: padded.lengths.is_some(), ..padded }
     }
 
+    /// The same behind a cache, whose first columns in each row are `padding`.
+    pub(crate) fn ragged_behind(lengths: Vec<usize>, seen: usize, padding: &[usize]) -> Self {
+        let ragged = Self::ragged(lengths);
+        let columns = ragged.columns();
+        let first = padding.iter().map(|&column| vec![column; columns]).collect();
+        Self { seen, first, ..ragged }
+    }
+
     /// One text in the last columns of each row.
     ///
     /// # Panics
@@ -84,7 +92,10 @@ impl Layout {
     /// The position of each token in its own text.
     pub(crate) fn positions(&self) -> Vec<Vec<usize>> {
         if let Some(lengths) = self.lengths.as_ref().filter(|_| self.ragged) {
-            return vec![lengths.iter().flat_map(|&length| 0..length).collect()];
+            // Texts that go on behind a cache have positions behind what is there of them.
+            let start = |row: usize| self.seen - self.first[row.min(self.first.len() - 1)][0];
+            let row = |(row, &length): (usize, &usize)| start(row)..start(row) + length;
+            return vec![lengths.iter().enumerate().flat_map(row).collect()];
         }
         let row = |first: &Vec<usize>| {
             first.iter().zip(self.seen..).map(|(first, column)| column - first).collect()

@@ -25,6 +25,7 @@ mod batch;
 mod builder;
 mod cache;
 mod config;
+mod continuations;
 mod convert;
 mod decoder;
 mod digest;
@@ -61,6 +62,7 @@ pub use batch::{Arrangement, batches_by_length};
 pub use config::{
     Activation, Block, DecoderConfig, Family, FusedQkv, LayerConfig, NormKind, Positions, RopeScaling,
 };
+pub use continuations::Branches;
 pub use decoder::{Decoder, Trainable};
 pub use digest::{adapter_blake3, config_blake3, weights_blake3};
 pub use error::Error;

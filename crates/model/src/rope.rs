@@ -111,6 +111,11 @@ impl Rope {
         Angles { cos: tensor(cos), sin: tensor(sin) }
     }
 
+    /// Whether a token is turned by how long its text is.
+    pub(crate) fn goes_by_length(&self) -> bool {
+        self.frequencies.go_by_length()
+    }
+
     /// Turns each head by its position, and multiplies it.
     ///
     /// # Shapes

@@ -212,6 +212,27 @@ pub struct TokenizerConfig {
 }
 
 impl DataConfig {
+    /// The rows of one file, of which nothing is made.
+    pub(crate) fn of_file(file: PathBuf, limit: Option<usize>) -> Self {
+        Self {
+            instructions: vec![file],
+            text: Vec::new(),
+            ignore_columns: Vec::new(),
+            document_separator: default_document_separator(),
+            template: None,
+            template_date: None,
+            template_variables: BTreeMap::new(),
+            max_prompt_tokens: default_max_prompt_tokens(),
+            max_tokens: default_max_tokens(),
+            mask: None,
+            bos: None,
+            empty_responses: EmptyResponses::default(),
+            split: SplitConfig::default(),
+            sequences_per_shard: default_sequences_per_shard(),
+            limit,
+        }
+    }
+
     /// The template in force; `None` for text corpora.
     pub fn template(&self) -> Option<Template> {
         if self.is_text() { None } else { Some(self.template.unwrap_or(Template::MiniLlm)) }

@@ -44,6 +44,7 @@ pub use config::{Bos, DataConfig, EmptyResponses, Mask, SplitConfig, Template, T
 pub use conversation::{Conversation, Message};
 pub use error::Error;
 pub use offsets::Tokens;
+pub use rows::{FileRow, file_rows};
 pub use run::{Example, examples, run};
 pub use softshard_labels::Split;
 pub use summary::{Dropped, MaskSummary, RowCounts, SplitSummary, Summary};

@@ -113,6 +113,10 @@ impl Recipe {
             teacher.adapter.iter_mut().for_each(resolve);
         }
         self.evaluate.model.iter_mut().chain(&mut self.evaluate.adapter).for_each(resolve);
+        for task in self.evaluate.task.values_mut() {
+            resolve(&mut task.file);
+            task.shots_file.iter_mut().for_each(resolve);
+        }
         let OutputConfig { dir, sequences, teacher, labels, student, evaluations, prometheus } =
             &mut self.output;
         resolve(dir);

@@ -27,7 +27,7 @@ pub(crate) struct OutputConfig {
     /// What `train-student` makes.
     #[serde(default = "default_student")]
     pub(crate) student: PathBuf,
-    /// One JSON file for each evaluation.
+    /// A folder for each model that is evaluated.
     #[serde(default = "default_evaluations")]
     pub(crate) evaluations: PathBuf,
     /// Text file for the textfile collector of Prometheus' node_exporter, `NAME.prom`, from the recipe's folder; kept up to

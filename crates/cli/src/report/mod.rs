@@ -35,6 +35,7 @@ pub(crate) fn report(options: &Report) -> Result<()> {
     let made_from = softshard_evaluate::made_from(&evaluations);
     let of_rows = |(rows, group): (String, Vec<Evaluation>)| Compared {
         rows,
+        header: group.first().map(Evaluation::header).unwrap_or_default(),
         evaluations: group.iter().map(Evaluation::cells).collect(),
     };
     let compared: Vec<Compared> = softshard_evaluate::by_rows(evaluations).into_iter().map(of_rows).collect();
@@ -67,22 +68,23 @@ pub(crate) fn report(options: &Report) -> Result<()> {
 struct Compared {
     /// What these are.
     rows: String,
+    /// What is said of them.
+    header: Vec<String>,
     /// The cells of each evaluation.
-    evaluations: Vec<[String; 8]>,
+    evaluations: Vec<Vec<String>>,
 }
 
 /// A table for each choice of rows, and what the results are of.
 fn say(compared: &[Compared], made_from: &[String]) {
-    for Compared { rows, evaluations } in compared {
-        println!("{rows}\n{}\n", side_by_side(evaluations));
+    for Compared { rows, header, evaluations } in compared {
+        println!("{rows}\n{}\n", side_by_side(header, evaluations));
     }
     made_from.iter().for_each(|line| println!("{line}"));
 }
 
 /// A table of evaluations.
-pub(crate) fn side_by_side(evaluations: &[[String; 8]]) -> String {
-    let header = softshard_evaluate::HEADER.map(str::to_owned).to_vec();
+pub(crate) fn side_by_side(header: &[String], evaluations: &[Vec<String>]) -> String {
     let rows: Vec<Vec<String>> =
-        [header].into_iter().chain(evaluations.iter().map(|row| row.to_vec())).collect();
+        [header].into_iter().chain(evaluations.iter().map(Vec::as_slice)).map(<[String]>::to_vec).collect();
     ruled(&rows)
 }

@@ -131,13 +131,15 @@ fn held_out_table(trainings: &[Training]) -> String {
     )
 }
 
-fn evaluations_table(Compared { rows: of, evaluations }: &Compared) -> String {
-    let row_of = |[name, cells @ ..]: &[String; 8]| {
+fn evaluations_table(Compared { rows: of, header, evaluations }: &Compared) -> String {
+    let row_of = |cells: &Vec<String>| {
+        let (name, cells) = cells.split_first().expect("a result has a name");
         let cells: Vec<Option<String>> = cells.iter().map(|cell| Some(escape(cell))).collect();
         row(&format!("<th>{}</th>", escape(name)), &cells)
     };
     let rows: Vec<String> = evaluations.iter().map(row_of).collect();
-    table(&format!("Evaluations, {}", escape(of)), &softshard_evaluate::HEADER, &rows)
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
+    table(&format!("Evaluations, {}", escape(of)), &header, &rows)
 }
 
 /// A plot of the page.
@@ -285,7 +287,11 @@ mod tests {
         }
         let trainings = training::all(folder.path(), &[]).expect("readable");
         let evaluation = ["student", "1000", "-", "-", "-", "2.3", "3.0 %", "0.4"].map(str::to_owned);
-        let compared = Compared { rows: "test: 9 sequences".to_owned(), evaluations: vec![evaluation] };
+        let compared = Compared {
+            rows: "test: 9 sequences".to_owned(),
+            header: vec!["model".to_owned(); evaluation.len()],
+            evaluations: vec![evaluation.to_vec()],
+        };
         let page = of(folder.path(), &trainings, (&[compared], &["<b>: student".to_owned()]));
         let titles = page.matches("<figcaption><b>").count();
         assert_eq!(

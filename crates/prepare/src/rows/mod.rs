@@ -9,6 +9,7 @@ mod kind;
 mod lines;
 mod parquet;
 mod pipe;
+mod plain;
 mod reading;
 mod schema;
 mod shape;
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub(crate) use file::Inputs;
+pub use plain::{FileRow, file_rows};
 pub(crate) use reading::Reading;
 
 use crate::Error;

@@ -116,7 +116,7 @@ impl Inputs {
     ) -> Result<Reading, Error> {
         let files = (0..self.len()).map(|_| (0, DefaultHasher::new())).collect();
         let mut reading = Reading { files, counts: RowCounts::new(&data.ignore_columns) };
-        let mut raws = Raws { inputs: self, data, stop, file: 0, source: None, left: data.limit };
+        let mut raws = Raws::new(self, data, stop);
         loop {
             let (step, end) = raws.step();
             let parsed: Vec<_> = step
@@ -150,7 +150,7 @@ impl Inputs {
 }
 
 /// Rows of one file after another.
-struct Raws<'a> {
+pub(super) struct Raws<'a> {
     inputs: &'a Inputs,
     data: &'a DataConfig,
     stop: &'a AtomicBool,
@@ -160,9 +160,13 @@ struct Raws<'a> {
     left: Option<usize>,
 }
 
-impl Raws<'_> {
+impl<'a> Raws<'a> {
+    pub(super) fn new(inputs: &'a Inputs, data: &'a DataConfig, stop: &'a AtomicBool) -> Self {
+        Self { inputs, data, stop, file: 0, source: None, left: data.limit }
+    }
+
     /// The next rows, with the number of their file, and what ended them if it is an error; none at the end.
-    fn step(&mut self) -> (Vec<(usize, Raw)>, Result<(), Error>) {
+    pub(super) fn step(&mut self) -> (Vec<(usize, Raw)>, Result<(), Error>) {
         let (mut step, mut bytes) = (Vec::new(), 0);
         while step.len() < ROWS_PER_STEP && bytes < BYTES_PER_STEP && self.left != Some(0) {
             match self.next() {

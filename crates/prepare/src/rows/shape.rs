@@ -130,6 +130,15 @@ pub(super) fn parse(raw: Raw, data: &DataConfig) -> Result<(Row, Notes), Error> 
     Ok((Row { place, content, category, facts }, notes))
 }
 
+/// The columns of a row; a document has one, `text`.
+pub(super) fn columns(body: Body, place: &Place) -> Result<Vec<(String, Value)>, Error> {
+    match body {
+        Body::Json(text) => object(&text, place),
+        Body::Columns(fields, _) => Ok(fields),
+        Body::Document(text) => Ok(vec![("text".to_owned(), Value::Text(text))]),
+    }
+}
+
 fn object(text: &str, place: &Place) -> Result<Vec<(String, Value)>, Error> {
     let value: Value = serde_json::from_str(text).map_err(|error| {
         let hint = match place.unit {
