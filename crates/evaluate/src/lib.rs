@@ -9,6 +9,7 @@ pub mod porter;
 pub mod rouge;
 pub mod statistics;
 
+mod answers;
 mod compare;
 mod config;
 mod held_out;
@@ -18,9 +19,10 @@ mod run;
 mod subject;
 mod table;
 
+pub use answers::AnswerScores;
 pub use compare::{Compared, Line, METRICS, Margins, Scored, compare};
 pub use config::EvaluateConfig;
 pub use rows::{Arguments, Document, PositionScores, Request, Row, Settings};
-pub use run::{AnswerScores, Breakdown, EvaluateInputs, Evaluation, HeldOutScores, run};
+pub use run::{Breakdown, EvaluateInputs, Evaluation, HeldOutScores, run};
 pub use subject::made_from;
 pub use table::{HEADER, all, by_rows};
