@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use softshard_labels::Split;
 use softshard_model::{Bits, LoadOptions, Precision, Residency};
 
-use crate::rouge::Rouge;
+use crate::{answers::GenerationConfig, rouge::Rouge};
 
 /// What is evaluated, and how answers are made and scored. Recipe section `[evaluate]`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -40,7 +40,10 @@ pub struct EvaluateConfig {
     /// An answer ends at its first newline, as in the paper's harness.
     #[serde(default)]
     pub stop_at_newline: bool,
-    /// Which ROUGE-L is reported; MiniLLM's unless given.
+    /// How answers are made: the most probable tokens unless given.
+    #[serde(default)]
+    pub generation: GenerationConfig,
+    /// Which ROUGE is reported first; MiniLLM's ROUGE-L unless given.
     #[serde(default = "default_rouge")]
     pub rouge: Rouge,
     /// Tokens of one forward pass over held-out sequences, padding included.
@@ -61,6 +64,7 @@ impl Default for EvaluateConfig {
             max_answers: None,
             max_new_tokens: default_max_new_tokens(),
             stop_at_newline: false,
+            generation: GenerationConfig::default(),
             rouge: default_rouge(),
             max_tokens_per_batch: default_max_tokens_per_batch(),
         }
@@ -84,6 +88,7 @@ impl EvaluateConfig {
     /// A sentence naming the key, what was expected and what was found.
     pub fn check(&self) -> Result<(), String> {
         self.load_options(LoadOptions::default()).check("evaluate")?;
+        self.generation.check()?;
         let counts = [
             ("max_answers", self.max_answers.unwrap_or(1)),
             ("max_new_tokens", self.max_new_tokens),

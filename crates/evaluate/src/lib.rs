@@ -19,7 +19,10 @@ mod run;
 mod subject;
 mod table;
 
-pub use answers::AnswerScores;
+pub use answers::{
+    Anchor, AnswerScores, Conventions, Copying, Decoding, Drawing, GenerationConfig, GenerationFile, OfTheModel, SummariesConfig,
+    SummaryMeans, SummaryRow, SummaryScores, SummarySource, anchor, copying, sentences,
+};
 pub use compare::{Compared, Line, METRICS, Margins, Scored, compare};
 pub use config::EvaluateConfig;
 pub use rows::{Arguments, Document, PositionScores, Request, Row, Settings};

@@ -16,7 +16,7 @@ use softshard_prepare::{Tokenizer, TokenizerConfig};
 
 use crate::{
     EvaluateConfig,
-    answers::{self, AnswerScores},
+    answers::{self, AnswerScores, Decoding},
     calibration::Report,
     held_out::HeldOut,
     partial::{Header, Parts, Places},
@@ -131,6 +131,8 @@ pub fn run(inputs: &EvaluateInputs) -> Result<Evaluation> {
     let load = inputs.config.load_options(inputs.student_load);
     let mut provenance = subject.provenance(inputs, &load)?;
     provenance.input("rows", held_out.blake3());
+    let decoding = Decoding::of(inputs.config, &subject.model, &tokenizer)?;
+    decoding.say(&mut provenance)?;
     let places = Places::of(inputs.output, &name);
     check_result(&places.result, &provenance, inputs.accept)?;
     let max_tokens_per_batch = inputs.config.max_tokens_per_batch;
@@ -151,7 +153,8 @@ pub fn run(inputs: &EvaluateInputs) -> Result<Evaluation> {
     let answers = match &questions[..] {
         [] => None,
         questions => {
-            Some(answers::score(inputs, &decoder, &tokenizer, questions, (&mut parts, &mut scored))?)
+            let places = (&mut parts, &mut scored[..]);
+            Some(answers::score(inputs, (&decoder, &tokenizer), &decoding, questions, places)?)
         }
     };
     seconds.answers = began.elapsed().as_secs_f64();

@@ -6,7 +6,7 @@
 use burn::tensor::{DType, Device, Int, Tensor, activation};
 use softshard_products::Visible;
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Columns};
 use crate::config::{DecoderConfig, FusedQkv};
 use crate::fused;
 use crate::layout::{Layout, Padding, Tile};
@@ -137,11 +137,16 @@ impl Attention {
         cache: Option<&mut Option<Cache>>,
     ) -> Tensor<2> {
         let Projected { query, mut key, mut value } = self.project(x, context, dropout);
-        if let Some(slot) = cache {
-            (key, value) = Cache::append(slot, key, value);
-        }
         let Heads { keys, groups, width } = self.heads;
         let [batch, tokens] = context.attended_shape();
+        match cache {
+            Some(Some(Cache::Texts(texts))) => {
+                let mixed = texts.attend(query, [key, value], self.window);
+                return self.output.forward(mixed.reshape([batch, keys * groups * width]), dropout);
+            }
+            Some(slot) => (key, value) = Columns::append(slot, key, value),
+            None => {}
+        }
         let view = context.view(self.window);
         let mixed = match &view.seen {
             Seen::Whole(visible) => {

@@ -1,51 +1,118 @@
-//! Answers to held-out prompts, and what they are worth.
+//! Answers to prompts, and what they are worth.
+
+mod config;
+mod copying;
+mod decoding;
+mod sentences;
+mod summaries;
 
 use anyhow::Result;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use softshard_labels::{Error, Example, Progress, Sequence, SequenceDataset};
 use softshard_model::{Decoder, Fitting};
 use softshard_prepare::{Tokenizer, demo};
 
 use crate::{
-    EvaluateConfig,
     partial::Parts,
-    rows::{Arguments, Request, Row, Settings},
-    run::{EvaluateInputs, check_stop, nothing_held_out, too_large},
+    rouge::{Rouge, Rouges},
+    rows::{Arguments, Request, Row},
+    run::{EvaluateInputs, check_stop, nothing_held_out},
     statistics::number,
 };
+pub use config::{GenerationConfig, GenerationFile, SummariesConfig};
+pub use copying::{Copying, copying};
+pub use decoding::{Decoding, Drawing, OfTheModel};
+pub use sentences::sentences;
+pub use summaries::{Anchor, SummaryMeans, SummaryRow, SummaryScores, SummarySource, anchor};
 
 /// Prompts that are answered between two looks at the stop flag: they are a part, which is kept.
 const ANSWERS_PER_STEP: usize = 64;
 
-/// Scores of greedy answers to held-out prompts.
+/// Scores of answers to held-out prompts.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AnswerScores {
     /// Prompts answered.
     pub answers: usize,
-    /// Mean F-measure, 0 to 1.
+    /// Of them those that say something; results of earlier versions do not say, as with the next three.
+    #[serde(default)]
+    pub answered: Option<usize>,
+    /// Of them those that were cut before they ended.
+    #[serde(default)]
+    pub cut: Option<usize>,
+    /// Mean length of all of them.
+    #[serde(default)]
+    pub mean_tokens: Option<f64>,
+    /// Mean F-measure, 0 to 1; an empty answer has 0.
     pub rouge_l: f64,
+    /// Mean F-measures in MiniLLM's convention and in that of the paper's harness.
+    #[serde(default)]
+    pub rouge: Option<Conventions>,
     /// Share of answers that state facts of the article and nothing else, 0 to 1; only where rows carry their facts.
     pub faithful: Option<f64>,
     /// Share of stated facts that the article supports, 0 to 1; only where rows carry their facts.
     pub supported_facts: Option<f64>,
 }
 
-/// Greedy answers to the held-out prompts and what they are worth; each stands in its row then.
+/// F-measures in two conventions, which give other numbers for the same texts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Conventions {
+    /// With stems: as MiniLLM reports them.
+    pub minillm: Rouges,
+    /// Without stems, lines ending at `" . "`: as the paper's harness reports them.
+    pub harness: Rouges,
+}
+
+impl Conventions {
+    /// Those of an answer.
+    pub(crate) fn of(reference: &str, answer: &str) -> Self {
+        let (minillm, harness) = (Rouge::MINILLM.all(reference, answer), Rouge::HARNESS.all(reference, answer));
+        Self { minillm, harness }
+    }
+
+    /// The mean of some, in their order; none of none.
+    pub(crate) fn mean(all: &[Self]) -> Option<Self> {
+        let rouges = |of: fn(&Self) -> &Rouges| {
+            let mean = |part: fn(&Rouges) -> f64| {
+                all.iter().map(|one| part(of(one))).sum::<f64>() / number(all.len())
+            };
+            Rouges {
+                rouge1: mean(|of| of.rouge1),
+                rouge2: mean(|of| of.rouge2),
+                rouge_l: mean(|of| of.rouge_l),
+                rouge_lsum: mean(|of| of.rouge_lsum),
+            }
+        };
+        (!all.is_empty()).then(|| Self { minillm: rouges(|one| &one.minillm), harness: rouges(|one| &one.harness) })
+    }
+}
+
+/// Answers to the held-out prompts and what they are worth; each stands in its row then.
 pub(crate) fn score(
     inputs: &EvaluateInputs,
-    decoder: &Decoder,
-    tokenizer: &Tokenizer,
+    (decoder, tokenizer): (&Decoder, &Tokenizer),
+    decoding: &Decoding,
     examples: &[Question],
     (parts, rows): (&mut Parts, &mut [Row]),
 ) -> Result<AnswerScores> {
     let fitting = Fitting::default();
+    let (mut tokens, mut answered, mut cut, mut rouges) = (0, 0, 0, Vec::with_capacity(examples.len()));
     let (mut rouge_sum, mut faithful, mut stated, mut supported, mut judged) = (0.0, 0, 0, 0, 0);
     for (step, chunk) in examples.chunks(ANSWERS_PER_STEP).enumerate() {
         check_stop(inputs)?;
-        let texts = parts.next(|| answer(inputs.config, decoder, tokenizer, chunk, &fitting))?;
-        for (example, text) in chunk.iter().zip(texts) {
-            let rouge_l = inputs.config.rouge.score(&example.example.reference, &text).f_measure;
-            let faithfulness = faithfulness(&example.example, &text);
+        check_positions(decoder, chunk)?;
+        let first = step * ANSWERS_PER_STEP;
+        let prompts: Vec<&[i32]> = chunk.iter().map(|example| example.prompt_ids.as_slice()).collect();
+        let answers = parts.next(|| decoding.answers((decoder, tokenizer), first, &prompts, &fitting))?;
+        for (example, given) in chunk.iter().zip(answers) {
+            let reference = &example.example.reference;
+            let rouge_l = inputs.config.rouge.score(reference, &given.text).f_measure;
+            let faithfulness = faithfulness(&example.example, &given.text);
+            tokens += given.tokens;
+            answered += usize::from(!given.text.is_empty());
+            cut += usize::from(!given.ended);
+            rouges.push(Conventions::of(reference, &given.text));
             rouge_sum += rouge_l;
             if let Some(found) = &faithfulness {
                 judged += 1;
@@ -54,33 +121,38 @@ pub(crate) fn score(
                 supported += found.supported;
             }
             let row = &mut rows[example.row];
-            row.target = Some(example.example.reference.clone());
-            row.arguments = Some(arguments(inputs.config, tokenizer.decode_all(&example.prompt_ids)?));
-            row.resps = Some([[text.clone()]]);
-            row.filtered_resps = Some([text]);
+            row.target = Some(reference.clone());
+            row.arguments = Some(arguments(decoding, tokenizer.decode_all(&example.prompt_ids)?));
+            row.resps = Some([[given.raw]]);
+            row.filtered_resps = Some([given.text]);
             row.rouge_l = Some(rouge_l);
             row.faithful = faithfulness.as_ref().map(|found| u8::from(found.faithful));
             row.stated_facts = faithfulness.as_ref().map(|found| found.stated);
             row.supported_facts = faithfulness.as_ref().map(|found| found.supported);
         }
-        let (done, total) = (step * ANSWERS_PER_STEP + chunk.len(), examples.len() as u64);
-        let progress = Progress { stage: "answers", total, unit: "answers", ..Progress::default() };
-        inputs.observer.progress(&Progress { done: done as u64, ..progress });
+        say_progress(inputs, first + chunk.len(), examples.len());
     }
     // Where nothing was judged, or no fact stated, there is no share.
     let share = |part: usize, whole: usize| (whole > 0).then(|| number(part) / number(whole));
     Ok(AnswerScores {
         answers: examples.len(),
+        answered: Some(answered),
+        cut: Some(cut),
+        mean_tokens: share(tokens, examples.len()),
         rouge_l: rouge_sum / number(examples.len()),
+        rouge: Conventions::mean(&rouges),
         faithful: share(faithful, judged),
         supported_facts: share(supported, stated),
     })
 }
 
-fn arguments(config: &EvaluateConfig, prompt: String) -> Arguments {
-    let until = if config.stop_at_newline { vec!["\n".to_owned()] } else { Vec::new() };
-    let settings = Settings { until, max_gen_toks: config.max_new_tokens, do_sample: false };
-    Arguments { gen_args_0: Request { arg_0: prompt, arg_1: settings } }
+fn say_progress(inputs: &EvaluateInputs, done: usize, total: usize) {
+    let (done, total) = (done as u64, total as u64);
+    inputs.observer.progress(&Progress { stage: "answers", done, total, unit: "answers", ..Progress::default() });
+}
+
+fn arguments(decoding: &Decoding, prompt: String) -> Arguments {
+    Arguments { gen_args_0: Request { arg_0: prompt, arg_1: decoding.settings() } }
 }
 
 /// A held-out row whose prompt is answered.
@@ -126,41 +198,18 @@ pub(crate) fn questions(inputs: &EvaluateInputs) -> Result<Vec<Question>> {
     Ok(questions)
 }
 
-fn answer(
-    config: &EvaluateConfig,
-    decoder: &Decoder,
-    tokenizer: &Tokenizer,
-    examples: &[Question],
-    fitting: &Fitting,
-) -> Result<Vec<String>> {
+/// Held-out prompts are those of the training, and none is cut.
+fn check_positions(decoder: &Decoder, examples: &[Question]) -> Result<()> {
     let limit = decoder.config().context();
-    if let Some(long) = examples.iter().find(|example| example.prompt_ids.len() > limit) {
-        let place = format!("prompt from `{}`", long.source);
-        let expected = format_args!("at most the model's {limit} positions");
-        let hint = "set `data.max_prompt_tokens`";
-        return Err(Error::bad(place, expected, long.prompt_ids.len()).hint(hint).into());
+    match examples.iter().find(|example| example.prompt_ids.len() > limit) {
+        None => Ok(()),
+        Some(long) => {
+            let place = format!("prompt from `{}`", long.source);
+            let expected = format_args!("at most the model's {limit} positions");
+            let hint = "set `data.max_prompt_tokens`";
+            Err(Error::bad(place, expected, long.prompt_ids.len()).hint(hint).into())
+        }
     }
-    let prompts: Vec<Vec<i32>> = examples.iter().map(|example| example.prompt_ids.clone()).collect();
-    let tokens_of = |prompts: &[Vec<i32>]| prompts.iter().map(Vec::len).sum();
-    let generate = |prompts: &[Vec<i32>]| -> Result<_> {
-        Ok(decoder.generate(
-            prompts,
-            config.max_new_tokens,
-            tokenizer.stop_ids(),
-            softshard_losses::logits,
-        )?)
-    };
-    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-    let answers = fitting.each(&prompts, &tokens_of, decoder.device(), &generate);
-    let answers = answers.map_err(|error| too_large("prompt", longest, error))?;
-    let mut texts = Vec::with_capacity(prompts.len());
-    for ids in answers.into_iter().flatten() {
-        let text = tokenizer.decode(&ids)?;
-        let text = text.trim();
-        let end = if config.stop_at_newline { text.find('\n') } else { None };
-        texts.push(text[..end.unwrap_or(text.len())].to_owned());
-    }
-    Ok(texts)
 }
 
 /// How an answer agrees with the facts of its row, where the row has any of the demo's kind.
