@@ -71,12 +71,11 @@ pub struct Answer {
 }
 
 /// Prompts and all that decides their answers.
-struct Work<'a, L> {
+struct Work<'a> {
     prompts: &'a [Prompt],
     generation: &'a Generation,
     /// Whether an answer ends with its last token.
     ends: &'a (dyn Fn(&[i32]) -> bool + Sync),
-    logits: L,
 }
 
 impl Decoder {
@@ -124,11 +123,11 @@ impl Decoder {
     ) -> Result<Vec<Answer>, Error> {
         generation.check();
         let frozen = self.frozen();
-        let work = Work { prompts, generation, ends, logits };
+        let work = Work { prompts, generation, ends };
         if softshard_products::on_host(&self.device) {
-            host::answer(&frozen.row_by_row(), &work)
+            host::answer(&frozen.row_by_row(), &work, &logits)
         } else {
-            padded::answer(&frozen, &work)
+            padded::answer(&frozen, &work, &logits)
         }
     }
 
@@ -150,7 +149,7 @@ impl Decoder {
     }
 }
 
-impl<L> Work<'_, L> {
+impl Work<'_> {
     /// Prompts that can be answered, the longest first: neighbours in length share a batch.
     fn order(&self) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.prompts.len()).collect();
@@ -176,4 +175,103 @@ fn not_finite() -> Error {
     let message = "logits of an answer: expected finite numbers, found NaN or infinite ones\n\
                    hint: weights may be damaged, or too large for bf16: try `precision = \"f32\"`";
     Error::Device(message.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use burn::tensor::Device;
+    use serde_json::json;
+
+    use super::*;
+    use crate::DecoderConfig;
+
+    fn product(hidden: Tensor<2>, head: &Tensor<2>) -> Tensor<2> {
+        softshard_products::few_rows_matmul(hidden, head.clone())
+    }
+
+    fn models() -> Vec<Decoder> {
+        let configs = [
+            json!({ "model_type": "llama", "vocab_size": 61, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3,
+                "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.4 }),
+            json!({ "model_type": "mistral", "vocab_size": 61, "hidden_size": 80, "intermediate_size": 40, "num_hidden_layers": 2,
+                "num_attention_heads": 2, "num_key_value_heads": 1, "sliding_window": 7, "initializer_range": 0.2 }),
+            json!({ "model_type": "gpt2", "vocab_size": 61, "n_embd": 24, "n_layer": 2, "n_head": 4, "n_positions": 200,
+                "initializer_range": 0.4 }),
+        ];
+        let model = |config| {
+            let config = DecoderConfig::from_value(config, Path::new("test")).expect("a configuration");
+            Decoder::random(config, 3, &Device::flex())
+        };
+        configs.into_iter().map(model).collect()
+    }
+
+    fn prompts(count: usize) -> Vec<Prompt> {
+        let prompt = |number: usize| {
+            let length = [1, 40, 9, 3, 70, 66][number % 6] + number / 6;
+            let ids = (0..length).map(|place| i32::try_from((place * 17 + number * 29) % 61).expect("small"));
+            Prompt { ids: ids.collect(), number: number as u64 }
+        };
+        (0..count).map(prompt).collect()
+    }
+
+    fn settings() -> [Generation; 4] {
+        let greedy = Generation::greedy(30, &[5, 11]);
+        let sampling = Some(Sampling { temperature: 0.9, top_k: Some(20), top_p: 0.95, seed: 4 });
+        [
+            greedy.clone(),
+            Generation { repetition_penalty: 1.3, ..greedy.clone() },
+            Generation { sampling, ..greedy.clone() },
+            Generation { sampling, repetition_penalty: 1.1, ..greedy },
+        ]
+    }
+
+    /// Ends with the text, so to speak, of two tokens.
+    fn ends(ids: &[i32]) -> bool {
+        ids.ends_with(&[7]) && ids.len() > 4
+    }
+
+    #[test]
+    fn answers_are_the_same_in_any_batch_and_on_any_number_of_threads() {
+        let all = prompts(MAX_ROWS + 20);
+        for decoder in models() {
+            for generation in settings() {
+                let answer = |prompts: &[Prompt]| decoder.answer(prompts, &generation, &ends, product).expect("answers");
+                let together = answer(&all);
+                assert!(together.iter().any(|one| one.ended) && together.iter().any(|one| one.ids.len() == 30));
+                for some in [&all[..1], &all[1..4], &all[10..50]] {
+                    let first = usize::try_from(some[0].number).expect("small");
+                    assert!(answer(some) == together[first..first + some.len()], "{generation:?}");
+                }
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("threads");
+                assert!(pool.install(|| answer(&all[..9])) == together[..9]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_padded_batch_gives_the_same_answers() {
+        let all = prompts(9);
+        for decoder in models() {
+            for generation in settings() {
+                let work = Work { prompts: &all, generation: &generation, ends: &ends };
+                let found = padded::answer(&decoder.frozen(), &work, &product).expect("answers");
+                let apart = decoder.answer(&all, &generation, &ends, product).expect("answers");
+                assert!(found == apart, "{generation:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn damaged_weights_end_answers_with_an_error() {
+        let mut decoder = models().remove(0);
+        decoder.lm_head = Some(decoder.head() * f32::NAN);
+        for generation in settings() {
+            let work = Work { prompts: &prompts(2), generation: &generation, ends: &ends };
+            for found in [host::answer(&decoder, &work, &product), padded::answer(&decoder, &work, &product)] {
+                assert!(found.expect_err("NaN").to_string().contains("expected finite numbers"));
+            }
+        }
+    }
 }

@@ -77,6 +77,8 @@ static FUNCTION_WORDS: [&str; 153] = [
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
 
     #[test]
@@ -91,6 +93,115 @@ mod tests {
         assert_eq!(found.content_words, Some(4.0 / 6.0));
         // Berg [Bergen 4] May; Anna begins the sentence.
         assert_eq!(found.names_and_numbers, Some(0.5));
+    }
+
+    /// The same sums of whole numbers, divided.
+    const GOLDEN: f64 = 1e-12;
+
+    #[derive(Deserialize)]
+    struct Golden {
+        function_words: Vec<String>,
+        cases: Vec<Case>,
+        areas: HashMap<String, HashMap<String, Area>>,
+    }
+
+    #[derive(Deserialize)]
+    struct Case {
+        source: String,
+        answer: String,
+        #[serde(flatten)]
+        shares: HashMap<String, Option<f64>>,
+    }
+
+    #[derive(Deserialize)]
+    struct Area {
+        area: f64,
+        answers: usize,
+    }
+
+    fn golden() -> Golden {
+        let path = softshard_e2e::root().join("tests/peers/golden/copying.json");
+        serde_json::from_str(&fs_err::read_to_string(path).unwrap()).unwrap()
+    }
+
+    fn by_name(found: Copying) -> [(&'static str, Option<f64>); 4] {
+        [
+            ("unigrams", found.unigrams),
+            ("trigrams", found.trigrams),
+            ("content_words", found.content_words),
+            ("names_and_numbers", found.names_and_numbers),
+        ]
+    }
+
+    fn are_close(a: Option<f64>, b: Option<f64>) -> bool {
+        match (a, b) {
+            (Some(a), Some(b)) => (a - b).abs() <= GOLDEN,
+            (a, b) => a.is_none() && b.is_none(),
+        }
+    }
+
+    #[test]
+    fn shares_are_those_of_scikit_learn() {
+        let golden = golden();
+        assert!(golden.function_words == FUNCTION_WORDS);
+        for case in golden.cases {
+            for (name, found) in by_name(copying(&case.source, &case.answer)) {
+                let expected = case.shares[name];
+                assert!(are_close(found, expected), "{name} of {:?}: {found:?}, {expected:?}", case.answer);
+            }
+        }
+    }
+
+    #[derive(Deserialize)]
+    struct Labelled {
+        document: String,
+        summaries: Vec<Judged>,
+    }
+
+    #[derive(Deserialize)]
+    struct Judged {
+        summary: String,
+        consistency: Option<f64>,
+        consistent: Option<u8>,
+    }
+
+    /// The share of pairs of a good and a bad answer in which the good one has the larger value; equal ones count half.
+    fn area(values: &[(f64, bool)]) -> f64 {
+        let mut sorted = values.to_vec();
+        sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let (mut bad, mut pairs) = (0.0, 0.0);
+        for equal in sorted.chunk_by(|a, b| a.0.to_bits() == b.0.to_bits()) {
+            let good = equal.iter().filter(|(_, good)| *good).count() as f64;
+            let also_bad = equal.len() as f64 - good;
+            pairs += good * (bad + also_bad / 2.0);
+            bad += also_bad;
+        }
+        pairs / (bad * (values.len() as f64 - bad))
+    }
+
+    /// What copying says of faithfulness: docs/evaluation.md has these areas.
+    #[test]
+    fn areas_under_the_curve_are_those_of_scikit_learn() {
+        let Some(data) = softshard_e2e::real_data() else { return };
+        for (name, areas) in golden().areas {
+            let path = data.join(format!("summarization/{name}.jsonl"));
+            let mut values: HashMap<&str, Vec<(f64, bool)>> = HashMap::new();
+            for line in fs_err::read_to_string(path).unwrap().lines() {
+                let row: Labelled = serde_json::from_str(line).unwrap();
+                for judged in &row.summaries {
+                    let good = judged.consistent == Some(1) || judged.consistency.is_some_and(|mean| mean >= 5.0);
+                    for (kind, share) in by_name(copying(&row.document, &judged.summary)) {
+                        values.entry(kind).or_default().extend(share.map(|share| (share, good)));
+                    }
+                }
+            }
+            for (kind, expected) in areas {
+                let found = &values[kind.as_str()];
+                assert_eq!(found.len(), expected.answers, "{name} {kind}");
+                let area = area(found);
+                assert!((area - expected.area).abs() <= GOLDEN, "{name} {kind}: {area}, {}", expected.area);
+            }
+        }
     }
 
     #[test]

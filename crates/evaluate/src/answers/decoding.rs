@@ -66,15 +66,15 @@ pub enum OfTheModel {
 /// An answer that was made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Given {
+pub struct Given {
     /// As the model wrote it, with the text that ended it.
-    pub(crate) raw: String,
+    pub raw: String,
     /// As it is scored; empty where it was not answered.
-    pub(crate) text: String,
+    pub text: String,
     /// Its tokens.
-    pub(crate) tokens: usize,
+    pub tokens: usize,
     /// Whether it came to an end; otherwise it was cut.
-    pub(crate) ended: bool,
+    pub ended: bool,
 }
 
 impl Decoding {
@@ -82,7 +82,7 @@ impl Decoding {
     ///
     /// # Errors
     /// The folder's file is no JSON object, or says what no answer can be made with.
-    pub(crate) fn of(config: &EvaluateConfig, model: &Path, tokenizer: &Tokenizer) -> Result<Self> {
+    pub fn of(config: &EvaluateConfig, model: &Path, tokenizer: &Tokenizer) -> Result<Self> {
         let own = &config.generation;
         let place = model.join(FILE);
         let file = match own.generation_config {
@@ -258,4 +258,101 @@ fn refused(place: &Path, key: &str, expected: &str, found: &Value) -> anyhow::Er
 
 fn shown(place: &Path) -> String {
     format!("`{}`", place.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    fn golden() -> std::path::PathBuf {
+        softshard_e2e::root().join("tests/peers/golden")
+    }
+
+    fn tokenizer() -> Tokenizer {
+        Tokenizer::load(&golden().join("tokenizers/qwen-like")).expect("the tokenizer loads")
+    }
+
+    fn decoding(evaluate: Value, model: &Path) -> Result<Decoding, String> {
+        let config: EvaluateConfig = serde_json::from_value(evaluate).expect("it parses");
+        Decoding::of(&config, model, &tokenizer()).map_err(|error| error.to_string())
+    }
+
+    #[derive(Deserialize)]
+    struct Case {
+        prompt: Vec<i32>,
+        stop: String,
+        answer: Vec<i32>,
+        text: String,
+    }
+
+    /// tests/peers/golden_generate.py: transformers' `stop_strings`.
+    #[test]
+    fn answers_end_at_a_text_as_those_of_transformers() {
+        let text = fs_err::read_to_string(golden().join("generate.json")).expect("golden/generate.json is there");
+        let mut all: Value = serde_json::from_str(&text).expect("it is JSON");
+        let cases: Vec<Case> = serde_json::from_value(all["stop_strings"]["cases"].take()).expect("cases");
+        let decoder = Decoder::load(&golden().join("tiny-llama"), &Device::flex()).expect("the model loads");
+        let mut decoding = decoding(json!({ "max_new_tokens": 24 }), Path::new("none")).expect("settings");
+        for case in cases {
+            decoding.stop = vec!["not there".to_owned(), case.stop.clone()];
+            let found = decoding.answers((&decoder, &tokenizer()), 0, &[&case.prompt], &Fitting::default());
+            let found = &found.expect("an answer")[0];
+            assert_eq!((&found.raw, found.tokens, found.ended), (&case.text, case.answer.len(), true));
+            let before = case.text.split(&case.stop).next().expect("the first part");
+            assert_eq!(found.text, before.trim());
+        }
+    }
+
+    #[test]
+    fn a_line_break_ends_an_answer_that_has_begun() {
+        let mut decoding = decoding(json!({ "stop_at_newline": true }), Path::new("none")).expect("settings");
+        let ends = |decoding: &Decoding, text: &str| decoding.end(text);
+        assert_eq!(ends(&decoding, "\n \n"), None);
+        assert_eq!(ends(&decoding, "\n one\ntwo"), Some(5));
+        decoding.stop = vec!["\n".to_owned()];
+        assert_eq!(ends(&decoding, "\n one\ntwo"), Some(0));
+        decoding.stop = vec!["o".to_owned()];
+        assert_eq!(ends(&decoding, "a\no"), Some(1));
+    }
+
+    #[test]
+    fn a_models_own_settings_are_taken_or_left() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join(FILE);
+        let own = json!({ "do_sample": true, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.05,
+            "eos_token_id": [7, 9] });
+        fs_err::write(&file, own.to_string()).expect("written");
+        let of = |generation: Value| decoding(json!({ "generation": generation }), folder.path());
+        let ids = tokenizer().stop_ids().to_vec();
+
+        let left = of(json!({})).expect("settings");
+        assert_eq!((left.repetition_penalty, &left.stop_ids, left.sampling), (1.0, &ids, None));
+        assert_eq!(left.generation_config, OfTheModel::Left);
+        let taken = of(json!({ "generation_config": "take" })).expect("settings");
+        assert_eq!((taken.repetition_penalty, taken.sampling), (1.05, None));
+        assert_eq!(taken.stop_ids, [ids.as_slice(), &[7, 9]].concat());
+        assert_eq!(taken.generation_config, OfTheModel::Taken);
+        let drawn = of(json!({ "generation_config": "take", "temperature": 1.0, "top_p": 0.9, "repetition_penalty": 1.0 }));
+        let drawn = drawn.expect("settings");
+        let sampling = Drawing { temperature: 1.0, top_k: Some(20), top_p: 0.9, seed: 0 };
+        assert_eq!((drawn.repetition_penalty, drawn.sampling), (1.0, Some(sampling)));
+
+        for (bad, expected) in [
+            (json!({ "repetition_penalty": 0 }), "`repetition_penalty`: expected a number that answers can be made with, found 0"),
+            (json!({ "repetition_penalty": "x" }), "found \"x\""),
+            (json!({ "eos_token_id": [1, -1] }), "`eos_token_id`: expected an id or a list of ids, found [1,-1]"),
+        ] {
+            fs_err::write(&file, bad.to_string()).expect("written");
+            let error = of(json!({ "generation_config": "take" })).expect_err("refused");
+            assert!(error.contains(expected), "{error}");
+            assert!(of(json!({})).is_ok(), "what is left is not read");
+        }
+        fs_err::write(&file, "[").expect("written");
+        assert!(of(json!({ "generation_config": "take" })).expect_err("no JSON").contains("expected a JSON object"));
+        fs_err::remove_file(&file).expect("removed");
+        let none = of(json!({ "generation_config": "take" })).expect("settings");
+        assert_eq!(none.generation_config, OfTheModel::NotThere);
+    }
 }

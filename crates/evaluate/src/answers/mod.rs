@@ -22,9 +22,11 @@ use crate::{
 };
 pub use config::{GenerationConfig, GenerationFile, SummariesConfig};
 pub use copying::{Copying, copying};
-pub use decoding::{Decoding, Drawing, OfTheModel};
+pub use decoding::{Decoding, Drawing, Given, OfTheModel};
 pub use sentences::sentences;
-pub use summaries::{Anchor, SummaryMeans, SummaryRow, SummaryScores, SummarySource, anchor};
+pub use summaries::{
+    Anchor, Step, SummaryDocument, SummaryMeans, SummaryRow, SummaryScores, SummarySource, anchor, summarise,
+};
 
 /// Prompts that are answered between two looks at the stop flag: they are a part, which is kept.
 const ANSWERS_PER_STEP: usize = 64;

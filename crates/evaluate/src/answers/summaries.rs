@@ -10,10 +10,8 @@ use softshard_prepare::Tokenizer;
 
 use super::config::SummariesConfig;
 use super::decoding::{Decoding, Given};
-use super::{ANSWERS_PER_STEP, Conventions, Copying, arguments, copying, say_progress, sentences};
-use crate::partial::Parts;
+use super::{ANSWERS_PER_STEP, Conventions, Copying, arguments, copying, sentences};
 use crate::rows::Arguments;
-use crate::run::{EvaluateInputs, check_stop};
 use crate::statistics::number;
 
 /// Sentences of an article that are its summary where nobody wrote one.
@@ -173,37 +171,41 @@ struct Asked {
     shortened: bool,
 }
 
+/// Makes some answers, or gives those that were kept of an earlier run; told how many documents are done with them.
+pub type Step<'a> = &'a mut dyn FnMut(usize, &dyn Fn() -> Result<Vec<Given>>) -> Result<Vec<Given>>;
+
 /// Summaries of all documents by a model, and what they are worth.
 ///
+/// `step` calls what it is given, or has its answers from before: so a caller stops, keeps and shows what is done.
+///
 /// # Errors
-/// A stop that was asked for; the model has no positions for a prompt and its answer; as [`Decoding::answers`].
-pub(crate) fn score(
-    inputs: &EvaluateInputs,
+/// Those of `step`; the model has no positions for a prompt and its answer, or no memory; weights cannot be read; logits are not
+/// finite.
+pub fn summarise(
     (decoder, tokenizer): (&Decoder, &Tokenizer),
     (config, decoding): (&SummariesConfig, &Decoding),
     sources: &[SummarySource],
-    parts: &mut Parts,
+    step: Step<'_>,
 ) -> Result<(SummaryScores, Vec<SummaryRow>)> {
     let (before, behind) = config.around().map_err(|problem| Error::bad("recipe", "a prompt", problem))?;
     let limit = longest_prompt(decoder, decoding)?;
     let fitting = Fitting::default();
     let mut rows = Vec::with_capacity(sources.len());
-    for (step, chunk) in sources.chunks(ANSWERS_PER_STEP).enumerate() {
-        check_stop(inputs)?;
-        let first = step * ANSWERS_PER_STEP;
+    for chunk in sources.chunks(ANSWERS_PER_STEP) {
+        let first = rows.len();
         let asked: Vec<Asked> = chunk
             .iter()
             .map(|source| asked(tokenizer, format!("{before}{}{behind}", source.document), limit))
             .collect::<Result<_>>()?;
         let prompts: Vec<&[i32]> = asked.iter().map(|asked| asked.ids.as_slice()).collect();
-        let answers = parts.next(|| decoding.answers((decoder, tokenizer), first, &prompts, &fitting))?;
-        for (index, ((source, asked), given)) in chunk.iter().zip(asked).zip(answers).enumerate() {
-            let mut row = row(first + index, source, given);
+        let make = || decoding.answers((decoder, tokenizer), first, &prompts, &fitting);
+        let answers = step(first + chunk.len(), &make)?;
+        for ((source, asked), given) in chunk.iter().zip(asked).zip(answers) {
+            let mut row = row(rows.len(), source, given);
             row.shortened_prompt = u8::from(asked.shortened);
             row.arguments = Some(arguments(decoding, asked.text));
             rows.push(row);
         }
-        say_progress(inputs, first + chunk.len(), sources.len());
     }
     let of_anchor = |one: Anchor| anchor(one, sources).0.means;
     let has_gold = sources.iter().any(|source| source.summary.is_some());
@@ -321,9 +323,11 @@ fn mean(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::Device;
     use serde_json::json;
 
     use super::*;
+    use crate::EvaluateConfig;
 
     fn config() -> SummariesConfig {
         serde_json::from_value(json!({ "file": "rows.jsonl", "prompt": "xsum" })).expect("it parses")
@@ -347,6 +351,48 @@ mod tests {
         }
         let error = source(json!({ "document": "A text.", "summary": ["a"] })).unwrap_err();
         assert!(error.contains("`summary`: expected a text, found something else"), "{error}");
+    }
+
+    #[test]
+    fn documents_are_summarised_the_same_in_one_run_and_with_parts_of_an_earlier_one() {
+        let golden = softshard_e2e::root().join("tests/peers/golden");
+        let decoder = Decoder::load(&golden.join("tiny-llama"), &Device::flex()).expect("the model loads");
+        let tokenizer = Tokenizer::load(&golden.join("tokenizers/qwen-like")).expect("the tokenizer loads");
+        let evaluate: EvaluateConfig = serde_json::from_value(json!({
+            "max_new_tokens": 12, "generation": { "temperature": 0.8, "top_k": 40, "seed": 3, "max_prompt_tokens": 30 },
+        }))
+        .expect("it parses");
+        let decoding = Decoding::of(&evaluate, &golden.join("tiny-llama"), &tokenizer).expect("settings");
+        let own: SummariesConfig =
+            serde_json::from_value(json!({ "file": "x", "prompt": "{document}" })).expect("it parses");
+        let source = |number: usize| SummarySource {
+            id: number.to_string(),
+            document: "xqz".repeat(1 + number % 7 * 3),
+            summary: (number % 2 == 0).then(|| "xqz q".to_owned()),
+        };
+        let sources: Vec<_> = (0..ANSWERS_PER_STEP + 9).map(source).collect();
+        let models = (&decoder, &tokenizer);
+        let (mut kept, mut done) = (Vec::new(), Vec::new());
+        let (scores, rows) = summarise(models, (&own, &decoding), &sources, &mut |count, make| {
+            done.push(count);
+            kept.push(make()?);
+            Ok(kept[kept.len() - 1].clone())
+        })
+        .expect("summaries");
+        assert_eq!((rows.len(), done), (sources.len(), vec![ANSWERS_PER_STEP, sources.len()]));
+        assert!(scores.shortened_prompts > 0 && scores.gold.is_some_and(|gold| gold.rows == sources.len().div_ceil(2)));
+        let mut step = 0;
+        let again = summarise(models, (&own, &decoding), &sources, &mut |_, make| {
+            step += 1;
+            if step == 1 { Ok(kept[0].clone()) } else { make() }
+        });
+        assert!(again.expect("summaries") == (scores, rows.clone()));
+        // A row by itself, with its number, is answered as among the others.
+        let alone = decoding.answers(models, 70, &[&asked(&tokenizer, sources[70].document.clone(), 30).expect("ids").ids], &Fitting::default());
+        assert_eq!(alone.expect("an answer")[0].text, rows[70].filtered_resps[0]);
+        let error = summarise(models, (&own, &Decoding { max_new_tokens: 64, ..decoding }), &sources, &mut |_, make| make());
+        let error = error.expect_err("the model has 64 positions").to_string();
+        assert!(error.contains("expected room for a prompt in the model's 64 positions"), "{error}");
     }
 
     #[test]

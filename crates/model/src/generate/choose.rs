@@ -127,3 +127,92 @@ impl Sampling {
 fn by_weight(kept: &mut [(usize, f64)]) {
     kept.sort_by(|(a, first), (b, second)| second.total_cmp(first).then(a.cmp(b)));
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    /// f64 exponentials and sums.
+    const GOLDEN: f64 = 1e-6;
+
+    fn golden(section: &str) -> Value {
+        let path = softshard_e2e::root().join("tests/peers/golden/generate.json");
+        let text = std::fs::read_to_string(path).expect("golden/generate.json is there");
+        serde_json::from_str::<Value>(&text).expect("it is JSON")[section].take()
+    }
+
+    fn floats(value: &Value) -> Vec<f32> {
+        value.as_array().expect("a list").iter().map(|x| x.as_f64().expect("a number") as f32).collect()
+    }
+
+    #[test]
+    fn what_is_drawn_from_is_what_transformers_leaves() {
+        for case in golden("warped").as_array().expect("cases") {
+            let logits = floats(&case["logits"]);
+            let sampling = Sampling {
+                temperature: case["temperature"].as_f64().expect("a number"),
+                top_k: case["top_k"].as_u64().map(|k| usize::try_from(k).expect("small")),
+                top_p: case["top_p"].as_f64().expect("a number"),
+                seed: 1,
+            };
+            let kept = sampling.kept(&logits);
+            let total: f64 = kept.iter().map(|(_, weight)| weight).sum();
+            let mut found = vec![0.0; logits.len()];
+            kept.iter().for_each(|(index, weight)| found[*index] = weight / total);
+            for (index, (found, expected)) in found.iter().zip(floats(&case["probabilities"])).enumerate() {
+                assert!((found - f64::from(expected)).abs() < GOLDEN, "{sampling:?} {index}: {found} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_penalty_is_that_of_transformers() {
+        let case = golden("penalised");
+        let mut logits = floats(&case["logits"]);
+        let known = case["known"].as_array().expect("ids").iter();
+        let mut known: BTreeSet<i32> =
+            known.map(|id| i32::try_from(id.as_i64().expect("an id")).expect("small")).collect();
+        // Ids that the vocabulary does not have.
+        known.extend([-1, 40, i32::MAX]);
+        penalise(&mut logits, &known, 1.3);
+        for (found, expected) in logits.iter().zip(floats(&case["penalised"])) {
+            assert!((f64::from(*found) - f64::from(expected)).abs() < GOLDEN, "{found} {expected}");
+        }
+    }
+
+    #[test]
+    fn tokens_are_drawn_as_often_as_they_are_probable() {
+        const DRAWS: u64 = 20_000;
+        let logits = [0.0f32, 1.0, f32::MIN, 0.5, -1.0];
+        let sampling = Sampling { temperature: 0.8, top_k: None, top_p: 0.95, seed: 7 };
+        let kept = sampling.kept(&logits);
+        let total: f64 = kept.iter().map(|(_, weight)| weight).sum();
+        let mut counts = [0u32; 5];
+        (0..DRAWS).for_each(|number| counts[sampling.draw(&logits, number, 3)] += 1);
+        for (index, count) in counts.iter().enumerate() {
+            let weight = kept.iter().find(|(kept, _)| *kept == index).map_or(0.0, |(_, weight)| weight / total);
+            let expected = weight * DRAWS as f64;
+            // Five standard deviations.
+            let most = 5.0 * (expected * (1.0 - weight)).sqrt();
+            assert!((f64::from(*count) - expected).abs() <= most, "{index}: {count} of {expected}");
+        }
+        let draws = |seed, step| (0..40).map(move |n| Sampling { seed, ..sampling }.draw(&logits, n, step));
+        assert!(draws(7, 3).eq(draws(7, 3)) && draws(7, 3).ne(draws(7, 4)) && draws(7, 3).ne(draws(8, 3)));
+    }
+
+    #[test]
+    fn the_first_of_the_largest_is_taken_and_what_is_no_number_is_refused() {
+        let mut greedy = Generation::greedy(1, &[]);
+        let none = BTreeSet::new();
+        assert_eq!(greedy.choose(&mut [1.0, 3.0, -2.0, 3.0], &none, 0, 0), Some(1));
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            assert_eq!(greedy.choose(&mut [1.0, bad, 2.0], &none, 0, 0), None);
+        }
+        // 2 / 4 is less than 1; -1 · 4 is less than -2.
+        greedy.repetition_penalty = 4.0;
+        assert_eq!(greedy.choose(&mut [2.0, 1.0], &BTreeSet::from([0]), 0, 0), Some(1));
+        assert_eq!(greedy.choose(&mut [-1.0, -2.0], &BTreeSet::from([0]), 0, 0), Some(1));
+    }
+}

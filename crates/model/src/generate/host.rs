@@ -41,7 +41,8 @@ struct Reading<'a> {
 
 struct Session<'a, L> {
     decoder: &'a Decoder,
-    work: &'a Work<'a, L>,
+    work: &'a Work<'a>,
+    logits: &'a L,
     /// Of each layer, with the texts in the order of `open`.
     caches: Vec<Option<Cache>>,
     open: Vec<Open>,
@@ -52,7 +53,7 @@ struct Session<'a, L> {
 ///
 /// # Errors
 /// Streamed weights cannot be read; logits are not finite.
-pub(super) fn answer<L>(decoder: &Decoder, work: &Work<'_, L>) -> Result<Vec<Answer>, Error>
+pub(super) fn answer<L>(decoder: &Decoder, work: &Work<'_>, logits: &L) -> Result<Vec<Answer>, Error>
 where
     L: Fn(Tensor<2>, &Tensor<2>) -> Tensor<2>,
 {
@@ -62,7 +63,7 @@ where
     };
     let caches = decoder.layers.iter().map(texts).collect();
     let answers = vec![Answer::default(); work.prompts.len()];
-    let mut session = Session { decoder, work, caches, open: Vec::new(), answers };
+    let mut session = Session { decoder, work, logits, caches, open: Vec::new(), answers };
     let mut waiting: VecDeque<usize> = work.order().into();
     loop {
         let group = session.next_group(&mut waiting);
@@ -172,7 +173,7 @@ impl<L: Fn(Tensor<2>, &Tensor<2>) -> Tensor<2>> Session<'_, L> {
     /// `hidden`: `[B, D]`.
     fn choose(&mut self, hidden: Tensor<2>, first: usize) -> Result<(), Error> {
         let (work, open) = (self.work, &self.open[first..]);
-        let logits = (work.logits)(hidden, &self.decoder.head());
+        let logits = (self.logits)(hidden, &self.decoder.head());
         let [_, vocabulary] = logits.dims();
         let mut logits: Vec<f32> = logits.try_into_vec_as().expect("logits are f32, on the host");
         let next = |(logits, open): (&mut [f32], &Open)| {

@@ -20,7 +20,7 @@ const MAX_PROMPT_TOKENS: usize = 1 << 14;
 ///
 /// # Errors
 /// Streamed weights cannot be read; logits are not finite.
-pub(super) fn answer<L>(decoder: &Decoder, work: &Work<'_, L>) -> Result<Vec<Answer>, Error>
+pub(super) fn answer<L>(decoder: &Decoder, work: &Work<'_>, logits: &L) -> Result<Vec<Answer>, Error>
 where
     L: Fn(Tensor<2>, &Tensor<2>) -> Tensor<2>,
 {
@@ -34,7 +34,7 @@ where
         let rows = rows.clamp(1, MAX_ROWS).min(rest.len());
         let (batch, later) = rest.split_at(rows);
         rest = later;
-        Batch::new(decoder, work, batch).run(&mut answers)?;
+        Batch::new((decoder, logits), work, batch).run(&mut answers)?;
     }
     Ok(answers)
 }
@@ -42,7 +42,8 @@ where
 /// Prompts that are decoded together.
 struct Batch<'a, L> {
     decoder: &'a Decoder,
-    work: &'a Work<'a, L>,
+    work: &'a Work<'a>,
+    logits: &'a L,
     caches: Vec<Option<Cache>>,
     /// Rows still in the batch: their prompts.
     rows: Vec<usize>,
@@ -55,7 +56,7 @@ struct Batch<'a, L> {
 }
 
 impl<'a, L: Fn(Tensor<2>, &Tensor<2>) -> Tensor<2>> Batch<'a, L> {
-    fn new(decoder: &'a Decoder, work: &'a Work<'a, L>, rows: &[usize]) -> Self {
+    fn new((decoder, logits): (&'a Decoder, &'a L), work: &'a Work<'a>, rows: &[usize]) -> Self {
         let prompts = || rows.iter().map(|&row| &work.prompts[row].ids);
         let columns = prompts().map(Vec::len).max().unwrap_or(0);
         let padding: Vec<usize> = prompts().map(|prompt| columns - prompt.len()).collect();
@@ -64,12 +65,12 @@ impl<'a, L: Fn(Tensor<2>, &Tensor<2>) -> Tensor<2>> Batch<'a, L> {
             .flat_map(|(prompt, &padding)| std::iter::repeat_n(&0, padding).chain(prompt.iter()).copied())
             .collect();
         let caches = vec![None; decoder.layers.len()];
-        Self { decoder, work, caches, rows: rows.to_vec(), padding, seen: 0, next }
+        Self { decoder, work, logits, caches, rows: rows.to_vec(), padding, seen: 0, next }
     }
 
     fn run(mut self, answers: &mut [Answer]) -> Result<(), Error> {
         loop {
-            let logits = (self.work.logits)(self.step()?, &self.decoder.head());
+            let logits = (self.logits)(self.step()?, &self.decoder.head());
             let chosen = self.choose(logits, answers)?;
             let goes_on = |&row: &usize| {
                 self.work.take(&mut answers[self.rows[row]], chosen[row])
