@@ -20,9 +20,9 @@ mod subject;
 mod table;
 
 pub use answers::{
-    Anchor, AnswerScores, Conventions, Copying, Decoding, Drawing, GenerationConfig, GenerationFile, Given, OfTheModel, Step,
-    SummariesConfig, SummaryDocument, SummaryMeans, SummaryRow, SummaryScores, SummarySource, anchor, copying, sentences,
-    summarise,
+    Anchor, AnswerScores, Conventions, Copying, Decoding, Drawing, GenerationConfig, GenerationFile, Given,
+    OfTheModel, Step, SummariesConfig, SummaryDocument, SummaryMeans, SummaryRow, SummaryScores,
+    SummarySource, anchor, copying, sentences, summarise,
 };
 pub use compare::{Compared, Line, METRICS, Margins, Scored, compare};
 pub use config::EvaluateConfig;

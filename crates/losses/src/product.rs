@@ -151,7 +151,9 @@ mod tests {
 
     #[test]
     fn next_logits_are_logits() {
-        for (rows, dtype) in [(1, DType::F32), (7, DType::BF16), (64, DType::F32), (65, DType::F32), (3, DType::F64)] {
+        for (rows, dtype) in
+            [(1, DType::F32), (7, DType::BF16), (64, DType::F32), (65, DType::F32), (3, DType::F64)]
+        {
             let hidden = halves(rows * 40, 1.7, dtype, [rows, 40]);
             let head = halves(301 * 40, 0.9, dtype, [301, 40]);
             let (found, expected) = (next_logits(hidden.clone(), &head), logits(hidden, &head));

@@ -22,7 +22,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options = LoadOptions { precision, ..LoadOptions::default() };
     let decoder = Decoder::load_with(Path::new(folder), &Device::flex(), &options)?;
     let vocabulary = decoder.config().vocab_size;
-    let logits = |hidden: Tensor<2>, head: &Tensor<2>| softshard_products::few_rows_matmul(hidden, head.clone());
+    let logits =
+        |hidden: Tensor<2>, head: &Tensor<2>| softshard_products::few_rows_matmul(hidden, head.clone());
     for shape in shapes {
         let sizes: Vec<usize> = shape.split('x').map(str::parse).collect::<Result<_, _>>()?;
         let &[batch, prompt, new] = &sizes[..] else { return Err("expected BATCHxPROMPTxNEW".into()) };

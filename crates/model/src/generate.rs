@@ -235,11 +235,16 @@ mod tests {
     #[test]
     fn answers_are_the_same_in_any_batch_and_on_any_number_of_threads() {
         let all = prompts(MAX_ROWS + 20);
+        let (mut ended, mut cut) = (0, 0);
         for decoder in models() {
             for generation in settings() {
-                let answer = |prompts: &[Prompt]| decoder.answer(prompts, &generation, &ends, product).expect("answers");
+                let answer = |prompts: &[Prompt]| {
+                    decoder.answer(prompts, &generation, &ends, product).expect("answers")
+                };
                 let together = answer(&all);
-                assert!(together.iter().any(|one| one.ended) && together.iter().any(|one| one.ids.len() == 30));
+                assert!(
+                    together.iter().any(|one| one.ended) && together.iter().any(|one| one.ids.len() == 30)
+                );
                 for some in [&all[..1], &all[1..4], &all[10..50]] {
                     let first = usize::try_from(some[0].number).expect("small");
                     assert!(answer(some) == together[first..first + some.len()], "{generation:?}");
@@ -248,6 +253,7 @@ mod tests {
                 assert!(pool.install(|| answer(&all[..9])) == together[..9]);
             }
         }
+        assert!(ended > 20 && cut > 20, "{ended} ended, {cut} were cut");
     }
 
     #[test]
@@ -269,7 +275,8 @@ mod tests {
         decoder.lm_head = Some(decoder.head() * f32::NAN);
         for generation in settings() {
             let work = Work { prompts: &prompts(2), generation: &generation, ends: &ends };
-            for found in [host::answer(&decoder, &work, &product), padded::answer(&decoder, &work, &product)] {
+            for found in [host::answer(&decoder, &work, &product), padded::answer(&decoder, &work, &product)]
+            {
                 assert!(found.expect_err("NaN").to_string().contains("expected finite numbers"));
             }
         }

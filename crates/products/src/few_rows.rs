@@ -104,9 +104,16 @@ impl<W: Number> NullaryFnOnce for Lines<'_, '_, W> {
     fn call(self) {
         let outputs = self.rows.first().map_or(0, |row| row.len());
         let whole = outputs / LINES_AT_ONCE * LINES_AT_ONCE;
-        let mut sums = vec![[[[0.0; LANES]; LINES_AT_ONCE]; ROWS_AT_ONCE]; self.rows.len().div_ceil(ROWS_AT_ONCE)];
+        let mut sums =
+            vec![[[[0.0; LANES]; LINES_AT_ONCE]; ROWS_AT_ONCE]; self.rows.len().div_ceil(ROWS_AT_ONCE)];
         for first in (0..whole).step_by(LINES_AT_ONCE) {
-            lines::<LINES_AT_ONCE, W>(self.x, self.numbers, [self.stride, self.depth, first], self.rows, &mut sums);
+            lines::<LINES_AT_ONCE, W>(
+                self.x,
+                self.numbers,
+                [self.stride, self.depth, first],
+                self.rows,
+                &mut sums,
+            );
         }
         let mut sums = vec![[[[0.0; LANES]; 1]; ROWS_AT_ONCE]; sums.len()];
         for first in whole..outputs {
@@ -206,7 +213,8 @@ impl<W: Number> NullaryFnOnce for Columns<'_, '_, W> {
             }
             for output in whole..outputs {
                 let numbers = self.numbers[output..].iter().step_by(self.stride);
-                row[output] = x.iter().zip(numbers).fold(0.0, |sum, (x, weight)| x.mul_add(weight.wide(), sum));
+                row[output] =
+                    x.iter().zip(numbers).fold(0.0, |sum, (x, weight)| x.mul_add(weight.wide(), sum));
             }
         }
     }
@@ -231,9 +239,16 @@ mod tests {
 
     #[test]
     fn products_are_those_of_plain_sums() {
-        for (rows, depth, outputs) in
-            [(1, 1, 1), (2, 7, 3), (3, 8, 4), (4, 64, 33), (5, 1100, 130), (7, 515, 9), (8, 40, 301), (64, 17, 5)]
-        {
+        for (rows, depth, outputs) in [
+            (1, 1, 1),
+            (2, 7, 3),
+            (3, 8, 4),
+            (4, 64, 33),
+            (5, 1100, 130),
+            (7, 515, 9),
+            (8, 40, 301),
+            (64, 17, 5),
+        ] {
             let (x, weight) = (numbers(rows * depth, 0.0), numbers(outputs * depth, 1.0));
             let halves: Vec<bf16> = weight.iter().map(|&number| bf16::from_f32(number)).collect();
             for (by_rows, is_half) in [(true, false), (true, true), (false, false), (false, true)] {

@@ -57,9 +57,7 @@ mod vectors;
 pub use attention::Visible;
 pub use exponential::exp_non_positive;
 pub use given::given;
-pub use tensor::{
-    ProductOps, add_matmul, attend, attends, few_rows_matmul, matmul, on_host, wide_matmul,
-};
+pub use tensor::{ProductOps, add_matmul, attend, attends, few_rows_matmul, matmul, on_host, wide_matmul};
 pub use vectors::widest;
 
 /// Whether products of some size are computed in the CPU's matrix units: it has them, the system lets this

@@ -73,7 +73,11 @@ impl GenerationConfig {
         let positive = [("temperature", self.temperature), ("repetition_penalty", self.repetition_penalty)];
         for (name, value) in positive {
             if let Some(value) = value.filter(|value| !(*value > 0.0 && value.is_finite())) {
-                let hint = if name == "temperature" { "\nhint: leave it out for the most probable tokens" } else { "" };
+                let hint = if name == "temperature" {
+                    "\nhint: leave it out for the most probable tokens"
+                } else {
+                    ""
+                };
                 return Err(format!("{}: expected a positive number, found {value}{hint}", key(name)));
             }
         }
@@ -87,7 +91,10 @@ impl GenerationConfig {
         }
         if self.temperature.is_none() && (self.top_p.is_some() || self.top_k.is_some()) {
             let expected = "`evaluate.generation.temperature` beside `top_p` and `top_k`, found none";
-            return Err(format!("{}: expected {expected}", if self.top_p.is_some() { key("top_p") } else { key("top_k") }));
+            return Err(format!(
+                "{}: expected {expected}",
+                if self.top_p.is_some() { key("top_p") } else { key("top_k") }
+            ));
         }
         if self.stop.iter().any(String::is_empty) {
             return Err(format!("{}: expected texts, found an empty one", key("stop")));
@@ -156,11 +163,20 @@ mod tests {
         assert_eq!(message(json!({})), "");
         assert_eq!(message(json!({ "temperature": 0.7, "top_p": 1.0, "top_k": 1, "stop": ["\n"] })), "");
         for (value, expected) in [
-            (json!({ "temperature": 0.0 }), "`evaluate.generation.temperature`: expected a positive number, found 0"),
+            (
+                json!({ "temperature": 0.0 }),
+                "`evaluate.generation.temperature`: expected a positive number, found 0",
+            ),
             (json!({ "repetition_penalty": -1.0 }), "expected a positive number, found -1"),
             (json!({ "temperature": 1.0, "top_p": 1.5 }), "above 0 and at most 1, found 1.5"),
-            (json!({ "temperature": 1.0, "top_k": 0 }), "`evaluate.generation.top_k`: expected at least 1, found 0"),
-            (json!({ "top_p": 0.9 }), "`evaluate.generation.top_p`: expected `evaluate.generation.temperature` beside"),
+            (
+                json!({ "temperature": 1.0, "top_k": 0 }),
+                "`evaluate.generation.top_k`: expected at least 1, found 0",
+            ),
+            (
+                json!({ "top_p": 0.9 }),
+                "`evaluate.generation.top_p`: expected `evaluate.generation.temperature` beside",
+            ),
             (json!({ "stop": ["a", ""] }), "`evaluate.generation.stop`: expected texts, found an empty one"),
         ] {
             let found = message(value);

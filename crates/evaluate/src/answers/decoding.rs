@@ -202,11 +202,7 @@ fn parsed(place: &Path, bytes: &[u8]) -> Result<Map<String, Value>> {
     Ok(object.map_err(|error| Error::bad(shown(place), "a JSON object", error))?)
 }
 
-fn drawing(
-    own: &GenerationConfig,
-    place: &Path,
-    file: &Map<String, Value>,
-) -> Result<Option<Drawing>> {
+fn drawing(own: &GenerationConfig, place: &Path, file: &Map<String, Value>) -> Result<Option<Drawing>> {
     let Some(temperature) = own.temperature else { return Ok(None) };
     let top_p = match own.top_p {
         Some(top_p) => Some(top_p),
@@ -290,7 +286,8 @@ mod tests {
     /// tests/peers/golden_generate.py: transformers' `stop_strings`.
     #[test]
     fn answers_end_at_a_text_as_those_of_transformers() {
-        let text = fs_err::read_to_string(golden().join("generate.json")).expect("golden/generate.json is there");
+        let text =
+            fs_err::read_to_string(golden().join("generate.json")).expect("golden/generate.json is there");
         let mut all: Value = serde_json::from_str(&text).expect("it is JSON");
         let cases: Vec<Case> = serde_json::from_value(all["stop_strings"]["cases"].take()).expect("cases");
         let decoder = Decoder::load(&golden().join("tiny-llama"), &Device::flex()).expect("the model loads");
@@ -334,15 +331,23 @@ mod tests {
         assert_eq!((taken.repetition_penalty, taken.sampling), (1.05, None));
         assert_eq!(taken.stop_ids, [ids.as_slice(), &[7, 9]].concat());
         assert_eq!(taken.generation_config, OfTheModel::Taken);
-        let drawn = of(json!({ "generation_config": "take", "temperature": 1.0, "top_p": 0.9, "repetition_penalty": 1.0 }));
+        let drawn = of(
+            json!({ "generation_config": "take", "temperature": 1.0, "top_p": 0.9, "repetition_penalty": 1.0 }),
+        );
         let drawn = drawn.expect("settings");
         let sampling = Drawing { temperature: 1.0, top_k: Some(20), top_p: 0.9, seed: 0 };
         assert_eq!((drawn.repetition_penalty, drawn.sampling), (1.0, Some(sampling)));
 
         for (bad, expected) in [
-            (json!({ "repetition_penalty": 0 }), "`repetition_penalty`: expected a number that answers can be made with, found 0"),
+            (
+                json!({ "repetition_penalty": 0 }),
+                "`repetition_penalty`: expected a number that answers can be made with, found 0",
+            ),
             (json!({ "repetition_penalty": "x" }), "found \"x\""),
-            (json!({ "eos_token_id": [1, -1] }), "`eos_token_id`: expected an id or a list of ids, found [1,-1]"),
+            (
+                json!({ "eos_token_id": [1, -1] }),
+                "`eos_token_id`: expected an id or a list of ids, found [1,-1]",
+            ),
         ] {
             fs_err::write(&file, bad.to_string()).expect("written");
             let error = of(json!({ "generation_config": "take" })).expect_err("refused");
@@ -350,7 +355,11 @@ mod tests {
             assert!(of(json!({})).is_ok(), "what is left is not read");
         }
         fs_err::write(&file, "[").expect("written");
-        assert!(of(json!({ "generation_config": "take" })).expect_err("no JSON").contains("expected a JSON object"));
+        assert!(
+            of(json!({ "generation_config": "take" }))
+                .expect_err("no JSON")
+                .contains("expected a JSON object")
+        );
         fs_err::remove_file(&file).expect("removed");
         let none = of(json!({ "generation_config": "take" })).expect("settings");
         assert_eq!(none.generation_config, OfTheModel::NotThere);

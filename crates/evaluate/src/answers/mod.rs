@@ -69,7 +69,8 @@ pub struct Conventions {
 impl Conventions {
     /// Those of an answer.
     pub(crate) fn of(reference: &str, answer: &str) -> Self {
-        let (minillm, harness) = (Rouge::MINILLM.all(reference, answer), Rouge::HARNESS.all(reference, answer));
+        let (minillm, harness) =
+            (Rouge::MINILLM.all(reference, answer), Rouge::HARNESS.all(reference, answer));
         Self { minillm, harness }
     }
 
@@ -86,7 +87,8 @@ impl Conventions {
                 rouge_lsum: mean(|of| of.rouge_lsum),
             }
         };
-        (!all.is_empty()).then(|| Self { minillm: rouges(|one| &one.minillm), harness: rouges(|one| &one.harness) })
+        (!all.is_empty())
+            .then(|| Self { minillm: rouges(|one| &one.minillm), harness: rouges(|one| &one.harness) })
     }
 }
 
@@ -150,7 +152,13 @@ pub(crate) fn score(
 
 fn say_progress(inputs: &EvaluateInputs, done: usize, total: usize) {
     let (done, total) = (done as u64, total as u64);
-    inputs.observer.progress(&Progress { stage: "answers", done, total, unit: "answers", ..Progress::default() });
+    inputs.observer.progress(&Progress {
+        stage: "answers",
+        done,
+        total,
+        unit: "answers",
+        ..Progress::default()
+    });
 }
 
 fn arguments(decoding: &Decoding, prompt: String) -> Arguments {

@@ -2,8 +2,8 @@
 
 /// Words with a full stop that do not end a sentence.
 const ABBREVIATIONS: [&str; 28] = [
-    "mr", "mrs", "ms", "dr", "prof", "st", "sr", "jr", "gen", "sen", "rep", "gov", "lt", "col", "sgt", "capt", "rev",
-    "hon", "vs", "no", "fig", "inc", "ltd", "co", "corp", "e.g", "i.e", "etc",
+    "mr", "mrs", "ms", "dr", "prof", "st", "sr", "jr", "gen", "sen", "rep", "gov", "lt", "col", "sgt",
+    "capt", "rev", "hon", "vs", "no", "fig", "inc", "ltd", "co", "corp", "e.g", "i.e", "etc",
 ];
 
 /// The sentences of a text, without the white space around them. A line ends one; so does `.`, `!` or `?`, with quotes and brackets
@@ -16,7 +16,9 @@ fn of_line(line: &str) -> Vec<&str> {
     let (mut found, mut start) = (Vec::new(), 0);
     let mut ends: Vec<usize> = line
         .char_indices()
-        .filter(|(index, c)| c.is_whitespace() && ends_before(&line[start_of(line, *index)..*index], &line[*index..]))
+        .filter(|(index, c)| {
+            c.is_whitespace() && ends_before(&line[start_of(line, *index)..*index], &line[*index..])
+        })
         .map(|(index, _)| index)
         .collect();
     ends.push(line.len());
@@ -45,9 +47,10 @@ fn ends_before(word: &str, rest: &str) -> bool {
     }
     let Some(stem) = bare.strip_suffix('.') else { return true };
     let stem = stem.trim_start_matches(['"', '\'', '(', '[', '‘', '“']);
-    let is_initial = stem.rsplit('.').next().is_some_and(|last| {
-        last.chars().count() == 1 && last.chars().all(char::is_uppercase)
-    });
+    let is_initial = stem
+        .rsplit('.')
+        .next()
+        .is_some_and(|last| last.chars().count() == 1 && last.chars().all(char::is_uppercase));
     !is_initial && !ABBREVIATIONS.contains(&stem.to_lowercase().as_str())
 }
 
@@ -63,7 +66,10 @@ mod tests {
             ("One. Two!  Three? Four", &["One.", "Two!", "Three?", "Four"]),
             ("Line one\nline two.\n", &["Line one", "line two."]),
             ("He said \"No.\" She left.", &["He said \"No.\"", "She left."]),
-            ("Mr. J. Smith of St. Ives paid 3.5 m. to the U.S. Army.", &["Mr. J. Smith of St. Ives paid 3.5 m. to the U.S. Army."]),
+            (
+                "Mr. J. Smith of St. Ives paid 3.5 m. to the U.S. Army.",
+                &["Mr. J. Smith of St. Ives paid 3.5 m. to the U.S. Army."],
+            ),
             ("It was late . Nobody came . ", &["It was late .", "Nobody came ."]),
             // A small letter goes on with the sentence.
             ("Prices rose 3 %. 12 firms fell. été", &["Prices rose 3 %.", "12 firms fell. été"]),

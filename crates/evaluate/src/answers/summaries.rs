@@ -106,7 +106,10 @@ pub struct SummaryRow {
     pub cut: u8,
     /// 1 where the prompt lost its beginning.
     pub shortened_prompt: u8,
-    /// F-measures against the reference.
+    /// ROUGE-L against the reference as MiniLLM reports it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rouge_l: Option<f64>,
+    /// All F-measures against the reference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rouge: Option<Conventions>,
     /// Share of words that stand in the document.
@@ -224,7 +227,9 @@ pub fn summarise(
 pub fn anchor(anchor: Anchor, sources: &[SummarySource]) -> (SummaryScores, Vec<SummaryRow>) {
     let answer = |source: &SummarySource| match anchor {
         Anchor::Gold => source.summary.clone(),
-        Anchor::Lead => Some(sentences(&source.document).into_iter().take(LEAD).collect::<Vec<_>>().join(" ")),
+        Anchor::Lead => {
+            Some(sentences(&source.document).into_iter().take(LEAD).collect::<Vec<_>>().join(" "))
+        }
     };
     let row = |(number, source): (usize, &SummarySource)| {
         let text = answer(source)?.trim().to_owned();
@@ -269,7 +274,7 @@ fn row(number: usize, source: &SummarySource, given: Given) -> SummaryRow {
     let copied = copying(&source.document, &given.text);
     let rouge = source.summary.as_ref().map(|reference| Conventions::of(reference, &given.text));
     let there = [
-        ("rouge", rouge.is_some()),
+        ("rouge_l", rouge.is_some()),
         ("copied_unigrams", copied.unigrams.is_some()),
         ("copied_trigrams", copied.trigrams.is_some()),
         ("copied_content_words", copied.content_words.is_some()),
@@ -286,6 +291,7 @@ fn row(number: usize, source: &SummarySource, given: Given) -> SummaryRow {
         tokens: Some(given.tokens),
         cut: u8::from(!given.ended),
         shortened_prompt: 0,
+        rouge_l: rouge.map(|rouge| rouge.minillm.rouge_l),
         rouge,
         copied_unigrams: copied.unigrams,
         copied_trigrams: copied.trigrams,
@@ -340,14 +346,20 @@ mod tests {
 
     #[test]
     fn rows_have_a_document_and_may_have_a_reference() {
-        let found = source(json!({ "id": 7, "document": "A text.", "summary": "Text.", "also_in_fib": true }));
-        let whole = SummarySource { id: "7".into(), document: "A text.".into(), summary: Some("Text.".into()) };
+        let found =
+            source(json!({ "id": 7, "document": "A text.", "summary": "Text.", "also_in_fib": true }));
+        let whole =
+            SummarySource { id: "7".into(), document: "A text.".into(), summary: Some("Text.".into()) };
         assert_eq!(found, Ok(whole));
         let found = source(json!({ "document": "A text.", "summary": " " })).expect("a document is enough");
         assert_eq!((found.id.as_str(), found.summary), ("0", None));
-        for row in [json!({ "article": "A text." }), json!({ "document": "\n" }), json!({ "document": null })] {
+        for row in [json!({ "article": "A text." }), json!({ "document": "\n" }), json!({ "document": null })]
+        {
             let error = source(row).unwrap_err();
-            assert!(error.starts_with("`rows.jsonl` line 1: expected a text in `document`, found none"), "{error}");
+            assert!(
+                error.starts_with("`rows.jsonl` line 1: expected a text in `document`, found none"),
+                "{error}"
+            );
         }
         let error = source(json!({ "document": "A text.", "summary": ["a"] })).unwrap_err();
         assert!(error.contains("`summary`: expected a text, found something else"), "{error}");
@@ -380,7 +392,10 @@ mod tests {
         })
         .expect("summaries");
         assert_eq!((rows.len(), done), (sources.len(), vec![ANSWERS_PER_STEP, sources.len()]));
-        assert!(scores.shortened_prompts > 0 && scores.gold.is_some_and(|gold| gold.rows == sources.len().div_ceil(2)));
+        assert!(
+            scores.shortened_prompts > 0
+                && scores.gold.is_some_and(|gold| gold.rows == sources.len().div_ceil(2))
+        );
         let mut step = 0;
         let again = summarise(models, (&own, &decoding), &sources, &mut |_, make| {
             step += 1;
@@ -388,9 +403,19 @@ mod tests {
         });
         assert!(again.expect("summaries") == (scores, rows.clone()));
         // A row by itself, with its number, is answered as among the others.
-        let alone = decoding.answers(models, 70, &[&asked(&tokenizer, sources[70].document.clone(), 30).expect("ids").ids], &Fitting::default());
+        let alone = decoding.answers(
+            models,
+            70,
+            &[&asked(&tokenizer, sources[70].document.clone(), 30).expect("ids").ids],
+            &Fitting::default(),
+        );
         assert_eq!(alone.expect("an answer")[0].text, rows[70].filtered_resps[0]);
-        let error = summarise(models, (&own, &Decoding { max_new_tokens: 64, ..decoding }), &sources, &mut |_, make| make());
+        let error = summarise(
+            models,
+            (&own, &Decoding { max_new_tokens: 64, ..decoding }),
+            &sources,
+            &mut |_, make| make(),
+        );
         let error = error.expect_err("the model has 64 positions").to_string();
         assert!(error.contains("expected room for a prompt in the model's 64 positions"), "{error}");
     }
@@ -399,7 +424,11 @@ mod tests {
     fn anchors_are_scored_as_answers_are() {
         let document = "Anna opened the door. It was dark. Nobody was there. She left.";
         let sources = [
-            SummarySource { id: "a".into(), document: document.into(), summary: Some("Anna found nobody.".into()) },
+            SummarySource {
+                id: "a".into(),
+                document: document.into(),
+                summary: Some("Anna found nobody.".into()),
+            },
             SummarySource { id: "b".into(), document: "One line".into(), summary: None },
         ];
         let (gold, rows) = anchor(Anchor::Gold, &sources);
@@ -410,15 +439,17 @@ mod tests {
         assert_eq!(rows[0].filtered_resps, ["Anna opened the door. It was dark. Nobody was there."]);
         assert_eq!(rows[1].filtered_resps, ["One line"]);
         assert_eq!((lead.means.copying.unigrams, lead.means.mean_tokens), (Some(1.0), None));
-        assert!(rows[1].rouge.is_none() && rows[1].metrics.iter().all(|name| name != "rouge"));
+        assert!(rows[1].rouge.is_none() && rows[1].metrics.iter().all(|name| name != "rouge_l"));
     }
 
     #[test]
     fn an_empty_answer_is_counted_and_copies_nothing() {
         let source =
             SummarySource { id: "a".into(), document: "A text.".into(), summary: Some("A text.".into()) };
-        let empty = row(0, &source, Given { raw: "\nA text.".into(), text: String::new(), tokens: 3, ended: true });
-        let full = row(1, &source, Given { raw: "A text.".into(), text: "A text.".into(), tokens: 2, ended: false });
+        let empty =
+            row(0, &source, Given { raw: "\nA text.".into(), text: String::new(), tokens: 3, ended: true });
+        let full =
+            row(1, &source, Given { raw: "A text.".into(), text: "A text.".into(), tokens: 2, ended: false });
         assert_eq!((empty.answered, empty.copied_unigrams), (0, None));
         let means = means(&[empty, full]);
         assert_eq!((means.rows, means.answered, means.cut), (2, 1, 1));

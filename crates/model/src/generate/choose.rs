@@ -162,7 +162,10 @@ mod tests {
             let mut found = vec![0.0; logits.len()];
             kept.iter().for_each(|(index, weight)| found[*index] = weight / total);
             for (index, (found, expected)) in found.iter().zip(floats(&case["probabilities"])).enumerate() {
-                assert!((found - f64::from(expected)).abs() < GOLDEN, "{sampling:?} {index}: {found} {expected}");
+                assert!(
+                    (found - f64::from(expected)).abs() < GOLDEN,
+                    "{sampling:?} {index}: {found} {expected}"
+                );
             }
         }
     }
@@ -192,7 +195,8 @@ mod tests {
         let mut counts = [0u32; 5];
         (0..DRAWS).for_each(|number| counts[sampling.draw(&logits, number, 3)] += 1);
         for (index, count) in counts.iter().enumerate() {
-            let weight = kept.iter().find(|(kept, _)| *kept == index).map_or(0.0, |(_, weight)| weight / total);
+            let weight =
+                kept.iter().find(|(kept, _)| *kept == index).map_or(0.0, |(_, weight)| weight / total);
             let expected = weight * DRAWS as f64;
             // Five standard deviations.
             let most = 5.0 * (expected * (1.0 - weight)).sqrt();

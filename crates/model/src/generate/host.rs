@@ -108,7 +108,8 @@ impl<L: Fn(Tensor<2>, &Tensor<2>) -> Tensor<2>> Session<'_, L> {
     /// Reads prompts, each alone, and chooses their first tokens.
     fn read(&mut self, group: &[usize]) -> Result<(), Error> {
         let decoder = self.decoder;
-        let prompts: Vec<&[i32]> = group.iter().map(|&index| self.work.prompts[index].ids.as_slice()).collect();
+        let prompts: Vec<&[i32]> =
+            group.iter().map(|&index| self.work.prompts[index].ids.as_slice()).collect();
         let layouts: Vec<Layout> = prompts.iter().map(|ids| Layout::causal(ids.len())).collect();
         let mut readings: Vec<Reading<'_>> = Vec::with_capacity(group.len());
         for (ids, layout) in prompts.iter().zip(&layouts) {
@@ -123,7 +124,8 @@ impl<L: Fn(Tensor<2>, &Tensor<2>) -> Tensor<2>> Session<'_, L> {
             readings.par_iter_mut().for_each(|reading| {
                 let mut cache = None;
                 let mut dropout = Dropout::new(None, index);
-                reading.x = layer.forward(reading.x.clone(), &reading.context, &mut dropout, Some(&mut cache));
+                reading.x =
+                    layer.forward(reading.x.clone(), &reading.context, &mut dropout, Some(&mut cache));
                 reading.columns = cache.and_then(Cache::into_columns);
             });
             let Some(Cache::Texts(texts)) = &mut caches[index] else { unreachable!("they were made so") };
@@ -179,7 +181,10 @@ impl<L: Fn(Tensor<2>, &Tensor<2>) -> Tensor<2>> Session<'_, L> {
         let next = |(logits, open): (&mut [f32], &Open)| {
             let mut answer = self.answers[open.index].clone();
             let number = work.prompts[open.index].number;
-            let id = work.generation.choose(logits, &open.known, number, answer.ids.len()).ok_or_else(not_finite)?;
+            let id = work
+                .generation
+                .choose(logits, &open.known, number, answer.ids.len())
+                .ok_or_else(not_finite)?;
             let goes_on = work.take(&mut answer, id) && self.decoder.has_room(open.length);
             Ok((answer, id, goes_on))
         };

@@ -99,8 +99,7 @@ impl<'a, L: Fn(Tensor<2>, &Tensor<2>) -> Tensor<2>> Batch<'a, L> {
             return Ok(chosen.try_into_vec_as::<i32>().expect("token ids are 32-bit integers"));
         }
         let [_, vocabulary] = logits.dims();
-        let mut logits =
-            logits.try_into_vec_as::<f32>().map_err(|error| Error::Device(error.to_string()))?;
+        let mut logits = logits.try_into_vec_as::<f32>().map_err(|error| Error::Device(error.to_string()))?;
         let choose = |(logits, &row): (&mut [f32], &usize)| {
             let (prompt, answer) = (&self.work.prompts[row], &answers[row]);
             let known: BTreeSet<i32> = prompt.ids.iter().chain(&answer.ids).copied().collect();
