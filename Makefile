@@ -67,6 +67,7 @@ bench: build
 	$$(tests/peers/venv.sh ci) tests/peers/bench_labels.py $(SOFTSHARD)
 	$$(tests/peers/venv.sh torch) tests/peers/bench_head.py $(SOFTSHARD)
 	$$(tests/peers/venv.sh torch) tests/peers/bench.py $(SOFTSHARD)
+	$$(tests/peers/venv.sh torch) tests/peers/bench_generate.py $(SOFTSHARD)
 	$$(tests/peers/venv.sh torch) tests/peers/bench_labelling.py $(SOFTSHARD)
 	$$(tests/peers/venv.sh torch) tests/peers/bench_training.py $(SOFTSHARD)
 	$$(tests/peers/venv.sh torch) tests/peers/bench_full.py $(SOFTSHARD)

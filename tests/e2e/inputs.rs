@@ -109,6 +109,7 @@ const STUDENT: Keys = &[
 /// Kept in the result.
 const EVALUATE: Keys = &[
     ("adapter", "", Elsewhere),
+    ("generation", "{ repetition_penalty = 1.5 }", Recorded),
     ("max_answers", "2", Recorded),
     ("max_new_tokens", "3", Recorded),
     ("max_tokens_per_batch", "77", Same),

@@ -249,11 +249,15 @@ fn evaluate(Checked { stage, accept }: &Checked, session: &Session) -> Result<()
 }
 
 fn say_evaluation(evaluation: &Evaluation) {
-    let table = side_by_side(&evaluation.header(), &[evaluation.cells()]);
+    let rows: Vec<Vec<String>> = evaluation.anchors().into_iter().chain([evaluation.cells()]).collect();
+    let table = side_by_side(&evaluation.header(), &rows);
     println!("{}\n{table}", evaluation.described_rows());
     match &evaluation.seconds {
         Some(Breakdown { load, choices, .. }) if evaluation.choices.is_some() => {
             println!("  seconds: load {load:.1}, choices {choices:.1}");
+        }
+        Some(Breakdown { load, answers, .. }) if evaluation.summaries.is_some() => {
+            println!("  seconds: load {load:.1}, answers {answers:.1}");
         }
         Some(Breakdown { load, held_out, answers, .. }) => {
             println!("  seconds: load {load:.1}, held-out {held_out:.1}, answers {answers:.1}");

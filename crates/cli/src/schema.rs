@@ -51,6 +51,7 @@ fn schemas() -> Vec<softshard_labels::Schema> {
     schemas.push(softshard_labels::Schema::read::<Recipe>("recipe"));
     schemas.push(softshard_labels::Schema::read::<softshard_evaluate::Row>("evaluation-row"));
     schemas.push(softshard_labels::Schema::read::<softshard_evaluate::ChoiceRow>("evaluation-choice-row"));
+    schemas.push(softshard_labels::Schema::read::<softshard_evaluate::SummaryRow>("evaluation-summary-row"));
     schemas
 }
 

@@ -8,10 +8,10 @@ use serde_json::Value;
 use softshard_labels::{Error, short};
 
 use crate::{
-    Evaluation,
+    Evaluation, SummaryRow, answers,
     calibration::{DRAWS, Measure, MeasuredDifference, Positions, difference},
     partial::Places,
-    rows::{self, Document, Row},
+    rows::{self, Row},
     statistics::{
         self, BadValues, Better, Comparison, Documents, Interval, Part, Question, Resampling, TwoLevels,
         Word, holm, number, two_levels,
@@ -21,8 +21,12 @@ use crate::{
 };
 
 /// Names of what is compared, in the order of the table.
-pub const METRICS: [&str; 20] = [
+pub const METRICS: [&str; 24] = [
+    "answered",
+    "rouge1",
+    "rouge2",
     "rouge_l",
+    "rouge_lsum",
     "faithful",
     "supported_facts",
     "nll",
@@ -61,6 +65,8 @@ enum Rows {
     HeldOut(Vec<Row>),
     /// Rows of a task of choices.
     Choices(Vec<ChoiceRow>),
+    /// Summaries of documents.
+    Summaries(Vec<SummaryRow>),
 }
 
 impl Rows {
@@ -68,14 +74,23 @@ impl Rows {
         match self {
             Self::HeldOut(rows) => rows.len(),
             Self::Choices(rows) => rows.len(),
+            Self::Summaries(rows) => rows.len(),
         }
     }
 
-    /// Which row each is.
-    fn docs(&self) -> Vec<&Document> {
-        match self {
-            Self::HeldOut(rows) => rows.iter().map(|row| &row.doc).collect(),
-            Self::Choices(rows) => rows.iter().map(|row| &row.doc).collect(),
+    /// Whether both are of the same rows, in the same order.
+    fn has_docs_of(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::HeldOut(one), Self::HeldOut(other)) => {
+                one.iter().map(|row| &row.doc).eq(other.iter().map(|row| &row.doc))
+            }
+            (Self::Choices(one), Self::Choices(other)) => {
+                one.iter().map(|row| &row.doc).eq(other.iter().map(|row| &row.doc))
+            }
+            (Self::Summaries(one), Self::Summaries(other)) => {
+                one.iter().map(|row| &row.doc).eq(other.iter().map(|row| &row.doc))
+            }
+            _ => false,
         }
     }
 
@@ -84,6 +99,7 @@ impl Rows {
         match self {
             Self::HeldOut(rows) => rows::documents(rows).count(),
             Self::Choices(rows) => tasks::documents(rows).count(),
+            Self::Summaries(rows) => answers::documents(rows).count(),
         }
     }
 
@@ -97,6 +113,9 @@ impl Rows {
             Self::Choices(rows) => {
                 let document = ChoiceRow::document;
                 parts_of(rows, document, |row| row.weighted(metric))
+            }
+            Self::Summaries(rows) => {
+                parts_of(rows, |row| row.doc.id.as_str(), |row| Some((row.score(metric)?, 1.0)))
             }
         }
     }
@@ -170,9 +189,10 @@ impl Scored {
         let evaluation = read_result(result)?;
         let name = result.file_stem().unwrap_or_default().to_string_lossy();
         let places = Places::of(result.parent().unwrap_or(Path::new("")), &name);
-        let rows = match &evaluation.choices {
-            Some(_) => Rows::Choices(tasks::read(&places.rows)?),
-            None => Rows::HeldOut(rows::read(&places.rows)?),
+        let rows = match (&evaluation.choices, &evaluation.summaries) {
+            (Some(_), _) => Rows::Choices(tasks::read(&places.rows)?),
+            (None, Some(_)) => Rows::Summaries(answers::read(&places.rows)?),
+            (None, None) => Rows::HeldOut(rows::read(&places.rows)?),
         };
         let scored = Self { rows, evaluation, place };
         let (expected, found) = (scored.evaluation.rows, scored.rows.len());
@@ -202,7 +222,7 @@ impl Scored {
         };
         if hash(self) != hash(other)
             || self.evaluation.split != other.evaluation.split
-            || self.rows.docs() != other.rows.docs()
+            || !self.rows.has_docs_of(&other.rows)
         {
             let expected = format!("{}, as {} has", described(self), self.place);
             let hint =
@@ -387,6 +407,9 @@ const MEANS: [(&str, Better, Parts); 6] = [
 /// Means over rows, those of held-out rows first: all metrics but the errors of calibration.
 fn means() -> impl Iterator<Item = (&'static str, Better)> {
     let of_held_out = MEANS.iter().map(|(metric, better, _)| (*metric, *better));
+    // ROUGE-L is a mean of held-out rows too.
+    let of_summaries = SummaryRow::SCORES.iter().filter(|metric| **metric != "rouge_l");
+    let of_held_out = of_held_out.chain(of_summaries.map(|metric| (*metric, Better::Higher)));
     of_held_out.chain(Scores::NAMES.map(|metric| (metric, Better::Higher)))
 }
 

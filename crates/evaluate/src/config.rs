@@ -8,23 +8,30 @@ use softshard_labels::Split;
 use softshard_model::{Bits, LoadOptions, Precision, Residency};
 
 use crate::{
+    answers::{GenerationConfig, SummariesConfig},
     rouge::Rouge,
     tasks::{Kind, TaskConfig},
 };
 
 /// The task that every recipe has: its held-out rows.
 pub const HELD_OUT: &str = "held_out";
+/// The task of `[evaluate.summaries]`.
+pub const SUMMARIES: &str = "summaries";
 
 /// What is evaluated, and how answers are made and scored. Recipe section `[evaluate]`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluateConfig {
-    /// What the model is asked: `held_out`, the held-out rows, and tasks that have a section `[evaluate.task.NAME]`.
+    /// What the model is asked: `held_out`, the held-out rows; `summaries`, documents of `[evaluate.summaries]`; and tasks that
+    /// have a section `[evaluate.task.NAME]`.
     #[serde(default = "default_tasks")]
     pub tasks: Vec<String>,
     /// Where the rows of other tasks are.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub task: BTreeMap<String, TaskConfig>,
+    /// Documents to summarise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summaries: Option<SummariesConfig>,
     /// Name of the results, the folder `evaluations/<name>`; the student's folder gives it unless it is set, with `-valid` where
     /// those rows are scored.
     pub name: Option<String>,
@@ -52,7 +59,10 @@ pub struct EvaluateConfig {
     /// An answer ends at its first newline, as in the paper's harness.
     #[serde(default)]
     pub stop_at_newline: bool,
-    /// Which ROUGE-L is reported; MiniLLM's unless given.
+    /// How answers are made: the most probable tokens unless given.
+    #[serde(default)]
+    pub generation: GenerationConfig,
+    /// Which ROUGE is reported first; MiniLLM's ROUGE-L unless given.
     #[serde(default = "default_rouge")]
     pub rouge: Rouge,
     /// Tokens of one forward pass over held-out sequences, padding included.
@@ -65,6 +75,7 @@ impl Default for EvaluateConfig {
         EvaluateConfig {
             tasks: default_tasks(),
             task: BTreeMap::new(),
+            summaries: None,
             name: None,
             model: None,
             adapter: None,
@@ -75,6 +86,7 @@ impl Default for EvaluateConfig {
             max_answers: None,
             max_new_tokens: default_max_new_tokens(),
             stop_at_newline: false,
+            generation: GenerationConfig::default(),
             rouge: default_rouge(),
             max_tokens_per_batch: default_max_tokens_per_batch(),
         }
@@ -98,6 +110,7 @@ impl EvaluateConfig {
     /// A sentence naming the key, what was expected and what was found.
     pub fn check(&self) -> Result<(), String> {
         self.load_options(LoadOptions::default()).check("evaluate")?;
+        self.generation.check()?;
         let counts = [
             ("max_answers", self.max_answers.unwrap_or(1)),
             ("max_new_tokens", self.max_new_tokens),
@@ -134,18 +147,25 @@ impl EvaluateConfig {
             if self.tasks[..index].contains(task) {
                 return Err(format!("`evaluate.tasks`: expected each task once, found \"{task}\" twice"));
             }
-            if task != HELD_OUT && !self.task.contains_key(task) {
+            let (is_there, section) = match task.as_str() {
+                HELD_OUT => continue,
+                SUMMARIES => (self.summaries.is_some(), "evaluate.summaries".to_owned()),
+                other => (self.task.contains_key(other), format!("evaluate.task.{other}")),
+            };
+            if !is_there {
                 return Err(format!(
-                    "`evaluate.tasks`: expected \"{HELD_OUT}\", or a task with a section [evaluate.task.{task}], found \"{task}\""
+                    "`evaluate.tasks`: expected \"{HELD_OUT}\", or a task with a section [{section}], found \"{task}\""
                 ));
             }
         }
+        self.summaries.as_ref().map_or(Ok(()), SummariesConfig::check)?;
         for (name, task) in &self.task {
             let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "_-.".contains(letter);
-            if name == HELD_OUT || name.is_empty() || name.starts_with('.') || !name.chars().all(is_plain) {
+            let is_taken = name == HELD_OUT || name == SUMMARIES;
+            if is_taken || name.is_empty() || name.starts_with('.') || !name.chars().all(is_plain) {
                 let expected = "expected a name of letters, digits, `_`, `-` and `.`";
                 return Err(format!(
-                    "`evaluate.task`: {expected}, other than \"{HELD_OUT}\", found {name:?}"
+                    "`evaluate.task`: {expected}, other than \"{HELD_OUT}\" and \"{SUMMARIES}\", found {name:?}"
                 ));
             }
             task.check(name)?;

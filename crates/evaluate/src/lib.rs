@@ -10,6 +10,7 @@ pub mod porter;
 pub mod rouge;
 pub mod statistics;
 
+mod answers;
 mod choices;
 mod compare;
 mod config;
@@ -23,10 +24,15 @@ mod subject;
 mod table;
 mod tasks;
 
+pub use answers::{
+    Anchor, AnswerScores, Conventions, Copying, Decoding, Drawing, GenerationConfig, GenerationFile, Given,
+    OfTheModel, Step, SummariesConfig, SummaryDocument, SummaryMeans, SummaryRow, SummaryScores,
+    SummarySource, anchor, copying, sentences, summarise,
+};
 pub use compare::{Compared, Line, METRICS, Margins, Scored, compare};
-pub use config::{EvaluateConfig, HELD_OUT};
+pub use config::{EvaluateConfig, HELD_OUT, SUMMARIES};
 pub use inputs::EvaluateInputs;
-pub use result::{AnswerScores, Breakdown, Evaluation, HeldOutScores};
+pub use result::{Breakdown, Evaluation, HeldOutScores};
 pub use rows::{Arguments, Document, PositionScores, Request, Row, Settings};
 pub use run::run;
 pub use subject::made_from;

@@ -3,7 +3,11 @@
 use serde::{Deserialize, Serialize};
 use softshard_labels::{Provenance, Split};
 
-use crate::{calibration::Report, tasks::ChoiceScores};
+use crate::{
+    answers::{AnswerScores, SummaryScores},
+    calibration::Report,
+    tasks::ChoiceScores,
+};
 
 /// The scores of one model in one task.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -21,7 +25,7 @@ pub struct Evaluation {
     pub split: Option<Split>,
     /// How many rows.
     pub rows: usize,
-    /// Scores of greedy answers; none for plain text, which has no prompts.
+    /// Scores of answers to held-out prompts; none for plain text, which has no prompts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answers: Option<AnswerScores>,
     /// Scores of held-out responses, teacher-forced.
@@ -30,6 +34,9 @@ pub struct Evaluation {
     /// Scores of a task of choices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub choices: Option<ChoiceScores>,
+    /// Scores of summaries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summaries: Option<SummaryScores>,
     /// Where the time went; none of a result that was there already. It is not written: the same inputs give the same bytes.
     #[serde(skip)]
     pub seconds: Option<Breakdown>,
@@ -44,23 +51,10 @@ pub struct Breakdown {
     pub load: f64,
     /// Scoring held-out responses.
     pub held_out: f64,
-    /// Answering held-out prompts and scoring the answers.
+    /// Answering prompts and scoring the answers.
     pub answers: f64,
     /// Scoring the choices of a task.
     pub choices: f64,
-}
-
-/// Scores of greedy answers to held-out prompts.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct AnswerScores {
-    /// Prompts answered.
-    pub answers: usize,
-    /// Mean F-measure, 0 to 1.
-    pub rouge_l: f64,
-    /// Share of answers that state facts of the article and nothing else, 0 to 1; only where rows carry their facts.
-    pub faithful: Option<f64>,
-    /// Share of stated facts that the article supports, 0 to 1; only where rows carry their facts.
-    pub supported_facts: Option<f64>,
 }
 
 /// Scores of the labelled tokens of held-out sequences.

@@ -1,4 +1,4 @@
-//! ROUGE-L: how much of a reference's text an answer has, in the reference's order.
+//! ROUGE: how much of a reference's text an answer has, word by word, in pairs, and in the reference's order.
 //!
 //! The same numbers as `rouge_score` 0.1.2, the package that published results are computed with (C.-Y. Lin,
 //! "ROUGE: a package for automatic evaluation of summaries", 2004).
@@ -10,18 +10,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::porter;
 
-/// What the longest common subsequence is taken of.
+/// What an answer and a reference have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Unit {
-    /// The whole text: rougeL.
+    /// Words, each at most as often as in either text: rouge1.
+    #[serde(rename = "rouge1")]
+    Words,
+    /// Two words, one after the other, in the same way: rouge2.
+    #[serde(rename = "rouge2")]
+    Pairs,
+    /// The longest common subsequence of the whole text: rougeL.
     #[serde(rename = "rougeL")]
     Text,
-    /// Each line of the reference, against the union of all lines of the answer: rougeLsum.
+    /// That of each line of the reference, against the union of all lines of the answer: rougeLsum.
     #[serde(rename = "rougeLsum")]
     Lines,
 }
 
-/// One way to compute ROUGE-L; a score means nothing without it.
+/// One way to compute ROUGE; a score means nothing without it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rouge {
@@ -47,7 +53,20 @@ impl Rouge {
                 let (reference, answer) = (tokens.of(reference), tokens.of(answer));
                 Score::of(common_length(&reference, &answer), reference.len(), answer.len())
             }
+            Unit::Words => grams_score(1, &tokens.of(reference), &tokens.of(answer)),
+            Unit::Pairs => grams_score(2, &tokens.of(reference), &tokens.of(answer)),
             Unit::Lines => lines_score(&self.lines(reference, &mut tokens), &self.lines(answer, &mut tokens)),
+        }
+    }
+
+    /// F-measures of an answer in all units, with this one's stems and lines.
+    pub fn all(&self, reference: &str, answer: &str) -> Rouges {
+        let f_measure = |unit| Rouge { unit, ..*self }.score(reference, answer).f_measure;
+        Rouges {
+            rouge1: f_measure(Unit::Words),
+            rouge2: f_measure(Unit::Pairs),
+            rouge_l: f_measure(Unit::Text),
+            rouge_lsum: f_measure(Unit::Lines),
         }
     }
 
@@ -63,6 +82,22 @@ impl Rouge {
         let mut lines = |text: &str| text.split('\n').map(|line| tokens.of(line)).collect();
         if self.lines_end_at_full_stops { lines(&text.replace(" . ", ".\n")) } else { lines(text) }
     }
+}
+
+/// F-measures of an answer in all units, of one way to take stems and lines; each in 0..=1.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rouges {
+    /// Words.
+    pub rouge1: f64,
+    /// Pairs of words.
+    pub rouge2: f64,
+    /// Longest common subsequence.
+    #[serde(rename = "rougeL")]
+    pub rouge_l: f64,
+    /// The same by line.
+    #[serde(rename = "rougeLsum")]
+    pub rouge_lsum: f64,
 }
 
 /// Each in 0..=1.
@@ -96,16 +131,21 @@ struct Tokens {
 impl Tokens {
     /// Runs of lower-case ASCII letters and digits, stemmed if longer than three.
     fn of(&mut self, text: &str) -> Vec<u32> {
-        let text = text.to_lowercase();
-        let words = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
         let mut ids = Vec::new();
-        for word in words {
-            let word = if self.stemmer && word.len() > 3 { porter::stem(word) } else { word.to_owned() };
+        for word in words(text) {
+            let word = if self.stemmer && word.len() > 3 { porter::stem(&word) } else { word };
             let next = u32::try_from(self.ids.len()).expect("fewer than 2^32 distinct tokens fit in memory");
             ids.push(*self.ids.entry(word).or_insert(next));
         }
         ids
     }
+}
+
+/// Runs of ASCII letters and digits, in lower case.
+pub(crate) fn words(text: &str) -> Vec<String> {
+    let text = text.to_lowercase();
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    words.map(str::to_owned).collect()
 }
 
 /// Length of the longest common subsequence, 64 tokens of `a` at a time.
@@ -131,6 +171,24 @@ fn common_length(a: &[u32], b: &[u32]) -> usize {
     }
     // Bits beyond the end of `a` never match, so they stay one.
     rows.iter().map(|row| usize::try_from(row.count_zeros()).expect("at most 64")).sum()
+}
+
+/// Runs of `size` tokens that both texts have, each at most as often as in either.
+fn grams_score(size: usize, reference: &[u32], answer: &[u32]) -> Score {
+    let (reference, answer): (Vec<&[u32]>, Vec<&[u32]>) =
+        (reference.windows(size).collect(), answer.windows(size).collect());
+    let mut left: HashMap<&[u32], usize> = HashMap::new();
+    for gram in &reference {
+        *left.entry(gram).or_default() += 1;
+    }
+    let mut common = 0;
+    for gram in &answer {
+        if let Some(count) = left.get_mut(gram).filter(|count| **count > 0) {
+            *count -= 1;
+            common += 1;
+        }
+    }
+    Score::of(common, reference.len(), answer.len())
 }
 
 /// Union of the longest common subsequences of each reference line; a token counts at most as often as in either text.
@@ -285,6 +343,8 @@ mod tests {
 
     #[derive(Deserialize)]
     struct Expected {
+        rouge1: [f64; 3],
+        rouge2: [f64; 3],
         #[serde(rename = "rougeL")]
         text: [f64; 3],
         #[serde(rename = "rougeLsum")]
@@ -320,6 +380,14 @@ mod tests {
                 assert_score(score, expected.text, GOLDEN, &what);
                 let score = Rouge { stemmer, ..LINES }.score(reference, summary);
                 assert_score(score, expected.lines, GOLDEN, &what);
+                for (unit, expected) in [(Unit::Words, expected.rouge1), (Unit::Pairs, expected.rouge2)] {
+                    let score = Rouge { stemmer, unit, ..PLAIN }.score(reference, summary);
+                    assert_score(score, expected, GOLDEN, &what);
+                }
+                let all = Rouge { stemmer, ..PLAIN }.all(reference, summary);
+                let of = [expected.rouge1[2], expected.rouge2[2], expected.text[2], expected.lines[2]];
+                let found = [all.rouge1, all.rouge2, all.rouge_l, all.rouge_lsum];
+                assert!(found.iter().zip(of).all(|(a, b)| (a - b).abs() <= GOLDEN), "{what}: {found:?}");
             }
         }
     }

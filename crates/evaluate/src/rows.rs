@@ -93,8 +93,23 @@ pub struct Settings {
     pub until: Vec<String>,
     /// Most tokens of an answer.
     pub max_gen_toks: usize,
-    /// Always false: the most probable token is taken.
+    /// Whether tokens are drawn; otherwise the most probable one is taken.
     pub do_sample: bool,
+    /// What logits are divided by where tokens are drawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+    /// Probability of the tokens together that are drawn from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_p: Option<f64>,
+    /// How many tokens are drawn from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<usize>,
+    /// Decides what is drawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// Divides the logits of tokens that were there before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repetition_penalty: Option<f64>,
 }
 
 /// Scores of the labelled tokens of a row, in their order.

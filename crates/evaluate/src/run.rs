@@ -3,23 +3,19 @@
 use std::{path::Path, time::Instant};
 
 use anyhow::Result;
-use softshard_labels::{Error, Example, Progress, Provenance, Sequence, SequenceDataset, read_if_there};
-use softshard_model::{Decoder, DecoderConfig, Fitting, LoadOptions};
-use softshard_prepare::{Tokenizer, demo};
+use softshard_labels::{Provenance, read_if_there};
+use softshard_model::{Decoder, DecoderConfig, LoadOptions};
+use softshard_prepare::Tokenizer;
 
 use crate::{
-    AnswerScores, Breakdown, EvaluateConfig, EvaluateInputs, Evaluation,
+    Breakdown, EvaluateInputs, Evaluation, SUMMARIES,
+    answers::{self, Decoding, Question, Summaries},
     held_out::HeldOut,
-    inputs::{check_stop, nothing_held_out, too_large},
     partial::{Header, Parts, Places},
-    rows::{self, Arguments, Request, Row, Settings},
-    statistics::number,
+    rows::{self, Row},
     subject::{Subject, add_held_out, check_results},
     tasks::{self, Task},
 };
-
-/// Prompts that are answered between two looks at the stop flag: they are a part, which is kept.
-const ANSWERS_PER_STEP: usize = 64;
 
 /// Evaluates a model in all tasks of the recipe and writes its scores, and those of each row: `<name>/<task>.json` and
 /// `<name>/<task>.rows.jsonl`.
@@ -49,7 +45,7 @@ pub fn run(inputs: &EvaluateInputs) -> Result<Vec<Evaluation>> {
     let mut evaluations = Vec::with_capacity(works.len());
     for (work, task) in works.into_iter().zip(&inputs.config.tasks) {
         let places = Places::of(&folder, task);
-        let provenance = work.provenance(inputs, of_model.clone())?;
+        let provenance = work.provenance(inputs, &run.tokenizer, of_model.clone())?;
         let header = Header { provenance, max_tokens_per_batch: inputs.config.max_tokens_per_batch };
         let parts = Parts::open(&places, &header)?;
         if let Some(evaluation) = finished(&places, &header.provenance)? {
@@ -77,8 +73,10 @@ fn finished(places: &Places, provenance: &Provenance) -> Result<Option<Evaluatio
 enum Work {
     /// Questions with choices.
     Choices(Task),
+    /// Documents to summarise.
+    Summaries(Summaries),
     /// Likelihoods of held-out responses, and answers to their prompts.
-    HeldOut(HeldOut, Vec<Question>),
+    HeldOut(HeldOut, Vec<Question>, Decoding),
 }
 
 impl Work {
@@ -86,16 +84,30 @@ impl Work {
         if let Some(config) = inputs.config.task.get(task) {
             return Ok(Self::Choices(Task::open((task, config), tokenizer, &DecoderConfig::load(model)?)?));
         }
-        let questions = questions(inputs)?;
-        Ok(Self::HeldOut(HeldOut::open(inputs, &tokenizer.own())?, questions))
+        let decoding = Decoding::of(inputs.config, model, tokenizer)?;
+        if let Some(config) = inputs.config.summaries.as_ref().filter(|_| task == SUMMARIES) {
+            return Ok(Self::Summaries(Summaries::open(config, decoding)?));
+        }
+        let questions = answers::questions(inputs)?;
+        Ok(Self::HeldOut(HeldOut::open(inputs, &tokenizer.own())?, questions, decoding))
     }
 
     /// What the task's result is made from, besides the model.
-    fn provenance(&self, inputs: &EvaluateInputs, mut this: Provenance) -> Result<Provenance> {
+    fn provenance(
+        &self,
+        inputs: &EvaluateInputs,
+        tokenizer: &Tokenizer,
+        mut this: Provenance,
+    ) -> Result<Provenance> {
         match self {
             Self::Choices(task) => task.add_to(&mut this)?,
-            Self::HeldOut(held_out, _) => {
+            Self::Summaries(summaries) => {
+                summaries.add_to(&mut this)?;
+                this.tokenizer(tokenizer.fingerprint());
+            }
+            Self::HeldOut(held_out, _, decoding) => {
                 add_held_out(inputs, &mut this)?;
+                decoding.say(&mut this)?;
                 this.input("rows", held_out.blake3());
             }
         }
@@ -139,6 +151,7 @@ impl Run<'_> {
             answers: None,
             held_out: None,
             choices: None,
+            summaries: None,
             seconds: None,
             provenance,
         };
@@ -152,15 +165,23 @@ impl Run<'_> {
                 evaluation.choices = Some(scores);
                 tasks::to_lines(&rows, &place)?
             }
-            Work::HeldOut(held_out, questions) => {
+            Work::Summaries(summaries) => {
+                let began = Instant::now();
+                let (scores, rows) = summaries.score(inputs, (decoder, &self.tokenizer), &mut parts)?;
+                seconds.answers = began.elapsed().as_secs_f64();
+                evaluation.rows = rows.len();
+                evaluation.summaries = Some(scores);
+                answers::to_lines(&rows)?
+            }
+            Work::HeldOut(held_out, questions, decoding) => {
                 let began = Instant::now();
                 let (scores, mut rows) = held_out.score(inputs, decoder, &mut parts)?;
                 seconds.held_out = began.elapsed().as_secs_f64();
                 let began = Instant::now();
                 if !questions.is_empty() {
                     let scored = (&mut parts, &mut rows[..]);
-                    evaluation.answers =
-                        Some(score_answers(inputs, decoder, &self.tokenizer, &questions, scored)?);
+                    let model = (decoder, &self.tokenizer);
+                    evaluation.answers = Some(answers::score(inputs, model, &decoding, &questions, scored)?);
                 }
                 seconds.answers = began.elapsed().as_secs_f64();
                 (evaluation.split, evaluation.rows) = (Some(inputs.config.split), rows.len());
@@ -183,143 +204,4 @@ impl Run<'_> {
         tokenizer.fingerprint().expect_fits(&subject.model, decoder.config().vocab_size)?;
         Ok(decoder)
     }
-}
-
-/// Greedy answers to the held-out prompts and what they are worth; each stands in its row then.
-fn score_answers(
-    inputs: &EvaluateInputs,
-    decoder: &Decoder,
-    tokenizer: &Tokenizer,
-    examples: &[Question],
-    (parts, rows): (&mut Parts, &mut [Row]),
-) -> Result<AnswerScores> {
-    let fitting = Fitting::default();
-    let (mut rouge_sum, mut faithful, mut stated, mut supported, mut judged) = (0.0, 0, 0, 0, 0);
-    for (step, chunk) in examples.chunks(ANSWERS_PER_STEP).enumerate() {
-        check_stop(inputs)?;
-        let texts = parts.next(|| answer(inputs.config, decoder, tokenizer, chunk, &fitting))?;
-        for (example, text) in chunk.iter().zip(texts) {
-            let rouge_l = inputs.config.rouge.score(&example.example.reference, &text).f_measure;
-            let faithfulness = faithfulness(&example.example, &text);
-            rouge_sum += rouge_l;
-            if let Some(found) = &faithfulness {
-                judged += 1;
-                faithful += usize::from(found.faithful);
-                stated += found.stated;
-                supported += found.supported;
-            }
-            let row = &mut rows[example.row];
-            row.target = Some(example.example.reference.clone());
-            row.arguments = Some(arguments(inputs.config, tokenizer.decode_all(&example.prompt_ids)?));
-            row.resps = Some([[text.clone()]]);
-            row.filtered_resps = Some([text]);
-            row.rouge_l = Some(rouge_l);
-            row.faithful = faithfulness.as_ref().map(|found| u8::from(found.faithful));
-            row.stated_facts = faithfulness.as_ref().map(|found| found.stated);
-            row.supported_facts = faithfulness.as_ref().map(|found| found.supported);
-        }
-        let (done, total) = (step * ANSWERS_PER_STEP + chunk.len(), examples.len() as u64);
-        let progress = Progress { stage: "answers", total, unit: "answers", ..Progress::default() };
-        inputs.observer.progress(&Progress { done: done as u64, ..progress });
-    }
-    // Where nothing was judged, or no fact stated, there is no share.
-    let share = |part: usize, whole: usize| (whole > 0).then(|| number(part) / number(whole));
-    Ok(AnswerScores {
-        answers: examples.len(),
-        rouge_l: rouge_sum / number(examples.len()),
-        faithful: share(faithful, judged),
-        supported_facts: share(supported, stated),
-    })
-}
-
-fn arguments(config: &EvaluateConfig, prompt: String) -> Arguments {
-    let until = if config.stop_at_newline { vec!["\n".to_owned()] } else { Vec::new() };
-    let settings = Settings { until, max_gen_toks: config.max_new_tokens, do_sample: false };
-    Arguments { gen_args_0: Request { arg_0: prompt, arg_1: settings } }
-}
-
-/// A held-out row whose prompt is answered.
-struct Question {
-    /// Its number among all rows of the split.
-    row: usize,
-    source: String,
-    prompt_ids: Vec<i32>,
-    example: Example,
-}
-
-/// The held-out rows to answer, from their sequences and from nowhere else; none of a corpus of documents.
-///
-/// # Errors
-/// Sequences of version 1, which do not have their rows.
-fn questions(inputs: &EvaluateInputs) -> Result<Vec<Question>> {
-    let place = format!("`{}`", inputs.sequences.display());
-    if !inputs.sequences.exists() {
-        if !inputs.labels.exists() {
-            return Err(nothing_held_out(inputs).into());
-        }
-        tracing::warn!("{place}: there are no held-out sequences, so no prompts: answers are not scored");
-        return Ok(Vec::new());
-    }
-    let dataset = SequenceDataset::open(inputs.sequences)?;
-    let info = &dataset.manifest().info;
-    if dataset.manifest().version == 1 && info.template != "text" {
-        let expected = "held-out sequences with their prompts and references, version 2";
-        let hint = "run `softshard prepare` again: labels of the same rows stay good";
-        return Err(Error::bad(place, expected, "version 1, which has none").hint(hint).into());
-    }
-    let question = |(row, (sequence, example)): (usize, (Sequence, Option<Example>))| {
-        let example = example?;
-        let prompt_ids = example.prompt(&sequence).to_vec();
-        Some(Question { row, source: sequence.source.unwrap_or_default(), prompt_ids, example })
-    };
-    let mut questions: Vec<_> =
-        dataset.read_examples(0..dataset.len())?.into_iter().enumerate().filter_map(question).collect();
-    questions.truncate(inputs.config.max_answers.unwrap_or(usize::MAX));
-    if questions.is_empty() && info.template != "text" {
-        tracing::warn!("{place}: no sequence has its row, so no prompts: answers are not scored");
-    }
-    Ok(questions)
-}
-
-fn answer(
-    config: &EvaluateConfig,
-    decoder: &Decoder,
-    tokenizer: &Tokenizer,
-    examples: &[Question],
-    fitting: &Fitting,
-) -> Result<Vec<String>> {
-    let limit = decoder.config().context();
-    if let Some(long) = examples.iter().find(|example| example.prompt_ids.len() > limit) {
-        let place = format!("prompt from `{}`", long.source);
-        let expected = format_args!("at most the model's {limit} positions");
-        let hint = "set `data.max_prompt_tokens`";
-        return Err(Error::bad(place, expected, long.prompt_ids.len()).hint(hint).into());
-    }
-    let prompts: Vec<Vec<i32>> = examples.iter().map(|example| example.prompt_ids.clone()).collect();
-    let tokens_of = |prompts: &[Vec<i32>]| prompts.iter().map(Vec::len).sum();
-    let generate = |prompts: &[Vec<i32>]| -> Result<_> {
-        Ok(decoder.generate(
-            prompts,
-            config.max_new_tokens,
-            tokenizer.stop_ids(),
-            softshard_losses::logits,
-        )?)
-    };
-    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-    let answers = fitting.each(&prompts, &tokens_of, decoder.device(), &generate);
-    let answers = answers.map_err(|error| too_large("prompt", longest, error))?;
-    let mut texts = Vec::with_capacity(prompts.len());
-    for ids in answers.into_iter().flatten() {
-        let text = tokenizer.decode(&ids)?;
-        let text = text.trim();
-        let end = if config.stop_at_newline { text.find('\n') } else { None };
-        texts.push(text[..end.unwrap_or(text.len())].to_owned());
-    }
-    Ok(texts)
-}
-
-/// How an answer agrees with the facts of its row, where the row has any of the demo's kind.
-fn faithfulness(example: &Example, answer: &str) -> Option<demo::Faithfulness> {
-    let facts: demo::Facts = serde_json::from_value(example.facts.clone()?).ok()?;
-    Some(demo::faithfulness(&facts, answer))
 }

@@ -7,8 +7,8 @@ use fs_err as fs;
 use softshard_labels::{Error, short};
 
 use crate::{
-    Evaluation,
-    statistics::Interval,
+    Evaluation, SummaryMeans, SummaryScores,
+    statistics::{Interval, number},
     subject::{read_result, results_in},
     tasks::{ChoiceScores, Metric},
 };
@@ -62,6 +62,9 @@ impl Evaluation {
         if let Some(ChoiceScores { documents, requests, .. }) = &self.choices {
             return format!("{name}: {rows} rows ({blake3}) of {documents} documents, {requests} choices");
         }
+        if let Some(SummaryScores { means, .. }) = &self.summaries {
+            return format!("{name}: {rows} documents ({blake3}), {} answered", means.answered);
+        }
         let answered = self.answers.as_ref().map_or(0, |answers| answers.answers);
         format!("{name}: {rows} sequences ({blake3}), {answered} answered")
     }
@@ -72,9 +75,26 @@ impl Evaluation {
             let metrics = choices.metrics.iter().map(|metric| &*metric.metric);
             return ["model", "parameters"].into_iter().chain(metrics).map(str::to_owned).collect();
         }
+        if self.summaries.is_some() {
+            let header = ["model", "parameters", "ROUGE-1", "ROUGE-2", "ROUGE-L", "answered", "words"];
+            let copied = ["copied words", "copied trigrams", "copied names"];
+            return header.into_iter().chain(copied).map(str::to_owned).collect();
+        }
         let header =
             ["model", "parameters", "ROUGE-L", "faithful", "facts right", "NLL", "ECE", "KL to teacher"];
         header.map(str::to_owned).to_vec()
+    }
+
+    /// Rows that stand beside those of models, in the same columns: what the reference, and the first sentences of the document,
+    /// are worth as answers.
+    pub fn anchors(&self) -> Vec<Vec<String>> {
+        let Some(SummaryScores { gold, lead_3, .. }) = &self.summaries else { return Vec::new() };
+        let anchor = |(name, means): (&str, &SummaryMeans)| {
+            let own = [name.to_owned(), "-".to_owned()];
+            own.into_iter().chain(of_summaries(means)).collect()
+        };
+        let there = [("gold reference", gold), ("lead-3", lead_3)];
+        there.into_iter().filter_map(|(name, means)| Some((name, means.as_ref()?))).map(anchor).collect()
     }
 
     /// What is said of it in the columns of [`Evaluation::header`].
@@ -83,8 +103,9 @@ impl Evaluation {
         if let Some(choices) = &self.choices {
             return own.into_iter().chain(choices.metrics.iter().map(with_interval)).collect();
         }
-        let percent =
-            |share: Option<f64>| share.map_or("-".to_owned(), |share| format!("{:.1} %", 100.0 * share));
+        if let Some(scores) = &self.summaries {
+            return own.into_iter().chain(of_summaries(&scores.means)).collect();
+        }
         let nats = |nats: Option<f64>| nats.map_or("-".to_owned(), |nats| format!("{nats:.4}"));
         let answers = self.answers.as_ref();
         let held_out = self.held_out.as_ref();
@@ -98,6 +119,28 @@ impl Evaluation {
         ];
         own.into_iter().chain(scores).collect()
     }
+}
+
+/// `71.3 %`, or a dash for what is not there.
+fn percent(share: Option<f64>) -> String {
+    share.map_or("-".to_owned(), |share| format!("{:.1} %", 100.0 * share))
+}
+
+/// ROUGE in MiniLLM's convention, how many answers there are and how long, and what of them is copied.
+fn of_summaries(means: &SummaryMeans) -> Vec<String> {
+    let rouge = means.rouge.map(|both| both.minillm);
+    let answered = (means.rows > 0).then(|| number(means.answered) / number(means.rows));
+    let words = means.mean_words.map_or("-".to_owned(), |words| format!("{words:.1}"));
+    vec![
+        percent(rouge.map(|rouge| rouge.rouge1)),
+        percent(rouge.map(|rouge| rouge.rouge2)),
+        percent(rouge.map(|rouge| rouge.rouge_l)),
+        percent(answered),
+        words,
+        percent(means.copying.unigrams),
+        percent(means.copying.trigrams),
+        percent(means.copying.names_and_numbers),
+    ]
 }
 
 /// `71.3 % [65.6, 76.9]`; without an interval where fewer than two documents give none.

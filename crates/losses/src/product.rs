@@ -6,10 +6,12 @@
 //! is rounded to the 8 bits of bf16 is one of 32 values between 16 and 32, and the most probable tokens become equal ones.
 
 use burn::tensor::{DType, FloatDType, Tensor};
-use softshard_products::{matmul, wide_matmul};
+use softshard_products::{few_rows_matmul, matmul, on_host, wide_matmul};
 
 /// Numbers of the head that are f32 at a time, where it is not.
 const SLICE: usize = 4 << 20;
+/// Rows that are few.
+const FEW_ROWS: usize = 64;
 
 /// Bytes of what is there beside the logits while they are made of a head that is not f32: a part of it that is.
 pub const WIDE_SLICE_BYTES: u64 = 4 * SLICE as u64;
@@ -34,6 +36,21 @@ pub fn logits(hidden: Tensor<2>, head: &Tensor<2>) -> Tensor<2> {
         return crate::cube::wide_product(hidden, head.transpose());
     }
     wide_matmul(hidden, head.transpose())
+}
+
+/// [`logits`] of the next tokens of answers. On the host a row has the same bits whatever few rows stand beside it, and the head is
+/// read once. No gradient goes through it.
+///
+/// # Shapes
+/// As [`logits`].
+///
+/// # Panics
+/// As there.
+pub fn next_logits(hidden: Tensor<2>, head: &Tensor<2>) -> Tensor<2> {
+    if hidden.dims()[0] > FEW_ROWS || !on_host(&head.device()) || head.dtype() == DType::F64 {
+        return logits(hidden, head);
+    }
+    few_rows_matmul(hidden, head.clone())
 }
 
 /// `d_logits · head`: the gradient by the hidden states, in the type of the head.
@@ -129,6 +146,19 @@ mod tests {
                 let sums = if width > 1000 { 100.0 * ROUNDING } else { ROUNDING };
                 assert_close(&f64s(found), &expected, sums);
             }
+        }
+    }
+
+    #[test]
+    fn next_logits_are_logits() {
+        for (rows, dtype) in
+            [(1, DType::F32), (7, DType::BF16), (64, DType::F32), (65, DType::F32), (3, DType::F64)]
+        {
+            let hidden = halves(rows * 40, 1.7, dtype, [rows, 40]);
+            let head = halves(301 * 40, 0.9, dtype, [301, 40]);
+            let (found, expected) = (next_logits(hidden.clone(), &head), logits(hidden, &head));
+            assert_eq!((found.dtype(), found.dims()), (expected.dtype(), expected.dims()));
+            assert_close(&f64s(found), &f64s(expected), ROUNDING);
         }
     }
 

@@ -3,13 +3,13 @@
 //! Legend: B batch, T tokens of this call, S tokens seen so far (T without a cache), K key heads, G query heads for each key
 //! head, H = K·G, E head width, D model width, N = B·T rows.
 
-use burn::tensor::{DType, Device, Int, Tensor, activation};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation};
 use softshard_products::Visible;
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Columns};
 use crate::config::{DecoderConfig, FusedQkv};
 use crate::fused;
-use crate::layout::{Layout, Padding, Tile};
+use crate::layout::{Layout, MASKED, Padding, Tile};
 use crate::linear::{Dropout, DropoutSeed, Linear};
 use crate::norm::Norm;
 use crate::precision::cast;
@@ -137,11 +137,16 @@ impl Attention {
         cache: Option<&mut Option<Cache>>,
     ) -> Tensor<2> {
         let Projected { query, mut key, mut value } = self.project(x, context, dropout);
-        if let Some(slot) = cache {
-            (key, value) = Cache::append(slot, key, value);
-        }
         let Heads { keys, groups, width } = self.heads;
         let [batch, tokens] = context.attended_shape();
+        match cache {
+            Some(Some(Cache::Texts(texts))) => {
+                let mixed = texts.attend(query, [key, value], self.window);
+                return self.output.forward(mixed.reshape([batch, keys * groups * width]), dropout);
+            }
+            Some(slot) => (key, value) = Columns::append(slot, key, value),
+            None => {}
+        }
         let view = context.view(self.window);
         let mixed = match &view.seen {
             Seen::Whole(visible) => {
@@ -209,6 +214,33 @@ impl Attention {
         let scores = cast(query.matmul(key.permute([0, 2, 3, 4, 1])), DType::F32) + mask.clone();
         let [_, keys, groups, rows, tokens] = scores.dims();
         activation::softmax(scores, 4).reshape([keys * groups, rows, tokens])
+    }
+
+    /// Probabilities that the tokens of one text give to what was read before it, to the tokens before them and to themselves.
+    ///
+    /// # Shapes
+    /// `x` `[T, D]` of a batch of one behind S columns; the result: `[H, T, S+T]`, f32.
+    pub(crate) fn probabilities_behind(
+        &self,
+        x: Tensor<2>,
+        before: &Columns,
+        context: &Context<'_>,
+    ) -> Tensor<3> {
+        let [tokens, _] = x.dims();
+        let seen = before.length;
+        let window = self.window.unwrap_or(usize::MAX);
+        let visible = |row: usize| {
+            let seen = (seen + row + 1).saturating_sub(window)..=seen + row;
+            move |key: usize| if seen.contains(&key) { 0.0 } else { MASKED }
+        };
+        let mask: Vec<f32> = (0..tokens).flat_map(|row| (0..seen + tokens).map(visible(row))).collect();
+        let mask = Tensor::from_data(TensorData::new(mask, [1, 1, 1, tokens, seen + tokens]), &x.device());
+        let Projected { query, key, .. } = self.project(x, context, &mut Dropout::new(None, 0));
+        let keys = Tensor::cat(vec![before.keys.clone().narrow(1, 0, seen), key], 1);
+        let query = self.by_group(query);
+        let scores = cast(query.matmul(keys.permute([0, 2, 3, 4, 1])), DType::F32) + mask;
+        let [_, heads, groups, ..] = scores.dims();
+        activation::softmax(scores, 4).reshape([heads * groups, tokens, seen + tokens])
     }
 
     fn project(&self, x: Tensor<2>, context: &Context<'_>, dropout: &mut Dropout) -> Projected {

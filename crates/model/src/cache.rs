@@ -2,29 +2,51 @@
 //!
 //! Legend: B batch, S tokens seen so far, K key heads, E head width.
 
+mod texts;
+
 use burn::tensor::Tensor;
+
+pub(crate) use texts::Texts;
 
 /// Columns by which a full cache grows.
 const GROWTH: usize = 64;
 
+/// What one layer has read before.
+#[derive(Debug, Clone)]
+pub(crate) enum Cache {
+    /// Of a batch whose texts lie side by side, padded.
+    Columns(Columns),
+    /// Of texts on the host, each of its own length: what is read next is one token of each.
+    Texts(Texts),
+}
+
 /// Keys (turned) and values of one layer, `[B, capacity, K, 1, E]` each, of which the first `length` columns are in use.
 #[derive(Debug, Clone)]
-pub(crate) struct Cache {
+pub(crate) struct Columns {
     pub(crate) keys: Tensor<5>,
     pub(crate) values: Tensor<5>,
     pub(crate) length: usize,
 }
 
 impl Cache {
+    pub(crate) fn into_columns(self) -> Option<Columns> {
+        match self {
+            Self::Columns(columns) => Some(columns),
+            Self::Texts(_) => None,
+        }
+    }
+}
+
+impl Columns {
     /// Adds columns and returns views of all that are in use, `[B, S, K, 1, E]` each.
     pub(crate) fn append(
-        slot: &mut Option<Self>,
+        slot: &mut Option<Cache>,
         key: Tensor<5>,
         value: Tensor<5>,
     ) -> (Tensor<5>, Tensor<5>) {
         let new = key.dims()[1];
-        let Some(Self { keys, values, length }) = slot.take() else {
-            *slot = Some(Self { keys: key.clone(), values: value.clone(), length: new });
+        let Some(Cache::Columns(Self { keys, values, length })) = slot.take() else {
+            *slot = Some(Cache::Columns(Self { keys: key.clone(), values: value.clone(), length: new }));
             return (key, value);
         };
         let used = length + new;
@@ -42,7 +64,7 @@ impl Cache {
         };
         let (keys, values) = (put(keys, key), put(values, value));
         let views = (keys.clone().narrow(1, 0, used), values.clone().narrow(1, 0, used));
-        *slot = Some(Self { keys, values, length: used });
+        *slot = Some(Cache::Columns(Self { keys, values, length: used }));
         views
     }
 }

@@ -8,7 +8,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Columns};
 use crate::layout::Layout;
 use crate::linear::Dropout;
 use crate::rope::Rope;
@@ -86,14 +86,69 @@ impl Decoder {
             let mut cache = None;
             let mut dropout = Dropout::new(None, index);
             x = x.take().map(|x| layer.forward(x, &of_contexts, &mut dropout, Some(&mut cache)));
-            if let (Some(behind), Some(of_behind), Some(cache)) = (behind, &of_behind, cache) {
-                let mut cache = Some(behind.spread(cache));
+            let columns = cache.and_then(Cache::into_columns);
+            if let (Some(behind), Some(of_behind), Some(columns)) = (behind, &of_behind, columns) {
+                let mut cache = Some(behind.spread(columns));
                 y = y.take().map(|y| layer.forward(y, of_behind, &mut dropout, Some(&mut cache)));
             }
         })?;
         let x = x.expect("every layer gives what it takes").select(0, indices(&contexts.last, &self.device));
         let y = y.zip(of_behind.as_ref()).map(|(y, shared)| self.finish(y, shared));
         Ok((self.finish(x, &of_contexts), y))
+    }
+
+    /// Attention probabilities of the tokens of continuations of one text, which is computed once: layer by layer, `see` is given
+    /// the number of the continuation and what each of its tokens gives to the text, to the tokens before it and to itself.
+    ///
+    /// # Shapes
+    /// Of a text of S tokens and a continuation of T: `[H, T, S+T]`, f32.
+    ///
+    /// # Errors
+    /// Streamed weights cannot be read.
+    ///
+    /// # Panics
+    /// The text or a continuation is empty.
+    pub fn attention_of_continuations(
+        &self,
+        text: &[i32],
+        continuations: &[&[i32]],
+        mut see: impl FnMut(usize, Tensor<3>),
+    ) -> Result<(), Error> {
+        assert!(!text.is_empty() && continuations.iter().all(|one| !one.is_empty()), "texts have tokens");
+        let frozen = self.frozen();
+        if frozen.rope.as_ref().is_some_and(Rope::goes_by_length) {
+            for (number, continuation) in continuations.iter().enumerate() {
+                let whole = [text, continuation].concat();
+                let rows: Vec<usize> = (text.len()..whole.len()).collect();
+                let layers = frozen.attention(&whole, &rows)?;
+                layers.into_iter().for_each(|probabilities| see(number, probabilities));
+            }
+            return Ok(());
+        }
+        let before = Pass::new(&[text], Layout::ragged, &frozen.device);
+        let seen = text.len();
+        let behind = |one: &&[i32]| {
+            Pass::new(&[one], |lengths| Layout::ragged_behind(lengths, seen, &[0]), &frozen.device)
+        };
+        let behind: Vec<Pass> = continuations.iter().map(behind).collect();
+        let of_text = frozen.context(before.ids.dims(), &before.layout);
+        let shared: Vec<_> =
+            behind.iter().map(|pass| frozen.context(pass.ids.dims(), &pass.layout)).collect();
+        let mut x = Some(frozen.embed(before.ids.clone(), &before.layout));
+        let mut states: Vec<_> =
+            behind.iter().map(|pass| frozen.embed(pass.ids.clone(), &pass.layout)).collect();
+        frozen.each_layer(0..frozen.layers.len(), |index, layer| {
+            let mut cache = None;
+            let mut dropout = Dropout::new(None, index);
+            x = x.take().map(|x| layer.forward(x, &of_text, &mut dropout, Some(&mut cache)));
+            let Some(columns) = cache.and_then(Cache::into_columns) else { return };
+            for (number, (state, shared)) in states.iter_mut().zip(&shared).enumerate() {
+                let read = layer.attention_input(state.clone());
+                see(number, layer.attention.probabilities_behind(read, &columns, shared));
+                let mut cache = Some(Cache::Columns(columns.clone()));
+                *state = layer.forward(state.clone(), shared, &mut dropout, Some(&mut cache));
+            }
+        })
     }
 
     /// The same states, each context computed with each of its continuations.
@@ -155,14 +210,15 @@ impl Behind {
     }
 
     /// The keys and values of the contexts in the last columns before each continuation, with room for its own.
-    fn spread(&self, cache: Cache) -> Cache {
+    fn spread(&self, columns: Columns) -> Cache {
         let spread = |x: Tensor<5>| {
             let [contexts, columns, heads, _, width] = x.dims();
             let x = x.reshape([contexts * columns, heads * width]).select(0, self.places.clone());
             let [places, _] = x.dims();
             x.reshape([self.rows, places / self.rows, heads, 1, width])
         };
-        Cache { keys: spread(cache.keys), values: spread(cache.values), length: self.seen }
+        let (keys, values) = (spread(columns.keys), spread(columns.values));
+        Cache::Columns(Columns { keys, values, length: self.seen })
     }
 }
 

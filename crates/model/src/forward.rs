@@ -147,6 +147,19 @@ impl Decoder {
         }
     }
 
+    /// The same where each row is the next token of a text whose cache says what it sees.
+    pub(crate) fn context_of_next<'a>(&'a self, rows: usize, layout: &Layout) -> Context<'a> {
+        Context {
+            shape: [rows, 1],
+            padding: None,
+            rope: self.rope.as_ref().map(|rope| (rope, rope.angles(layout, &self.device))),
+            views: Vec::new(),
+            dropout_seed: None,
+            learning: false,
+            fuses: softshard_products::on_host(&self.device),
+        }
+    }
+
     /// The states that the first layer reads, `[N, model width]`.
     pub(crate) fn embed(&self, ids: Tensor<2, Int>, layout: &Layout) -> Tensor<2> {
         let [batch, tokens] = ids.dims();

@@ -1,40 +1,92 @@
-//! Greedy generation with a key-value cache.
+//! Answers: the most probable tokens, or drawn ones, with a key-value cache.
 //!
-//! Prompts of any lengths run as one batch: each is padded on the left, a mask hides the padding, and its rotary positions
-//! count from its own first token, so an answer does not depend on its neighbours. Where rotary angles go by the length of a
-//! text, a token is turned by the length of the text that ends with it (crate::rope).
+//! On the host each text has a cache of its own and every row is computed as it would be alone, so an answer has the same bits
+//! in any batch ([`host`]); elsewhere prompts run as one padded batch ([`padded`]). What is drawn goes by the seed, the
+//! prompt's own number and the step.
 //!
 //! Legend: B rows in the batch, T tokens of this call, S tokens seen so far, D model width, V vocabulary.
 
-use burn::tensor::{Int, Tensor, TensorData};
+mod choose;
+mod host;
+mod padded;
 
-use crate::cache::Cache;
+use burn::tensor::Tensor;
+
 use crate::config::Positions;
-use crate::layout::Layout;
 use crate::{Decoder, Error};
+pub use choose::Sampling;
 
 /// Rows that decode together: products with few rows are slow, more than these gain little.
-const MAX_ROWS: usize = 64;
+const MAX_ROWS: usize = crate::linear::FEW_ROWS;
 /// Tokens in the caches of a batch, which bounds the memory of a batch of long prompts.
 const MAX_CACHED_TOKENS: usize = 1 << 16;
-/// Tokens of the prompts of a batch, which are read at once.
-const MAX_PROMPT_TOKENS: usize = 1 << 14;
+
+/// How prompts are answered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Generation {
+    /// Tokens after which an answer is cut.
+    pub max_new_tokens: usize,
+    /// Ids that end an answer.
+    pub stop_ids: Vec<i32>,
+    /// What logits of tokens that were there before, in the prompt or the answer, are divided by, or multiplied by where they
+    /// are negative; 1 leaves them (arXiv 1909.05858, section 4.1).
+    pub repetition_penalty: f64,
+    /// How tokens are drawn; absent: the most probable one is taken, the lower id of equal ones.
+    pub sampling: Option<Sampling>,
+}
+
+impl Generation {
+    /// The most probable tokens.
+    pub fn greedy(max_new_tokens: usize, stop_ids: &[i32]) -> Self {
+        Self { max_new_tokens, stop_ids: stop_ids.to_vec(), repetition_penalty: 1.0, sampling: None }
+    }
+
+    /// Whether it matters which tokens were there before.
+    fn penalises(&self) -> bool {
+        self.repetition_penalty != 1.0
+    }
+
+    /// Whether logits decide by their order alone.
+    fn takes_the_largest(&self) -> bool {
+        self.sampling.is_none() && !self.penalises()
+    }
+}
+
+/// A text that is to be continued.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prompt {
+    /// Its tokens.
+    pub ids: Vec<i32>,
+    /// What draws its tokens, with the seed: its number among all prompts, whatever batch it is in.
+    pub number: u64,
+}
+
+/// How a prompt goes on, without the prompt and without the id that ends it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// Its tokens.
+    pub ids: Vec<i32>,
+    /// Whether it came to an end; otherwise it was cut.
+    pub ended: bool,
+}
+
+/// Prompts and all that decides their answers.
+struct Work<'a> {
+    prompts: &'a [Prompt],
+    generation: &'a Generation,
+    /// Whether an answer ends with its last token.
+    ends: &'a (dyn Fn(&[i32]) -> bool + Sync),
+}
 
 impl Decoder {
     /// Continues each prompt with its most probable tokens (ties: the lower id) until a stop id or `max_new_tokens`. An
     /// answer contains neither its prompt nor the stop id; an empty prompt has an empty answer.
     ///
-    /// `logits` is the product of hidden states `[B, D]` with the head `[V, D]`, `[B, V]` in f32: of bf16 logits several are the
-    /// largest. `softshard_losses::logits` is one.
-    ///
-    /// Memory: the keys and values of at most 65,536 tokens and the activations of 16,384, or those of one prompt and its
-    /// answer if that is longer. With learned positions an answer ends where the table does.
-    ///
     /// # Errors
-    /// Streamed weights cannot be read.
+    /// As [`answer`](Self::answer).
     ///
     /// # Panics
-    /// A prompt is longer than a table of learned positions.
+    /// As there.
     pub fn generate(
         &self,
         prompts: &[Vec<i32>],
@@ -42,131 +94,191 @@ impl Decoder {
         stop_ids: &[i32],
         logits: impl Fn(Tensor<2>, &Tensor<2>) -> Tensor<2>,
     ) -> Result<Vec<Vec<i32>>, Error> {
+        let prompts: Vec<Prompt> = prompts.iter().map(|ids| Prompt { ids: ids.clone(), number: 0 }).collect();
+        let greedy = Generation::greedy(max_new_tokens, stop_ids);
+        let answers = self.answer(&prompts, &greedy, &|_| false, logits)?;
+        Ok(answers.into_iter().map(|answer| answer.ids).collect())
+    }
+
+    /// Continues each prompt until a stop id, until `ends` says of the tokens of an answer that it ends with the last of them,
+    /// or until it is cut. An empty prompt has an empty answer.
+    ///
+    /// `logits` is the product of hidden states `[B, D]` with the head `[V, D]`, `[B, V]` in f32: of bf16 logits several are the
+    /// largest. `softshard_losses::next_logits` is one, whose rows do not depend on each other.
+    ///
+    /// Memory: the keys and values of at most 65,536 tokens, or those of one prompt and its answer if that is longer, and the
+    /// activations of one group of prompts. With learned positions an answer ends where the table does.
+    ///
+    /// # Errors
+    /// Streamed weights cannot be read; logits are not finite.
+    ///
+    /// # Panics
+    /// A prompt is longer than a table of learned positions; a temperature or a penalty is not positive.
+    pub fn answer(
+        &self,
+        prompts: &[Prompt],
+        generation: &Generation,
+        ends: &(dyn Fn(&[i32]) -> bool + Sync),
+        logits: impl Fn(Tensor<2>, &Tensor<2>) -> Tensor<2>,
+    ) -> Result<Vec<Answer>, Error> {
+        generation.check();
         let frozen = self.frozen();
-        let mut answers = vec![Vec::new(); prompts.len()];
-        let mut order: Vec<usize> = (0..prompts.len()).filter(|&index| !prompts[index].is_empty()).collect();
-        // Neighbours in length share a batch, so that there is little padding; the longest come first.
-        order.sort_by_key(|&index| std::cmp::Reverse(prompts[index].len()));
-        let mut rest = order.as_slice();
-        while let Some(&longest) = rest.first() {
-            let tokens = prompts[longest].len() + max_new_tokens;
-            let rows = (MAX_CACHED_TOKENS / tokens).min(MAX_PROMPT_TOKENS / prompts[longest].len());
-            let rows = rows.clamp(1, MAX_ROWS).min(rest.len());
-            let (batch, later) = rest.split_at(rows);
-            rest = later;
-            let rows = batch.iter().map(|&index| prompts[index].as_slice()).collect();
-            let batch_answers = Batch::new(&frozen, rows).run(max_new_tokens, stop_ids, &logits)?;
-            for (&index, answer) in batch.iter().zip(batch_answers) {
-                answers[index] = answer;
-            }
-        }
-        Ok(answers)
-    }
-}
-
-/// Prompts that are decoded together.
-struct Batch<'a> {
-    decoder: &'a Decoder,
-    caches: Vec<Option<Cache>>,
-    /// Rows still in the batch, as indices of the answers.
-    rows: Vec<usize>,
-    /// Columns of padding before each row.
-    padding: Vec<usize>,
-    /// Columns in the caches.
-    seen: usize,
-    /// The tokens to feed next, row after row.
-    next: Vec<i32>,
-    answers: Vec<Vec<i32>>,
-}
-
-impl<'a> Batch<'a> {
-    fn new(decoder: &'a Decoder, prompts: Vec<&[i32]>) -> Self {
-        let columns = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
-        let padding: Vec<usize> = prompts.iter().map(|prompt| columns - prompt.len()).collect();
-        let next = prompts
-            .iter()
-            .zip(&padding)
-            .flat_map(|(prompt, &padding)| std::iter::repeat_n(&0, padding).chain(prompt.iter()).copied())
-            .collect();
-        Self {
-            decoder,
-            caches: vec![None; decoder.layers.len()],
-            rows: (0..prompts.len()).collect(),
-            padding,
-            seen: 0,
-            next,
-            answers: vec![Vec::new(); prompts.len()],
+        let work = Work { prompts, generation, ends };
+        if softshard_products::on_host(&self.device) {
+            host::answer(&frozen.row_by_row(), &work, &logits)
+        } else {
+            padded::answer(&frozen, &work, &logits)
         }
     }
 
-    fn run(
-        mut self,
-        max_new_tokens: usize,
-        stop_ids: &[i32],
-        logits: &impl Fn(Tensor<2>, &Tensor<2>) -> Tensor<2>,
-    ) -> Result<Vec<Vec<i32>>, Error> {
-        for _ in 0..max_new_tokens {
-            let logits = logits(self.step()?, &self.decoder.head());
-            let chosen = logits.argmax(1).try_into_vec_as::<i32>().expect("token ids are 32-bit integers");
-            let keep: Vec<usize> =
-                (0..chosen.len()).filter(|&row| !stop_ids.contains(&chosen[row])).collect();
-            for &row in &keep {
-                self.answers[self.rows[row]].push(chosen[row]);
-            }
-            let keep: Vec<usize> = keep.into_iter().filter(|&row| self.has_room(row)).collect();
-            if keep.is_empty() {
-                break;
-            }
-            self.next = keep.iter().map(|&row| chosen[row]).collect();
-            if keep.len() < chosen.len() {
-                self.keep_rows(&keep);
-            }
-        }
-        Ok(self.answers)
+    /// The same weights, few rows of which are computed as each of them would be alone.
+    fn row_by_row(mut self) -> Self {
+        let names = self.config.names();
+        let of_layers = self.layers.iter_mut().flat_map(|layer| layer.parts_mut(names).1);
+        of_layers.for_each(|(_, linear)| linear.row_by_row = true);
+        self.projections.iter_mut().flatten().for_each(|linear| linear.row_by_row = true);
+        self
     }
 
-    /// Whether the model has a position for one more token of a row.
-    fn has_room(&self, row: usize) -> bool {
-        match &self.decoder.config.positions {
+    /// Whether there is a position for one more token of a text of this length.
+    fn has_room(&self, length: usize) -> bool {
+        match &self.config.positions {
             Positions::Rotary { .. } => true,
-            Positions::Learned { rows, offset } => self.seen - self.padding[row] + offset < *rows,
+            Positions::Learned { rows, offset } => length + offset < *rows,
+        }
+    }
+}
+
+impl Work<'_> {
+    /// Prompts that can be answered, the longest first: neighbours in length share a batch.
+    fn order(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.prompts.len()).collect();
+        order.retain(|&index| !self.prompts[index].ids.is_empty() && self.generation.max_new_tokens > 0);
+        order.sort_by_key(|&index| std::cmp::Reverse(self.prompts[index].ids.len()));
+        order
+    }
+
+    /// Adds a token to an answer; whether it goes on.
+    fn take(&self, answer: &mut Answer, id: i32) -> bool {
+        if self.generation.stop_ids.contains(&id) {
+            answer.ended = true;
+            return false;
+        }
+        answer.ids.push(id);
+        answer.ended = (self.ends)(&answer.ids);
+        !answer.ended && answer.ids.len() < self.generation.max_new_tokens
+    }
+}
+
+/// What is said where no token can be chosen.
+fn not_finite() -> Error {
+    let message = "logits of an answer: expected finite numbers, found NaN or infinite ones\n\
+                   hint: weights may be damaged, or too large for bf16: try `precision = \"f32\"`";
+    Error::Device(message.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use burn::tensor::Device;
+    use serde_json::json;
+
+    use super::*;
+    use crate::DecoderConfig;
+
+    fn product(hidden: Tensor<2>, head: &Tensor<2>) -> Tensor<2> {
+        softshard_products::few_rows_matmul(hidden, head.clone())
+    }
+
+    fn models() -> Vec<Decoder> {
+        let configs = [
+            json!({ "model_type": "llama", "vocab_size": 61, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3,
+                "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.4 }),
+            json!({ "model_type": "mistral", "vocab_size": 61, "hidden_size": 80, "intermediate_size": 40, "num_hidden_layers": 2,
+                "num_attention_heads": 2, "num_key_value_heads": 1, "sliding_window": 7, "initializer_range": 0.2 }),
+            json!({ "model_type": "gpt2", "vocab_size": 61, "n_embd": 24, "n_layer": 2, "n_head": 4, "n_positions": 200,
+                "initializer_range": 0.4 }),
+        ];
+        let model = |config| {
+            let config = DecoderConfig::from_value(config, Path::new("test")).expect("a configuration");
+            Decoder::random(config, 3, &Device::flex())
+        };
+        configs.into_iter().map(model).collect()
+    }
+
+    fn prompts(count: usize) -> Vec<Prompt> {
+        let prompt = |number: usize| {
+            let length = [1, 40, 9, 3, 70, 66][number % 6] + number / 6;
+            let ids = (0..length).map(|place| i32::try_from((place * 17 + number * 29) % 61).expect("small"));
+            Prompt { ids: ids.collect(), number: number as u64 }
+        };
+        (0..count).map(prompt).collect()
+    }
+
+    fn settings() -> [Generation; 4] {
+        let greedy = Generation::greedy(30, &[5, 11]);
+        let sampling = Some(Sampling { temperature: 0.9, top_k: Some(20), top_p: 0.95, seed: 4 });
+        [
+            greedy.clone(),
+            Generation { repetition_penalty: 1.3, ..greedy.clone() },
+            Generation { sampling, ..greedy.clone() },
+            Generation { sampling, repetition_penalty: 1.1, ..greedy },
+        ]
+    }
+
+    /// Ends with the text, so to speak, of two tokens.
+    fn ends(ids: &[i32]) -> bool {
+        ids.ends_with(&[7]) && ids.len() > 4
+    }
+
+    #[test]
+    fn answers_are_the_same_in_any_batch_and_on_any_number_of_threads() {
+        let all = prompts(MAX_ROWS + 20);
+        let (ended, cut) = (0, 0);
+        for decoder in models() {
+            for generation in settings() {
+                let answer = |prompts: &[Prompt]| {
+                    decoder.answer(prompts, &generation, &ends, product).expect("answers")
+                };
+                let together = answer(&all);
+                assert!(
+                    together.iter().any(|one| one.ended) && together.iter().any(|one| one.ids.len() == 30)
+                );
+                for some in [&all[..1], &all[1..4], &all[10..50]] {
+                    let first = usize::try_from(some[0].number).expect("small");
+                    assert!(answer(some) == together[first..first + some.len()], "{generation:?}");
+                }
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("threads");
+                assert!(pool.install(|| answer(&all[..9])) == together[..9]);
+            }
+        }
+        assert!(ended > 20 && cut > 20, "{ended} ended, {cut} were cut");
+    }
+
+    #[test]
+    fn a_padded_batch_gives_the_same_answers() {
+        let all = prompts(9);
+        for decoder in models() {
+            for generation in settings() {
+                let work = Work { prompts: &all, generation: &generation, ends: &ends };
+                let found = padded::answer(&decoder.frozen(), &work, &product).expect("answers");
+                let apart = decoder.answer(&all, &generation, &ends, product).expect("answers");
+                assert!(found == apart, "{generation:?}");
+            }
         }
     }
 
-    /// Feeds the next tokens and returns the hidden state of the last one of each row, `[B, D]`.
-    fn step(&mut self) -> Result<Tensor<2>, Error> {
-        let decoder = self.decoder;
-        let rows = self.rows.len();
-        let tokens = self.next.len() / rows;
-        let ids = TensorData::new(std::mem::take(&mut self.next), [rows, tokens]);
-        let ids = Tensor::<2, Int>::from_data(ids, &decoder.device);
-        let layout = self.layout(tokens);
-        self.seen += tokens;
-        let hidden = decoder.forward(ids, &layout, Some(&mut self.caches))?;
-        let width = decoder.config.embedding_size;
-        Ok(hidden.reshape([rows, tokens, width]).slice([0..rows, tokens - 1..tokens]).reshape([rows, width]))
-    }
-
-    /// The next `tokens` columns: padding sees itself, so that its rows, which nobody reads, stay finite.
-    fn layout(&self, tokens: usize) -> Layout {
-        let columns = self.seen..self.seen + tokens;
-        let row = |&padding: &usize| columns.clone().map(|column| column.min(padding)).collect();
-        let alike = self.padding.iter().all(|&padding| padding == 0);
-        let rows = if alike { &self.padding[..1] } else { &self.padding };
-        Layout { seen: self.seen, first: rows.iter().map(row).collect(), lengths: None, ragged: false }
-    }
-
-    /// Drops the rows that have ended from the caches.
-    fn keep_rows(&mut self, keep: &[usize]) {
-        let indices: Vec<i32> =
-            keep.iter().map(|&row| i32::try_from(row).expect("a batch has few rows")).collect();
-        let indices =
-            Tensor::<1, Int>::from_data(TensorData::new(indices, [keep.len()]), &self.decoder.device);
-        for cache in self.caches.iter_mut().flatten() {
-            cache.keys = cache.keys.clone().select(0, indices.clone());
-            cache.values = cache.values.clone().select(0, indices.clone());
+    #[test]
+    fn damaged_weights_end_answers_with_an_error() {
+        let mut decoder = models().remove(0);
+        decoder.lm_head = Some(decoder.head() * f32::NAN);
+        for generation in settings() {
+            let work = Work { prompts: &prompts(2), generation: &generation, ends: &ends };
+            for found in [host::answer(&decoder, &work, &product), padded::answer(&decoder, &work, &product)]
+            {
+                assert!(found.expect_err("NaN").to_string().contains("expected finite numbers"));
+            }
         }
-        self.rows = keep.iter().map(|&row| self.rows[row]).collect();
-        self.padding = keep.iter().map(|&row| self.padding[row]).collect();
     }
 }

@@ -67,6 +67,7 @@ pub use decoder::{Decoder, Trainable};
 pub use digest::{adapter_blake3, config_blake3, weights_blake3};
 pub use error::Error;
 pub use footprint::TrainingBytes;
+pub use generate::{Answer, Generation, Prompt, Sampling};
 pub use hub::hub_name;
 pub use layout::{Layout, QUERIES_PER_TILE};
 pub use lora::{LoraConfig, LoraMap, LoraShape};

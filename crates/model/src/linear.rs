@@ -6,7 +6,7 @@ use burn::tensor::{DType, Tensor};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
-use softshard_products::matmul;
+use softshard_products::{few_rows_matmul, matmul};
 
 use crate::fused::{self, DropoutMask};
 use crate::precision::cast;
@@ -23,7 +23,12 @@ pub(crate) struct Linear {
     /// `[1, O]`.
     pub(crate) bias: Option<Tensor<2>>,
     pub(crate) lora: Option<Lora>,
+    /// Whether a few rows are computed as each of them would be alone: so an answer does not depend on its neighbours.
+    pub(crate) row_by_row: bool,
 }
+
+/// Rows that are few. More than these are products of their own kind, which are faster.
+pub(crate) const FEW_ROWS: usize = 64;
 
 /// Where the numbers of a matrix `[O, I]` are.
 #[expect(clippy::large_enum_variant, reason = "a handful a layer")]
@@ -66,8 +71,9 @@ impl Weight {
     }
 
     /// `x · Wᵀ`.
-    fn product(&self, x: Tensor<2>) -> Tensor<2> {
+    fn product(&self, x: Tensor<2>, row_by_row: bool) -> Tensor<2> {
         match self {
+            Self::Dense(weight) if row_by_row => few_rows_product(x, weight),
             Self::Dense(weight) => matmul(x, weight.clone().transpose()),
             Self::Quantised(weight) => weight.forward(x),
             Self::Streamed { .. } => unreachable!("layers are filled before they compute"),
@@ -77,14 +83,15 @@ impl Weight {
 
 impl Linear {
     pub(crate) fn new(weight: Weight, bias: Option<Tensor<2>>) -> Self {
-        Self { weight, bias, lora: None }
+        Self { weight, bias, lora: None, row_by_row: false }
     }
 
     /// # Shapes
     /// `x`: `[N, I]`; the result: `[N, O]`, of the type of `x`.
     pub(crate) fn forward(&self, x: Tensor<2>, dropout: &mut Dropout) -> Tensor<2> {
         let dtype = x.dtype();
-        let mut y = self.weight.product(x.clone());
+        let row_by_row = self.row_by_row && x.dims()[0] <= FEW_ROWS;
+        let mut y = self.weight.product(x.clone(), row_by_row);
         let gain = self.lora.as_ref().and_then(|lora| lora.gain.as_ref());
         if let Some(bias) = self.bias.as_ref().filter(|_| gain.is_none()) {
             y = y + bias.clone();
@@ -93,9 +100,15 @@ impl Linear {
             let x = cast(x, DType::F32);
             let low = match dropout.draw(x.dims(), lora.dropout) {
                 Some(mask) => fused::dropped_product(x, lora.a.clone(), mask),
+                None if row_by_row => few_rows_product(x, &lora.a),
                 None => x.matmul(lora.a.clone().transpose()),
             };
-            let update = (low * lora.scale).matmul(lora.b.clone().transpose());
+            let low = low * lora.scale;
+            let update = if row_by_row {
+                few_rows_product(low, &lora.b)
+            } else {
+                low.matmul(lora.b.clone().transpose())
+            };
             let Some(gain) = gain else { return y + cast(update, dtype) };
             y = cast((cast(y, DType::F32) + update) * gain.clone(), dtype);
             if let Some(bias) = &self.bias {
@@ -104,6 +117,12 @@ impl Linear {
         }
         y
     }
+}
+
+/// `x · Wᵀ`, of the type of `x`.
+fn few_rows_product(x: Tensor<2>, weight: &Tensor<2>) -> Tensor<2> {
+    let dtype = x.dtype();
+    cast(few_rows_matmul(cast(x, DType::F32), weight.clone()), dtype)
 }
 
 /// The dropout masks of one layer in one forward pass, drawn in the order of its maps; none outside of training.

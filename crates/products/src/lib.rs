@@ -5,7 +5,7 @@
 //! computed in those: they multiply bf16 numbers and add in f32, sixteen times as many a cycle as AVX-512
 //! does in f32. A f32 number is the exact sum of three bf16 numbers; six of the nine products of two such
 //! sums are computed, and what is left out is below 2^-23 of one, about the rounding of a f32
-//! product (docs/decisions/0016-matrix-units.md). [`attend`] does the same for attention. Results do not depend on
+//! product (docs/decisions/0016-matrix-units.md). [`attend`] does the same for attention. [`few_rows_matmul`] is for the next tokens of answers. Results do not depend on
 //! the number of threads. [`given`] hangs a gradient on a graph that was found without one.
 //!
 //! ```
@@ -48,6 +48,7 @@ mod amx {
 }
 mod attention;
 mod exponential;
+mod few_rows;
 mod given;
 mod matrix;
 mod tensor;
@@ -56,7 +57,7 @@ mod vectors;
 pub use attention::Visible;
 pub use exponential::exp_non_positive;
 pub use given::given;
-pub use tensor::{ProductOps, add_matmul, attend, attends, matmul, on_host, wide_matmul};
+pub use tensor::{ProductOps, add_matmul, attend, attends, few_rows_matmul, matmul, on_host, wide_matmul};
 pub use vectors::widest;
 
 /// Whether products of some size are computed in the CPU's matrix units: it has them, the system lets this

@@ -18,6 +18,7 @@ use burn::tensor::{DType, Device, FloatDType, Slice, Tensor, TensorData, bf16};
 
 use crate::amx;
 use crate::attention::{Heads, Visible};
+use crate::few_rows;
 use crate::matrix::{Matrix, Numbers};
 
 /// Numbers of a bf16 matrix that are f32 at a time, where there are no matrix units.
@@ -50,6 +51,15 @@ pub fn add_matmul(sum: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
 /// As [`matmul`].
 pub fn wide_matmul(a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::wide_product(a.inner().into_dispatch(), b.inner().into_dispatch()))
+}
+
+/// `x · weightᵀ` of a few rows, in f32 where the weights are halves. On the host a row has the same bits whatever rows stand beside
+/// it, and each number of the weights is read once. No gradient goes through it.
+///
+/// # Shapes
+/// `x`: `[N, K]`, f32; `weight`: `[O, K]`; the result: `[N, O]`, f32.
+pub fn few_rows_matmul(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::product_of_few(x.inner().into_dispatch(), weight.inner().into_dispatch()))
 }
 
 /// Whether the numbers of tensors of this device are in the memory of this process.
@@ -121,6 +131,11 @@ pub trait ProductOps: Backend {
     fn wide_product(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::float_matmul(Self::float_cast(a, FloatDType::F32), Self::float_cast(b, FloatDType::F32))
     }
+
+    /// `x · weightᵀ` in f32, of a few rows.
+    fn product_of_few(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::wide_product(Self::float_cast(x, weight.dtype().into()), Self::float_transpose(weight))
+    }
 }
 
 #[cfg(feature = "cube")]
@@ -150,6 +165,22 @@ impl ProductOps for Flex {
             DType::BF16 | DType::F16 => in_slices(a, b),
             _ => Self::float_matmul(a, b),
         })
+    }
+
+    fn product_of_few(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        let x = if x.dtype() == DType::F32 { x } else { Self::float_cast(x, FloatDType::F32) };
+        let x = x.to_contiguous();
+        let ([rows, depth], [outputs, of_weight]) = (dims(&x), dims(&weight));
+        assert_eq!(depth, of_weight, "x [N, K] and weight [O, K] have different K");
+        let product = match view(&weight) {
+            Some(matrix) => few_rows::product(x.as_slice().expect("f32, made contiguous"), &matrix),
+            None => {
+                let weight = Self::float_cast(weight, FloatDType::F32).to_contiguous();
+                let matrix = view(&weight).expect("f32, made contiguous");
+                few_rows::product(x.as_slice().expect("f32, made contiguous"), &matrix)
+            }
+        };
+        Self::float_from_data(TensorData::new(product, [rows, outputs]), &Default::default())
     }
 }
 

@@ -113,6 +113,7 @@ impl Recipe {
             teacher.adapter.iter_mut().for_each(resolve);
         }
         self.evaluate.model.iter_mut().chain(&mut self.evaluate.adapter).for_each(resolve);
+        self.evaluate.summaries.iter_mut().for_each(|summaries| resolve(&mut summaries.file));
         for task in self.evaluate.task.values_mut() {
             resolve(&mut task.file);
             task.shots_file.iter_mut().for_each(resolve);

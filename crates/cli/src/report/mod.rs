@@ -36,7 +36,10 @@ pub(crate) fn report(options: &Report) -> Result<()> {
     let of_rows = |(rows, group): (String, Vec<Evaluation>)| Compared {
         rows,
         header: group.first().map(Evaluation::header).unwrap_or_default(),
-        evaluations: group.iter().map(Evaluation::cells).collect(),
+        // What is no model stands on top.
+        evaluations: (group.first().into_iter().flat_map(Evaluation::anchors))
+            .chain(group.iter().map(Evaluation::cells))
+            .collect(),
     };
     let compared: Vec<Compared> = softshard_evaluate::by_rows(evaluations).into_iter().map(of_rows).collect();
     let Some(file) = &options.html else {

@@ -106,38 +106,50 @@ impl Laid {
         Ok(Self { ids, context, prompt, characters, cut })
     }
 
-    /// For each token of the answer the share of attention that goes to the context while it is written: with A the mean
-    /// attention to a token of the context and B that to a later one, A / (A + B), of the token before it. Layer by layer,
-    /// head by head (Lookback Lens, arXiv 2407.07071).
-    ///
-    /// # Shapes
-    /// `[R][L·H]`.
-    ///
-    /// # Errors
-    /// Streamed weights cannot be read.
-    pub(super) fn ratios(&self, decoder: &Decoder) -> Result<Vec<Vec<f32>>> {
-        let tokens = self.ids.len();
-        let rows: Vec<usize> = (self.prompt - 1..tokens - 1).collect();
-        let mut found = vec![Vec::new(); rows.len()];
-        // A row sees itself and what is before it, so the mean over the rest is over fewer of them.
-        let rest: Vec<f32> = rows.iter().map(|row| 1.0 / number(row + 1 - self.context) as f32).collect();
-        let rest = TensorData::new(rest, [1, rows.len()]);
-        for probabilities in decoder.attention(&self.ids, &rows)? {
-            let [heads, count, _] = probabilities.dims();
-            let sum = |part: Range<usize>| {
-                let part = probabilities.clone().slice([0..heads, 0..count, part]);
-                part.sum_dim(2).reshape([heads, count])
-            };
-            let context = sum(0..self.context) / number(self.context);
-            let rest = sum(self.context..tokens) * Tensor::<2>::from_data(rest.clone(), &context.device());
-            let ratios = (context.clone() / (context + rest)).swap_dims(0, 1);
-            let values = ratios.try_into_vec_as::<f32>().expect("ratios are 32-bit numbers");
-            for (token, values) in found.iter_mut().zip(values.chunks(heads)) {
-                token.extend_from_slice(values);
-            }
-        }
-        Ok(found)
+    /// What is read before the row that writes the first token of the answer: answers to one document share it.
+    pub(super) fn before(&self) -> &[i32] {
+        &self.ids[..self.prompt - 1]
     }
+
+    /// The rows that write the answer: its tokens but the last, behind the last of the prompt.
+    fn rows(&self) -> &[i32] {
+        &self.ids[self.prompt - 1..self.ids.len() - 1]
+    }
+}
+
+/// For each token of each answer the share of attention that goes to the context while it is written: with A the mean
+/// attention to a token of the context and B that to a later one, A / (A + B), of the token before it. Layer by layer, head by
+/// head (Lookback Lens, arXiv 2407.07071). The answers are to one document, which is read once.
+///
+/// # Shapes
+/// `[answers][R][L·H]`.
+///
+/// # Errors
+/// Streamed weights cannot be read.
+pub(super) fn ratios(group: &[Laid], decoder: &Decoder) -> Result<Vec<Vec<Vec<f32>>>> {
+    let mut found: Vec<Vec<Vec<f32>>> =
+        group.iter().map(|laid| vec![Vec::new(); laid.rows().len()]).collect();
+    let rows: Vec<&[i32]> = group.iter().map(Laid::rows).collect();
+    decoder.attention_of_continuations(group[0].before(), &rows, |answer, probabilities| {
+        let laid = &group[answer];
+        let [heads, count, tokens] = probabilities.dims();
+        let sum = |part: Range<usize>| {
+            let part = probabilities.clone().slice([0..heads, 0..count, part]);
+            part.sum_dim(2).reshape([heads, count])
+        };
+        // A row sees itself and what is before it, so the mean over the rest is over fewer of them.
+        let first = laid.prompt - laid.context;
+        let counts: Vec<f32> = (first..first + count).map(|rest| 1.0 / number(rest) as f32).collect();
+        let context = sum(0..laid.context) / number(laid.context);
+        let counts = Tensor::<2>::from_data(TensorData::new(counts, [1, count]), &context.device());
+        let rest = sum(laid.context..tokens) * counts;
+        let ratios = (context.clone() / (context + rest)).swap_dims(0, 1);
+        let values = ratios.try_into_vec_as::<f32>().expect("ratios are 32-bit numbers");
+        for (token, values) in found[answer].iter_mut().zip(values.chunks(heads)) {
+            token.extend_from_slice(values);
+        }
+    })?;
+    Ok(found)
 }
 
 /// The mean of the ratios of some tokens: the features of a span.

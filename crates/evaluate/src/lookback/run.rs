@@ -18,15 +18,18 @@ use softshard_prepare::Tokenizer;
 use super::{
     Judged, Lookback, PromptTemplate,
     folds::{fit, folds, held_out},
-    ratios::{Laid, mean},
+    ratios::{Laid, mean, ratios},
     read_judged,
     spans::{Spans, whole, windows},
 };
 use crate::{
+    Copying, copying,
     partial::{Header, Parts, Places},
     statistics::{Auroc, BadValues, Documents, Estimate, Resampling, auroc, estimate, number},
 };
 
+/// Answers to one document that are read together.
+const MOST_AT_ONCE: usize = 32;
 /// A span or window counts as factual from here on.
 const FACTUAL: f64 = 0.5;
 
@@ -190,6 +193,7 @@ pub fn train(
         &answers,
         &inputs.resampling,
     )?);
+    detections.extend(floors(&read, &judgements, &inputs.resampling)?);
 
     let found = Lookback {
         format: Lookback::FORMAT.to_owned(),
@@ -249,6 +253,7 @@ pub fn score(inputs: &Inputs, classifier: &Path) -> Result<Scores> {
     for (by, spans, scores) in [("answers", &judgements, &of_answers), ("windows", &windowed, &of_windows)] {
         detections.extend(detection(by, &read, spans, scores, &inputs.resampling)?);
     }
+    detections.extend(floors(&read, &judgements, &inputs.resampling)?);
     let rate = |scores: &[Vec<f64>]| rate(&read, scores, &inputs.resampling);
     let found = Scores {
         documents: names_of(&read).len(),
@@ -302,19 +307,31 @@ fn read_all(
     let (limit, shape) = (config.context(), [config.num_hidden_layers, config.num_attention_heads]);
     let total = judged.len() as u64;
     let (mut read, mut cut, mut tokens) = (Vec::with_capacity(judged.len()), 0, 0);
-    for judged in judged {
+    let mut rest = judged.into_iter().peekable();
+    while let Some(first) = rest.next() {
         if inputs.stop.load(Ordering::Relaxed) {
             return Err(io::Error::new(ErrorKind::Interrupted, "lookback stopped\nhint: run again").into());
         }
-        let laid = Laid::new(&judged, prompt, &tokenizer, limit)?;
-        let ratios = parts.next(|| laid.ratios(&decoder))?;
-        if ratios.iter().flatten().any(|ratio| !ratio.is_finite()) {
-            let place = format!("answer to document `{}`", judged.id);
-            return Err(Error::bad(place, "finite attention", "NaN").into());
+        let mut group = vec![Laid::new(&first, prompt, &tokenizer, limit)?];
+        let mut answers = vec![first];
+        while let Some(next) = rest.peek() {
+            let laid = Laid::new(next, prompt, &tokenizer, limit)?;
+            if group.len() == MOST_AT_ONCE || laid.before() != group[0].before() {
+                break;
+            }
+            group.push(laid);
+            answers.extend(rest.next());
         }
-        cut += usize::from(laid.cut > 0);
-        tokens += laid.ids.len() as u64;
-        read.push(Read { judged, characters: laid.characters, ratios });
+        let found = parts.next(|| ratios(&group, &decoder))?;
+        for ((judged, laid), ratios) in answers.into_iter().zip(group).zip(found) {
+            if ratios.iter().flatten().any(|ratio| !ratio.is_finite()) {
+                let place = format!("answer to document `{}`", judged.id);
+                return Err(Error::bad(place, "finite attention", "NaN").into());
+            }
+            cut += usize::from(laid.cut > 0);
+            tokens += laid.ids.len() as u64;
+            read.push(Read { judged, characters: laid.characters, ratios });
+        }
         let progress = Progress { stage: "lookback", total, unit: "answers", ..Progress::default() };
         inputs.observer.progress(&Progress { done: read.len() as u64, tokens: Some(tokens), ..progress });
     }
@@ -373,6 +390,23 @@ fn rate(read: &[Read], scores: &[Vec<f64>], resampling: &Resampling) -> Result<R
         scores.iter().map(|of| number(of.iter().filter(|&&score| score >= FACTUAL).count())).collect();
     let counts: Vec<f64> = scores.iter().map(|of| number(of.len())).collect();
     Ok(Some(estimate(&documents.weighted_parts(&factual, &counts)?, resampling)?))
+}
+
+/// How well answers are told apart by what of them stands in their documents: the floor of any judge.
+fn floors(read: &[Read], judgements: &[Spans], resampling: &Resampling) -> Result<Vec<Detection>> {
+    let copied: Vec<Copying> =
+        read.iter().map(|one| copying(&one.judged.document, &one.judged.answer)).collect();
+    let mut found = Vec::new();
+    for (by, share) in [
+        ("answers, copied words", (|copied: &Copying| copied.unigrams) as fn(&Copying) -> Option<f64>),
+        ("answers, copied trigrams", |copied| copied.trigrams),
+        ("answers, copied content words", |copied| copied.content_words),
+    ] {
+        // An answer that is too short to have any is copied as far as anybody can say.
+        let scores: Vec<Vec<f64>> = copied.iter().map(|one| vec![share(one).unwrap_or(1.0)]).collect();
+        found.extend(detection(by, read, judgements, &scores, resampling)?);
+    }
+    Ok(found)
 }
 
 fn rows(read: &[Read], spans: &[Vec<f64>], windows: &[Vec<f64>]) -> Result<Vec<u8>> {

@@ -2,6 +2,7 @@
 
 mod adapters;
 mod families;
+mod generate;
 mod golden;
 mod heads;
 mod kinds;
