@@ -288,7 +288,7 @@ fn what_no_task_can_use_is_refused() {
         ),
         (
             with("answerKey", Value::Null),
-            ["line 2: expected a column `answerKey` with a value", "found question, "],
+            ["line 2: expected a column `answerKey` with a value", "found choices, question"],
         ),
         (with("answerKey", json!("")), ["column `answerKey`: expected", "found \"\""]),
         (

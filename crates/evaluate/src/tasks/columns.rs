@@ -4,7 +4,7 @@ use softshard_prepare::{Error, FileRow, Value};
 
 use super::settings::Texts;
 
-const HINT: &str = "a task is read with the columns that docs/evaluation.md lists; `mapping` names others";
+const HINT: &str = "a task is read with the columns that docs/tasks.md lists; `mapping` names others";
 
 /// The value of a column, or one inside of it: `choices.text`.
 ///
@@ -16,7 +16,8 @@ pub(crate) fn value<'a>(row: &'a FileRow, path: &str) -> Result<&'a Value, Error
         Some(value) if *value != Value::Null => Ok(value),
         _ => {
             let Value::Object(columns) = &row.columns else { unreachable!("a row is an object") };
-            let names: Vec<&str> = columns.iter().map(|(name, _)| name.as_str()).collect();
+            let with_value = columns.iter().filter(|(_, value)| *value != Value::Null);
+            let names: Vec<&str> = with_value.map(|(name, _)| name.as_str()).collect();
             let problem = format!("expected a column `{path}` with a value, found {}", names.join(", "));
             Err(row.error(problem, HINT))
         }

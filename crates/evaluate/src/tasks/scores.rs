@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{kind::Kind, question::Question};
 use crate::{choices::Likelihood, statistics::number};
 
-/// Scores of a row, each 0 to 1; a task has some of them. docs/evaluation.md has the formulas.
+/// Scores of a row, each 0 to 1; a task has some of them. docs/tasks.md has the formulas.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Scores {
     /// 1 where the right choice is the most probable.
