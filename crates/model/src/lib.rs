@@ -54,6 +54,7 @@ mod quantised;
 mod residency;
 mod rope;
 mod stream;
+mod tensors;
 mod weights;
 
 pub use allocator::keep_freed_memory;
@@ -64,13 +65,17 @@ pub use config::{
 pub use decoder::{Decoder, Trainable};
 pub use digest::{adapter_blake3, config_blake3, weights_blake3};
 pub use error::Error;
+pub use files::read_text;
 pub use footprint::TrainingBytes;
 pub use hub::hub_name;
 pub use layout::{Layout, QUERIES_PER_TILE};
+pub use linear::Linear;
 pub use lora::{LoraConfig, LoraMap, LoraShape};
 pub use memory::{device_kind, free_bytes, peak_bytes, used_bytes};
 pub use merge::{MergeInputs, Merged, check_merge, merge};
+pub use norm::Norm;
 pub use out_of_memory::{Fitting, OutOfMemory, guarded};
 pub use precision::Precision;
 pub use quantised::Bits;
 pub use residency::{LoadOptions, Residency};
+pub use tensors::{Tensors, read_config};
