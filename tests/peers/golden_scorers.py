@@ -312,11 +312,11 @@ def score_mini_check(model, tokenizer, pair) -> dict:
     return {"consistent": least, "chunks": len(chunks)}
 
 
-def score_sentences(probabilities, tokenizer, pair) -> dict:
+def score_sentences(probabilities, tokenizer, pair, limit: int = 512) -> dict:
     chunks = by_sentences(pair["document"])
     best = []
     for claim in sentences(pair["answer"]):
-        batch = padded(tokenizer, chunks, [claim] * len(chunks), truncation="only_first", max_length=512)
+        batch = padded(tokenizer, chunks, [claim] * len(chunks), truncation="only_first", max_length=limit)
         best.append(float(probabilities(batch).max()))
     return {"consistent": float(np.mean(best)), "chunks": len(chunks)}
 
@@ -429,8 +429,8 @@ def make(out: Path) -> list[str]:
         ("roberta-nli", "nli", "roberta", lambda p: score_sentences(entailment(three), use["roberta"], p), given),
         ("align-score", "align-score", "roberta", lambda p: score_sentences(align_score_probabilities(align), use["roberta"], p), given),
         ("modernbert-tokens", "lettuce-detect", "modernbert", lambda p: score_lettuce(token_classifier, use["modernbert"], p), given + asked),
-        ("modernbert", "nli", "modernbert", lambda p: score_sentences(entailment(first), use["modernbert"], p), given),
-        ("modernbert.mean", "nli", "modernbert", lambda p: score_sentences(entailment(mean), use["modernbert"], p), given),
+        ("modernbert", "nli", "modernbert", lambda p: score_sentences(entailment(first), use["modernbert"], p, 700), given),
+        ("modernbert.mean", "nli", "modernbert", lambda p: score_sentences(entailment(mean), use["modernbert"], p, 700), given),
         ("t5", "mini-check", "t5", lambda p: score_mini_check(own, use["t5"], p), given),
         ("t5-tied", "mini-check", "t5", lambda p: score_mini_check(tied, use["t5"], p), given),
         ("hhem", "hhem", "t5", lambda p: score_hhem(encoder, use["t5"], p), given),

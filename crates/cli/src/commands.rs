@@ -22,7 +22,7 @@ use crate::{
     model::{self, Model},
     recipe::{Recipe, RecipeError},
     report::{report, side_by_side},
-    schema,
+    schema, scorer,
     session::Session,
     stage::Stage,
     table::aligned,
@@ -51,6 +51,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         Command::Schema(options) => schema::run(options),
         Command::Labels(command) => labels::run(command, session),
         Command::Model(Model::Inspect(options)) => model::inspect(options),
+        Command::Scorer(command) => scorer::run(command, session),
     }
 }
 

@@ -98,8 +98,7 @@ impl Tensors {
     pub fn layer_norm(&self, name: &str, epsilon: f64) -> Result<Norm, Error> {
         let Norm { weight, .. } = self.rms_norm(name, epsilon)?;
         let bias = format!("{name}.bias");
-        let bias =
-            if self.names.contains(&bias) { self.tensor(&bias)? } else { weight.zeros_like() };
+        let bias = if self.names.contains(&bias) { self.tensor(&bias)? } else { weight.zeros_like() };
         Ok(Norm { weight, bias: Some(bias), epsilon })
     }
 

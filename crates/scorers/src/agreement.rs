@@ -30,7 +30,7 @@ impl Agreement {
         let [of_scores, of_judgements] = [scores, judgements].map(ranks);
         let spearman = correlation(&of_scores, &of_judgements);
         let kendall = spearman.map(|_| tau_b(scores, judgements));
-        Ok(Self { auc: auc(&of_scores, judgements, faithful), spearman, kendall })
+        Ok(Self { auc: of_ranks(&of_scores, judgements, faithful), spearman, kendall })
     }
 }
 
@@ -49,8 +49,17 @@ fn ranks(values: &[f64]) -> Vec<f64> {
     ranks
 }
 
+/// The area under the ROC curve: [`Agreement::auc`] alone.
+///
+/// # Panics
+/// There are not as many judgements as scores.
+pub fn auc(scores: &[f64], judgements: &[f64], faithful: f64) -> Option<f64> {
+    assert_eq!(scores.len(), judgements.len(), "a judgement of each score");
+    of_ranks(&ranks(scores), judgements, faithful)
+}
+
 /// Mann and Whitney's U over all pairs of a faithful and an unfaithful one.
-fn auc(ranks: &[f64], judgements: &[f64], faithful: f64) -> Option<f64> {
+fn of_ranks(ranks: &[f64], judgements: &[f64], faithful: f64) -> Option<f64> {
     let of_faithful = ranks.iter().zip(judgements).filter(|(_, judgement)| **judgement >= faithful);
     let (count, sum) = of_faithful.fold((0usize, 0.0), |(count, sum), (rank, _)| (count + 1, sum + rank));
     let others = ranks.len() - count;
@@ -109,9 +118,9 @@ mod tests {
                 case[key].as_array().unwrap().iter().map(|value| value.as_f64().unwrap()).collect()
             };
             let found =
-                Agreement::of(&list("scores"), &list("judgements"), case["faithful"].as_f64().unwrap()).unwrap();
-            for (key, found) in
-                [("auc", found.auc), ("spearman", found.spearman), ("kendall", found.kendall)]
+                Agreement::of(&list("scores"), &list("judgements"), case["faithful"].as_f64().unwrap())
+                    .unwrap();
+            for (key, found) in [("auc", found.auc), ("spearman", found.spearman), ("kendall", found.kendall)]
             {
                 match (found, case[key].as_f64()) {
                     (Some(found), Some(expected)) => {

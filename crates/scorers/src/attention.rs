@@ -78,7 +78,8 @@ impl View {
             let query = narrow(query, 2, &tile.queries);
             let mut scores = query.matmul(narrow(&key, 3, &tile.keys));
             if let Some(bias) = &self.bias {
-                scores = scores + bias.kept.as_ref().map_or_else(|| bias.of(tile), |kept| kept[place].clone());
+                scores =
+                    scores + bias.kept.as_ref().map_or_else(|| bias.of(tile), |kept| kept[place].clone());
             }
             if let Some(mask) = &tile.mask {
                 scores = scores + mask.clone();
@@ -156,10 +157,8 @@ mod tests {
         };
         let [query, key, value] = [1, 2, 3].map(tensor);
         let by_distance: Vec<f32> = (0..2 * (2 * longest - 1)).map(|place| number(4, place)).collect();
-        let bias = Tensor::<2>::from_data(
-            TensorData::new(by_distance.clone(), [2 * longest - 1, 2]),
-            &device,
-        );
+        let bias =
+            Tensor::<2>::from_data(TensorData::new(by_distance.clone(), [2 * longest - 1, 2]), &device);
         let values = |tensor: &Tensor<4>| tensor.to_data().try_to_vec::<f32>().unwrap();
         let [of_query, of_key, of_value] = [&query, &key, &value].map(values);
         let views = [

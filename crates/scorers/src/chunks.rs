@@ -60,7 +60,8 @@ mod tests {
 
     #[test]
     fn sizes_are_kept_and_lines_too() {
-        let chunks = |most| by_size("One two. Three four five.\nSix.\n\nSeven eight nine ten.", most, words).unwrap();
+        let chunks =
+            |most| by_size("One two. Three four five.\nSix.\n\nSeven eight nine ten.", most, words).unwrap();
         assert_eq!(chunks(100), ["One two. Three four five.\nSix.\n\n Seven eight nine ten."]);
         assert_eq!(chunks(5), ["One two. Three four five.", "Six.\n\n Seven eight nine ten."]);
         assert_eq!(chunks(1), ["One two.", "Three four five.", "Six.", "Seven eight nine ten."]);
@@ -71,7 +72,8 @@ mod tests {
     fn sentences_are_shared_out() {
         let sentence = "a b c d e f g h i j k l m n o p q r s t.";
         let document = [sentence; 40].join(" "); // 800 words: three parts of 13 sentences, and one of the rest
-        let chunks: Vec<usize> = by_sentences(&document).iter().map(|chunk| chunk.matches('.').count()).collect();
+        let chunks: Vec<usize> =
+            by_sentences(&document).iter().map(|chunk| chunk.matches('.').count()).collect();
         assert_eq!(chunks, [13, 13, 13, 1]);
         assert_eq!(by_sentences("One. Two."), ["One. Two."]);
     }

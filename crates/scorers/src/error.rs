@@ -26,6 +26,9 @@ pub enum Error {
     /// The device has no memory for a single text.
     #[error("the device is out of memory: {0}")]
     OutOfMemory(#[from] OutOfMemory),
+    /// What asks a judge, a chat template or its tokenizer, refuses a text.
+    #[error("judge: {0}")]
+    Prompt(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Somebody asked for a stop.
     #[error("interrupted")]
     Interrupted,

@@ -32,14 +32,17 @@ pub fn user_prompt(document: &str, claim: &str) -> String {
     format!("Document: {document}\nClaim: {claim}")
 }
 
+/// What the caller's tokenizer and template say, or why they refuse.
+pub type Asked<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
 /// A decoder with what of its tokenizer a judge needs: chat template and vocabulary are the caller's.
 pub struct Judge<'a> {
     /// The model.
     pub decoder: &'a Decoder,
     /// Tokens of a text.
-    pub count: &'a dyn Fn(&str) -> Result<usize, Error>,
+    pub count: &'a dyn Fn(&str) -> Asked<usize>,
     /// Ids of the prompt that asks whether a document (first) supports a claim (second).
-    pub prompt: &'a dyn Fn(&str, &str) -> Result<Vec<i32>, Error>,
+    pub prompt: &'a dyn Fn(&str, &str) -> Asked<Vec<i32>>,
     /// Ids of the tokens that say yes.
     pub yes: &'a [i32],
     /// The product of hidden states `[N, D]` with the head `[V, D]`, `[N, V]` in f32; `softshard_losses::logits` is one.
@@ -86,9 +89,9 @@ impl Judge<'_> {
         let context = self.decoder.config().context();
         // Models that read little are not Bespoke's: half of it is theirs for the document.
         let most = context.saturating_sub(BESIDE_CHUNK).max(context / 2);
-        let chunks = by_size(pair.document, most, self.count)?;
+        let chunks = by_size(pair.document, most, |text| (self.count)(text).map_err(Error::Prompt))?;
         let prompts = each(pair.answer, &chunks, |chunk, sentence| {
-            let prompt = (self.prompt)(chunk, sentence)?;
+            let prompt = (self.prompt)(chunk, sentence).map_err(Error::Prompt)?;
             Ok((!prompt.is_empty() && prompt.len() < context).then_some(prompt))
         })?;
         Ok(match prompts {

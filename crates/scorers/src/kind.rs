@@ -24,8 +24,15 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::LettuceDetect, Self::Hhem, Self::MiniCheck, Self::AlignScore, Self::FactKb, Self::Nli, Self::Judge];
+    pub const ALL: [Self; 7] = [
+        Self::LettuceDetect,
+        Self::Hhem,
+        Self::MiniCheck,
+        Self::AlignScore,
+        Self::FactKb,
+        Self::Nli,
+        Self::Judge,
+    ];
 
     /// As on the command line.
     pub fn name(self) -> &'static str {

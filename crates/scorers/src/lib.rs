@@ -40,9 +40,9 @@ mod sentences;
 mod t5;
 mod tokenizer;
 
-pub use agreement::Agreement;
+pub use agreement::{Agreement, auc};
 pub use error::Error;
-pub use judge::{Judge, SYSTEM_PROMPT, user_prompt};
+pub use judge::{Asked, Judge, SYSTEM_PROMPT, user_prompt};
 pub use kind::Kind;
 pub use published::{Expected, Published, published};
 pub use revision::snapshot;

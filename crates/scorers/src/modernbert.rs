@@ -206,9 +206,8 @@ impl ModernBert {
     /// The result: `[N, C]` of tokens, `[B, C]` of texts.
     pub(crate) fn logits(&self, batch: &Batch) -> Tensor<2> {
         let width = self.words.dims()[1] / self.heads;
-        let kinds = [(None, self.thetas[0]), (Some(self.window), self.thetas[1])].map(|(window, theta)| Kind {
-            view: View::new(batch, window),
-            angles: Angles::new(batch, theta, width),
+        let kinds = [(None, self.thetas[0]), (Some(self.window), self.thetas[1])].map(|(window, theta)| {
+            Kind { view: View::new(batch, window), angles: Angles::new(batch, theta, width) }
         });
         let mut x = self.norm.forward(self.words.clone().select(0, batch.ids.clone()));
         for layer in &self.layers {
@@ -235,9 +234,8 @@ impl Layer {
         };
         let all = self.qkv.apply(read);
         let part = |index: usize| all.clone().narrow(1, index * width, width);
-        let turn = |x: Tensor<2>| {
-            kind.angles.turn(x.reshape([rows, heads, width / heads])).reshape([rows, width])
-        };
+        let turn =
+            |x: Tensor<2>| kind.angles.turn(x.reshape([rows, heads, width / heads])).reshape([rows, width]);
         let scale = ((width / heads) as f64).powf(-0.5);
         let query = batch.by_head(turn(part(0)) * scale, heads);
         let key = batch.by_head(turn(part(1)), heads);
@@ -245,8 +243,7 @@ impl Layer {
         let x = x + self.output.apply(batch.by_row(kind.view.attend(&query, key, &value)));
         let both = self.up.apply(self.norm.forward(x.clone()));
         let inner = both.dims()[1] / 2;
-        let gated =
-            Activation::Gelu.apply(both.clone().narrow(1, 0, inner)) * both.narrow(1, inner, inner);
+        let gated = Activation::Gelu.apply(both.clone().narrow(1, 0, inner)) * both.narrow(1, inner, inner);
         x + self.down.apply(gated)
     }
 }

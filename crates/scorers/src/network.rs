@@ -100,8 +100,9 @@ impl Network {
         })?;
         let mut probabilities: Vec<f64> = values.chunks_exact(classes).flat_map(softmax).collect();
         if let Some(place) = probabilities.iter().position(|value| !value.is_finite()) {
-            return Err(Error::bad("scores of a text", "finite numbers", probabilities[place])
-                .hint("the weights are damaged, or the device computes wrong: `softshard scorer check` says more"));
+            return Err(Error::bad("scores of a text", "finite numbers", probabilities[place]).hint(
+                "the weights are damaged, or the device computes wrong: `softshard scorer check` says more",
+            ));
         }
         let of_tokens = matches!(self, Self::ModernBert(network) if network.reads_tokens());
         let counts = texts.iter().map(|text| if of_tokens { text.len() } else { 1 });

@@ -1,7 +1,7 @@
 //! Scores that the scorers' authors published: what real weights must give.
 
-use crate::rules::{Pair, Score, Verdict};
 use crate::Kind;
+use crate::rules::{Pair, Score, Verdict};
 
 /// A pair with its published score.
 #[derive(Debug, Clone)]
@@ -48,8 +48,7 @@ const HHEM: [(&str, &str, f64); 7] = [
 
 const STUDENTS: &str =
     "A group of students gather in the school library to study for their upcoming final exams.";
-const CLAIMS: [&str; 2] =
-    ["The students are preparing for an examination.", "The students are on vacation."];
+const CLAIMS: [&str; 2] = ["The students are preparing for an examination.", "The students are on vacation."];
 /// Computed on a GPU, in floats that are not said.
 const MINI_CHECK_TOLERANCE: f64 = 2e-3;
 /// Computed by vLLM in 16 bits.
@@ -131,7 +130,9 @@ mod tests {
         let span = |start, confidence| Span { start, end: 71, confidence };
         let spans = &published(Kind::LettuceDetect)[0];
         assert!(spans.agrees(&scored(0.0, vec![span(31, 0.995)])));
-        for other in [vec![], vec![span(32, 0.995)], vec![span(31, 0.9)], vec![span(31, 0.995), span(70, 0.6)]] {
+        for other in
+            [vec![], vec![span(32, 0.995)], vec![span(31, 0.9)], vec![span(31, 0.995), span(70, 0.6)]]
+        {
             assert!(!spans.agrees(&scored(0.0, other)));
         }
     }

@@ -124,7 +124,8 @@ impl Shape {
             map(format!("{layer}.output.dense"), width, inner);
         }
         let norms = (0..self.layers).flat_map(|index| {
-            ["attention.output", "output"].map(|part| format!("{}.encoder.layer.{index}.{part}", names.encoder))
+            ["attention.output", "output"]
+                .map(|part| format!("{}.encoder.layer.{index}.{part}", names.encoder))
         });
         let embeddings = format!("{}.embeddings", names.encoder);
         for norm in norms.chain([embeddings.clone()]) {
@@ -132,11 +133,7 @@ impl Shape {
                 list.push((format!("{norm}.LayerNorm.{part}"), vec![width]));
             }
         }
-        let tables = [
-            ("word", self.vocabulary),
-            ("position", self.positions),
-            ("token_type", self.segments),
-        ];
+        let tables = [("word", self.vocabulary), ("position", self.positions), ("token_type", self.segments)];
         for (table, rows) in tables {
             list.push((format!("{embeddings}.{table}_embeddings.weight"), vec![rows, width]));
         }

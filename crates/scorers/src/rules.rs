@@ -109,7 +109,8 @@ impl Rule<'_> {
             Kind::MiniCheck => self.mini_check(pair),
             Kind::AlignScore | Kind::Nli => {
                 let chunks = by_sentences(pair.document);
-                let texts = each(pair.answer, &chunks, |chunk, sentence| self.tokenizer.two(chunk, sentence))?;
+                let texts =
+                    each(pair.answer, &chunks, |chunk, sentence| self.tokenizer.two(chunk, sentence))?;
                 Ok(planned(texts, chunks.len()))
             }
             Kind::Judge => unreachable!("a judge has no encoder"),
@@ -118,7 +119,8 @@ impl Rule<'_> {
 
     /// Chunks of whole sentences only where the document is too long: by `max_size` tokens of sentences that are counted alone.
     fn lettuce_detect(&self, pair: &Pair<'_>) -> Result<Planned, Error> {
-        let text = |passage: &str| self.tokenizer.two(&lettuce_detect_text(passage, pair.question), pair.answer);
+        let text =
+            |passage: &str| self.tokenizer.two(&lettuce_detect_text(passage, pair.question), pair.answer);
         let Some(whole) = text(pair.document)? else { return Ok(Planned::TooLong) };
         if whole.cut == 0 {
             return Ok(planned(Some(vec![whole]), 1));
@@ -233,9 +235,8 @@ fn spans(texts: &[Encoded], found: &[Probabilities]) -> (f64, Vec<Span>) {
     let (mut most, mut goes_on) = (0.0f64, false);
     for (number, AnswerToken { start, end, .. }) in texts[0].answer.iter().enumerate() {
         // The answer's tokens are the same beside each chunk.
-        let of_chunk = |(text, found): (&Encoded, &Probabilities)| {
-            found.of(text.answer[number].place, UNSUPPORTED)
-        };
+        let of_chunk =
+            |(text, found): (&Encoded, &Probabilities)| found.of(text.answer[number].place, UNSUPPORTED);
         let confidence = texts.iter().zip(found).map(of_chunk).fold(1.0, f64::min);
         most = most.max(confidence);
         if confidence <= 0.5 {

@@ -65,10 +65,13 @@ fn recognised(folder: &Path, config: &Config, asked: Option<Kind>) -> Result<Kin
     let names = kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ");
     match (asked, kinds) {
         (Some(kind), kinds) if kinds.contains(&kind) => Ok(kind),
-        (Some(kind), _) => Err(Error::bad(place, format!("a scorer of kind {kind}"), format!("one of {names}"))),
+        (Some(kind), _) => {
+            Err(Error::bad(place, format!("a scorer of kind {kind}"), format!("one of {names}")))
+        }
         (None, [kind]) => Ok(*kind),
-        (None, _) => Err(Error::bad(place, format!("a kind: {names}"), "none")
-            .hint("several scorers have this architecture, and the file does not say which it is: `--kind` does")),
+        (None, _) => Err(Error::bad(place, format!("a kind: {names}"), "none").hint(
+            "several scorers have this architecture, and the file does not say which it is: `--kind` does",
+        )),
     }
 }
 
@@ -191,8 +194,9 @@ pub(crate) fn check(index: usize, pair: &Pair<'_>, kind: Kind) -> Result<(), Err
     }
     if pair.question.is_some() && kind != Kind::LettuceDetect {
         let found = format!("one, and a scorer of kind {kind}");
-        return Err(Error::bad(format!("{place}: question"), "none, or lettuce-detect", found)
-            .hint("only lettuce-detect was trained with questions: leave it out, or name it in the document"));
+        return Err(Error::bad(format!("{place}: question"), "none, or lettuce-detect", found).hint(
+            "only lettuce-detect was trained with questions: leave it out, or name it in the document",
+        ));
     }
     Ok(())
 }

@@ -6,8 +6,9 @@
 
 /// Words with a period behind which no sentence ends, in lower case.
 const TITLES: [&str; 31] = [
-    "mr", "mrs", "ms", "dr", "prof", "rev", "hon", "st", "lt", "col", "gen", "sgt", "capt", "cmdr", "maj", "gov", "sen", "pres",
-    "supt", "insp", "messrs", "vs", "approx", "dept", "univ", "jan", "feb", "aug", "sept", "oct", "nov",
+    "mr", "mrs", "ms", "dr", "prof", "rev", "hon", "st", "lt", "col", "gen", "sgt", "capt", "cmdr", "maj",
+    "gov", "sen", "pres", "supt", "insp", "messrs", "vs", "approx", "dept", "univ", "jan", "feb", "aug",
+    "sept", "oct", "nov",
 ];
 /// Words with a period behind which a sentence may end: before a capital it does.
 const ENDINGS: [&str; 9] = ["etc", "inc", "ltd", "co", "corp", "bros", "jr", "sr", "al"];
@@ -82,23 +83,26 @@ mod tests {
     fn sentences_end_where_they_end() {
         let cases: [(&str, &[&str]); 13] = [
             ("One. Two!  Three?\nFour", &["One.", "Two!", "Three?", "Four"]),
-            ("Mr. Smith met Dr. J. Jones in the U.S. army. He left.", &["Mr. Smith met Dr. J. Jones in the U.S. army.", "He left."]),
+            (
+                "Mr. Smith met Dr. J. Jones in the U.S. army. He left.",
+                &["Mr. Smith met Dr. J. Jones in the U.S. army.", "He left."],
+            ),
             ("It cost 3.5 pounds. 12 were sold.", &["It cost 3.5 pounds.", "12 were sold."]),
-            ("\"Is it?\" he asked. \"It is.\" She left.", &["\"Is it?\" he asked.", "\"It is.\"", "She left."]),
-            ("a draw with Burnley on Sunday . 'Just been there , ' he said .", &[
-                "a draw with Burnley on Sunday .",
-                "'Just been there , ' he said .",
-            ]),
+            (
+                "\"Is it?\" he asked. \"It is.\" She left.",
+                &["\"Is it?\" he asked.", "\"It is.\"", "She left."],
+            ),
+            (
+                "a draw with Burnley on Sunday . 'Just been there , ' he said .",
+                &["a draw with Burnley on Sunday .", "'Just been there , ' he said ."],
+            ),
             ("Well... maybe. Well... Maybe.", &["Well... maybe.", "Well...", "Maybe."]),
             ("ends with Inc.", &["ends with Inc."]),
             ("He and I. They went.", &["He and I.", "They went."]),
-            ("She said no. No. 5 won. Apple Inc. fell. Then etc. It rose.", &[
-                "She said no.",
-                "No. 5 won.",
-                "Apple Inc. fell.",
-                "Then etc.",
-                "It rose.",
-            ]),
+            (
+                "She said no. No. 5 won. Apple Inc. fell. Then etc. It rose.",
+                &["She said no.", "No. 5 won.", "Apple Inc. fell.", "Then etc.", "It rose."],
+            ),
             ("lower case follows. as here.", &["lower case follows.", "as here."]),
             ("caf\u{e9}. \u{c9}t\u{e9}\u{2026} fini", &["caf\u{e9}.", "\u{c9}t\u{e9}\u{2026} fini"]),
             ("...", &["..."]),

@@ -121,8 +121,9 @@ impl Shape {
             }
         };
         let count = |stack: &str| {
-            let has =
-                |layer: &usize| stored.contains_key(&format!("{prefix}{stack}.block.{layer}.layer.0.layer_norm.weight"));
+            let has = |layer: &usize| {
+                stored.contains_key(&format!("{prefix}{stack}.block.{layer}.layer.0.layer_norm.weight"))
+            };
             (0..MAX_LAYERS).take_while(has).count()
         };
         let (buckets, heads) = matrix(bias)?;
@@ -184,7 +185,8 @@ impl Shape {
         ];
         let used = if matches!(task, Task::FirstToken) { 1 } else { 2 };
         for (stack, layers, attentions) in stacks.iter().take(used) {
-            let bias = named(&format!("{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"));
+            let bias =
+                named(&format!("{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"));
             list.push((bias, vec![self.buckets, self.heads]));
             list.push((named(&format!("{stack}.final_layer_norm.weight")), vec![width]));
             for block in (0..*layers).map(|index| named(&format!("{stack}.block.{index}.layer"))) {
@@ -197,7 +199,9 @@ impl Shape {
                     list.push((name, vec![feed_forward, width]));
                 }
                 list.push((format!("{block}.{last}.DenseReluDense.wo.weight"), vec![width, feed_forward]));
-                list.extend((0..=last).map(|place| (format!("{block}.{place}.layer_norm.weight"), vec![width])));
+                list.extend(
+                    (0..=last).map(|place| (format!("{block}.{place}.layer_norm.weight"), vec![width])),
+                );
             }
         }
         match (task, head) {
@@ -232,7 +236,8 @@ impl T5 {
         if let Task::FirstStep(answers) = task {
             let most = answers.into_iter().max().unwrap_or(0);
             if shape.vocabulary <= most || shape.decoder_layers == 0 {
-                let found = format!("{} tokens, {} layers of a decoder", shape.vocabulary, shape.decoder_layers);
+                let found =
+                    format!("{} tokens, {} layers of a decoder", shape.vocabulary, shape.decoder_layers);
                 let expected = format!("a decoder and a vocabulary of more than {most}");
                 return Err(Error::bad(format!("`{}`", folder.display()), expected, found));
             }
@@ -419,7 +424,8 @@ impl Decoder {
 /// What hides the keys behind the end of each text, `[B, 1, 1, T]`.
 fn ends(batch: &Batch) -> Tensor<4> {
     let longest = batch.longest;
-    let row = |&length: &usize| (0..longest).map(move |key| if key < length { 0.0 } else { f32::NEG_INFINITY });
+    let row =
+        |&length: &usize| (0..longest).map(move |key| if key < length { 0.0 } else { f32::NEG_INFINITY });
     let values: Vec<f32> = batch.lengths.iter().flat_map(row).collect();
     Tensor::from_data(TensorData::new(values, [batch.lengths.len(), 1, 1, longest]), batch.device())
 }

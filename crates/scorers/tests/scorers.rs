@@ -82,7 +82,8 @@ fn every_scorer_gives_what_transformers_gives() {
         compare(&format!("{name} {kind}"), &score(&scorer, &pairs[..scores.len()]), scores);
     }
     // The same model in the words of published folders.
-    let scorer = open(&folder("modernbert-tokens.older", &kept), "lettuce-detect", "modernbert").expect("a scorer");
+    let scorer =
+        open(&folder("modernbert-tokens.older", &kept), "lettuce-detect", "modernbert").expect("a scorer");
     compare("older", &score(&scorer, &pairs), list(&cases[4]["scores"]));
 }
 
@@ -111,7 +112,8 @@ fn a_score_does_not_depend_on_its_batch() {
     let pairs = pairs(&expected);
     for case in [&expected["cases"][4], &expected["cases"][9]] {
         let scorer =
-            open(&golden().join(text(&case["folder"])), text(&case["kind"]), text(&case["tokenizer"])).expect("opens");
+            open(&golden().join(text(&case["folder"])), text(&case["kind"]), text(&case["tokenizer"]))
+                .expect("opens");
         let pairs = &pairs[..list(&case["scores"]).len()];
         let together = score(&scorer, pairs);
         assert_eq!(together, score(&scorer, pairs));
@@ -126,7 +128,8 @@ fn a_score_does_not_depend_on_its_batch() {
 #[test]
 fn a_judge_says_yes_as_often_as_transformers() {
     let expected = expected();
-    let decoder = Decoder::load(&root().join("tests/peers/golden/tiny-llama"), &Device::flex()).expect("a model");
+    let decoder =
+        Decoder::load(&root().join("tests/peers/golden/tiny-llama"), &Device::flex()).expect("a model");
     let logits = |hidden: Tensor<2>, head: &Tensor<2>| hidden.matmul(head.clone().transpose());
     for row in list(&expected["judge"]) {
         let ids = |key: &str| -> Vec<i32> {
@@ -172,8 +175,11 @@ fn what_is_cut_off_is_said() {
     assert_eq!(verdicts, [Verdict::TooLong]);
     // MiniCheck cuts the document and never the claim behind it: another claim is another score.
     let scorer = open(&golden().join("roberta"), "mini-check", "roberta").expect("a scorer");
-    let pairs = ["It goes on.", "Nobody knew why students read old books."]
-        .map(|answer| Pair { document: &long, answer, question: None });
+    let pairs = ["It goes on.", "Nobody knew why students read old books."].map(|answer| Pair {
+        document: &long,
+        answer,
+        question: None,
+    });
     let scores = score(&scorer, &pairs);
     assert!((scores[0].consistent - scores[1].consistent).abs() > 1e-3, "{scores:?}");
 }
@@ -216,21 +222,81 @@ fn a_foreign_folder_is_named() {
         opened.err().expect("refused").to_string()
     };
     let cases: [(PathBuf, Option<Kind>, &str, &[&str]); 15] = [
-        (golden().join("roberta"), None, "roberta", &["expected a kind: mini-check, fact-kb, nli", "`--kind`"]),
-        (golden().join("roberta"), Some(Kind::Hhem), "roberta", &["a scorer of kind hhem, found one of mini-check"]),
-        (golden().join("roberta"), Some(Kind::Nli), "roberta", &["`id2label`: expected a class called `entailment`"]),
+        (
+            golden().join("roberta"),
+            None,
+            "roberta",
+            &["expected a kind: mini-check, fact-kb, nli", "`--kind`"],
+        ),
+        (
+            golden().join("roberta"),
+            Some(Kind::Hhem),
+            "roberta",
+            &["a scorer of kind hhem, found one of mini-check"],
+        ),
+        (
+            golden().join("roberta"),
+            Some(Kind::Nli),
+            "roberta",
+            &["`id2label`: expected a class called `entailment`"],
+        ),
         (golden().join("roberta-nli"), Some(Kind::MiniCheck), "roberta", &["expected 2 classes", "found 3"]),
-        (golden().join("roberta"), Some(Kind::AlignScore), "roberta", &["`tri_layer.weight`", "no such tensor"]),
+        (
+            golden().join("roberta"),
+            Some(Kind::AlignScore),
+            "roberta",
+            &["`tri_layer.weight`", "no such tensor"],
+        ),
         (golden().join("nowhere"), None, "roberta", &["nowhere"]),
-        (root().join("tests/peers/golden/tiny-llama"), None, "roberta", &["LlamaForCausalLM", "a decoder", "`--kind judge`"]),
-        (golden().join("hhem"), None, "nowhere", &["tokenizer.json`: expected a tokenizer, found no such folder", "--tokenizer"]),
+        (
+            root().join("tests/peers/golden/tiny-llama"),
+            None,
+            "roberta",
+            &["LlamaForCausalLM", "a decoder", "`--kind judge`"],
+        ),
+        (
+            golden().join("hhem"),
+            None,
+            "nowhere",
+            &["tokenizer.json`: expected a tokenizer, found no such folder", "--tokenizer"],
+        ),
         (golden().join("hhem"), None, "roberta", &["expected ids below 250", "another model"]),
-        (changed("roberta", "hidden_size", 25.into()), Some(Kind::FactKb), "roberta", &["`num_attention_heads`", "divides the width 25"]),
-        (changed("roberta", "num_hidden_layers", 3.into()), Some(Kind::FactKb), "roberta", &["encoder.layer.2", "no such tensor"]),
-        (changed("roberta", "hidden_act", "relu".into()), Some(Kind::FactKb), "roberta", &["`hidden_act`: expected \"gelu\", found \"relu\""]),
-        (changed("modernbert-tokens", "layer_types", serde_json::json!(["full_attention"])), None, "modernbert", &["`layer_types`: expected 4"]),
-        (changed("t5", "d_kv", 7.into()), None, "t5", &["`d_kv`: expected 5, as the tensors have it, found 7"]),
-        (changed("roberta", "pad_token_id", 510.into()), Some(Kind::FactKb), "roberta", &["at least 16 tokens", "found 3"]),
+        (
+            changed("roberta", "hidden_size", 25.into()),
+            Some(Kind::FactKb),
+            "roberta",
+            &["`num_attention_heads`", "divides the width 25"],
+        ),
+        (
+            changed("roberta", "num_hidden_layers", 3.into()),
+            Some(Kind::FactKb),
+            "roberta",
+            &["encoder.layer.2", "no such tensor"],
+        ),
+        (
+            changed("roberta", "hidden_act", "relu".into()),
+            Some(Kind::FactKb),
+            "roberta",
+            &["`hidden_act`: expected \"gelu\", found \"relu\""],
+        ),
+        (
+            changed("modernbert-tokens", "layer_types", serde_json::json!(["full_attention"])),
+            None,
+            "modernbert",
+            &["`layer_types`: expected 4"],
+        ),
+        (
+            changed("t5", "d_kv", 7.into()),
+            None,
+            "t5",
+            &["`d_kv`: expected 5, as the tensors have it, found 7"],
+        ),
+        (
+            changed("roberta", "pad_token_id", 510.into()),
+            Some(Kind::FactKb),
+            "roberta",
+            &["at least 16 tokens", "found 3"],
+        ),
     ];
     for (folder, kind, tokenizer, words) in cases {
         // A tokenizer is compared with the model where it is used.
