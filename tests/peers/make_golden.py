@@ -45,8 +45,9 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import log_softmax
 
 GOLDEN = Path(__file__).parent / "golden"
-# What count_parameters.py, quantised_levels.py, golden_statistics.py, templates.py and golden_rows.py make.
-OTHERS = {"parameters.json", "quantised.json", "statistics.json", "templates.json", "rows"}
+# What count_parameters.py, quantised_levels.py, golden_statistics.py, golden_agreement.py, golden_scorers.py, templates.py and
+# golden_rows.py make.
+OTHERS = {"agreement.json", "parameters.json", "quantised.json", "scorers", "statistics.json", "templates.json", "rows"}
 TOP_K = 16
 # Another order of f32 sums (threads, attention kernel) was seen to move losses, gradients and trained factors by 1e-6.
 CHECK_TOLERANCE = 5e-5

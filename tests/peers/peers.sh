@@ -6,6 +6,7 @@ cd "$(dirname "$0")/../.."
 softshard=$1
 python=$(tests/peers/venv.sh torch)
 "$python" tests/peers/make_golden.py --check
+"$python" tests/peers/golden_scorers.py --check
 "$python" tests/peers/templates.py --check
 configs=${SOFTSHARD_DATA:-../shared/data}/configs
 if [[ -d $configs ]]; then "$python" tests/peers/count_parameters.py "$configs" --check; fi
