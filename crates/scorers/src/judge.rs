@@ -55,10 +55,8 @@ impl Judge<'_> {
     /// # Errors
     /// As [`crate::Scorer::score`]; streamed weights cannot be read; there is no token that says yes.
     pub fn score(&self, pairs: &[Pair<'_>], stop: &AtomicBool) -> Result<Vec<Verdict>, Error> {
-        let vocabulary = self.decoder.config().vocab_size;
-        let is_known = |id: &i32| usize::try_from(*id).is_ok_and(|id| id < vocabulary);
-        if self.yes.is_empty() || !self.yes.iter().all(is_known) {
-            let expected = format!("tokens below {vocabulary} that say yes");
+        if self.yes.is_empty() || !self.yes.iter().all(|id| self.knows(*id)) {
+            let expected = format!("tokens below {} that say yes", self.decoder.config().vocab_size);
             return Err(Error::bad("judge", expected, format!("{:?}", self.yes)));
         }
         let mut plans = Vec::new();
@@ -81,6 +79,10 @@ impl Judge<'_> {
         Ok(plans.into_iter().map(verdict).collect())
     }
 
+    fn knows(&self, id: i32) -> bool {
+        usize::try_from(id).is_ok_and(|id| id < self.decoder.config().vocab_size)
+    }
+
     fn plan(&self, pair: &Pair<'_>) -> Result<Plan, Error> {
         let instead = |verdict| Plan { prompts: Vec::new(), chunks: 0, instead: Some(verdict) };
         if pair.answer.trim().is_empty() {
@@ -92,6 +94,11 @@ impl Judge<'_> {
         let chunks = by_size(pair.document, most, |text| (self.count)(text).map_err(Error::Prompt))?;
         let prompts = each(pair.answer, &chunks, |chunk, sentence| {
             let prompt = (self.prompt)(chunk, sentence).map_err(Error::Prompt)?;
+            if let Some(id) = prompt.iter().find(|id| !self.knows(**id)) {
+                let expected = format!("ids below {}, which the model has", self.decoder.config().vocab_size);
+                return Err(Error::bad("judge: tokenizer", expected, id)
+                    .hint("this is the tokenizer of another model"));
+            }
             Ok((!prompt.is_empty() && prompt.len() < context).then_some(prompt))
         })?;
         Ok(match prompts {

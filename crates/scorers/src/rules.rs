@@ -8,6 +8,8 @@ use crate::sentences::sentences;
 use crate::tokenizer::{AnswerToken, Encoded, TextTokenizer};
 use crate::{Error, Kind};
 
+/// What HHEM reads: its authors name no limit, and attention over more would take gigabytes. Nothing is cut off, as the answer stands last.
+const HHEM_TOKENS: usize = 1 << 14;
 /// MiniCheck's chunks: tokens of a RoBERTa, words of a T5.
 const MINI_CHECK_TOKENS: usize = 400;
 const MINI_CHECK_WORDS: usize = 500;
@@ -104,7 +106,10 @@ impl Rule<'_> {
         let whole = |text: Option<Encoded>| Ok(planned(text.map(|text| vec![text]), 1));
         match self.kind {
             Kind::LettuceDetect => self.lettuce_detect(pair),
-            Kind::Hhem => whole(Some(self.tokenizer.one(&hhem_text(pair))?)),
+            Kind::Hhem => {
+                let text = self.tokenizer.one(&hhem_text(pair))?;
+                whole((text.ids.len() <= HHEM_TOKENS).then_some(text))
+            }
             Kind::FactKb => whole(self.tokenizer.two(pair.answer, pair.document)?),
             Kind::MiniCheck => self.mini_check(pair),
             Kind::AlignScore | Kind::Nli => {

@@ -141,23 +141,32 @@ impl Shape {
             buckets,
             classes,
         };
-        let key = "relative_attention_num_buckets";
+        shape.compare(config)?;
+        Ok(shape)
+    }
+
+    /// # Errors
+    /// The sizes are none that T5 has, or not those that the configuration says.
+    fn compare(&self, config: &Config) -> Result<(), Error> {
+        const BUCKETS: &str = "relative_attention_num_buckets";
+        let Self { buckets, heads, inner, .. } = *self;
         if buckets < 4 || !buckets.is_multiple_of(4) {
-            return Err(config.bad(key, "a multiple of 4", buckets));
+            return Err(config.bad(BUCKETS, "a multiple of 4", buckets));
         }
-        if heads == 0 || !inner.is_multiple_of(heads) {
-            return Err(config.bad("num_heads", format!("a number that divides {inner}"), heads));
+        if heads == 0 || inner == 0 || self.width == 0 || !inner.is_multiple_of(heads) {
+            let expected = format!("a number that divides {inner}, of a width of {}", self.width);
+            return Err(config.bad("num_heads", expected, heads));
         }
-        let said = [
-            ("vocab_size", shape.vocabulary),
-            ("d_model", width),
+        let sizes = [
+            ("vocab_size", self.vocabulary),
+            ("d_model", self.width),
             ("num_heads", heads),
             ("d_kv", inner / heads),
-            ("d_ff", shape.feed_forward),
-            ("num_layers", shape.layers),
-            (key, buckets),
+            ("d_ff", self.feed_forward),
+            ("num_layers", self.layers),
+            (BUCKETS, buckets),
         ];
-        for (key, found) in said {
+        for (key, found) in sizes {
             match config.optional_size(key)? {
                 Some(size) if size != found => {
                     return Err(config.bad(key, format!("{found}, as the tensors have it"), size));
@@ -165,7 +174,7 @@ impl Shape {
                 _ => {}
             }
         }
-        Ok(shape)
+        Ok(())
     }
 
     fn attention(&self, name: &str, list: &mut Vec<(String, Vec<usize>)>) {
@@ -225,6 +234,7 @@ impl Shape {
 const SHARED: &str = "shared.weight";
 const EMBEDDING: &str = "encoder.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
+const MAX_DISTANCE: &str = "relative_attention_max_distance";
 
 impl T5 {
     /// # Errors
@@ -241,6 +251,11 @@ impl T5 {
                 let expected = format!("a decoder and a vocabulary of more than {most}");
                 return Err(Error::bad(format!("`{}`", folder.display()), expected, found));
             }
+        }
+        let max_distance = config.optional_size(MAX_DISTANCE)?.unwrap_or(128);
+        if max_distance <= shape.buckets / 4 {
+            let expected = format!("more than {}, a fourth of the buckets", shape.buckets / 4);
+            return Err(config.bad(MAX_DISTANCE, expected, max_distance));
         }
         let epsilon = config.number("layer_norm_epsilon", 1e-6)?;
         let name = |part: &str| format!("{}{part}", shape.prefix);
@@ -273,7 +288,7 @@ impl T5 {
         Ok(Self {
             words,
             bias: reader.tensor("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight")?,
-            max_distance: config.optional_size("relative_attention_max_distance")?.unwrap_or(128),
+            max_distance,
             layers: (0..shape.layers).map(layer).collect::<Result<_, Error>>()?,
             final_norm: reader.norm("encoder.final_layer_norm")?,
             head,

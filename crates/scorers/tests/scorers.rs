@@ -168,6 +168,11 @@ fn what_is_cut_off_is_said() {
         let score = &score(&scorer, &[pair])[0];
         assert_eq!((score.cut, score.chunks), (is_cut, 1), "{name} {kind}");
     }
+    let scorer = open(&golden().join("hhem"), "hhem", "t5").expect("a scorer");
+    let longer = long.repeat(6);
+    let pair = Pair { document: &longer, answer: "It goes on.", question: None };
+    let verdicts = scorer.score(&[pair], &AtomicBool::new(false)).expect("verdicts");
+    assert_eq!(verdicts, [Verdict::TooLong]);
     // An answer that leaves no room for a document has no score.
     let scorer = open(&golden().join("modernbert-tokens"), "lettuce-detect", "modernbert").expect("a scorer");
     let pair = Pair { document: "Short.", answer: &long, question: None };
@@ -221,7 +226,7 @@ fn a_foreign_folder_is_named() {
         let opened = Scorer::open(folder, &OpenOptions { kind, tokenizer }, &Device::flex());
         opened.err().expect("refused").to_string()
     };
-    let cases: [(PathBuf, Option<Kind>, &str, &[&str]); 15] = [
+    let cases: [(PathBuf, Option<Kind>, &str, &[&str]); 16] = [
         (
             golden().join("roberta"),
             None,
@@ -284,6 +289,12 @@ fn a_foreign_folder_is_named() {
             None,
             "modernbert",
             &["`layer_types`: expected 4"],
+        ),
+        (
+            changed("t5", "relative_attention_max_distance", 1.into()),
+            None,
+            "t5",
+            &["`relative_attention_max_distance`: expected more than 8", "found 1"],
         ),
         (
             changed("t5", "d_kv", 7.into()),
