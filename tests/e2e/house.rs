@@ -10,12 +10,13 @@ use std::{
 use softshard_e2e::root;
 
 /// The table of docs/architecture.md: a crate and all that it may depend on in this workspace.
-const ALLOWED: [(&str, &[&str]); 11] = [
-    ("cli", &["prepare", "teacher", "student", "evaluate", "labels", "model", "losses", "share"]),
+const ALLOWED: [(&str, &[&str]); 12] = [
+    ("cli", &["prepare", "teacher", "student", "evaluate", "labels", "model", "losses", "scorers", "share"]),
     ("prepare", &["labels"]),
     ("teacher", &["labels", "model", "losses"]),
     ("student", &["labels", "model", "losses", "products"]),
     ("evaluate", &["prepare", "model", "losses", "labels"]),
+    ("scorers", &["model"]),
     ("share", &["labels"]),
     ("labels", &[]),
     ("model", &["products"]),
@@ -94,7 +95,9 @@ fn formats_know_no_tensors_and_tensors_no_formats() {
     }
     // What one waits for before the first label is read; more than this needs a reason.
     assert!(labels.len() <= 70, "labels needs {} packages: {labels:?}", labels.len());
-    assert!(!uses("model", "parquet") && !uses("losses", "parquet"));
+    for short in ["model", "losses", "scorers"] {
+        assert!(!uses(short, "parquet"), "{short} knows no Parquet");
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ python=$(tests/peers/venv.sh ci)
 "$python" tests/peers/quantised_levels.py --check
 "$python" tests/peers/golden_statistics.py --check
 "$python" tests/peers/golden_copying.py --check
+"$python" tests/peers/golden_agreement.py --check
 HF_HUB_OFFLINE=1 "$python" tests/peers/golden_rows.py --check
 
 . tests/peers/world.sh 200

@@ -45,9 +45,12 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import log_softmax
 
 GOLDEN = Path(__file__).parent / "golden"
-# What other scripts make: count_parameters.py, quantised_levels.py, golden_statistics.py, golden_generate.py, golden_copying.py,
-# templates.py, golden_rows.py and golden_choices.py.
-OTHERS = {"parameters.json", "quantised.json", "statistics.json", "generate.json", "copying.json", "templates.json", "rows", "choices"}
+# What other scripts make: count_parameters.py, quantised_levels.py, golden_statistics.py, golden_agreement.py, golden_scorers.py,
+# golden_generate.py, golden_copying.py, golden_choices.py, golden_rows.py and templates.py.
+OTHERS = {
+    *("agreement.json", "choices", "copying.json", "generate.json", "parameters.json", "quantised.json", "rows", "scorers"),
+    *("statistics.json", "templates.json"),
+}
 TOP_K = 16
 # Another order of f32 sums (threads, attention kernel) was seen to move losses, gradients and trained factors by 1e-6.
 CHECK_TOLERANCE = 5e-5

@@ -7,6 +7,7 @@ softshard=$1
 python=$(tests/peers/venv.sh torch)
 "$python" tests/peers/make_golden.py --check
 "$python" tests/peers/golden_generate.py --check
+"$python" tests/peers/golden_scorers.py --check
 "$python" tests/peers/templates.py --check
 "$(tests/peers/venv.sh lm_eval)" tests/peers/golden_choices.py --check
 configs=${SOFTSHARD_DATA:-../shared/data}/configs

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     cluster::Jobs, compare::Compare, diff::Diff, doors::Accept, labels::Labels, logging::LogFormat,
-    lookback::Lookback, merge::Merge, model::Model, report::Report, schema::Schema, stage::Stage,
+    lookback::Lookback, merge::Merge, model::Model, report::Report, schema::Schema, scorer::ScorerCommand, stage::Stage,
     teacher_labels::TeacherLabels,
 };
 
@@ -79,6 +79,9 @@ pub(crate) enum Command {
     /// Factual rate by attention: whether a model looks at the document while it writes
     #[command(subcommand)]
     Lookback(Lookback),
+    /// How well documents support answers, by a model that was trained to say it (docs/scorers.md)
+    #[command(subcommand)]
+    Scorer(ScorerCommand),
 }
 
 /// Arguments of a stage that compares what it reads with its recipe.
@@ -131,7 +134,7 @@ impl Command {
             Self::Labels(Labels::Stats(options)) => options.html.is_none(),
             Self::Labels(Labels::Export(options)) => options.is_to_stdout(),
             Self::Labels(Labels::Finalize(_) | Labels::Merge(_) | Labels::Import(_)) => false,
-            Self::Labels(_) => true,
+            Self::Labels(_) | Self::Scorer(ScorerCommand::Check(_) | ScorerCommand::Validate(_)) => true,
             _ => false,
         }
     }

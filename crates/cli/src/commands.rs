@@ -22,7 +22,7 @@ use crate::{
     model::{self, Model},
     recipe::{Recipe, RecipeError},
     report::{report, side_by_side},
-    schema,
+    schema, scorer,
     session::Session,
     stage::Stage,
     table::aligned,
@@ -52,6 +52,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> Result<()> {
         Command::Labels(command) => labels::run(command, session),
         Command::Model(Model::Inspect(options)) => model::inspect(options),
         Command::Lookback(command) => lookback::run(command, session),
+        Command::Scorer(command) => scorer::run(command, session),
     }
 }
 

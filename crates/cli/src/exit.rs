@@ -131,10 +131,15 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<u8> {
         return error.is_bad_data().then_some(BAD_DATA);
     }
     if let Some(error) = cause.downcast_ref::<softshard_model::Error>() {
+        return of_model(error);
+    }
+    if let Some(error) = cause.downcast_ref::<softshard_scorers::Error>() {
         return match error {
-            softshard_model::Error::Io(error) => of_io(error),
-            softshard_model::Error::Residency(_) | softshard_model::Error::Device(_) => Some(BAD_DEVICE),
-            _ => Some(BAD_DATA),
+            softshard_scorers::Error::Bad { .. } => Some(BAD_DATA),
+            softshard_scorers::Error::Model(error) => of_model(error),
+            softshard_scorers::Error::OutOfMemory(_) => Some(BAD_DEVICE),
+            softshard_scorers::Error::Interrupted => Some(INTERRUPTED),
+            _ => None,
         };
     }
     if let Some(error) = cause.downcast_ref::<softshard_prepare::Error>() {
@@ -145,6 +150,14 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<u8> {
         };
     }
     of_io(cause.downcast_ref::<io::Error>()?)
+}
+
+fn of_model(error: &softshard_model::Error) -> Option<u8> {
+    match error {
+        softshard_model::Error::Io(error) => of_io(error),
+        softshard_model::Error::Residency(_) | softshard_model::Error::Device(_) => Some(BAD_DEVICE),
+        _ => Some(BAD_DATA),
+    }
 }
 
 fn of_io(error: &io::Error) -> Option<u8> {

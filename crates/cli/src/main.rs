@@ -36,6 +36,7 @@ mod progress;
 mod recipe;
 mod report;
 mod schema;
+mod scorer;
 mod session;
 mod shell;
 mod stage;

@@ -177,7 +177,7 @@ pub(crate) fn open_file(path: &Path) -> Result<fs_err::File, Error> {
 ///
 /// # Errors
 /// It is longer, no text, or cannot be read.
-pub(crate) fn read_text(path: &Path, most_bytes: u64) -> Result<String, Error> {
+pub fn read_text(path: &Path, most_bytes: u64) -> Result<String, Error> {
     let file = open_file(path)?;
     let length = file.metadata()?.len();
     if length > most_bytes {

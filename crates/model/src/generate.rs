@@ -235,16 +235,15 @@ mod tests {
     #[test]
     fn answers_are_the_same_in_any_batch_and_on_any_number_of_threads() {
         let all = prompts(MAX_ROWS + 20);
-        let (ended, cut) = (0, 0);
+        let (mut ended, mut cut) = (0, 0);
         for decoder in models() {
             for generation in settings() {
                 let answer = |prompts: &[Prompt]| {
                     decoder.answer(prompts, &generation, &ends, product).expect("answers")
                 };
                 let together = answer(&all);
-                assert!(
-                    together.iter().any(|one| one.ended) && together.iter().any(|one| one.ids.len() == 30)
-                );
+                ended += together.iter().filter(|one| one.ended).count();
+                cut += together.iter().filter(|one| one.ids.len() == 30).count();
                 for some in [&all[..1], &all[1..4], &all[10..50]] {
                     let first = usize::try_from(some[0].number).expect("small");
                     assert!(answer(some) == together[first..first + some.len()], "{generation:?}");

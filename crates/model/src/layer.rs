@@ -108,25 +108,31 @@ impl Layer {
 impl FeedForward {
     fn forward(&self, x: Tensor<2>, context: &Context<'_>, dropout: &mut Dropout) -> Tensor<2> {
         let inner = match &self.gate {
-            None => self.activate(self.up.forward(x, dropout)),
+            None => self.activation.apply(self.up.forward(x, dropout)),
             Some(gate) if context.fuses && self.activation == Activation::Silu => {
                 let gate = gate.forward(x.clone(), dropout);
                 fused::gated(gate, self.up.forward(x, dropout))
             }
             Some(gate) => {
-                let gate = self.activate(gate.forward(x.clone(), dropout));
+                let gate = self.activation.apply(gate.forward(x.clone(), dropout));
                 gate * self.up.forward(x, dropout)
             }
         };
         self.down.forward(inner, dropout)
     }
+}
 
-    fn activate(&self, x: Tensor<2>) -> Tensor<2> {
-        match self.activation {
-            Activation::Silu => activation::silu(x),
-            Activation::Gelu => activation::gelu(x),
-            Activation::GeluTanh => gelu_tanh(x),
-            Activation::Relu => activation::relu(x),
+impl Activation {
+    /// The function of each element.
+    ///
+    /// # Shapes
+    /// `x` and the result: `[N, D]`.
+    pub fn apply(self, x: Tensor<2>) -> Tensor<2> {
+        match self {
+            Self::Silu => activation::silu(x),
+            Self::Gelu => activation::gelu(x),
+            Self::GeluTanh => gelu_tanh(x),
+            Self::Relu => activation::relu(x),
         }
     }
 }

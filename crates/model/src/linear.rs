@@ -18,7 +18,7 @@ const BYTES_AT_ONCE: usize = 1 << 11;
 /// `y = x · Wᵀ + bias`, and with LoRA `+ scale · (dropout(x) · Aᵀ) · Bᵀ`; with DoRA (arXiv 2402.09353) all but the
 /// bias multiplied by a gain for each output.
 #[derive(Debug, Clone)]
-pub(crate) struct Linear {
+pub struct Linear {
     pub(crate) weight: Weight,
     /// `[1, O]`.
     pub(crate) bias: Option<Tensor<2>>,
@@ -84,6 +84,14 @@ impl Weight {
 impl Linear {
     pub(crate) fn new(weight: Weight, bias: Option<Tensor<2>>) -> Self {
         Self { weight, bias, lora: None, row_by_row: false }
+    }
+
+    /// `x · Wᵀ + bias`.
+    ///
+    /// # Shapes
+    /// `x`: `[N, I]`; the result: `[N, O]`, of the type of `x`.
+    pub fn apply(&self, x: Tensor<2>) -> Tensor<2> {
+        self.forward(x, &mut Dropout::new(None, 0))
     }
 
     /// # Shapes

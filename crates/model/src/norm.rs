@@ -10,7 +10,7 @@ use crate::precision::cast;
 
 /// A root-mean-square norm (arXiv 1910.07467, equation 4), or with a bias a layer norm (arXiv 1607.06450, equation 4).
 #[derive(Debug, Clone)]
-pub(crate) struct Norm {
+pub struct Norm {
     /// `[1, D]`, f32.
     pub(crate) weight: Tensor<2>,
     /// `[1, D]`, f32: makes it a layer norm, which also takes the mean off.
@@ -19,9 +19,11 @@ pub(crate) struct Norm {
 }
 
 impl Norm {
+    /// The normalised rows.
+    ///
     /// # Shapes
     /// `x` and the result: `[N, D]`, the result of the type of `x`.
-    pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let dtype = x.dtype();
         let x = cast(x, DType::F32);
         let Some(bias) = &self.bias else {

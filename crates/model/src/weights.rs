@@ -104,7 +104,21 @@ struct Stored {
 }
 
 impl Stored {
+    /// Files whose tensors have the names that they have there.
+    fn read(folder: &Path) -> Result<Self, Error> {
+        Self::read_as(folder, |stored| {
+            stored.into_iter().map(|(name, place)| (name.clone(), (place, name.clone()))).collect()
+        })
+    }
+
     fn open(folder: &Path, config: &DecoderConfig) -> Result<Self, Error> {
+        Self::read_as(folder, |stored| named(stored, config))
+    }
+
+    fn read_as(
+        folder: &Path,
+        named: impl FnOnce(BTreeMap<&String, usize>) -> BTreeMap<String, (usize, String)>,
+    ) -> Result<Self, Error> {
         let Listed { files, index } = listed(folder)?;
         let files = files.iter().map(|path| WeightsFile::open(path)).collect::<Result<Vec<_>, _>>()?;
         let mut problems = Vec::new();
@@ -124,9 +138,54 @@ impl Stored {
                     .push(format!("`{name}`: expected in `{file}` as the index says, found no such tensor"));
             }
         }
-        let tensors = named(stored, config);
+        let tensors = named(stored);
         Ok(Self { files, tensors, problems })
     }
+
+    /// Compares the tensors with those that are expected; all differences are reported together.
+    fn checked(
+        self,
+        folder: &Path,
+        expected: &[(String, Vec<usize>)],
+        may_be_unused: impl Fn(&str) -> bool,
+    ) -> Result<Checkpoint, Error> {
+        let Self { files, tensors: places, mut problems } = self;
+        let shapes: Vec<(&String, &Vec<usize>)> = places
+            .iter()
+            .map(|(name, (place, stored))| (name, &files[*place].header().tensors[stored].shape))
+            .collect();
+        problems.extend(differences(expected, shapes.into_iter(), may_be_unused));
+        for (name, _) in expected {
+            let Some((place, stored)) = places.get(name) else { continue };
+            let dtype = files[*place].header().tensors[stored].dtype;
+            if !convert::is_readable(dtype) {
+                problems.push(format!("`{name}`: {}", expected_floats(dtype)));
+            }
+        }
+        if !problems.is_empty() {
+            return Err(Error::Tensors {
+                folder: folder.to_owned(),
+                against: "config.json".into(),
+                problems,
+            });
+        }
+        let checkpoint = Checkpoint { files, places };
+        tracing::debug!(folder = %folder.display(), bytes = checkpoint.bytes(), "opened a model");
+        Ok(checkpoint)
+    }
+}
+
+/// Names and shapes of the tensors in a folder.
+///
+/// # Errors
+/// There are no weights, or a file is torn.
+pub(crate) fn stored_shapes(folder: &Path) -> Result<BTreeMap<String, Vec<usize>>, Error> {
+    let Stored { files, tensors, .. } = Stored::read(folder)?;
+    let shape = |(name, (place, stored)): (String, (usize, String))| {
+        let shape = files[place].header().tensors[&stored].shape.clone();
+        (name, shape)
+    };
+    Ok(tensors.into_iter().map(shape).collect())
 }
 
 /// Whether a folder has a head beside the embedding that has other numbers, or none that could be the embedding's. What
@@ -153,31 +212,21 @@ impl Checkpoint {
     /// # Errors
     /// A file is torn; or tensors are missing, fused, unused, of a wrong shape or of no floats, all reported together.
     pub(crate) fn open(folder: &Path, config: &DecoderConfig) -> Result<Self, Error> {
-        let Stored { files, tensors: places, mut problems } = Stored::open(folder, config)?;
         let expected: Vec<_> =
             config.parameters().into_iter().map(|parameter| (parameter.name, parameter.shape)).collect();
-        let shapes: Vec<(&String, &Vec<usize>)> = places
-            .iter()
-            .map(|(name, (place, stored))| (name, &files[*place].header().tensors[stored].shape))
-            .collect();
-        problems.extend(differences(&expected, shapes.into_iter(), |name| is_known_unused(name, config)));
-        for (name, _) in &expected {
-            let Some((place, stored)) = places.get(name) else { continue };
-            let dtype = files[*place].header().tensors[stored].dtype;
-            if !convert::is_readable(dtype) {
-                problems.push(format!("`{name}`: {}", expected_floats(dtype)));
-            }
-        }
-        if !problems.is_empty() {
-            return Err(Error::Tensors {
-                folder: folder.to_owned(),
-                against: "config.json".into(),
-                problems,
-            });
-        }
-        let checkpoint = Self { files, places };
-        tracing::debug!(folder = %folder.display(), bytes = checkpoint.bytes(), "opened a model");
-        Ok(checkpoint)
+        Stored::open(folder, config)?.checked(folder, &expected, |name| is_known_unused(name, config))
+    }
+
+    /// Opens the files of a folder whose tensors are listed, by the names that they have there.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(crate) fn open_listed(
+        folder: &Path,
+        expected: &[(String, Vec<usize>)],
+        may_be_unused: impl Fn(&str) -> bool,
+    ) -> Result<Self, Error> {
+        Stored::read(folder)?.checked(folder, expected, may_be_unused)
     }
 
     /// A parameter: `[rows, columns]` as in the file, a vector as one row. Its bytes alone are mapped meanwhile.
