@@ -324,6 +324,31 @@ fn an_adapter_is_the_same_over_streamed_layers() {
     );
 }
 
+/// Covers bf16 on a CPU without matrix units: weights are half as large, whether they are in memory or streamed, and nothing
+/// that a product makes of them takes it back.
+#[test]
+fn a_teacher_in_bf16_takes_less_memory_than_in_f32() {
+    let world = world();
+    for residency in ["resident", "streamed"] {
+        let label = |precision: &str| {
+            let output = format!("output.labels={residency}-{precision}");
+            let (how, precision) =
+                (format!("teacher.residency={residency}"), format!("teacher.precision={precision}"));
+            let mut run = stage(&world, "teacher-labels", &[&output, &how, &precision]);
+            run.env("SOFTSHARD_AMX", "off");
+            let (said, peak) = measured(run);
+            said.succeeded();
+            peak
+        };
+        let (of_f32, of_bf16) = (label("f32"), label("bf16"));
+        println!("{residency}: {} in f32, {} in bf16", mib(of_f32), mib(of_bf16));
+        // Half of the weights, but for the part of a matrix that each of two threads has in f32, and what the heap keeps.
+        let layers = if residency == "resident" { LARGE.layers } else { 2 };
+        let saved = (2 * layers * LARGE.layer()).saturating_sub(2 * (4 << 20) + 4 * LARGE.layer());
+        assert!(of_bf16 + saved < of_f32, "{residency}: {} and {}", mib(of_f32), mib(of_bf16));
+    }
+}
+
 /// Covers teachers whose layers are codes: the plan says so, labels of another precision are other labels, and the memory is
 /// what the bits say.
 #[test]

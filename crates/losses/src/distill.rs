@@ -139,7 +139,7 @@ impl DistillLoss {
             let (values, d_logits) =
                 self.values_and_gradient(chunk.logits, chunk.gold, chunk.teacher, weights);
             rows.push(values);
-            d_hidden.push(product::pull_back(d_logits.clone(), &chunks.head));
+            d_hidden.push(product::pull_back(d_logits.clone(), &chunks.head, chunks.hidden.dtype()));
             if head.is_tracked() {
                 let d_logits = d_logits.cast(FloatDType::from(chunks.head.dtype()));
                 let d_logits = d_logits.transpose();

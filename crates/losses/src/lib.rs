@@ -51,6 +51,6 @@ pub use divergence::{Divergence, Tail};
 pub use error::HeadError;
 pub use head::{label_logits, label_rows};
 pub use labels::{HeadLabels, HeadOptions};
-pub use product::{WIDE_SLICE_BYTES, logits, next_logits};
+pub use product::{logits, next_logits};
 pub use select::{Keep, RowLabels, select, top_k};
 pub use targets::{Targets, at_temperature, at_temperature_without_tail};

@@ -8,18 +8,13 @@
 use burn::tensor::{DType, FloatDType, Tensor};
 use softshard_products::{few_rows_matmul, matmul, on_host, wide_matmul};
 
-/// Numbers of the head that are f32 at a time, where it is not.
-const SLICE: usize = 4 << 20;
 /// Rows that are few.
 const FEW_ROWS: usize = 64;
-
-/// Bytes of what is there beside the logits while they are made of a head that is not f32: a part of it that is.
-pub const WIDE_SLICE_BYTES: u64 = 4 * SLICE as u64;
 
 /// `hidden · headᵀ`, accumulated and kept in f32 (in f64, of f64 tensors).
 ///
 /// CubeCL's devices multiply halves into f32. Elsewhere some rows of the head at a time become f32, never all of them. Memory: the logits, and
-/// [`WIDE_SLICE_BYTES`]. No gradient goes through it.
+/// [`WIDE_BYTES`](softshard_products::WIDE_BYTES). No gradient goes through it.
 ///
 /// # Shapes
 /// `hidden` `[N, D]`, `head` `[V, D]`; the result `[N, V]`.
@@ -53,22 +48,15 @@ pub fn next_logits(hidden: Tensor<2>, head: &Tensor<2>) -> Tensor<2> {
     few_rows_matmul(hidden, head.clone())
 }
 
-/// `d_logits · head`: the gradient by the hidden states, in the type of the head.
+/// `d_logits · head`: the gradient by the hidden states, in their type. Sums are f32 whatever the head is.
 ///
 /// # Shapes
 /// `d_logits` `[N, V]`, `head` `[V, D]`; the result `[N, D]`.
-pub(crate) fn pull_back(d_logits: Tensor<2>, head: &Tensor<2>) -> Tensor<2> {
-    let dtype = FloatDType::from(head.dtype());
+pub(crate) fn pull_back(d_logits: Tensor<2>, head: &Tensor<2>, hidden: DType) -> Tensor<2> {
     if is_wide(head) || sums_in_f32(head) {
-        return matmul(d_logits.cast(dtype), head.clone());
+        return matmul(d_logits.cast(FloatDType::from(head.dtype())), head.clone());
     }
-    let ([rows, _], [_, width]) = (d_logits.dims(), head.dims());
-    let mut d_hidden = Tensor::zeros([rows, width], (&head.device(), DType::F32));
-    for (first, slice) in slices(head) {
-        let [count, _] = slice.dims();
-        d_hidden = d_hidden + matmul(d_logits.clone().narrow(1, first, count), slice);
-    }
-    d_hidden.cast(dtype)
+    wide_matmul(d_logits, head.clone()).cast(FloatDType::from(hidden))
 }
 
 /// Whether logits may be what the tensor is.
@@ -87,16 +75,6 @@ fn sums_in_f32(head: &Tensor<2>) -> bool {
         let _ = head;
         false
     }
-}
-
-/// Some rows of the head at a time in f32, with the first of them.
-fn slices(head: &Tensor<2>) -> impl Iterator<Item = (usize, Tensor<2>)> + '_ {
-    let [vocabulary, width] = head.dims();
-    let rows = (SLICE / width.max(1)).max(1);
-    (0..vocabulary).step_by(rows).map(move |first| {
-        let rows = rows.min(vocabulary - first);
-        (first, head.clone().narrow(0, first, rows).cast(FloatDType::F32))
-    })
 }
 
 #[cfg(test)]
@@ -167,9 +145,11 @@ mod tests {
         let (rows, width, vocabulary) = (3, 40, 301);
         let d_logits = halves(rows * vocabulary, 0.3, DType::F32, [rows, vocabulary]);
         let head = halves(vocabulary * width, 0.9, DType::BF16, [vocabulary, width]);
-        let found = pull_back(d_logits.clone(), &head);
-        assert_eq!(found.dtype(), DType::BF16);
-        let expected = exact(&f64s(d_logits), &f64s(head.transpose()), vocabulary);
-        assert_close(&f64s(found), &expected, 1.0 / 256.0);
+        let expected = exact(&f64s(d_logits.clone()), &f64s(head.clone().transpose()), vocabulary);
+        for (hidden, bound) in [(DType::BF16, 1.0 / 256.0), (DType::F32, ROUNDING)] {
+            let found = pull_back(d_logits.clone(), &head, hidden);
+            assert_eq!(found.dtype(), hidden);
+            assert_close(&f64s(found), &expected, bound);
+        }
     }
 }

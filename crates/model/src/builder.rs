@@ -81,7 +81,8 @@ impl<'a> Builder<'a> {
         let project_out = narrow.then(|| self.resident_linear(names.projections[1])).transpose()?;
         let head = format!("{}.weight", names.head);
         let lm_head = (!config.tie_word_embeddings).then(|| self.matrix(&head)).transpose()?;
-        let rope = Rope::of(&config.positions, config.head_dim, (&self.device, self.precision.dtype()));
+        let activations = self.precision.of_activations(&self.device);
+        let rope = Rope::of(&config.positions, config.head_dim, (&self.device, activations.dtype()));
         if let LayerWeights::Quantised(_) = self.layers {
             tracing::info!("quantised the layers' matrices: {}", self.error);
         }
@@ -90,6 +91,7 @@ impl<'a> Builder<'a> {
             name: None,
             device: self.device,
             precision: self.precision,
+            activations,
             embedding,
             positions,
             projections: project_in.zip(project_out).map(|(one, two)| [one, two]),

@@ -44,6 +44,7 @@ pub struct Decoder {
     /// Without autodiff.
     pub(crate) device: Device,
     pub(crate) precision: Precision,
+    pub(crate) activations: Precision,
     /// `[V, embedding_size]`.
     pub(crate) embedding: Tensor<2>,
     /// Learned positions, `[rows, D]`.
@@ -149,9 +150,19 @@ impl Decoder {
         &self.device
     }
 
-    /// Type of its weights and activations.
+    /// Type of its weights.
     pub fn precision(&self) -> Precision {
         self.precision
+    }
+
+    /// Type of its activations: at first [the one](Precision::of_activations) of its weights and device.
+    pub fn activations(&self) -> Precision {
+        self.activations
+    }
+
+    /// Computes in another type from now on: as another device does, to compare the two.
+    pub fn set_activations(&mut self, activations: Precision) {
+        self.activations = activations;
     }
 
     /// The LoRA that is attached: the linear maps that have factors.
@@ -164,7 +175,7 @@ impl Decoder {
         self.stream.is_some()
     }
 
-    /// The output matrix: logits are `hidden · headᵀ`.
+    /// The output matrix: logits are `hidden · headᵀ`. It has the type of the weights, hidden states have that of the activations.
     ///
     /// # Shapes
     /// `[V, embedding_size]`.

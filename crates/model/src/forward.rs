@@ -9,6 +9,7 @@ use crate::cache::Cache;
 use crate::config::Positions;
 use crate::layout::{Layout, MASKED, Tile};
 use crate::linear::Dropout;
+use crate::precision::cast;
 use crate::{Decoder, Error, Trainable};
 
 /// Queries of a text that are worth attention in one operation; an answer's next token is not.
@@ -163,7 +164,8 @@ impl Decoder {
     /// The states that the first layer reads, `[N, model width]`.
     pub(crate) fn embed(&self, ids: Tensor<2, Int>, layout: &Layout) -> Tensor<2> {
         let [batch, tokens] = ids.dims();
-        let mut x = self.embedding.clone().select(0, ids.reshape([batch * tokens]));
+        let dtype = self.activations.dtype();
+        let mut x = cast(self.embedding.clone().select(0, ids.reshape([batch * tokens])), dtype);
         if let Some([project_in, _]) = &self.projections {
             x = project_in.forward(x, &mut Dropout::new(self.dropout_seed, self.layers.len()));
         }
@@ -181,7 +183,7 @@ impl Decoder {
             let (of_rows, width) = (rows.len() / tokens.max(1), self.config.hidden_size);
             let rows = Tensor::from_data(TensorData::new(rows, [of_rows * tokens]), &self.device);
             // One row of positions serves a whole batch.
-            let places = table.clone().select(0, rows).reshape([of_rows, tokens, width]);
+            let places = cast(table.clone().select(0, rows), dtype).reshape([of_rows, tokens, width]);
             x = (x.reshape([batch, tokens, width]) + places).reshape([batch * tokens, width]);
         }
         x

@@ -102,7 +102,7 @@ impl Linear {
         let mut y = self.weight.product(x.clone(), row_by_row);
         let gain = self.lora.as_ref().and_then(|lora| lora.gain.as_ref());
         if let Some(bias) = self.bias.as_ref().filter(|_| gain.is_none()) {
-            y = y + bias.clone();
+            y = y + cast(bias.clone(), dtype);
         }
         if let Some(lora) = &self.lora {
             let x = cast(x, DType::F32);
@@ -120,7 +120,7 @@ impl Linear {
             let Some(gain) = gain else { return y + cast(update, dtype) };
             y = cast((cast(y, DType::F32) + update) * gain.clone(), dtype);
             if let Some(bias) = &self.bias {
-                y = y + bias.clone();
+                y = y + cast(bias.clone(), dtype);
             }
         }
         y

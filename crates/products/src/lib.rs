@@ -53,12 +53,14 @@ mod given;
 mod matrix;
 mod tensor;
 mod vectors;
+mod widened;
 
 pub use attention::Visible;
 pub use exponential::exp_non_positive;
 pub use given::given;
 pub use tensor::{ProductOps, add_matmul, attend, attends, few_rows_matmul, matmul, on_host, wide_matmul};
 pub use vectors::widest;
+pub use widened::WIDE_BYTES;
 
 /// Whether products of some size are computed in the CPU's matrix units: it has them, the system lets this
 /// process use them, and `SOFTSHARD_AMX=off` is not in the environment.

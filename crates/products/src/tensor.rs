@@ -14,15 +14,14 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
-use burn::tensor::{DType, Device, FloatDType, Slice, Tensor, TensorData, bf16};
+use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData, bf16};
 
 use crate::amx;
 use crate::attention::{Heads, Visible};
 use crate::few_rows;
 use crate::matrix::{Matrix, Numbers};
+use crate::widened;
 
-/// Numbers of a bf16 matrix that are f32 at a time, where there are no matrix units.
-const SLICE: usize = 4 << 20;
 /// The least size of any side, and of the right-hand matrix, that is worth the way into matrix units.
 const LEAST_SIDE: usize = 16;
 const LEAST_NUMBERS: usize = 1 << 14;
@@ -30,7 +29,7 @@ const LEAST_NUMBERS: usize = 1 << 14;
 /// `a · b`. Gradients go to both; the graph keeps only what they need.
 ///
 /// # Shapes
-/// `a`: `[M, K]`; `b`: `[K, N]`, of the same type; the result: `[M, N]`.
+/// `a`: `[M, K]`; `b`: `[K, N]`, of the same type, or on the host halves where `a` is f32; the result: `[M, N]`, of the type of `a`.
 pub fn matmul(a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::product(a.into_dispatch(), b.into_dispatch()))
 }
@@ -44,8 +43,8 @@ pub fn add_matmul(sum: Tensor<2>, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::add_product(sum, a, b))
 }
 
-/// `a · b` of halves, accumulated and kept in f32; on the host some columns of `b` are f32 at a time at
-/// most. No gradient goes through it.
+/// `a · b` of halves, accumulated and kept in f32; on the host `a` may be f32, and some columns of `b` are
+/// f32 at a time at most. No gradient goes through it.
 ///
 /// # Shapes
 /// As [`matmul`].
@@ -161,9 +160,9 @@ impl ProductOps for Flex {
     }
 
     fn wide_product(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
-        in_matrix_units(&a, &b).unwrap_or_else(|| match a.dtype() {
-            DType::BF16 | DType::F16 => in_slices(a, b),
-            _ => Self::float_matmul(a, b),
+        let is_half = |tensor: &FloatTensor<Self>| matches!(tensor.dtype(), DType::BF16 | DType::F16);
+        in_matrix_units(&a, &b).unwrap_or_else(|| {
+            if is_half(&a) || is_half(&b) { widened::product(a, b) } else { Self::float_matmul(a, b) }
         })
     }
 
@@ -197,36 +196,18 @@ fn for_matrix_units<'a>(
 ) -> Option<(Matrix<'a>, Matrix<'a>)> {
     let ([rows, depth], [_, columns]) = (dims(a), dims(b));
     let least = rows.min(depth).min(columns);
-    if least < LEAST_SIDE || depth * columns < LEAST_NUMBERS || !amx::are_there() {
+    if least < LEAST_SIDE || depth * columns < LEAST_NUMBERS || a.dtype() != b.dtype() || !amx::are_there() {
         return None;
     }
     Some((view(a)?, view(b)?))
 }
 
-/// The product of halves in f32, with some columns of `b` in f32 at a time, never all of them.
-fn in_slices(a: FloatTensor<Flex>, b: FloatTensor<Flex>) -> FloatTensor<Flex> {
-    let ([rows, depth], [_, columns]) = (dims(&a), dims(&b));
-    let a = Flex::float_cast(a, FloatDType::F32);
-    let at_once = (SLICE / depth.max(1)).max(1);
-    let mut product = vec![0.0f32; rows * columns];
-    for first in (0..columns).step_by(at_once) {
-        let count = at_once.min(columns - first);
-        let part = Flex::float_slice(b.clone(), &[Slice::from(0..depth), Slice::from(first..first + count)]);
-        let part = Flex::float_matmul(a.clone(), Flex::float_cast(part, FloatDType::F32)).to_contiguous();
-        let part: &[f32] = part.as_slice().expect("a product of f32, made contiguous");
-        for (row, part) in product.chunks_exact_mut(columns.max(1)).zip(part.chunks_exact(count)) {
-            row[first..first + count].copy_from_slice(part);
-        }
-    }
-    Flex::float_from_data(TensorData::new(product, [rows, columns]), &Default::default())
-}
-
-fn dims(tensor: &FloatTensor<Flex>) -> [usize; 2] {
+pub(crate) fn dims(tensor: &FloatTensor<Flex>) -> [usize; 2] {
     let shape = tensor.shape();
     [shape[0], shape[1]]
 }
 
-fn view(tensor: &FloatTensor<Flex>) -> Option<Matrix<'_>> {
+pub(crate) fn view(tensor: &FloatTensor<Flex>) -> Option<Matrix<'_>> {
     let layout = tensor.layout();
     let first = layout.start_offset();
     let numbers = match tensor.dtype() {

@@ -9,11 +9,11 @@ use std::fmt;
 
 use anyhow::Result;
 use serde::Serialize;
-use softshard_losses::{Divergence, Tail, WIDE_SLICE_BYTES};
+use softshard_losses::{Divergence, Tail};
 use softshard_model::{
     Arrangement, DecoderConfig, Layout, LoadOptions, LoraShape, Precision, QUERIES_PER_TILE,
 };
-use softshard_products::uses_matrix_units;
+use softshard_products::{WIDE_BYTES, uses_matrix_units};
 
 use crate::{
     config::{Checkpointing, OptimizerKind, TrainConfig},
@@ -32,9 +32,6 @@ const PROGRAM: u64 = 24 << 20;
 const LOGITS: u64 = 3;
 /// More of them where each token of a uniform tail is an event of its own.
 const LOGITS_OF_EVENTS: u64 = 3;
-/// Of a bf16 matrix on a CPU without matrix units: its copies in 32 bits, and as the product reads them,
-/// bytes a number.
-const CAST: u64 = 6;
 /// Of a number that matrix units read, bytes; of the left matrix at most, and of a thread's part of the
 /// right one and of attention.
 const PACKED: u64 = 6;
@@ -75,6 +72,8 @@ struct Sizes {
     sets: u64,
     /// Tokens of all sequences.
     all: u64,
+    /// What it is computed in.
+    activations: Precision,
 }
 
 impl MemoryPlan {
@@ -250,7 +249,8 @@ impl Sizes {
         let unsummed = at_most(if streamed { 1 } else { usize::MAX });
         // A device's share of a step waits for threads.
         let at_a_time = at_most(if streamed { 1 } else { rayon::current_num_threads() });
-        let mut sizes = Self { tokens: 0, longest, at_a_time: 1, in_flight: 0, sets: 1, all };
+        let activations = inputs.config.precision.of_activations(first);
+        let mut sizes = Self { tokens: 0, longest, at_a_time: 1, in_flight: 0, sets: 1, all, activations };
         steps.each_of_first_epoch(examples, |step| {
             let tokens = |batch: &Vec<u32>| batch.iter().map(|&row| examples.length(row) as u64).sum::<u64>();
             let tokens: Vec<u64> = step.iter().map(tokens).collect();
@@ -309,16 +309,16 @@ impl Graph {
         streamed: bool,
         sizes: &Sizes,
     ) -> Self {
-        let precision = config.precision;
-        let of_token = shape.training_bytes_per_token(precision, lora);
+        let (precision, activations) = (config.precision, sizes.activations);
+        let of_token = shape.training_bytes_per_token(activations, lora);
         let (tokens, layers) = (sizes.tokens, shape.num_hidden_layers as u64);
         let by_layer = streamed || config.checkpointing == Checkpointing::Layer;
         let units = uses_matrix_units();
-        let casts = |bytes: u64| if precision == Precision::Bf16 && !units { bytes / 2 * CAST } else { 0 };
-        let dense = if config.quantise.is_some() { shape.largest_matrix_bytes(precision) } else { 0 };
+        let wide = |bytes: u64| if precision == Precision::F32 { 0 } else { WIDE_BYTES.min(bytes) };
+        let dense = if config.quantise.is_some() { shape.largest_matrix_bytes(activations) } else { 0 };
         let (layout, scores) = sizes.layout(Order::of(config).arrangement());
         let of_layer = (tokens * of_token.passing).max(of_token.scores * scores);
-        let of_layer = of_layer + dense + casts(shape.largest_matrix_bytes(precision));
+        let of_layer = of_layer + dense.max(wide(shape.largest_matrix_bytes(Precision::F32)));
 
         let (vocabulary, width) = (shape.vocab_size as u64, shape.embedding_size as u64);
         let rows = tokens.min(config.rows_per_chunk as u64);
@@ -327,9 +327,7 @@ impl Graph {
         let events = loss.tail == Tail::Uniform && loss.divergence != Divergence::ForwardKl;
         let logits = LOGITS + if events { LOGITS_OF_EVENTS } else { 0 };
         let head = logits * F32 * rows * vocabulary + states;
-        let wide =
-            if precision == Precision::Bf16 { WIDE_SLICE_BYTES.min(F32 * vocabulary * width) } else { 0 };
-        let head = head + wide;
+        let head = head + wide(F32 * vocabulary * width);
         let head = if lora.is_none() { head + 3 * F32 * vocabulary * width } else { head };
 
         let masks = if units { 0 } else { shape.mask_bytes(&layout) };

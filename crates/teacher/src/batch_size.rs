@@ -40,7 +40,7 @@ impl BatchTokens {
             Some(Self::Auto) if is_cpu => DEFAULT_ON_CPU,
             Some(Self::Auto) => MOST_ON_GPU,
         };
-        let per_token = decoder.config().activation_bytes_per_token(decoder.precision());
+        let per_token = decoder.config().activation_bytes_per_token(decoder.activations());
         let Some(free) = softshard_model::free_bytes(decoder.device()) else {
             tracing::info!("batches of up to {most} tokens: the free memory of this device is not known");
             return most;

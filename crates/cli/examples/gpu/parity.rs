@@ -86,7 +86,8 @@ fn precisions(name: &str, folder: &Path, device: &Device) -> Result<bool> {
         Row::new(name, "bf16").ours("this device does not compute in it").say(Outcome::Skipped);
         return Ok(well);
     }
-    let on_cpu = Decoder::load_with(folder, &cpu, &bf16)?;
+    let mut on_cpu = Decoder::load_with(folder, &cpu, &bf16)?;
+    on_cpu.set_activations(Precision::Bf16);
     let decoder = Decoder::load_with(folder, device, &bf16)?;
     well &= bf16_agrees(name, &expected, &Passed::of(&on_cpu)?, &Passed::of(&decoder)?);
     let (bound, _) = worst_gradient(&gradients, &lora_gradients(&on_cpu, Backward::Whole)?);
@@ -315,6 +316,7 @@ fn lora_gradients(decoder: &Decoder, backward: Backward) -> Result<Gradients> {
     // A direction of its own for every logit.
     let loss = |hidden: Tensor<2>, head: Tensor<2>| {
         // Not `softshard_losses::logits`, which is without gradients.
+        let head = head.cast(FloatDType::from(hidden.dtype()));
         let logits = hidden.matmul(head.transpose()).cast(FloatDType::F32);
         let [rows, vocabulary] = logits.dims();
         let direction = TensorData::new(waves(rows * vocabulary).collect::<Vec<f32>>(), [rows, vocabulary]);

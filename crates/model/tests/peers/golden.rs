@@ -128,7 +128,8 @@ pub(crate) fn batch(rows: &[Vec<i32>], columns: usize, before: impl Fn(&[i32]) -
 pub(crate) fn logits(decoder: &Decoder, hidden: Result<Tensor<3>, Error>) -> Vec<Vec<f32>> {
     let hidden = hidden.expect("the weights are there");
     let [rows, columns, width] = hidden.dims();
-    let logits = hidden.reshape([rows * columns, width]).matmul(decoder.head().transpose());
+    let head = decoder.head().cast(hidden.dtype());
+    let logits = hidden.reshape([rows * columns, width]).matmul(head.transpose());
     let vocabulary = logits.dims()[1];
     let values = logits.try_into_vec_as::<f32>().expect("numbers");
     values.chunks(vocabulary).map(<[f32]>::to_vec).collect()

@@ -62,6 +62,7 @@ fn logits_are_those_of_peft_wherever_the_weights_are() {
             let mut decoder = Decoder::load_with(&base, &Device::flex(), &options).expect("a base");
             let adapter = path(&format!("adapters/{name}"));
             decoder.load_adapter(&adapter).unwrap_or_else(|error| panic!("{name}: {error}"));
+            decoder.set_activations(options.precision);
             logits_with(&decoder, &expected.input_ids)
         };
         let resident = with(LoadOptions::default());

@@ -68,18 +68,6 @@ fn products_of_halves_are_f32_sums_and_rounded_once() {
 }
 
 #[test]
-fn halves_are_multiplied_slice_by_slice() {
-    let primitive = |tensor: Tensor<2>| Flex::float_from_data(tensor.into_data(), &Default::default());
-    // A column is as much as fits.
-    let [m, k, n] = [2, SLICE, 3];
-    let [a, b] = [random([m, k]), random([k, n])].map(|matrix| matrix.cast(FloatDType::BF16));
-    let exact = |matrix: &Tensor<2>| matrix.clone().cast(FloatDType::F32);
-    let expected = values(exact(&a).matmul(exact(&b)));
-    let found = in_slices(primitive(a), primitive(b)).to_contiguous();
-    assert_near(found.as_slice().expect("f32"), &expected, 1e-4, "slices");
-}
-
-#[test]
 fn attention_has_the_gradients_of_its_parts() {
     let device = Device::flex();
     if !attends(&device) {
