@@ -1,8 +1,8 @@
-//! How well a score puts one class above the other, and one order agrees with another.
+//! How well a score puts one class above the other.
 
 use serde::{Deserialize, Serialize};
 
-use super::{BadValues, Documents, Interval, Resampling, all, number, same_length};
+use super::{BadValues, Documents, Interval, Resampling, all, same_length};
 
 /// An area under the ROC curve with its interval.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -65,45 +65,10 @@ pub fn auroc(
     Ok(Auroc { value, interval, positive: count, negative: positive.len() - count })
 }
 
-/// Spearman's rank correlation, -1 to 1: Pearson's of the ranks, equal values having the mean of theirs. None where one
-/// side has one value only.
-///
-/// # Errors
-/// Lists of other lengths, a value that is not finite.
-pub fn spearman(a: &[f64], b: &[f64]) -> Result<Option<f64>, BadValues> {
-    same_length("values", a.len(), b.len())?;
-    for values in [a, b] {
-        all("value", "a finite number", values, f64::is_finite)?;
-    }
-    let centred = |values: &[f64]| {
-        let ranks = ranks(values);
-        let mean = (number(values.len()) + 1.0) / 2.0;
-        ranks.into_iter().map(|rank| rank - mean).collect::<Vec<_>>()
-    };
-    let (a, b) = (centred(a), centred(b));
-    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-    let spread = (dot(&a, &a) * dot(&b, &b)).sqrt();
-    Ok((spread > 0.0).then(|| dot(&a, &b) / spread))
-}
-
-/// From 1; equal values have the mean of their ranks.
-fn ranks(values: &[f64]) -> Vec<f64> {
-    let mut order: Vec<usize> = (0..values.len()).collect();
-    order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
-    let mut ranks = vec![0.0; values.len()];
-    let mut before = 0;
-    for tied in order.chunk_by(|&a, &b| values[a] == values[b]) {
-        let rank = number(before) + (number(tied.len()) + 1.0) / 2.0;
-        tied.iter().for_each(|&row| ranks[row] = rank);
-        before += tied.len();
-    }
-    ranks
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::statistics::golden::{close, float, floats, golden, list};
+    use crate::statistics::golden::{close, floats, golden, list};
 
     #[test]
     fn areas_are_those_of_scikit_learn() {
@@ -115,9 +80,6 @@ mod tests {
             let found = auroc(&scores, &positive, &documents, &usual).unwrap();
             close(found.value, &case["auroc"]);
             assert!(found.interval.contains(found.value), "{found:?}");
-            let others = floats(&case["others"]);
-            let rank = spearman(&scores, &others).unwrap().unwrap();
-            assert!((rank - float(&case["spearman"])).abs() < 1e-12, "{rank}");
         }
     }
 
@@ -135,6 +97,5 @@ mod tests {
         let documents = Documents::of_single_rows(2);
         let found = auroc(&[0.1, 0.2], &[true, true], &documents, &Resampling::default());
         assert_eq!(found.unwrap_err().to_string(), "expected at least 1 negative rows, found 0");
-        assert_eq!(spearman(&[1.0, 1.0], &[1.0, 2.0]).unwrap(), None);
     }
 }
