@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     cluster::Jobs, compare::Compare, diff::Diff, doors::Accept, labels::Labels, logging::LogFormat,
-    lookback::Lookback, merge::Merge, model::Model, report::Report, schema::Schema, scorer::ScorerCommand, stage::Stage,
-    teacher_labels::TeacherLabels,
+    lookback::Lookback, merge::Merge, model::Model, report::Report, schema::Schema, scorer::ScorerCommand,
+    stage::Stage, teacher_labels::TeacherLabels,
 };
 
 const MAP: &str = "\
