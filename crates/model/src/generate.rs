@@ -242,9 +242,8 @@ mod tests {
                     decoder.answer(prompts, &generation, &ends, product).expect("answers")
                 };
                 let together = answer(&all);
-                assert!(
-                    together.iter().any(|one| one.ended) && together.iter().any(|one| one.ids.len() == 30)
-                );
+                ended += together.iter().filter(|one| one.ended).count();
+                cut += together.iter().filter(|one| one.ids.len() == 30).count();
                 for some in [&all[..1], &all[1..4], &all[10..50]] {
                     let first = usize::try_from(some[0].number).expect("small");
                     assert!(answer(some) == together[first..first + some.len()], "{generation:?}");
