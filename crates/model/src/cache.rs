@@ -12,6 +12,7 @@ pub(crate) use texts::Texts;
 const GROWTH: usize = 64;
 
 /// What one layer has read before.
+#[expect(clippy::large_enum_variant, reason = "one a layer")]
 #[derive(Debug, Clone)]
 pub(crate) enum Cache {
     /// Of a batch whose texts lie side by side, padded.

@@ -437,7 +437,7 @@ mod tests {
         let source = |number: usize| SummarySource {
             id: number.to_string(),
             document: "xqz".repeat(1 + number % 7 * 3),
-            summary: (number % 2 == 0).then(|| "xqz q".to_owned()),
+            summary: number.is_multiple_of(2).then(|| "xqz q".to_owned()),
         };
         let sources: Vec<_> = (0..ANSWERS_PER_STEP + 9).map(source).collect();
         let models = (&decoder, &tokenizer);
