@@ -10,6 +10,9 @@ use softshard_scorers::{Expected, Pair, Published, Span, Verdict, published};
 use super::{Which, opened::Opened};
 use crate::{session::Session, stdout::print_json, table::aligned};
 
+/// Spans of an answer that are shown before the rest is counted.
+const SHOWN: usize = 3;
+
 /// Arguments of `scorer check`.
 #[derive(Args)]
 pub(crate) struct Check {
@@ -99,9 +102,10 @@ fn in_words(value: &Value) -> String {
     let digits = |value: &Value| value.as_f64().map_or("none".to_owned(), |value| format!("{value:.4}"));
     let Some(spans) = value.as_array() else { return digits(value) };
     let span = |span: &Value| format!("{}..{} {}", span["start"], span["end"], digits(&span["confidence"]));
-    if spans.is_empty() {
-        "no span".to_owned()
-    } else {
-        spans.iter().map(span).collect::<Vec<_>>().join(", ")
+    let first: Vec<String> = spans.iter().take(SHOWN).map(span).collect();
+    match spans.len().saturating_sub(SHOWN) {
+        0 if spans.is_empty() => "no span".to_owned(),
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
     }
 }
