@@ -76,7 +76,7 @@ fn finished(places: &Places, provenance: &Provenance) -> Result<Option<Evaluatio
 /// What is done for a task, with its rows.
 enum Work {
     /// Questions with choices.
-    Choices(Task),
+    Choices(Box<Task>),
     /// Likelihoods of held-out responses, and answers to their prompts.
     HeldOut(HeldOut, Vec<Question>),
 }
@@ -84,7 +84,8 @@ enum Work {
 impl Work {
     fn open(task: &str, inputs: &EvaluateInputs, tokenizer: &Tokenizer, model: &Path) -> Result<Self> {
         if let Some(config) = inputs.config.task.get(task) {
-            return Ok(Self::Choices(Task::open((task, config), tokenizer, &DecoderConfig::load(model)?)?));
+            let task = Task::open((task, config), tokenizer, &DecoderConfig::load(model)?)?;
+            return Ok(Self::Choices(Box::new(task)));
         }
         let questions = questions(inputs)?;
         Ok(Self::HeldOut(HeldOut::open(inputs, &tokenizer.own())?, questions))
