@@ -33,8 +33,11 @@ fn evaluate(world: &World, settings: &[String]) -> Said {
     world.run("evaluate", &settings.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-/// Settings of tasks over files, each with more settings.
-fn settings(tasks: &[(&str, &Path, &[(&str, String)])]) -> Vec<String> {
+/// A task by its name, its file and more of its settings.
+type Listed<'a> = (&'a str, &'a Path, &'a [(&'a str, String)]);
+
+/// Settings of tasks.
+fn settings(tasks: &[Listed]) -> Vec<String> {
     let names: Vec<&str> = tasks.iter().map(|(name, ..)| *name).collect();
     let mut settings = vec![format!("evaluate.tasks={}", json!(names))];
     for (name, file, more) in tasks {

@@ -72,7 +72,7 @@ fn finished(places: &Places, provenance: &Provenance) -> Result<Option<Evaluatio
 /// What is done for a task, with its rows.
 enum Work {
     /// Questions with choices.
-    Choices(Task),
+    Choices(Box<Task>),
     /// Documents to summarise.
     Summaries(Summaries),
     /// Likelihoods of held-out responses, and answers to their prompts.
@@ -82,7 +82,8 @@ enum Work {
 impl Work {
     fn open(task: &str, inputs: &EvaluateInputs, tokenizer: &Tokenizer, model: &Path) -> Result<Self> {
         if let Some(config) = inputs.config.task.get(task) {
-            return Ok(Self::Choices(Task::open((task, config), tokenizer, &DecoderConfig::load(model)?)?));
+            let task = Task::open((task, config), tokenizer, &DecoderConfig::load(model)?)?;
+            return Ok(Self::Choices(Box::new(task)));
         }
         let decoding = Decoding::of(inputs.config, model, tokenizer)?;
         if let Some(config) = inputs.config.summaries.as_ref().filter(|_| task == SUMMARIES) {
