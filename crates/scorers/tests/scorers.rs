@@ -314,7 +314,7 @@ fn a_foreign_folder_is_named() {
         let error = if tokenizer == "roberta" && folder.ends_with("hhem") {
             let scorer = open(&folder, "hhem", tokenizer).expect("opens");
             let pair = Pair { document: "東京 \u{1f642}", answer: "ÿþ", question: None };
-            scorer.score(&[pair], &AtomicBool::new(false)).err().expect("refused").to_string()
+            scorer.score(&[pair], &AtomicBool::new(false)).expect_err("refused").to_string()
         } else {
             refused(&folder, kind, tokenizer)
         };
