@@ -141,6 +141,6 @@ mod tests {
             assert!(margin(bad).is_err(), "{bad}");
         }
         let found = margin("rouge=0.1").unwrap_err();
-        assert!(found.contains("METRIC one of rouge_l, faithful"), "{found}");
+        assert!(found.contains("METRIC one of answered, rouge1"), "{found}");
     }
 }

@@ -101,8 +101,8 @@ impl Subject {
     }
 }
 
-/// Adds what scores of held-out rows are made from, and what changes them besides the model: how answers are made, and
-/// which rows are scored.
+/// Adds what scores of held-out rows are made from, and which of them are scored and how; how answers are made is said by
+/// [`crate::answers::Decoding::say`].
 ///
 /// # Errors
 /// A manifest cannot be read.
@@ -118,17 +118,8 @@ pub(crate) fn add_held_out(inputs: &EvaluateInputs, this: &mut Provenance) -> Re
         this.from.insert("labels".to_owned(), Provenance::from(&manifest.plan));
     }
     this.accept(inputs.accepted.iter().cloned());
-    let EvaluateConfig { split, max_answers, max_new_tokens, stop_at_newline, rouge, .. } = inputs.config;
-    add_settings(
-        this,
-        json!({
-            "split": split,
-            "max_answers": max_answers,
-            "max_new_tokens": max_new_tokens,
-            "stop_at_newline": stop_at_newline,
-            "rouge": rouge,
-        }),
-    );
+    let EvaluateConfig { split, max_answers, rouge, .. } = inputs.config;
+    add_settings(this, json!({ "split": split, "max_answers": max_answers, "rouge": rouge }));
     Ok(())
 }
 

@@ -123,7 +123,14 @@ impl Decoding {
     /// It is no JSON, which cannot be.
     pub(crate) fn say(&self, provenance: &mut Provenance) -> Result<()> {
         if let Some(Value::Object(settings)) = provenance.recipe.get_mut("evaluate") {
-            settings.insert("generation".to_owned(), serde_json::to_value(self)?);
+            let Value::Object(mut generation) = serde_json::to_value(self)? else {
+                unreachable!("a struct is an object")
+            };
+            // By the names that they have in the recipe.
+            for name in ["max_new_tokens", "stop_at_newline"] {
+                settings.extend(generation.remove_entry(name));
+            }
+            settings.insert("generation".to_owned(), Value::Object(generation));
         }
         Ok(())
     }
