@@ -121,6 +121,9 @@ const EVALUATE: Keys = &[
     ("split", "valid", Recorded),
     ("rouge", r#"{ unit = "rougeLsum", stemmer = false, lines_end_at_full_stops = true }"#, Recorded),
     ("stop_at_newline", "true", Recorded),
+    ("summaries", "", Elsewhere),
+    ("task", "", Elsewhere),
+    ("tasks", "", Elsewhere),
 ];
 
 const STEPS: &str = "student.max_steps=2";

@@ -62,8 +62,8 @@ impl Evaluation {
         if let Some(ChoiceScores { documents, requests, .. }) = &self.choices {
             return format!("{name}: {rows} rows ({blake3}) of {documents} documents, {requests} choices");
         }
-        if let Some(SummaryScores { means, .. }) = &self.summaries {
-            return format!("{name}: {rows} documents ({blake3}), {} answered", means.answered);
+        if self.summaries.is_some() {
+            return format!("{name}: {rows} documents ({blake3})");
         }
         let answered = self.answers.as_ref().map_or(0, |answers| answers.answers);
         format!("{name}: {rows} sequences ({blake3}), {answered} answered")
