@@ -1,9 +1,9 @@
 //! Where sentences of English text end.
 
 /// Words with a full stop that do not end a sentence.
-const ABBREVIATIONS: [&str; 28] = [
+const ABBREVIATIONS: [&str; 27] = [
     "mr", "mrs", "ms", "dr", "prof", "st", "sr", "jr", "gen", "sen", "rep", "gov", "lt", "col", "sgt",
-    "capt", "rev", "hon", "vs", "no", "fig", "inc", "ltd", "co", "corp", "e.g", "i.e", "etc",
+    "capt", "rev", "hon", "vs", "fig", "inc", "ltd", "co", "corp", "e.g", "i.e", "etc",
 ];
 
 /// The sentences of a text, without the white space around them. A line ends one; so does `.`, `!` or `?`, with quotes and brackets
@@ -51,7 +51,9 @@ fn ends_before(word: &str, rest: &str) -> bool {
         .rsplit('.')
         .next()
         .is_some_and(|last| last.chars().count() == 1 && last.chars().all(char::is_uppercase));
-    !is_initial && !ABBREVIATIONS.contains(&stem.to_lowercase().as_str())
+    // "No. 5" is a number, "No." an answer.
+    let is_number = stem.eq_ignore_ascii_case("no") && next.is_some_and(|c| c.is_ascii_digit());
+    !is_initial && !is_number && !ABBREVIATIONS.contains(&stem.to_lowercase().as_str())
 }
 
 #[cfg(test)]
@@ -60,7 +62,7 @@ mod tests {
 
     #[test]
     fn sentences_end_where_they_end() {
-        let cases: [(&str, &[&str]); 8] = [
+        let cases: [(&str, &[&str]); 9] = [
             ("", &[]),
             (" \n\n ", &[]),
             ("One. Two!  Three? Four", &["One.", "Two!", "Three?", "Four"]),
@@ -71,6 +73,7 @@ mod tests {
                 &["Mr. J. Smith of St. Ives paid 3.5 m. to the U.S. Army."],
             ),
             ("It was late . Nobody came . ", &["It was late .", "Nobody came ."]),
+            ("They live at No. 10. No. They left.", &["They live at No. 10.", "No.", "They left."]),
             // A small letter goes on with the sentence.
             ("Prices rose 3 %. 12 firms fell. été", &["Prices rose 3 %.", "12 firms fell. été"]),
         ];

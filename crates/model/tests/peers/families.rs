@@ -98,18 +98,17 @@ fn bf16_is_as_near_to_f32_as_that_of_transformers() {
     let options = LoadOptions { precision: Precision::Bf16, ..LoadOptions::default() };
     for name in MODELS {
         let golden = Golden::of(name);
-        let mut decoder =
-            Decoder::load_with(&path(name), &Device::flex(), &options).expect("the model loads");
+        let decoder = Decoder::load_with(&path(name), &Device::flex(), &options).expect("the model loads");
         let columns = golden.columns();
         let all = |decoder: &Decoder| {
             let found = logits(decoder, decoder.hidden(batch(&golden.facts.sequences, columns, |_| 0)));
             of_tokens(&found, columns, golden.lengths().into_iter().map(|length| 0..length))
         };
         if decoder.activations() == Precision::F32 {
-            // The weights of these models are bf16 numbers.
+            // A CPU without matrix units; the weights of these models are bf16 numbers.
             assert_close(name, &all(&decoder), &golden.logits("logits"));
+            continue;
         }
-        decoder.set_activations(Precision::Bf16);
         let found = all(&decoder);
         let (largest, root_mean_square) = differences(&found, &golden.logits("logits"));
         let theirs = (golden.facts.bf16_largest_difference, golden.facts.bf16_root_mean_square_difference);
