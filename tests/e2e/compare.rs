@@ -141,5 +141,5 @@ fn other_rows_and_settings_are_refused() {
     fs::remove_file(&path).expect("it is removed");
     compare(&world, &["teacher", "start"], &[])
         .failed(3, &["start/held_out.rows.jsonl", "found no file", "evaluate again"]);
-    compare(&world, &["teacher", "teacher"], &["--margin", "rouge=1"]).failed(2, &["METRIC one of rouge_l"]);
+    compare(&world, &["teacher", "teacher"], &["--margin", "rouge=1"]).failed(2, &["METRIC one of answered"]);
 }

@@ -27,7 +27,7 @@ use crate::{
 /// Numbers of parameters that learn, gradients and moments: 32 bits.
 const F32: u64 = 4;
 /// The program with its threads, the recipe and the tokenizer: measured.
-const PROGRAM: u64 = 24 << 20;
+const PROGRAM: u64 = 27 << 20;
 /// Tensors of the size of a chunk's logits that are there together: see `DistillLoss::compute`.
 const LOGITS: u64 = 3;
 /// More of them where each token of a uniform tail is an event of its own.
