@@ -1,10 +1,11 @@
-// A CUDA driver without a GPU, so that the kernels of a real run reach NVRTC and are compiled: device memory is the host's, and a
-// launch does nothing. It says that it is an H200. See docs/gpu.md, "Without a GPU".
+// A CUDA driver without a GPU, so that the kernels of a real run reach NVRTC and are compiled: device memory are addresses, and a
+// launch does nothing. See docs/gpu.md, "Without a GPU".
 //
 //     cc -shared -fPIC -O1 -o libcuda.so.1 fake_driver.c
 //
-// What a kernel would have written is what was there before: zeros mostly. Reads of up to 8 bytes give the float 2, which is what
-// softshard's own test of a device expects.
+// SOFTSHARD_FAKE_SM=80 (90, 100, 120) is the compute capability that it has. What is read of it is zero, but for what softshard
+// would stop at: its own test of a device, the first read, gets the float 2, and with SOFTSHARD_FAKE_HEAD="W K D" whatever is made
+// of rows of W words is K tokens of equal probability and D that were drawn (crates/losses/src/cube/layout.rs).
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -19,6 +20,22 @@ enum { SUCCESS = 0, OUT_OF_MEMORY = 2, NOT_FOUND = 500 };
 
 static atomic_ulong modules, launches, allocated;
 static const uint64_t TOTAL = 141ull << 30;
+
+// Generations of GPUs, with what the runtime asks of them.
+static const struct generation { int sm, processors, shared_block, shared_processor, threads; const char *name; } GENERATIONS[] = {
+    {80, 108, 166912, 167936, 2048, "A100"},
+    {90, 132, 232448, 233472, 2048, "H200"},
+    {100, 148, 232448, 233472, 2048, "B200"},
+    {120, 170, 101376, 102400, 1536, "RTX 5090"},
+};
+static const struct generation *generation(void) {
+    const char *text = getenv("SOFTSHARD_FAKE_SM");
+    int sm = text ? atoi(text) : 90;
+    for (size_t at = 0; at < sizeof GENERATIONS / sizeof *GENERATIONS; at++)
+        if (GENERATIONS[at].sm == sm) return &GENERATIONS[at];
+    fprintf(stderr, "fake driver: SOFTSHARD_FAKE_SM: expected 80, 90, 100 or 120, found %s\n", text);
+    exit(2);
+}
 
 __attribute__((destructor)) static void report(void) {
     if (modules)
@@ -35,12 +52,12 @@ static int attribute(int number) {
     case 6: case 7: return 65535;                 // grid y, z
     case 8: return 49152;                         // shared memory per block
     case 10: return 32;                           // warp
-    case 16: return 132;                          // multiprocessors
-    case 39: return 2048;                         // threads per multiprocessor
-    case 75: return 9;                            // compute capability
-    case 76: return 0;
-    case 97: return 232448;                       // shared memory per block, if asked for
-    case 81: return 233472;                       // shared memory per multiprocessor
+    case 16: return generation()->processors;     // multiprocessors
+    case 39: return generation()->threads;        // threads per multiprocessor
+    case 75: return generation()->sm / 10;        // compute capability
+    case 76: return generation()->sm % 10;
+    case 97: return generation()->shared_block;   // shared memory per block, if asked for
+    case 81: return generation()->shared_processor; // shared memory per multiprocessor
     case 82: return 65536;                        // registers per multiprocessor
     case 115: return 1;                           // memory pools
     default: return 0;
@@ -52,7 +69,7 @@ API cuDriverGetVersion(int *version) { *version = 13000; return SUCCESS; }
 API cuDeviceGetCount(int *count) { *count = 1; return SUCCESS; }
 API cuDeviceGet(int *device, int ordinal) { *device = ordinal; return SUCCESS; }
 API cuDeviceGetAttribute(int *value, int number, int device) { (void)device; *value = attribute(number); return SUCCESS; }
-API cuDeviceGetName(char *name, int size, int device) { (void)device; snprintf(name, size, "NVIDIA H200 (no GPU: a fake driver)"); return SUCCESS; }
+API cuDeviceGetName(char *name, int size, int device) { (void)device; snprintf(name, size, "NVIDIA %s (no GPU: a fake driver)", generation()->name); return SUCCESS; }
 API cuDeviceTotalMem_v2(size_t *bytes, int device) { (void)device; *bytes = TOTAL; return SUCCESS; }
 API cuDeviceGetPCIBusId(char *id, int size, int device) { (void)device; snprintf(id, size, "0000:01:00.0"); return SUCCESS; }
 API cuDeviceGetUuid_v2(void *id, int device) { (void)device; memset(id, 1, 16); return SUCCESS; }
@@ -103,32 +120,56 @@ API cuMemAllocHost_v2(void **address, size_t bytes) { return (*address = malloc(
 API cuMemHostAlloc(void **address, size_t bytes, unsigned flags) { (void)flags; return cuMemAllocHost_v2(address, bytes); }
 API cuMemFreeHost(void *address) { free(address); return SUCCESS; }
 
-static Result read_back(void *to, const void *from, size_t bytes) {
+// Nothing reads what is on the device, so nothing is brought there.
+API cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t bytes, void *stream) { (void)to; (void)from; (void)bytes; (void)stream; return SUCCESS; }
+API cuMemcpyHtoD_v2(Address to, const void *from, size_t bytes) { return cuMemcpyHtoDAsync_v2(to, from, bytes, NULL); }
+API cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void *stream) { (void)to; (void)from; (void)bytes; (void)stream; return SUCCESS; }
+API cuMemsetD8Async(Address to, unsigned char value, size_t bytes, void *stream) { (void)to; (void)value; (void)bytes; (void)stream; return SUCCESS; }
+
+// A row as the kernel of the head writes it, of so many words: tokens that are kept, of the same logit 1, and one like them that is not;
+// tokens that are drawn once each.
+static void head_row(int32_t *row, int words, int kept, int drawn) {
+    const float one = 1, sum = kept + 1;
+    memset(row, 0, words * sizeof *row);
+    row[0] = 1;
+    row[7] = kept;
+    row[8] = drawn;
+    const int ones[] = {1, 4, 5, 6};
+    for (int at = 0; at < 4; at++) memcpy(row + ones[at], &one, sizeof one);
+    memcpy(row + 2, &sum, sizeof sum);
+    int32_t *list = row + words - 2 * kept - 2 * drawn;
+    for (int32_t *at = row + 9; at < list; at++) memcpy(at, &one, sizeof one); // sums at each temperature
+    for (int at = 0; at < kept; at++) {
+        list[at] = at;
+        memcpy(list + kept + at, &one, sizeof one);
+    }
+    for (int at = 0; at < drawn; at++) {
+        list[2 * kept + at] = kept + at;
+        list[2 * kept + drawn + at] = 1;
+    }
+}
+static Result read_back(void *to, size_t bytes) {
+    static atomic_int reads;
     const float two = 2;
-    memcpy(to, from, bytes);
-    for (size_t at = 0; bytes <= 8 && at + sizeof two <= bytes; at += sizeof two) memcpy((char *)to + at, &two, sizeof two);
+    int words = 0, kept = 0, drawn = 0;
+    const char *head = getenv("SOFTSHARD_FAKE_HEAD");
+    memset(to, 0, bytes);
+    if (!reads++)
+        for (size_t at = 0; at + sizeof two <= bytes; at += sizeof two) memcpy((char *)to + at, &two, sizeof two);
+    else if (head && sscanf(head, "%d %d %d", &words, &kept, &drawn) == 3 && words >= 9 + 2 * (kept + drawn) && bytes % (4 * (size_t)words) == 0)
+        for (size_t at = 0; at < bytes; at += 4 * (size_t)words) head_row((int32_t *)((char *)to + at), words, kept, drawn);
     return SUCCESS;
 }
-API cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t bytes, void *stream) { (void)stream; memcpy((void *)(uintptr_t)to, from, bytes); return SUCCESS; }
-API cuMemcpyHtoD_v2(Address to, const void *from, size_t bytes) { return cuMemcpyHtoDAsync_v2(to, from, bytes, NULL); }
-API cuMemcpyDtoHAsync_v2(void *to, Address from, size_t bytes, void *stream) { (void)stream; return read_back(to, (void *)(uintptr_t)from, bytes); }
+API cuMemcpyDtoHAsync_v2(void *to, Address from, size_t bytes, void *stream) { (void)from; (void)stream; return read_back(to, bytes); }
 API cuMemcpyDtoH_v2(void *to, Address from, size_t bytes) { return cuMemcpyDtoHAsync_v2(to, from, bytes, NULL); }
-API cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void *stream) { (void)stream; memmove((void *)(uintptr_t)to, (void *)(uintptr_t)from, bytes); return SUCCESS; }
-API cuMemsetD8Async(Address to, unsigned char value, size_t bytes, void *stream) { (void)stream; memset((void *)(uintptr_t)to, value, bytes); return SUCCESS; }
 
 struct side { size_t x, y; int type; void *host; Address device; void *array; size_t pitch; };
 struct copy { struct side from, to; size_t width, height; };
 API cuMemcpy2DAsync_v2(const struct copy *copy, void *stream) {
     (void)stream;
-    const struct side *f = &copy->from, *t = &copy->to;
-    const char *from = f->type == 1 ? f->host : (void *)(uintptr_t)f->device;
-    char *to = t->type == 1 ? t->host : (void *)(uintptr_t)t->device;
-    for (size_t row = 0; row < copy->height; row++) {
-        const char *line = from + (f->y + row) * f->pitch + f->x;
-        char *there = to + (t->y + row) * t->pitch + t->x;
-        if (t->type == 1 && copy->height == 1) read_back(there, line, copy->width);
-        else memcpy(there, line, copy->width);
-    }
+    const struct side *to = &copy->to;
+    for (size_t row = 0; to->type == 1 && row < copy->height; row++)
+        read_back((char *)to->host + (to->y + row) * to->pitch + to->x, copy->width);
     return SUCCESS;
 }
 
