@@ -15,7 +15,7 @@ const ALLOWED: [(&str, &[&str]); 12] = [
     ("prepare", &["labels"]),
     ("teacher", &["labels", "model", "losses"]),
     ("student", &["labels", "model", "losses", "products"]),
-    ("evaluate", &["prepare", "model", "losses", "labels"]),
+    ("evaluate", &["prepare", "model", "losses", "labels", "scorers"]),
     ("scorers", &["model"]),
     ("share", &["labels"]),
     ("labels", &[]),

@@ -118,11 +118,16 @@ fn what_cannot_be_judged_is_said() {
     lookback(&world, &["score", &other], "x.json", &[])
         .failed(3, &["hint: make it with `softshard lookback train`"]);
     lookback(&world, &["train"], "x.json", &["--template", "{document}"]).failed(2, &["`{document}` once"]);
+    lookback(&world, &["train"], "x.jsonl", &[]).failed(2, &["expected a name that ends in `.json`"]);
     assert!(!world.path("x.json").exists());
 
     // An empty answer is counted, and in no rate.
     lookback(&world, &["train"], "of-teacher.json", &[]).succeeded();
     let path = world.path("of-teacher.json");
+    let before = fs::read(&path).expect("a classifier");
+    let of_itself = ["score", path.to_str().expect("ASCII")];
+    lookback(&world, &of_itself, "of-teacher.json", &[]).failed(3, &["another file than the classifier"]);
+    assert_eq!(fs::read(&path).expect("a classifier"), before);
     let empty = file("empty.jsonl", &two(r#""answer": " ""#, r#""answer": "d""#));
     let said = lookback(&world, &["score", path.to_str().expect("ASCII")], "y.json", &["--data", &empty]);
     let said = said.succeeded().stdout;

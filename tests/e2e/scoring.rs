@@ -175,11 +175,15 @@ fn a_scorer_stands_beside_people() {
     );
     for one in found {
         assert_eq!(one["documents"], 4);
-        let auc = one["auc"].as_f64().expect("both sorts");
-        let [lower, upper] =
-            ["lower", "upper"].map(|end| one["auc_interval"][end].as_f64().expect("an interval"));
-        assert!(lower < auc && auc < upper && (0.0..=1.0).contains(&auc), "{one}");
-        assert!(one["spearman"].is_number() && one["kendall"].is_number(), "{one}");
+        let agreement = one["agreement"].as_array().expect("a list");
+        assert_eq!((agreement.len(), &agreement[2]["by"]), (4, &"copied trigrams".into()));
+        for by in agreement {
+            let auc = by["auc"]["value"].as_f64().expect("both sorts");
+            let [lower, upper] =
+                ["lower", "upper"].map(|end| by["auc"]["interval"][end].as_f64().expect("an interval"));
+            assert!(lower <= auc && auc <= upper && (0.0..=1.0).contains(&auc), "{one}");
+            assert!(by["ranks"]["spearman"].is_number() && by["ranks"]["kendall"].is_number(), "{one}");
+        }
     }
     let table = scorer("validate", "roberta", "roberta", &options[..options.len() - 1]).succeeded();
     assert!(table.stdout.contains("95 % by document"), "{}", table.stdout);
@@ -188,5 +192,5 @@ fn a_scorer_stands_beside_people() {
     fs::write(&bad, "{\"document\": \"a\", \"summaries\": [{\"summary\": \"b\"}]}\n").expect("it is written");
     let options = ["--data", &bad.display().to_string()];
     scorer("validate", "hhem", "t5", &options)
-        .failed(3, &["bad.jsonl` line 1", "missing field `consistent`"]);
+        .failed(3, &["bad.jsonl` document `1`", "expected a judgement of each answer, found none"]);
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use serde_json::{Value, json};
-use softshard_e2e::{Said, World, real_data, root};
+use softshard_e2e::{Said, World, may_trace, real_data, root, strace::traced};
 
 /// Sums of up to some hundred log-probabilities in f32; the issue asks for 1e-3.
 const LOG_LIKELIHOOD: f64 = 5e-4;
@@ -402,4 +402,46 @@ fn a_task_more_computes_that_one_alone() {
     fs::remove_file(world.path("run/evaluations/start/piqa.json")).expect("removed");
     evaluate(&world, &[&start[..], &both].concat()).succeeded();
     assert!(world.path("run/evaluations/start/piqa.json").exists());
+}
+
+/// A table that pyarrow wrote: what its columns are called is the recipe's.
+#[test]
+fn a_table_of_another_tool_is_a_task() {
+    let world = world(&golden_model("qwen-like"));
+    let table = root().join("tests/peers/golden/rows/pairs.parquet");
+    let mapping = r#"{ context = "{instruction}", choices = ["{output}", "another"], labels = ["o", "x"], gold = "output" }"#;
+    evaluate(&world, &settings(&[("mine", &table, &[("mapping", mapping.to_owned())])])).succeeded();
+    let found = rows(&world.path("run/evaluations/model/mine.rows.jsonl"));
+    let expected = read_json(&root().join("tests/peers/golden/rows/pairs.json"));
+    assert_eq!(found.len(), expected.as_array().expect("rows").len());
+    for (found, expected) in found.iter().zip(expected.as_array().expect("rows")) {
+        assert_eq!(found["arguments"]["gen_args_0"]["arg_0"], expected["instruction"]);
+        assert_eq!(found["target"], 0);
+    }
+}
+
+/// Told to stop behind some parts of a task: it goes on behind them, to the same bytes.
+#[test]
+fn a_task_that_is_told_to_stop_goes_on() {
+    if !may_trace() {
+        return;
+    }
+    let world = world(&golden_model("qwen-like"));
+    let file = root().join("tests/peers/golden/choices/data/arc_easy.jsonl");
+    let mut settings = settings(&[("arc_easy", &file, &[])]);
+    // A context with its choices at a time.
+    settings.push("evaluate.max_tokens_per_batch=1".to_owned());
+    evaluate(&world, &settings).succeeded();
+    let expected = world.files("run/evaluations");
+    for number in [2, 3] {
+        fs::remove_dir_all(world.path("run/evaluations")).expect("removed");
+        let stage = world.stage("evaluate", &settings.iter().map(String::as_str).collect::<Vec<_>>());
+        let stop = format!("signal=SIGTERM:when={number}");
+        let said = traced(&stage, &world.path("trace"), "fdatasync", &stop);
+        assert_eq!(said.code, 75, "{}", said.stderr);
+        assert!(!world.path("run/evaluations/model/arc_easy.json").exists());
+        let said = evaluate(&world, &settings).succeeded().stderr;
+        assert!(said.contains("goes on behind "), "{said}");
+        assert!(world.files("run/evaluations") == expected, "the same bytes");
+    }
 }

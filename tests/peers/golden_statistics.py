@@ -25,7 +25,7 @@ import statsmodels.api as sm
 from scipy import stats
 from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
+from sklearn.metrics import brier_score_loss, log_loss
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.contingency_tables import mcnemar
@@ -253,23 +253,6 @@ def logistic(rng):
     return cases
 
 
-def ranking(rng):
-    """Areas under ROC curves, with ties."""
-    cases = []
-    for rows, digits in [(30, 6), (50, 1), (12, 0)]:
-        positive = rng.random(rows) < 0.4
-        positive[:2] = [True, False]
-        scores = np.round(rng.random(rows) + 0.3 * positive, digits)
-        cases.append(
-            {
-                "scores": listed(scores),
-                "positive": positive.astype(int).tolist(),
-                "auroc": float(roc_auc_score(positive, scores)),
-            }
-        )
-    return cases
-
-
 def make():
     rng = np.random.default_rng(17)
     cases, full = calibration(rng)
@@ -284,7 +267,6 @@ def make():
         "calibration": cases,
         "full_calibration": full,
         "logistic_regression": logistic(np.random.default_rng(23)),
-        "ranking": ranking(np.random.default_rng(29)),
     }
 
 

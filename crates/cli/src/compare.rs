@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use anyhow::Result;
 use clap::Args;
 use softshard_evaluate::{
-    Compared, Line, METRICS, Margins, Scored,
+    Compared, Line, Margins, Scored, metrics,
     statistics::{Interval, Resampling, Word},
 };
 use softshard_labels::visible_line;
@@ -44,9 +44,9 @@ fn seeds(text: &str) -> Result<Seeds, String> {
 }
 
 fn margin(text: &str) -> Result<(String, f64), String> {
-    let expected = || format!("expected METRIC=DIFFERENCE, METRIC one of {}", METRICS.join(", "));
+    let expected = || format!("expected METRIC=DIFFERENCE, METRIC one of {}", metrics().join(", "));
     let (metric, value) = text.split_once('=').ok_or_else(expected)?;
-    if !METRICS.contains(&metric) {
+    if !metrics().contains(&metric) {
         return Err(expected());
     }
     match value.parse::<f64>() {

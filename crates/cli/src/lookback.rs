@@ -1,13 +1,15 @@
 //! `softshard lookback`: whether a model looks at the document while it writes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
+use fs_err as fs;
 use softshard_evaluate::{
     lookback::{Detection, Inputs, PromptTemplate, Rate, Scores, Trained, score, train},
     statistics::Resampling,
 };
+use softshard_labels::Error;
 
 use crate::{
     device, doors::Accept, numbers::grouped, recipe::local, session::Session, stage::positive,
@@ -39,7 +41,7 @@ struct Reads {
     #[arg(long, value_name = "N", value_parser = positive)]
     documents: Option<usize>,
     /// Result to write, NAME.json; NAME.rows.jsonl beside it has a line for each answer
-    #[arg(long, value_name = "FILE", value_parser = local)]
+    #[arg(long, value_name = "FILE", value_parser = result)]
     output: PathBuf,
     /// How often documents are drawn for an interval
     #[arg(long, default_value_t = Resampling::default().draws, value_name = "N")]
@@ -93,6 +95,14 @@ fn folds(text: &str) -> Result<usize, String> {
     positive(text).ok().filter(|count| *count > 1).ok_or_else(|| "expected a whole number above 1".to_owned())
 }
 
+fn result(text: &str) -> Result<PathBuf, String> {
+    let path = local(text)?;
+    if path.extension().is_some_and(|extension| extension == "json") {
+        return Ok(path);
+    }
+    Err("expected a name that ends in `.json`".to_owned())
+}
+
 fn template(text: &str) -> Result<String, String> {
     PromptTemplate::parse(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
@@ -129,11 +139,19 @@ pub(crate) fn run(command: &Lookback, session: &Session) -> Result<()> {
             if reads.json { print_json(&found) } else { say_trained(&found, *folds, reads) }
         }
         Lookback::Score(Score { classifier, .. }) => {
+            if same_file(classifier, &reads.output) {
+                let place = format!("`--output {}`", reads.output.display());
+                return Err(Error::bad(place, "another file than the classifier", "the classifier").into());
+            }
             let found = score(&inputs, classifier)?;
             drop(observer);
             if reads.json { print_json(&found) } else { say_scores(&found, reads) }
         }
     }
+}
+
+fn same_file(one: &Path, other: &Path) -> bool {
+    matches!((fs::canonicalize(one), fs::canonicalize(other)), (Ok(one), Ok(other)) if one == other)
 }
 
 fn count(count: usize) -> String {

@@ -20,34 +20,6 @@ use crate::{
     tasks::{self, ChoiceRow, Scores},
 };
 
-/// Names of what is compared, in the order of the table.
-pub const METRICS: [&str; 24] = [
-    "answered",
-    "rouge1",
-    "rouge2",
-    "rouge_l",
-    "rouge_lsum",
-    "faithful",
-    "supported_facts",
-    "nll",
-    "brier",
-    "kl_to_teacher",
-    "smooth_ece",
-    "ece",
-    "ece_equal_mass",
-    "acc",
-    "acc_norm",
-    "acc_bytes",
-    "mc1",
-    "mc2",
-    "factor",
-    "fib",
-    "fib_mean",
-    "fib_sum",
-    "fib_sum_minus_null",
-    "fib_null",
-];
-
 /// Differences below which two are equal, by metric.
 pub type Margins = BTreeMap<String, f64>;
 
@@ -143,7 +115,7 @@ pub struct Compared {
 /// A metric of two results.
 #[derive(Clone, Debug, Serialize)]
 pub struct Line {
-    /// Its name, of [`METRICS`].
+    /// Its name, of [`metrics`].
     pub metric: &'static str,
     /// Which values are better.
     pub better: Better,
@@ -253,8 +225,9 @@ pub fn compare(
     resampling: &Resampling,
     margins: &Margins,
 ) -> Result<Vec<Compared>> {
-    if let Some(unknown) = margins.keys().find(|name| !METRICS.contains(&name.as_str())) {
-        let expected = format!("one of {}", METRICS.join(", "));
+    let known = metrics();
+    if let Some(unknown) = margins.keys().find(|name| !known.contains(&name.as_str())) {
+        let expected = format!("one of {}", known.join(", "));
         return Err(Error::bad("margin", expected, format_args!("`{unknown}`")).into());
     }
     let tasks = |one: &[Vec<Scored>]| -> Vec<String> {
@@ -324,7 +297,8 @@ fn compare_task(
     for line in lines.iter_mut().filter(|line| line.p.is_some()) {
         line.p_holm = adjusted.next();
     }
-    lines.sort_by_key(|line| METRICS.iter().position(|metric| *metric == line.metric));
+    let order = metrics();
+    lines.sort_by_key(|line| order.iter().position(|metric| *metric == line.metric));
     let names = |seeds: &[&Scored]| seeds.iter().map(|one| one.evaluation.name.clone()).collect();
     let (baseline, candidate, rows) = (names(baseline), names(candidate), first.evaluation.described_rows());
     let task = first.evaluation.task.clone();
@@ -404,13 +378,22 @@ const MEANS: [(&str, Better, Parts); 6] = [
     }),
 ];
 
-/// Means over rows, those of held-out rows first: all metrics but the errors of calibration.
+/// Errors of calibration, which are no means.
+const ERRORS: [(&str, Measure); 3] =
+    [("smooth_ece", Measure::Smooth), ("ece", Measure::Ece), ("ece_equal_mass", Measure::EceEqualMass)];
+
+/// Means over rows: of summaries, of held-out rows, of choices.
 fn means() -> impl Iterator<Item = (&'static str, Better)> {
-    let of_held_out = MEANS.iter().map(|(metric, better, _)| (*metric, *better));
-    // ROUGE-L is a mean of held-out rows too.
-    let of_summaries = SummaryRow::SCORES.iter().filter(|metric| **metric != "rouge_l");
-    let of_held_out = of_held_out.chain(of_summaries.map(|metric| (*metric, Better::Higher)));
-    of_held_out.chain(Scores::NAMES.map(|metric| (metric, Better::Higher)))
+    let higher = |metric| (metric, Better::Higher);
+    // ROUGE-L is a mean of both.
+    let of_held_out = MEANS.iter().filter(|(metric, ..)| !SummaryRow::SCORES.contains(metric));
+    let of_held_out = of_held_out.map(|(metric, better, _)| (*metric, *better));
+    SummaryRow::SCORES.into_iter().map(higher).chain(of_held_out).chain(Scores::NAMES.into_iter().map(higher))
+}
+
+/// Names of what is compared, in the order of the table.
+pub fn metrics() -> Vec<&'static str> {
+    means().map(|(metric, _)| metric).chain(ERRORS.map(|(metric, _)| metric)).collect()
 }
 
 fn parts(rows: &[Row], score: impl Fn(&Row) -> Option<(f64, f64)>) -> Option<Vec<Part>> {
@@ -449,8 +432,6 @@ fn of_positions(
     question: impl Fn(&str, Better) -> Question,
 ) -> Result<Vec<Line>, BadValues> {
     let better = Better::Lower;
-    let measures =
-        [("smooth_ece", Measure::Smooth), ("ece", Measure::Ece), ("ece_equal_mass", Measure::EceEqualMass)];
     let line = |(metric, measure)| {
         let Question { resampling, margin, .. } = question(metric, better);
         let draws = resampling.draws.min(DRAWS);
@@ -460,5 +441,5 @@ fn of_positions(
         let values = [baseline, candidate, difference.value];
         Ok(Line::of_measure(metric, better, values, difference.interval, word))
     };
-    measures.into_iter().map(line).collect()
+    ERRORS.into_iter().map(line).collect()
 }

@@ -16,6 +16,7 @@ mod compare;
 mod config;
 mod held_out;
 mod inputs;
+mod judged;
 mod partial;
 mod result;
 mod rows;
@@ -25,13 +26,14 @@ mod table;
 mod tasks;
 
 pub use answers::{
-    Anchor, AnswerScores, Conventions, Copying, Decoding, Drawing, GenerationConfig, GenerationFile, Given,
-    OfTheModel, Step, SummariesConfig, SummaryDocument, SummaryMeans, SummaryRow, SummaryScores,
-    SummarySource, anchor, copying, sentences, summarise,
+    Anchor, AnswerScores, Conventions, Copying, Decoding, Drawing, FLOORS, GenerationConfig, GenerationFile,
+    Given, OfTheModel, Share, Step, SummariesConfig, SummaryDocument, SummaryMeans, SummaryRow,
+    SummaryScores, SummarySource, anchor, copying, summarise,
 };
-pub use compare::{Compared, Line, METRICS, Margins, Scored, compare};
+pub use compare::{Compared, Line, Margins, Scored, compare, metrics};
 pub use config::{EvaluateConfig, HELD_OUT, SUMMARIES};
 pub use inputs::EvaluateInputs;
+pub use judged::{Judged, Judgement, read_judged};
 pub use result::{Breakdown, Evaluation, HeldOutScores};
 pub use rows::{Arguments, Document, PositionScores, Request, Row, Settings};
 pub use run::run;

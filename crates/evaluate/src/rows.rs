@@ -168,9 +168,21 @@ impl Row {
 /// # Errors
 /// A score that is not finite: it is no JSON, and no mean of it is one.
 pub(crate) fn to_lines(rows: &[Row], place: &str) -> Result<Vec<u8>> {
+    lines_without(rows, place, Row::fault)
+}
+
+/// The lines of a file of rows, none of which may have a fault at its place.
+///
+/// # Errors
+/// One has.
+pub(crate) fn lines_without<R: Serialize>(
+    rows: &[R],
+    place: &str,
+    fault: impl Fn(&R, usize) -> Option<(&'static str, String)>,
+) -> Result<Vec<u8>> {
     let mut lines = Vec::new();
     for (number, row) in rows.iter().enumerate() {
-        if let Some((expected, found)) = row.fault(number) {
+        if let Some((expected, found)) = fault(row, number) {
             return Err(Error::bad(format_args!("{place} row {number}"), expected, found).into());
         }
         serde_json::to_writer(&mut lines, row)?;

@@ -172,7 +172,7 @@ impl Run<'_> {
                 seconds.answers = began.elapsed().as_secs_f64();
                 evaluation.rows = rows.len();
                 evaluation.summaries = Some(scores);
-                answers::to_lines(&rows)?
+                answers::to_lines(&rows, &place)?
             }
             Work::HeldOut(held_out, questions, decoding) => {
                 let began = Instant::now();

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use crate::matrix::{Matrix, Numbers};
 use crate::vectors::widest;
+use crate::widened::widened;
 
 const LANES: usize = 8;
 /// Lines of the matrix and rows that are multiplied together: their sums stay in registers.
@@ -36,10 +37,9 @@ impl Number for f32 {
 }
 
 impl Number for bf16 {
-    /// The upper half of the f32.
     #[inline(always)]
     fn wide(self) -> f32 {
-        f32::from_bits(u32::from(self.to_bits()) << 16)
+        widened(self)
     }
 }
 

@@ -207,7 +207,7 @@ impl NullaryFnOnce for Widen<'_> {
 
 /// bf16 is the upper half of f32.
 #[inline(always)]
-fn widened(half: bf16) -> f32 {
+pub(crate) fn widened(half: bf16) -> f32 {
     f32::from_bits(u32::from(half.to_bits()) << 16)
 }
 

@@ -2,7 +2,46 @@
 //!
 //! Legend: B texts, T tokens of the longest, N tokens of all, H heads, E head width, D model width.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use softshard_model::{Fitting, batches_by_length};
+
+use crate::Error;
+
+/// Tokens of a batch, padding included; a longer text is computed alone.
+const MAX_TOKENS_PER_BATCH: usize = 1 << 13;
+
+/// What `compute` makes of each text, in their order: of some at a time that are alike in length, or of as many of them as the device
+/// has memory for.
+///
+/// # Errors
+/// Those of `compute`; the device has no memory for a single text; somebody asked for a stop.
+pub(crate) fn in_batches<T, R>(
+    texts: &[&[T]],
+    device: &Device,
+    stop: &AtomicBool,
+    compute: &impl Fn(&[&[T]]) -> Result<Vec<R>, Error>,
+) -> Result<Vec<R>, Error> {
+    let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
+    let mut found: Vec<Option<R>> = texts.iter().map(|_| None).collect();
+    let fitting = Fitting::default();
+    for batch in batches_by_length(&lengths, MAX_TOKENS_PER_BATCH) {
+        if stop.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        let tokens = |members: &[usize]| members.len() * lengths[members[0]];
+        let compute = |members: &[usize]| {
+            let texts: Vec<&[T]> = members.iter().map(|&index| texts[index]).collect();
+            compute(&texts)
+        };
+        let parts = fitting.each(&batch, &tokens, device, &compute)?;
+        for (&index, part) in batch.iter().zip(parts.into_iter().flatten()) {
+            found[index] = Some(part);
+        }
+    }
+    Ok(found.into_iter().map(|found| found.expect("every text is in a batch")).collect())
+}
 
 /// Texts that are computed together: their tokens one after the other.
 pub(crate) struct Batch {

@@ -5,11 +5,12 @@
 //!
 //! Legend: N prompts, D model width, V vocabulary.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use burn::tensor::Tensor;
-use softshard_model::{Arrangement, Decoder, Fitting, batches_by_length};
+use softshard_model::{Arrangement, Decoder};
 
+use crate::batch::in_batches;
 use crate::chunks::by_size;
 use crate::rules::{Over, Pair, Score, Verdict, combined, each};
 use crate::scorer::check;
@@ -19,8 +20,6 @@ use crate::{Error, Kind};
 const BESIDE_CHUNK: usize = 300;
 /// Of the most probable tokens so many are looked at.
 const LOOKED_AT: usize = 5;
-/// Tokens of a batch of prompts.
-const MAX_TOKENS_PER_BATCH: usize = 1 << 13;
 
 /// What a judge is told first, as Bespoke-MiniCheck was trained.
 pub const SYSTEM_PROMPT: &str = "Determine whether the provided claim is consistent with the corresponding document. Consistency in this \
@@ -66,7 +65,8 @@ impl Judge<'_> {
         }
         let prompts: Vec<&[i32]> =
             plans.iter().flat_map(|plan| plan.prompts.iter().map(Vec::as_slice)).collect();
-        let found = self.probabilities(&prompts, stop)?;
+        let device = self.decoder.device();
+        let found = in_batches(&prompts, device, stop, &|prompts: &[&[i32]]| self.batch(prompts))?;
         let mut rest = found.as_slice();
         let verdict = |plan: Plan| {
             let (own, later) = rest.split_at(plan.prompts.len());
@@ -105,27 +105,6 @@ impl Judge<'_> {
             Some(prompts) => Plan { prompts, chunks: chunks.len(), instead: None },
             None => instead(Verdict::TooLong),
         })
-    }
-
-    fn probabilities(&self, prompts: &[&[i32]], stop: &AtomicBool) -> Result<Vec<f64>, Error> {
-        let lengths: Vec<usize> = prompts.iter().map(|prompt| prompt.len()).collect();
-        let mut found = vec![0.0; prompts.len()];
-        let fitting = Fitting::default();
-        for batch in batches_by_length(&lengths, MAX_TOKENS_PER_BATCH) {
-            if stop.load(Ordering::Relaxed) {
-                return Err(Error::Interrupted);
-            }
-            let tokens = |members: &[usize]| members.len() * lengths[members[0]];
-            let compute = |members: &[usize]| {
-                let prompts: Vec<&[i32]> = members.iter().map(|&index| prompts[index]).collect();
-                self.batch(&prompts)
-            };
-            let parts = fitting.each(&batch, &tokens, self.decoder.device(), &compute)?;
-            for (&index, probability) in batch.iter().zip(parts.into_iter().flatten()) {
-                found[index] = probability;
-            }
-        }
-        Ok(found)
     }
 
     fn batch(&self, prompts: &[&[i32]]) -> Result<Vec<f64>, Error> {

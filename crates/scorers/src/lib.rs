@@ -21,7 +21,6 @@
 //! # Ok::<(), softshard_scorers::Error>(())
 //! ```
 
-mod agreement;
 mod attention;
 mod batch;
 mod chunks;
@@ -40,7 +39,6 @@ mod sentences;
 mod t5;
 mod tokenizer;
 
-pub use agreement::{Agreement, auc};
 pub use error::Error;
 pub use judge::{Asked, Judge, SYSTEM_PROMPT, user_prompt};
 pub use kind::Kind;
@@ -48,3 +46,4 @@ pub use published::{Expected, Published, published};
 pub use revision::snapshot;
 pub use rules::{Pair, Score, Span, Verdict};
 pub use scorer::{OpenOptions, Scorer};
+pub use sentences::sentences;

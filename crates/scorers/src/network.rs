@@ -1,18 +1,14 @@
 //! One of the encoders with its classifier: texts of token ids to probabilities of classes.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use burn::tensor::Device;
-use softshard_model::{Fitting, batches_by_length};
 
 use crate::Error;
-use crate::batch::Batch;
+use crate::batch::{Batch, in_batches};
 use crate::modernbert::ModernBert;
 use crate::roberta::Roberta;
 use crate::t5::T5;
-
-/// Tokens of a batch, padding included; a longer text is computed alone.
-const MAX_TOKENS_PER_BATCH: usize = 1 << 13;
 
 /// An encoder with its classifier.
 #[expect(clippy::large_enum_variant, reason = "one a scorer")]
@@ -67,24 +63,7 @@ impl Network {
         device: &Device,
         stop: &AtomicBool,
     ) -> Result<Vec<Probabilities>, Error> {
-        let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
-        let mut found: Vec<Option<Probabilities>> = texts.iter().map(|_| None).collect();
-        let fitting = Fitting::default();
-        for batch in batches_by_length(&lengths, MAX_TOKENS_PER_BATCH) {
-            if stop.load(Ordering::Relaxed) {
-                return Err(Error::Interrupted);
-            }
-            let tokens = |members: &[usize]| members.len() * lengths[members[0]];
-            let compute = |members: &[usize]| {
-                let texts: Vec<&[u32]> = members.iter().map(|&index| texts[index]).collect();
-                self.batch(&texts, device)
-            };
-            let parts = fitting.each(&batch, &tokens, device, &compute)?;
-            for (&index, probabilities) in batch.iter().zip(parts.into_iter().flatten()) {
-                found[index] = Some(probabilities);
-            }
-        }
-        Ok(found.into_iter().map(|found| found.expect("every text is in a batch")).collect())
+        in_batches(texts, device, stop, &|texts: &[&[u32]]| self.batch(texts, device))
     }
 
     fn batch(&self, texts: &[&[u32]], device: &Device) -> Result<Vec<Probabilities>, Error> {

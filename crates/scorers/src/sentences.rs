@@ -19,7 +19,7 @@ const BEFORE_NUMBERS: [&str; 6] = ["no", "nos", "fig", "vol", "p", "pp"];
 const CLOSING: [char; 8] = ['"', '\'', ')', ']', '}', '\u{201d}', '\u{2019}', '\u{bb}'];
 
 /// The sentences of a text, without white space around them; none where there is nothing else.
-pub(crate) fn sentences(text: &str) -> Vec<&str> {
+pub fn sentences(text: &str) -> Vec<&str> {
     let mut found = Vec::new();
     let mut start = 0;
     let mut letters = text.char_indices().peekable();

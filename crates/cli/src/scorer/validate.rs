@@ -1,16 +1,17 @@
 //! `softshard scorer validate`: a scorer beside the judgement of people.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use fs_err as fs;
-use serde::{Deserialize, Serialize};
-use softshard_evaluate::statistics::{Interval, Resampling};
+use serde::Serialize;
+use softshard_evaluate::statistics::{
+    Auroc, BadValues, Documents, RankCorrelations, Resampling, auroc, rank_correlations,
+};
+use softshard_evaluate::{FLOORS, Judged, copying, read_judged};
 use softshard_labels::{Error, Observer, Progress};
-use softshard_scorers::{Agreement, Pair, Verdict};
+use softshard_scorers::{Pair, Verdict};
 
 use super::{Which, opened::Opened};
 use crate::{session::Session, stage::positive, stdout::print_json, table::aligned};
@@ -24,7 +25,7 @@ pub(crate) struct Validate {
     /// The scorer
     #[command(flatten)]
     which: Which,
-    /// JSONL: `document` and `summaries`, each with `summary` and a judgement, `consistent` or `consistency`
+    /// JSON lines of documents with judged answers (docs/evaluation.md, "Judged answers")
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     data: Vec<PathBuf>,
     /// What is judged faithful: at least this [default: the greatest judgement of the file]
@@ -38,60 +39,63 @@ pub(crate) struct Validate {
     json: bool,
 }
 
-/// A line of judged summaries.
-#[derive(Deserialize)]
-struct Row {
-    document: String,
-    summaries: Vec<Judged>,
+/// How scores of one kind agree with one file.
+#[derive(Serialize)]
+struct Agreement {
+    by: String,
+    /// Answers that have such a score.
+    answers: usize,
+    /// With its interval by document; none where all are faithful, or none is.
+    auc: Option<Auroc>,
+    ranks: Option<RankCorrelations>,
 }
 
-/// A summary that people judged: greater is more faithful.
-#[derive(Deserialize)]
-struct Judged {
-    summary: String,
-    #[serde(alias = "consistency")]
-    consistent: f64,
-}
-
-/// How a scorer agrees with one file.
+/// What came of one file.
 #[derive(Serialize)]
 struct Found {
     data: String,
     documents: usize,
-    answers: usize,
     /// Answers without a score, which are left out.
     empty: usize,
     too_long: usize,
     faithful_from: f64,
     faithful: usize,
-    auc: Option<f64>,
-    /// By document, 95 %.
-    auc_interval: Option<Interval>,
-    spearman: Option<f64>,
-    kendall: Option<f64>,
+    /// The scorer, and below it the floors: what of an answer is copied.
+    agreement: Vec<Agreement>,
+}
+
+/// An answer with its score.
+struct Scored<'a> {
+    judged: &'a Judged,
+    judgement: f64,
+    score: f64,
 }
 
 /// Prints how well the scorer agrees with people.
 ///
 /// # Errors
-/// A file has no judged summaries.
+/// A file has no judged answers.
 pub(super) fn validate(options: &Validate, session: &Session) -> Result<()> {
-    let read = |path: &PathBuf| rows(path, options.documents);
+    let read = |path: &PathBuf| read_judged(path, options.documents);
     let files = options.data.iter().map(read).collect::<Result<Vec<_>>>()?;
     let scorer = Opened::open(&options.which)?;
     let mut all = Vec::new();
-    for (path, rows) in options.data.iter().zip(&files) {
-        all.push(validated(&scorer, path, rows, options.faithful, session)?);
+    for (path, judged) in options.data.iter().zip(&files) {
+        all.push(validated(&scorer, path, judged, options.faithful, session)?);
     }
     if options.json {
         return print_json(&BTreeMap::from([(scorer.kind().name(), all)]));
     }
-    let header =
-        ["data", "documents", "answers", "faithful", "AUC", "95 % by document", "Spearman", "Kendall"];
+    let header = ["data", "by", "answers", "AUC", "95 % by document", "Spearman", "Kendall"];
     let rows: Vec<Vec<String>> =
-        [header.map(str::to_owned).to_vec()].into_iter().chain(all.iter().map(cells)).collect();
+        [header.map(str::to_owned).to_vec()].into_iter().chain(all.iter().flat_map(cells)).collect();
     println!("{} beside people", scorer.kind());
     print!("{}", aligned(&rows));
+    for Found { data, documents, faithful_from, faithful, .. } in &all {
+        println!(
+            "{data}: {documents} documents, {faithful} answers faithful (judged at least {faithful_from})"
+        );
+    }
     for Found { data, empty, too_long, .. } in all.iter().filter(|one| one.empty + one.too_long > 0) {
         println!("{data}: left out, without a score: {empty} empty answers, {too_long} too long");
     }
@@ -101,113 +105,108 @@ pub(super) fn validate(options: &Validate, session: &Session) -> Result<()> {
     Ok(())
 }
 
-fn cells(found: &Found) -> Vec<String> {
+/// A row for each kind of scores.
+fn cells(Found { data, agreement, .. }: &Found) -> Vec<Vec<String>> {
     let digits = |value: Option<f64>| value.map_or("n/a".to_owned(), |value| format!("{value:.3}"));
-    let interval = found
-        .auc_interval
-        .map_or("n/a".to_owned(), |Interval { lower, upper }| format!("[{lower:.3}, {upper:.3}]"));
-    vec![
-        found.data.clone(),
-        found.documents.to_string(),
-        found.answers.to_string(),
-        found.faithful.to_string(),
-        digits(found.auc),
-        interval,
-        digits(found.spearman),
-        digits(found.kendall),
-    ]
-}
-
-fn rows(path: &Path, most: Option<usize>) -> Result<Vec<Row>> {
-    let mut rows = Vec::new();
-    let lines = BufReader::new(fs::File::open(path)?).lines().take(most.unwrap_or(usize::MAX));
-    for (index, line) in lines.enumerate() {
-        let place = || format!("`{}` line {}", path.display(), index + 1);
-        let line = line.with_context(place)?;
-        let row: Row = serde_json::from_str(&line).map_err(|error| {
-            Error::bad(
-                place(),
-                "a `document` and `summaries` with `summary` and `consistent` or `consistency`",
-                error,
-            )
-        })?;
-        rows.push(row);
-    }
-    if rows.iter().map(|row| row.summaries.len()).sum::<usize>() < 2 {
-        return Err(
-            Error::bad(format!("`{}`", path.display()), "two judged summaries at least", "fewer").into()
-        );
-    }
-    Ok(rows)
+    let row = |Agreement { by, answers, auc, ranks }: &Agreement| {
+        let interval = auc.as_ref().map_or("n/a".to_owned(), |auc| {
+            format!("[{:.3}, {:.3}]", auc.interval.lower, auc.interval.upper)
+        });
+        vec![
+            data.clone(),
+            by.clone(),
+            answers.to_string(),
+            digits(auc.as_ref().map(|auc| auc.value)),
+            interval,
+            digits(ranks.map(|ranks| ranks.spearman)),
+            digits(ranks.map(|ranks| ranks.kendall)),
+        ]
+    };
+    agreement.iter().map(row).collect()
 }
 
 fn validated(
     scorer: &Opened,
     path: &Path,
-    rows: &[Row],
+    judged: &[Judged],
     faithful: Option<f64>,
     session: &Session,
 ) -> Result<Found> {
+    let place = || format!("`{}`", path.display());
     let observer = session.observer();
-    let (mut empty, mut too_long) = (0, 0);
-    // Score and judgement of the answers of each document.
-    let mut found: Vec<Vec<(f64, f64)>> = Vec::new();
-    for (index, row) in rows.iter().enumerate() {
-        let answers = row.summaries.iter().map(|judged| judged.summary.as_str());
-        let pairs: Vec<Pair<'_>> =
-            answers.map(|answer| Pair { document: &row.document, answer, question: None }).collect();
-        let judgements = row.summaries.iter().map(|judged| judged.consistent);
+    let (mut empty, mut too_long, mut done) = (0, 0, 0);
+    let mut found: Vec<Scored<'_>> = Vec::new();
+    for of_document in judged.chunk_by(|one, other| one.document == other.document) {
+        let pairs: Vec<Pair<'_>> = of_document.iter().map(pair_of).collect();
         let verdicts = scorer
             .score(&pairs, session.stop)
-            .with_context(|| format!("`{}` line {}", path.display(), index + 1))?;
-        let mut own = Vec::new();
-        for (verdict, judgement) in verdicts.into_iter().zip(judgements) {
+            .with_context(|| format!("{} document `{}`", place(), of_document[0].id))?;
+        for (verdict, judged) in verdicts.into_iter().zip(of_document) {
+            let judgement = judged.judgement.ok_or_else(|| {
+                let place = format!("{} document `{}`", place(), judged.id);
+                Error::bad(place, "a judgement of each answer", "none")
+            })?;
             match verdict {
-                Verdict::Scored(score) => own.push((score.consistent, judgement)),
+                Verdict::Scored(score) => {
+                    found.push(Scored { judged, judgement: judgement.value(), score: score.consistent });
+                }
                 Verdict::Empty => empty += 1,
                 Verdict::TooLong => too_long += 1,
             }
         }
-        found.push(own);
-        let (done, total) = (index as u64 + 1, rows.len() as u64);
-        observer.progress(&Progress {
-            stage: "scorer validate",
-            done,
-            total,
-            unit: "documents",
-            ..Progress::default()
-        });
+        done += of_document.len() as u64;
+        let (total, unit) = (judged.len() as u64, "answers");
+        observer.progress(&Progress { stage: "scorer validate", done, total, unit, ..Progress::default() });
     }
     drop(observer);
-    let (scores, judgements): (Vec<f64>, Vec<f64>) = found.iter().flatten().copied().unzip();
-    let faithful_from =
-        faithful.unwrap_or_else(|| judgements.iter().copied().fold(f64::NEG_INFINITY, f64::max));
-    let agreement = Agreement::of(&scores, &judgements, faithful_from)
-        .with_context(|| format!("`{}`", path.display()))?;
-    let auc_interval = agreement.auc.and_then(|_| interval(&found, faithful_from));
+    if found.len() < 2 {
+        return Err(Error::bad(place(), "two judged answers with a score at least", found.len()).into());
+    }
+    let largest = || found.iter().map(|one| one.judgement).fold(f64::NEG_INFINITY, f64::max);
+    let faithful_from = faithful.unwrap_or_else(largest);
+    let mut agreement = vec![agreement(scorer.kind().name(), &found, faithful_from, |one| Some(one.score))?];
+    for (name, share) in FLOORS {
+        let copied = |one: &Scored<'_>| share(&copying(&one.judged.document, &one.judged.answer));
+        agreement.push(self::agreement(name, &found, faithful_from, copied)?);
+    }
     Ok(Found {
         data: path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
-        documents: rows.len(),
-        answers: scores.len(),
+        documents: Documents::of(&judged.iter().map(|one| &*one.id).collect::<Vec<_>>()).count(),
         empty,
         too_long,
         faithful_from,
-        faithful: judgements.iter().filter(|judgement| **judgement >= faithful_from).count(),
-        auc: agreement.auc,
-        auc_interval,
-        spearman: agreement.spearman,
-        kendall: agreement.kendall,
+        faithful: found.iter().filter(|one| one.judgement >= faithful_from).count(),
+        agreement,
     })
 }
 
-/// Of the AUC, by drawing documents; none where too few of them have both sorts of answers.
-fn interval(found: &[Vec<(f64, f64)>], faithful: f64) -> Option<Interval> {
+fn pair_of(judged: &Judged) -> Pair<'_> {
+    Pair { document: &judged.document, answer: &judged.answer, question: None }
+}
+
+/// Of the answers that have a score of this kind.
+fn agreement(
+    by: &str,
+    found: &[Scored<'_>],
+    faithful: f64,
+    score: impl Fn(&Scored<'_>) -> Option<f64>,
+) -> Result<Agreement> {
+    let with_score = found.iter().filter_map(|one| Some((one, score(one)?)));
+    let (ones, scores): (Vec<&Scored<'_>>, Vec<f64>) = with_score.unzip();
+    let judgements: Vec<f64> = ones.iter().map(|one| one.judgement).collect();
+    let positive: Vec<bool> = judgements.iter().map(|judgement| *judgement >= faithful).collect();
+    let documents = Documents::of(&ones.iter().map(|one| &*one.judged.id).collect::<Vec<_>>());
     let resampling = Resampling { draws: DRAWS, ..Resampling::default() };
-    let auc = |drawn: &[usize]| {
-        let (scores, judgements): (Vec<f64>, Vec<f64>) =
-            drawn.iter().flat_map(|&document| &found[document]).copied().unzip();
-        softshard_scorers::auc(&scores, &judgements, faithful).unwrap_or(f64::NAN)
+    let auc = match auroc(&scores, &positive, &documents, &resampling) {
+        Ok(auc) => Some(auc),
+        // All are of one sort, or of one document; or most resamples are.
+        Err(BadValues::TooFew { .. } | BadValues::Value { what: "resample", .. }) => None,
+        Err(error) => return Err(error.into()),
     };
-    let replicates = resampling.replicates(found.len(), auc).ok()?;
-    Some(resampling.percentile(replicates, found.len()))
+    Ok(Agreement {
+        by: by.to_owned(),
+        answers: scores.len(),
+        auc,
+        ranks: rank_correlations(&scores, &judgements)?,
+    })
 }

@@ -35,6 +35,16 @@ pub fn copying(source: &str, answer: &str) -> Copying {
     }
 }
 
+/// One of the shares.
+pub type Share = fn(&Copying) -> Option<f64>;
+
+/// Shares that are the floor of any judge of answers, by name.
+pub const FLOORS: [(&str, Share); 3] = [
+    ("copied words", |copied| copied.unigrams),
+    ("copied trigrams", |copied| copied.trigrams),
+    ("copied content words", |copied| copied.content_words),
+];
+
 /// The share of what is true; none of nothing.
 fn share(all: impl Iterator<Item = bool>) -> Option<f64> {
     let (count, true_ones) = all.fold((0u32, 0u32), |(count, ones), one| (count + 1, ones + u32::from(one)));
@@ -221,6 +231,10 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
+    use crate::{
+        Judgement, read_judged,
+        statistics::{Documents, Resampling, auroc},
+    };
 
     #[test]
     fn shares_are_those_of_the_words() {
@@ -293,54 +307,27 @@ mod tests {
         }
     }
 
-    #[derive(Deserialize)]
-    struct Labelled {
-        document: String,
-        summaries: Vec<Judged>,
-    }
-
-    #[derive(Deserialize)]
-    struct Judged {
-        summary: String,
-        consistency: Option<f64>,
-        consistent: Option<u8>,
-    }
-
-    /// The share of pairs of a good and a bad answer in which the good one has the larger value; equal ones count half.
-    fn area(values: &[(f64, bool)]) -> f64 {
-        let mut sorted = values.to_vec();
-        sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let (mut bad, mut pairs) = (0.0, 0.0);
-        for equal in sorted.chunk_by(|a, b| a.0.to_bits() == b.0.to_bits()) {
-            let good = equal.iter().filter(|(_, good)| *good).count() as f64;
-            let also_bad = equal.len() as f64 - good;
-            pairs += good * (bad + also_bad / 2.0);
-            bad += also_bad;
-        }
-        pairs / (bad * (values.len() as f64 - bad))
-    }
-
     /// What copying says of faithfulness: docs/evaluation.md has these areas.
     #[test]
     fn areas_under_the_curve_are_those_of_scikit_learn() {
         let Some(data) = softshard_e2e::real_data() else { return };
         for (name, areas) in golden().areas {
             let path = data.join(format!("summarization/{name}.jsonl"));
-            let mut values: HashMap<&str, Vec<(f64, bool)>> = HashMap::new();
-            for line in fs_err::read_to_string(path).unwrap().lines() {
-                let row: Labelled = serde_json::from_str(line).unwrap();
-                for judged in &row.summaries {
-                    let good =
-                        judged.consistent == Some(1) || judged.consistency.is_some_and(|mean| mean >= 5.0);
-                    for (kind, share) in by_name(copying(&row.document, &judged.summary)) {
-                        values.entry(kind).or_default().extend(share.map(|share| (share, good)));
-                    }
+            let mut values: HashMap<&str, (Vec<f64>, Vec<bool>)> = HashMap::new();
+            for judged in read_judged(&path, None).unwrap() {
+                let good = judged.judgement.is_some_and(Judgement::is_factual);
+                for (kind, share) in by_name(copying(&judged.document, &judged.answer)) {
+                    let (shares, all_good) = values.entry(kind).or_default();
+                    shares.extend(share);
+                    all_good.extend(share.map(|_| good));
                 }
             }
+            let few = Resampling { draws: 1, ..Resampling::default() };
             for (kind, expected) in areas {
-                let found = &values[kind.as_str()];
-                assert_eq!(found.len(), expected.answers, "{name} {kind}");
-                let area = area(found);
+                let (shares, good) = &values[kind.as_str()];
+                assert_eq!(shares.len(), expected.answers, "{name} {kind}");
+                let documents = Documents::of_single_rows(shares.len());
+                let area = auroc(shares, good, &documents, &few).unwrap().value;
                 assert!((area - expected.area).abs() <= GOLDEN, "{name} {kind}: {area}, {}", expected.area);
             }
         }

@@ -165,8 +165,10 @@ impl Decoding {
         let prompt = |(index, ids): (usize, &&[i32])| Prompt { ids: ids.to_vec(), number: number(index) };
         let prompts: Vec<Prompt> = prompts.iter().enumerate().map(prompt).collect();
         let generation = self.generation();
+        let something_ends = self.stop_at_newline || !self.stop.is_empty();
         // Text that cannot be made is said when the answer is there.
-        let ends = |ids: &[i32]| tokenizer.decode(ids).is_ok_and(|text| self.end(&text).is_some());
+        let ends =
+            |ids: &[i32]| something_ends && tokenizer.decode(ids).is_ok_and(|text| self.end(&text).is_some());
         let answer = |prompts: &[Prompt]| -> Result<_> {
             Ok(decoder.answer(prompts, &generation, &ends, softshard_losses::next_logits)?)
         };

@@ -3,7 +3,6 @@
 mod config;
 mod copying;
 mod decoding;
-mod sentences;
 mod summaries;
 
 use anyhow::Result;
@@ -24,9 +23,8 @@ use crate::{
     subject::add_settings,
 };
 pub use config::{GenerationConfig, GenerationFile, SummariesConfig};
-pub use copying::{Copying, copying};
+pub use copying::{Copying, FLOORS, Share, copying};
 pub use decoding::{Decoding, Drawing, Given, OfTheModel};
-pub use sentences::sentences;
 pub use summaries::{
     Anchor, Step, SummaryDocument, SummaryMeans, SummaryRow, SummaryScores, SummarySource, anchor, summarise,
 };

@@ -12,9 +12,9 @@ use softshard_prepare::Tokenizer;
 
 use super::config::SummariesConfig;
 use super::decoding::{Decoding, Given};
-use super::{ANSWERS_PER_STEP, Conventions, Copying, arguments, copying, sentences};
+use super::{ANSWERS_PER_STEP, Conventions, Copying, arguments, copying};
 use crate::rouge::Rouges;
-use crate::rows::{Arguments, lines_of};
+use crate::rows::{Arguments, lines_of, lines_without};
 use crate::statistics::{Documents, number};
 
 /// Sentences of an article that are its summary where nobody wrote one.
@@ -165,17 +165,12 @@ impl SummaryRow {
     }
 }
 
-/// The rows of a file: each in a line.
+/// The lines of a file of rows.
 ///
 /// # Errors
-/// It cannot be written.
-pub(crate) fn to_lines(rows: &[SummaryRow]) -> Result<Vec<u8>> {
-    let mut lines = Vec::new();
-    for row in rows {
-        serde_json::to_writer(&mut lines, row)?;
-        lines.push(b'\n');
-    }
-    Ok(lines)
+/// A score that is none.
+pub(crate) fn to_lines(rows: &[SummaryRow], place: &str) -> Result<Vec<u8>> {
+    lines_without(rows, place, SummaryRow::fault)
 }
 
 /// Reads a file of rows.
@@ -285,7 +280,9 @@ pub fn anchor(anchor: Anchor, sources: &[SummarySource]) -> (SummaryScores, Vec<
     let answer = |source: &SummarySource| match anchor {
         Anchor::Gold => source.summary.clone(),
         Anchor::Lead => {
-            Some(sentences(&source.document).into_iter().take(LEAD).collect::<Vec<_>>().join(" "))
+            // A line ends a sentence.
+            let all = source.document.lines().flat_map(softshard_scorers::sentences);
+            Some(all.take(LEAD).collect::<Vec<_>>().join(" "))
         }
     };
     let row = |(number, source): (usize, &SummarySource)| {

@@ -7,14 +7,12 @@
 
 mod classifier;
 mod folds;
-mod judged;
 mod logistic;
 mod ratios;
 mod run;
 mod spans;
 
 pub use classifier::Lookback;
-pub use judged::{Judged, read_judged};
 pub use logistic::LogisticRegression;
 pub use ratios::PromptTemplate;
 pub use run::{AnswerScore, Detection, Inputs, Rate, Scores, Trained, score, train};

@@ -10,8 +10,7 @@ use softshard_labels::Error;
 use softshard_model::Decoder;
 use softshard_prepare::Tokenizer;
 
-use super::Judged;
-use crate::statistics::number;
+use crate::{Judged, statistics::number};
 
 /// Where the document stands in a template.
 const DOCUMENT: &str = "{document}";

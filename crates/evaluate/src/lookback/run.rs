@@ -16,15 +16,15 @@ use softshard_model::{Decoder, LoadOptions, adapter_blake3, config_blake3, devic
 use softshard_prepare::Tokenizer;
 
 use super::{
-    Judged, Lookback, PromptTemplate,
+    Lookback, PromptTemplate,
     folds::{fit, folds, held_out},
     ratios::{Laid, mean, ratios},
-    read_judged,
     spans::{Spans, whole, windows},
 };
 use crate::{
-    Copying, copying,
+    Copying, FLOORS, Judged, Judgement, copying,
     partial::{Header, Parts, Places},
+    read_judged,
     statistics::{Auroc, BadValues, Documents, Estimate, Resampling, auroc, estimate, number},
 };
 
@@ -39,7 +39,7 @@ pub struct Inputs<'a> {
     pub model: &'a Path,
     /// PEFT adapter over it.
     pub adapter: Option<&'a Path>,
-    /// JSON lines: [`read_judged`] has the forms.
+    /// JSON lines: [`read_judged`] has their forms.
     pub data: &'a Path,
     /// Documents that are read, the first ones; all unless given.
     pub documents: Option<usize>,
@@ -127,6 +127,17 @@ struct Read {
     ratios: Vec<Vec<f32>>,
 }
 
+impl Read {
+    fn factual(&self) -> Option<bool> {
+        self.judged.judgement.map(Judgement::is_factual)
+    }
+
+    /// One span that is scored by something else than features.
+    fn as_a_whole(&self) -> Spans {
+        Spans { features: vec![Vec::new()], factual: vec![self.factual()] }
+    }
+}
+
 /// Reads judged answers with a model and learns to tell which of its spans are factual; writes the classifier, and the
 /// probabilities that classifiers of other folds gave to each span.
 ///
@@ -142,13 +153,14 @@ pub fn train(
     let judged = read_judged(inputs.data, inputs.documents)?;
     let total = judged.len();
     let judged: Vec<Judged> =
-        judged.into_iter().filter(|one| one.factual.is_some() && !one.answer.trim().is_empty()).collect();
+        judged.into_iter().filter(|one| one.judgement.is_some() && !one.answer.trim().is_empty()).collect();
     let left_out = total - judged.len();
-    let documents = names(&judged);
-    if documents.len() < fold_count.max(2) {
+    let documents = documents_of(judged.iter());
+    if documents.count() < fold_count.max(2) {
         let expected = format_args!("at least {} documents with judged answers", fold_count.max(2));
-        return Err(Error::bad(format!("`{}`", inputs.data.display()), expected, documents.len()).into());
+        return Err(Error::bad(format!("`{}`", inputs.data.display()), expected, documents.count()).into());
     }
+    let names = names(&judged);
     let mut provenance = provenance(inputs)?;
     let recipe = json!({ "template": template, "window": window, "folds": fold_count, "c": c, "seed": inputs.resampling.seed });
     provenance.recipe.insert("lookback".to_owned(), recipe);
@@ -160,9 +172,8 @@ pub fn train(
     let windowed: Vec<Spans> =
         read.iter().map(|one| windows(&one.judged, &one.ratios, &one.characters, window)).collect();
 
-    let folds = folds(&documents, fold_count, inputs.resampling.seed);
-    let fold_of = |one: &Read| folds[documents.iter().position(|id| *id == one.judged.id).unwrap_or(0)];
-    let folds: Vec<usize> = read.iter().map(fold_of).collect();
+    let of_documents = folds(&names, fold_count, inputs.resampling.seed);
+    let folds: Vec<usize> = documents.of_rows().iter().map(|&document| of_documents[document]).collect();
     let of_one_kind = |found: BadValues| {
         let place = format!("`{}`", inputs.data.display());
         let expected = format_args!("factual answers and others outside of each of {fold_count} folds");
@@ -182,10 +193,7 @@ pub fn train(
         detections.extend(detection(by, &read, spans, scores, &inputs.resampling)?);
     }
     let answers: Vec<Vec<f64>> = of_windows.iter().map(|windows| vec![average(windows)]).collect();
-    let judgements: Vec<Spans> = read
-        .iter()
-        .map(|one| Spans { features: vec![Vec::new()], factual: vec![one.judged.factual] })
-        .collect();
+    let judgements: Vec<Spans> = read.iter().map(Read::as_a_whole).collect();
     detections.extend(detection(
         "answers, mean of windows",
         &read,
@@ -209,7 +217,7 @@ pub fn train(
     };
     let rows = rows(&read, &of_spans, &of_windows)?;
     parts.commit(&places, &serde_json::to_vec_pretty(&found)?, &rows)?;
-    Ok(Trained { documents: documents.len(), answers: read.len(), left_out, cut, detections })
+    Ok(Trained { documents: documents.count(), answers: read.len(), left_out, cut, detections })
 }
 
 /// Reads answers with a model and says how many of them its classifier takes for factual.
@@ -245,10 +253,7 @@ pub fn score(inputs: &Inputs, classifier: &Path) -> Result<Scores> {
     let probabilities =
         |spans: &Spans| spans.features.iter().map(|row| lookback.windows.probability(row)).collect();
     let of_windows: Vec<Vec<f64>> = windowed.iter().map(probabilities).collect();
-    let judgements: Vec<Spans> = read
-        .iter()
-        .map(|one| Spans { features: vec![Vec::new()], factual: vec![one.judged.factual] })
-        .collect();
+    let judgements: Vec<Spans> = read.iter().map(Read::as_a_whole).collect();
     let mut detections = Vec::new();
     for (by, spans, scores) in [("answers", &judgements, &of_answers), ("windows", &windowed, &of_windows)] {
         detections.extend(detection(by, &read, spans, scores, &inputs.resampling)?);
@@ -256,7 +261,7 @@ pub fn score(inputs: &Inputs, classifier: &Path) -> Result<Scores> {
     detections.extend(floors(&read, &judgements, &inputs.resampling)?);
     let rate = |scores: &[Vec<f64>]| rate(&read, scores, &inputs.resampling);
     let found = Scores {
-        documents: names_of(&read).len(),
+        documents: documents_of(read.iter().map(|one| &one.judged)).count(),
         answers: read.len(),
         empty,
         cut,
@@ -344,8 +349,8 @@ fn names(judged: &[Judged]) -> Vec<String> {
     judged.iter().filter(|one| seen.insert(&one.id)).map(|one| one.id.clone()).collect()
 }
 
-fn names_of(read: &[Read]) -> std::collections::HashSet<&str> {
-    read.iter().map(|one| &*one.judged.id).collect()
+fn documents_of<'a>(judged: impl Iterator<Item = &'a Judged>) -> Documents {
+    Documents::of(&judged.map(|one| &*one.id).collect::<Vec<_>>())
 }
 
 fn average(values: &[f64]) -> f64 {
@@ -381,8 +386,7 @@ fn detection(
 
 /// The share of scores that are taken for factual, by document.
 fn rate(read: &[Read], scores: &[Vec<f64>], resampling: &Resampling) -> Result<Rate> {
-    let ids: Vec<&str> = read.iter().map(|one| &*one.judged.id).collect();
-    let documents = Documents::of(&ids);
+    let documents = documents_of(read.iter().map(|one| &one.judged));
     if documents.count() < 2 {
         return Ok(None);
     }
@@ -397,11 +401,8 @@ fn floors(read: &[Read], judgements: &[Spans], resampling: &Resampling) -> Resul
     let copied: Vec<Copying> =
         read.iter().map(|one| copying(&one.judged.document, &one.judged.answer)).collect();
     let mut found = Vec::new();
-    for (by, share) in [
-        ("answers, copied words", (|copied: &Copying| copied.unigrams) as fn(&Copying) -> Option<f64>),
-        ("answers, copied trigrams", |copied| copied.trigrams),
-        ("answers, copied content words", |copied| copied.content_words),
-    ] {
+    for (name, share) in FLOORS {
+        let by = &format!("answers, {name}");
         // An answer that is too short to have any is copied as far as anybody can say.
         let scores: Vec<Vec<f64>> = copied.iter().map(|one| vec![share(one).unwrap_or(1.0)]).collect();
         found.extend(detection(by, read, judgements, &scores, resampling)?);
@@ -412,11 +413,11 @@ fn floors(read: &[Read], judgements: &[Spans], resampling: &Resampling) -> Resul
 fn rows(read: &[Read], spans: &[Vec<f64>], windows: &[Vec<f64>]) -> Result<Vec<u8>> {
     let mut lines = Vec::new();
     for ((one, spans), windows) in read.iter().zip(spans).zip(windows) {
-        let Judged { id, answer, factual, .. } = &one.judged;
+        let Judged { id, answer, .. } = &one.judged;
         let row = AnswerScore {
             doc_id: id.clone(),
             answer: answer.clone(),
-            factual: *factual,
+            factual: one.factual(),
             spans: spans.clone(),
             windows: windows.clone(),
         };

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::{Judged, ratios::mean};
+use super::ratios::mean;
+use crate::{Judged, Judgement};
 
 /// Spans of an answer with their features, and whether each is factual.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -21,7 +22,7 @@ fn factual(judged: &Judged, characters: &[Range<usize>]) -> Vec<Option<bool>> {
             .iter()
             .any(|span| span.start < token.end.max(token.start + 1) && token.start < span.end)
     };
-    match judged.factual {
+    match judged.judgement.map(Judgement::is_factual) {
         Some(_) if !judged.unsupported.is_empty() => {
             characters.iter().map(|token| Some(!touched(token))).collect()
         }
@@ -35,7 +36,10 @@ pub(super) fn whole(judged: &Judged, ratios: &[Vec<f32>], characters: &[Range<us
     let factual = factual(judged, characters);
     let bad: Vec<usize> = (0..factual.len()).filter(|&token| factual[token] == Some(false)).collect();
     let (Some(&first), Some(&last), false) = (bad.first(), bad.last(), judged.unsupported.is_empty()) else {
-        return Spans { features: vec![mean(ratios)], factual: vec![judged.factual] };
+        return Spans {
+            features: vec![mean(ratios)],
+            factual: vec![judged.judgement.map(Judgement::is_factual)],
+        };
     };
     let joined: Vec<Vec<f32>> = bad.iter().map(|&token| ratios[token].clone()).collect();
     let parts = [(&ratios[..first], true), (&joined[..], false), (&ratios[last + 1..], true)];
@@ -66,7 +70,13 @@ mod tests {
 
     fn judged(factual: Option<bool>, unsupported: &[Range<usize>]) -> Judged {
         let (id, document, answer) = ("d".to_owned(), "doc".to_owned(), "abcdef".to_owned());
-        Judged { id, document, answer, factual, unsupported: unsupported.to_vec() }
+        Judged {
+            id,
+            document,
+            answer,
+            judgement: factual.map(Judgement::Factual),
+            unsupported: unsupported.to_vec(),
+        }
     }
 
     /// Six tokens of a character each; the ratio of token n is n.

@@ -34,7 +34,7 @@ pub use compare::{Better, Comparison, POWER, Question, Word, compare, smallest_d
 pub use levels::{TwoLevels, two_levels};
 pub use p_values::{SignFlip, holm, mcnemar, sign_flip};
 pub use parts::{Documents, Estimate, Part, estimate, mean, standard_error};
-pub use ranking::{Auroc, auroc};
+pub use ranking::{Auroc, RankCorrelations, auroc, rank_correlations};
 pub use shares::wilson;
 
 /// Why numbers are refused: nothing is ever computed from some of them.

@@ -5,10 +5,9 @@ use std::{collections::BTreeMap, path::Path};
 use anyhow::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use softshard_labels::Error;
 
 use super::scores::Scores;
-use crate::rows::{Document, lines_of};
+use crate::rows::{Document, lines_of, lines_without};
 
 /// A row of a task with the log-likelihoods of its choices and its scores.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -95,15 +94,7 @@ impl ChoiceRow {
 /// # Errors
 /// A score that is none.
 pub(crate) fn to_lines(rows: &[ChoiceRow], place: &str) -> Result<Vec<u8>> {
-    let mut lines = Vec::new();
-    for (number, row) in rows.iter().enumerate() {
-        if let Some((expected, found)) = row.fault(number) {
-            return Err(Error::bad(format_args!("{place} row {number}"), expected, found).into());
-        }
-        serde_json::to_writer(&mut lines, row)?;
-        lines.push(b'\n');
-    }
-    Ok(lines)
+    lines_without(rows, place, ChoiceRow::fault)
 }
 
 /// Reads a file of rows.

@@ -23,10 +23,37 @@ pub struct Judged {
     pub document: String,
     /// The answer.
     pub answer: String,
-    /// Whether people found all of it supported by the document; none where nobody was asked.
-    pub factual: Option<bool>,
+    /// What people say of it, more being better; none where nobody was asked.
+    pub judgement: Option<Judgement>,
     /// Parts of the answer that are not supported, in characters; none where only the whole was judged.
     pub unsupported: Vec<Range<usize>>,
+}
+
+/// Whether people found an answer supported by its document.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Judgement {
+    /// All of it, or not.
+    Factual(bool),
+    /// The mean of people's marks from 1 to 5, 5 where nobody found anything unsupported (SummEval).
+    Mark(f64),
+}
+
+impl Judgement {
+    /// All of it is supported.
+    pub fn is_factual(self) -> bool {
+        match self {
+            Self::Factual(factual) => factual,
+            Self::Mark(mark) => mark >= 5.0,
+        }
+    }
+
+    /// As a number: 0 or 1, or the mark.
+    pub fn value(self) -> f64 {
+        match self {
+            Self::Factual(factual) => f64::from(u8::from(factual)),
+            Self::Mark(mark) => mark,
+        }
+    }
 }
 
 /// A line of a file. Other keys are left alone.
@@ -49,7 +76,6 @@ struct Answer {
     answer: Option<String>,
     #[serde(alias = "factual", alias = "label")]
     consistent: Option<Flag>,
-    /// Mean of people's marks from 1 to 5, 5 where nobody found anything unsupported (SummEval).
     consistency: Option<f64>,
     spans: Option<Vec<[usize; 2]>>,
 }
@@ -79,7 +105,7 @@ pub fn read_judged(path: &Path, documents: Option<usize>) -> Result<Vec<Judged>>
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let place = format!("`{name}` line {number}");
         let refused = |found: String| {
-            let hint = "docs/evaluation.md, \"Factual rate\", has the forms of judged answers";
+            let hint = "docs/evaluation.md, \"Judged answers\", has the forms";
             Error::bad(&place, FORMS, found).hint(hint)
         };
         let line: Line = serde_json::from_str(&line).map_err(|error| refused(error.to_string()))?;
@@ -103,37 +129,37 @@ impl Line {
             Some(id) => id.to_string(),
             None => number.to_string(),
         };
-        let mut push = |answer: &str, factual, unsupported: Vec<_>| {
+        let mut push = |answer: &str, judgement, unsupported: Vec<_>| {
             let (id, document, answer) = (id.clone(), document.clone(), answer.to_owned());
-            found.push(Judged { id, document, answer, factual, unsupported });
+            found.push(Judged { id, document, answer, judgement, unsupported });
         };
         if let Some(text) = &faithful {
-            push(text, Some(true), Vec::new());
+            push(text, Some(Judgement::Factual(true)), Vec::new());
         }
         for answer in &unfaithful {
             let text = answer.answer.as_deref().ok_or("an unfaithful one without a text")?;
-            push(text, Some(false), Vec::new());
+            push(text, Some(Judgement::Factual(false)), Vec::new());
         }
         let with_text = one.answer.is_some().then_some(&one);
         for answer in with_text.into_iter().chain(&summaries) {
             let text = answer.answer.as_deref().ok_or("a summary without a text")?;
             let unsupported = answer.unsupported(text)?;
-            push(text, answer.factual(&unsupported)?, unsupported);
+            push(text, answer.judgement(&unsupported)?, unsupported);
         }
         Ok(())
     }
 }
 
 impl Answer {
-    fn factual(&self, unsupported: &[Range<usize>]) -> Result<Option<bool>, String> {
+    fn judgement(&self, unsupported: &[Range<usize>]) -> Result<Option<Judgement>, String> {
         match (self.consistent, self.consistency) {
-            (Some(Flag::Is(factual)), _) => Ok(Some(factual)),
-            (Some(Flag::Number(1.0)), _) => Ok(Some(true)),
-            (Some(Flag::Number(0.0)), _) => Ok(Some(false)),
+            (Some(Flag::Is(factual)), _) => Ok(Some(Judgement::Factual(factual))),
+            (Some(Flag::Number(1.0)), _) => Ok(Some(Judgement::Factual(true))),
+            (Some(Flag::Number(0.0)), _) => Ok(Some(Judgement::Factual(false))),
             (Some(Flag::Number(other)), _) => Err(format!("a judgement of {other}, neither 0 nor 1")),
-            (None, Some(mark)) if (1.0..=5.0).contains(&mark) => Ok(Some(mark >= 5.0)),
+            (None, Some(mark)) if (1.0..=5.0).contains(&mark) => Ok(Some(Judgement::Mark(mark))),
             (None, Some(mark)) => Err(format!("a consistency of {mark}, not from 1 to 5")),
-            (None, None) => Ok(self.spans.is_some().then_some(unsupported.is_empty())),
+            (None, None) => Ok(self.spans.is_some().then_some(Judgement::Factual(unsupported.is_empty()))),
         }
     }
 
@@ -180,7 +206,8 @@ mod tests {
             "\n",
         ))
         .unwrap();
-        let said: Vec<_> = found.iter().map(|one| (&*one.id, &*one.answer, one.factual)).collect();
+        let factual = |one: &Judged| one.judgement.map(Judgement::is_factual);
+        let said: Vec<_> = found.iter().map(|one| (&*one.id, &*one.answer, factual(one))).collect();
         let expected = [
             ("1", "as", Some(true)),
             ("7", "x", Some(false)),
@@ -193,6 +220,7 @@ mod tests {
         ];
         assert_eq!(said, expected.map(|(id, answer, factual)| (id, answer, factual)));
         assert_eq!(found[6].unsupported, [0..2, 4..6]);
+        assert_eq!(found[3].judgement.map(Judgement::value), Some(4.67));
     }
 
     #[test]
